@@ -1,0 +1,39 @@
+PYTHON ?= python3
+BIN := .venv/bin
+# The suites drive real Docker, iptables and other users' files.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SSHPIPERD,SSHPIPER_YAML)
+
+help:  ## This list
+	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+up: host venv  ## A working gateway on this machine: install, build, start, open a first session
+	@docker/up
+
+down:  ## Take all of it away but workspaces and database
+	@docker/down
+
+test: host venv images lint types  ## Everything: linters, types, imports, unit to end-to-end tests
+	$(AS_ROOT) $(BIN)/pytest $(PYTEST)
+
+bench: host venv images  ## Ratios to Docker, OpenSSH, Flask and ruamel alone, within one run
+	$(AS_ROOT) $(BIN)/python -m tests.bench
+
+lint: venv  ## ruff, and which package may import which
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports
+
+types: venv  ## mypy, strict
+	@$(BIN)/mypy
+
+host:
+	@docker/install-host
+
+images:
+	@docker/build-images gpu-workspace
+
+venv: .venv/stamp  ## The virtual environment
+
+.venv/stamp: setup.cfg pyproject.toml
+	@docker/make-venv
+
+.PHONY: help up down test bench lint types host images venv
