@@ -1,0 +1,92 @@
+"""Every failure as RFC 9457 problem+json, from one table."""
+
+import logging
+from datetime import UTC, datetime
+from typing import Any
+
+from flask import Flask, Response, json
+from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException
+
+from gateway import errors
+
+log = logging.getLogger("gateway.api")
+
+# The first class that an error is an instance of decides; subclasses stand before their parents.
+_TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
+    (errors.UnknownProfile, 422, "unknown-profile", "No GPU offers this MIG profile"),
+    (errors.InvalidRequest, 422, "invalid-request", "The request cannot be carried out as it is"),
+    (errors.SessionNotFound, 404, "session-not-found", "No such session"),
+    (errors.SessionEnded, 410, "session-ended", "The session has ended"),
+    (errors.SessionExists, 409, "session-exists", "The user has a live session"),
+    (errors.NoCapacity, 503, "no-capacity", "No GPU slice is free"),
+    (errors.DatabaseUnavailable, 503, "database-unavailable", "The session database is out of reach"),
+    (errors.DockerUnavailable, 503, "docker-unavailable", "Docker is out of reach"),
+    (errors.ImageMissing, 503, "image-missing", "The session image is missing"),
+    (errors.NetworkUnavailable, 503, "network-unavailable", "The sessions' network is not ready"),
+    (errors.ContainerFailed, 503, "container-failed", "The session's container did not start"),
+    (errors.GpuLost, 503, "gpu-lost", "A GPU is lost"),
+    (errors.DriverUnavailable, 503, "driver-unavailable", "The GPU driver is out of reach"),
+    (errors.SliceBusy, 503, "slice-busy", "A GPU instance is busy"),
+    (errors.PlacementTaken, 503, "placement-taken", "The GPU slice was taken meanwhile"),
+    (errors.PipesUnavailable, 503, "pipes-unavailable", "The SSH routes cannot be published"),
+    (errors.WorkspaceRefused, 503, "workspace-refused", "The workspace cannot be used"),
+    (errors.DiskFull, 507, "disk-full", "A disk is full"),
+    (errors.GatewayError, 503, "unavailable", "The gateway cannot do this now"),
+)
+
+
+def problem(status: int, kind: str, title: str, detail: str, **members: Any) -> Response:
+    body = {"type": f"/problems/{kind}", "title": title, "status": status, "detail": detail, **members}
+    return Response(json.dumps(body) + "\n", status, content_type="application/problem+json")
+
+
+def register(app: Flask) -> None:
+    app.register_error_handler(errors.GatewayError, _gateway_error)
+    app.register_error_handler(ValidationError, _validation_error)
+    app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(Exception, _defect)
+
+
+def _gateway_error(error: errors.GatewayError) -> Response:
+    status, kind, title = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
+    answer = problem(status, kind, title, str(error), **_members(error))
+    if isinstance(error, errors.NoCapacity) and error.retry_at:
+        wait = (error.retry_at - datetime.now(UTC)).total_seconds()
+        answer.headers["Retry-After"] = str(max(1, round(wait)))
+    return answer
+
+
+def _members(error: errors.GatewayError) -> dict[str, Any]:
+    match error:
+        case errors.UnknownProfile():
+            return {"errors": error.errors, "available_profiles": error.available_profiles}
+        case errors.InvalidRequest():
+            return {"errors": error.errors}
+        case errors.SessionExists():
+            return {"session_id": error.session_id}
+        case errors.SessionEnded():
+            return {"reason": error.reason, "ended_at": f"{error.ended_at:%Y-%m-%dT%H:%M:%SZ}"}
+        case errors.NoCapacity(retry_at=datetime() as retry_at):
+            return {"retry_at": f"{retry_at:%Y-%m-%dT%H:%M:%SZ}"}
+    return {}
+
+
+def _validation_error(error: ValidationError) -> Response:
+    fields = error.normalized_messages()
+    detail = f"Correct these fields: {', '.join(sorted(map(str, fields)))}."
+    return problem(422, "invalid-request", "The request cannot be carried out as it is", detail, errors=fields)
+
+
+def _http_error(error: HTTPException) -> Response:
+    status, title = error.code or 500, error.name
+    answer = problem(status, title.lower().replace(" ", "-"), title, str(error.description))
+    for name, value in error.get_headers():
+        if name.lower() not in {"content-type", "content-length"}:
+            answer.headers[name] = value
+    return answer
+
+
+def _defect(error: Exception) -> Response:
+    log.error("a request ran into a defect", exc_info=error)
+    return problem(500, "defect", "A defect of the gateway", "The gateway's log says more; nothing needs to be sent again.")

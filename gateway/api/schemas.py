@@ -1,0 +1,92 @@
+"""The shapes of requests and answers."""
+
+from marshmallow import Schema, ValidationError, fields, validate
+
+from gateway import keys, users
+
+_LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
+
+
+class UtcTime(fields.DateTime):
+    """`2025-01-17T08:00:00Z`, whole seconds."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(format="%Y-%m-%dT%H:%M:%SZ", **options)  # type: ignore[arg-type]
+
+
+def _user_id(value: str) -> None:
+    if problem := users.problem_with(value):
+        raise ValidationError(problem)
+
+
+def _not_a_truth_value(value: object) -> None:
+    if isinstance(value, bool):
+        raise ValidationError("Not a valid integer.")
+
+
+class SessionRequest(Schema):
+    """Body of `POST /sessions`."""
+
+    user_id = fields.String(required=True, validate=_user_id)
+    ttl_minutes = fields.Integer(strict=True, load_default=60)
+    mig_profile = fields.String(load_default=None, validate=validate.Length(1, 64))
+    ssh_public_keys = fields.List(
+        fields.String(validate=validate.Length(max=_LONGEST_KEY)),
+        load_default=None,
+        validate=validate.Length(1, keys.KEYS_AT_MOST),
+    )
+
+    def __init__(self, max_ttl_minutes: int) -> None:
+        super().__init__()
+        limit = validate.Range(1, max_ttl_minutes, error="Must be between {min} and {max} minutes.")
+        self.fields["ttl_minutes"].validators = [_not_a_truth_value, limit]
+
+
+class SessionAnswer(Schema):
+    session_id = fields.String(attribute="id")
+    user_id = fields.String()
+    container_id = fields.String()
+    ssh_user = fields.String(attribute="user_id")
+    gpu_uuid = fields.String()
+    mig_profile = fields.String()
+    status = fields.String()
+    created_at = UtcTime()
+    expires_at = UtcTime()
+
+
+class InstanceAnswer(Schema):
+    gpu_uuid = fields.String()
+    profile = fields.String()
+    start = fields.Integer()
+    size = fields.Integer()
+    session_id = fields.String()
+    owner = fields.String()
+
+
+class MemorySlices(Schema):
+    total = fields.Integer()
+    used = fields.Integer()
+
+
+class GpuAnswer(Schema):
+    index = fields.Integer()
+    uuid = fields.String()
+    name = fields.String()
+    memory_mib = fields.Integer()
+    mig_mode = fields.String()
+    memory_slices = fields.Nested(MemorySlices)
+    instances = fields.List(fields.Nested(InstanceAnswer))
+    healthy = fields.Boolean()
+    reason = fields.String()
+    simulated = fields.Boolean()
+
+
+class ProfileAnswer(Schema):
+    name = fields.String()
+    compute_slices = fields.Integer()
+    memory_mib = fields.Integer()
+    total = fields.Integer()
+    in_use = fields.Integer()
+    available = fields.Integer()
+    next_available_at = UtcTime()
+    description = fields.String()

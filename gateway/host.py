@@ -1,0 +1,169 @@
+"""One GPU server, behind few verbs: a session is started, stopped and observed as one thing.
+
+The use cases know nothing of Docker or NVML; they ask a `Host`. This one composes the repositories
+of the machine it runs on. A cluster's scheduler, which places slice and container as one, would
+stand in its place with the same verbs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol
+
+from gateway.keys import KeyPair
+from gateway.mig import Gpu, Instance, Placement
+
+SSH_PORT = 2222  # of a session's sshd; unprivileged, since it runs without root
+
+
+@dataclass(frozen=True, slots=True)
+class SliceLease:
+    """The piece of a GPU that a session is meant to have; `gpu` is the GPU's UUID."""
+
+    gpu: str
+    profile: str
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """All that is decided about a session before anything is made."""
+
+    session_id: str
+    user_id: str
+    uid: int
+    lease: SliceLease
+    address: str
+    router_key: str  # public key of the router, the only one that the session's sshd lets in
+    host_key: KeyPair
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    container_id: str
+    gpu_uuid: str  # of the MIG device
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerSpec:
+    """What the containers repository needs to run one session's container."""
+
+    session_id: str
+    user_id: str
+    uid: int
+    lease: SliceLease
+    gpu_uuid: str
+    address: str
+    workspace: Path
+    files: Path  # of `SessionFiles`
+    expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """A container that carries a session's label. `ended`: its main process is over."""
+
+    id: str
+    session_id: str
+    ended: bool
+
+
+class Gpus(Protocol):
+    """GPUs and their instances; raises `DriverUnavailable`, `GpuLost`, `SliceBusy`, `PlacementTaken`."""
+
+    def list(self) -> list[Gpu]: ...
+    def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance: ...
+    def destroy(self, gpu_uuid: str, profile_name: str, placement: Placement) -> None: ...
+    def check(self) -> None: ...
+
+
+class Containers(Protocol):
+    """Session containers; raises `DockerUnavailable`, `ImageMissing`, `ContainerFailed`."""
+
+    def run(self, spec: ContainerSpec) -> str: ...
+    def remove(self, session_id: str) -> None: ...
+    def list(self) -> Sequence[Container]: ...
+    def wait_for_ssh(self, container_id: str, address: str) -> None: ...
+    def check(self) -> None: ...
+    def check_image(self) -> None: ...
+
+
+class Network(Protocol):
+    """The sessions' network and the rules around it; raises `NetworkUnavailable`, `DockerUnavailable`."""
+
+    def ensure(self) -> None: ...
+    def check(self) -> None: ...
+
+
+class Workspaces(Protocol):
+    """Users' persistent directories; raises `WorkspaceRefused`, `DiskFull`."""
+
+    def ensure(self, user_id: str, uid: int) -> Path: ...
+
+
+class SessionFiles(Protocol):
+    """The files that a session's sshd reads, one directory a session; raises `DiskFull`."""
+
+    def write(self, plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> Path: ...
+    def remove(self, session_id: str) -> None: ...
+    def list(self) -> Sequence[str]: ...
+
+
+@dataclass(frozen=True)
+class Host:
+    """The server that the gateway runs on. "Gone already" is success wherever something is removed."""
+
+    gpus: Gpus
+    containers: Containers
+    network: Network
+    workspaces: Workspaces
+    files: SessionFiles
+
+    def list_gpus(self) -> list[Gpu]:
+        return self.gpus.list()
+
+    def start(self, plan: SessionPlan, gpu: Gpu) -> Started:
+        """Make everything that `plan` names and return when the session's sshd has spoken.
+
+        Undoes nothing: whoever asked for it has the intent on record and calls `stop`.
+        """
+        workspace = self.workspaces.ensure(plan.user_id, plan.uid)
+        instance = self.gpus.create(plan.lease.gpu, plan.lease.profile, plan.lease.placement)
+        gpu_uuid = instance.mig_uuid or ""
+        container_id = self.containers.run(
+            ContainerSpec(
+                session_id=plan.session_id,
+                user_id=plan.user_id,
+                uid=plan.uid,
+                lease=plan.lease,
+                gpu_uuid=gpu_uuid,
+                address=plan.address,
+                workspace=workspace,
+                files=self.files.write(plan, gpu, gpu_uuid),
+                expires_at=plan.expires_at,
+            )
+        )
+        self.containers.wait_for_ssh(container_id, plan.address)
+        return Started(container_id, gpu_uuid)
+
+    def stop(self, session_id: str, lease: SliceLease | None) -> None:
+        """Take back the container, then its slice: ids of instances are used again at once, so the
+        container must be gone first."""
+        self.containers.remove(session_id)
+        if lease is not None:
+            self.gpus.destroy(lease.gpu, lease.profile, lease.placement)
+        self.files.remove(session_id)
+
+    def secure(self) -> None:
+        """See that the sessions' network and the rules around it stand."""
+        self.network.ensure()
+
+    def observe(self) -> Sequence[Container]:
+        """The session containers that exist, whether anybody knows of their sessions or not."""
+        return self.containers.list()
+
+    def remains(self) -> Sequence[str]:
+        """The ids of sessions that have files here."""
+        return self.files.list()

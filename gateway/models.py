@@ -1,0 +1,140 @@
+"""The rows of the database and the rules that a row knows by itself."""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy import JSON, CheckConstraint, DateTime, Dialect, ForeignKey, Index, String, Text, TypeDecorator
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from gateway.mig import Placement
+
+FIRST_UID = 20000  # above every uid that a Debian or Ubuntu host gives to people and services
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    ACTIVE = "active"
+    CLOSING = "closing"
+
+
+class Reason(StrEnum):
+    """Why a session ended."""
+
+    DELETED = "deleted"
+    EXPIRED = "expired"
+    USER_EXIT = "user_exit"
+    FAILED = "failed"
+    GPU_LOST = "gpu_lost"
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """SQLite forgets time zones: what goes in must have one, what comes out is UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: UtcDateTime(), list[str]: JSON()}
+
+
+class User(Base):
+    """Someone who had a session once. The uid is assigned at the first and never given to another."""
+
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    uid: Mapped[int] = mapped_column(unique=True)
+    public_keys: Mapped[list[str]] = mapped_column(default=list)
+
+
+class Session(Base):
+    """A live session: the intent is written first, so every part that exists can be found from its row.
+
+    `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices; all three are None once
+    it is certain that no slice stands there on this session's account. `gpu_uuid` is the MIG device.
+    `private_key` (OpenSSH PEM) opens the session's sshd to the router, `host_key` is that sshd's
+    public key, `public_keys` are the user's.
+    """
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        Index("one_live_lease_per_placement", "gpu", "start", unique=True),
+        CheckConstraint("status IN ('pending', 'active', 'closing')", name="status_is_known"),
+        CheckConstraint("(status = 'closing') = (end_reason IS NOT NULL)", name="closing_has_a_reason"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), unique=True)
+    status: Mapped[str] = mapped_column(String(8), default=Status.PENDING)
+    end_reason: Mapped[str | None] = mapped_column(String(16))
+    mig_profile: Mapped[str] = mapped_column(String(64))
+    gpu: Mapped[str | None] = mapped_column(String(96))
+    start: Mapped[int | None]
+    size: Mapped[int | None]
+    gpu_uuid: Mapped[str | None] = mapped_column(String(96))
+    container_id: Mapped[str | None] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(45), unique=True)
+    public_keys: Mapped[list[str]]
+    private_key: Mapped[str] = mapped_column(Text)
+    host_key: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+
+    @property
+    def placement(self) -> Placement | None:
+        if self.start is None or self.size is None:
+            return None
+        return Placement(self.start, self.size)
+
+    def is_expired(self, now: datetime) -> bool:
+        return now >= self.expires_at
+
+    def activate(self, container_id: str, gpu_uuid: str) -> None:
+        assert self.status == Status.PENDING, f"a {self.status} session cannot become active"
+        self.status, self.container_id, self.gpu_uuid = Status.ACTIVE, container_id, gpu_uuid
+
+    def close(self, reason: Reason) -> None:
+        """The first reason stays: who ended a session first, ended it."""
+        if self.status != Status.CLOSING:
+            self.status, self.end_reason = Status.CLOSING, reason
+
+    def forget_slice(self) -> None:
+        """It is certain that no GPU instance stands on this session's account."""
+        self.gpu = self.start = self.size = None
+
+    def ended(self, now: datetime) -> "EndedSession":
+        return EndedSession(
+            id=self.id,
+            user_id=self.user_id,
+            mig_profile=self.mig_profile,
+            gpu_uuid=self.gpu_uuid,
+            created_at=self.created_at,
+            expires_at=self.expires_at,
+            ended_at=now,
+            reason=self.end_reason,
+        )
+
+
+class EndedSession(Base):
+    """What is kept of a session that is over: who, what, from when to when, and why it ended."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(32), index=True)
+    mig_profile: Mapped[str] = mapped_column(String(64))
+    gpu_uuid: Mapped[str | None] = mapped_column(String(96))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime] = mapped_column(index=True)
+    reason: Mapped[str] = mapped_column(String(16))

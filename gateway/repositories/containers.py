@@ -1,0 +1,204 @@
+"""Session containers in Docker: hardened, labelled, found again by label alone."""
+
+import socket
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from docker.errors import APIError, ImageNotFound, NotFound
+from docker.models.containers import Container as DockerContainer
+from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
+
+from gateway.errors import ContainerFailed, ImageMissing
+from gateway.host import SSH_PORT, Container, ContainerSpec
+from gateway.repositories import labels
+from gateway.repositories.docker import Docker, translated_errors
+
+_BANNER_POLL_SECONDS = 0.005
+_LIVENESS_POLL_SECONDS = 0.25
+_REMOVAL_SECONDS = 30
+_ENDED = frozenset({"exited", "dead"})
+_NO_GPU_DRIVER = "could not select device driver"
+
+
+class DockerContainers:
+    """`limits` are Docker's own names and values: mem_limit, nano_cpus, pids_limit, …
+
+    With `simulated_gpus` a container asks for its GPU only if the daemon knows the `nvidia` driver;
+    with real ones it always does.
+    """
+
+    def __init__(
+        self,
+        docker: Docker,
+        *,
+        image: str,
+        network: str,
+        limits: dict[str, Any],
+        start_timeout_seconds: float,
+        simulated_gpus: bool = False,
+    ) -> None:
+        self._docker = docker
+        self._image = image
+        self._network = network
+        self._limits = limits
+        self._start_timeout = start_timeout_seconds
+        self._simulated_gpus = simulated_gpus
+        self._daemon_has_gpus = True
+
+    def run(self, spec: ContainerSpec) -> str:
+        """Create and start the container; its id. A half-made one is found by `remove`, by its label."""
+        with translated_errors():
+            if self._daemon_has_gpus:
+                try:
+                    return self._create_and_start(spec, [_gpu_request(spec.gpu_uuid)])
+                except APIError as error:
+                    if not (self._simulated_gpus and _NO_GPU_DRIVER in str(error.explanation)):
+                        raise
+                self._daemon_has_gpus = False
+                self.remove(spec.session_id)
+            return self._create_and_start(spec, None)
+
+    def remove(self, session_id: str) -> None:
+        """Remove the session's container and return once it is gone."""
+        with translated_errors():
+            deadline = time.monotonic() + _REMOVAL_SECONDS
+            while containers := self._with_label(f"{labels.SESSION}={session_id}"):
+                for container in containers:
+                    _remove(container)
+                if time.monotonic() > deadline:
+                    raise ContainerFailed(f"Docker still lists the container of session {session_id} after removing it.")
+
+    def list(self) -> Sequence[Container]:
+        with translated_errors():
+            return [
+                Container(id=found.id, session_id=found.labels[labels.SESSION], ended=found.status in _ENDED)
+                for found in self._with_label(labels.SESSION)
+            ]
+
+    def wait_for_ssh(self, container_id: str, address: str) -> None:
+        """Return when the container's sshd has sent its banner; raises `ContainerFailed` when it will not."""
+        now = time.monotonic()
+        deadline, look_at = now + self._start_timeout, now + _LIVENESS_POLL_SECONDS
+        while not _sends_ssh_banner(address):
+            if (now := time.monotonic()) > deadline:
+                raise ContainerFailed(f"The session's sshd did not answer within {self._start_timeout:g} s.")
+            if now > look_at:
+                self._refuse_dead(container_id)
+                look_at = now + _LIVENESS_POLL_SECONDS
+            time.sleep(_BANNER_POLL_SECONDS)
+
+    def check(self) -> None:
+        with translated_errors():
+            self._docker.client.ping()
+
+    def check_image(self) -> None:
+        with translated_errors():
+            try:
+                self._docker.client.api.inspect_image(self._image)
+            except ImageNotFound:
+                raise self._image_missing() from None
+
+    def _image_missing(self) -> ImageMissing:
+        return ImageMissing(f"Docker has no image {self._image!r}; build it with docker/build-images.")
+
+    def _create_and_start(self, spec: ContainerSpec, devices: list[DeviceRequest] | None) -> str:
+        try:
+            container = self._create(spec, devices)
+        except ImageNotFound:
+            raise self._image_missing() from None
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            self._remove_orphan_named(_name(spec.user_id))
+            container = self._create(spec, devices)
+        container.start()
+        return str(container.id)
+
+    def _create(self, spec: ContainerSpec, devices: list[DeviceRequest] | None) -> DockerContainer:
+        return self._docker.client.containers.create(
+            self._image,
+            name=_name(spec.user_id),
+            hostname=f"{spec.user_id.replace('_', '-').strip('-') or 'session'}-gpu",
+            user=f"{spec.uid}:{spec.uid}",
+            working_dir=f"/home/{spec.user_id}",
+            labels=labels.of(spec),
+            environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
+            network=self._network,
+            networking_config={self._network: EndpointConfig("1.44", ipv4_address=spec.address)},
+            mounts=_mounts(spec),
+            device_requests=devices,
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            init=True,
+            log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
+            restart_policy={"Name": "no"},
+            **self._limits,
+        )
+
+    def _remove_orphan_named(self, name: str) -> None:
+        """A name is a mutex that an earlier session's container may still hold: its row is gone, or the
+        user could have no new session, so it is an orphan if it is ours at all."""
+        try:
+            container = self._docker.client.containers.get(name)
+        except NotFound:
+            return
+        if labels.SESSION not in container.labels:
+            raise ContainerFailed(f"A container named {name!r} that is not the gateway's stands in the way; rename or remove it.")
+        _remove(container)
+
+    def _with_label(self, label: str) -> Sequence[DockerContainer]:
+        return self._docker.client.containers.list(all=True, sparse=True, filters={"label": label})
+
+    def _refuse_dead(self, container_id: str) -> None:
+        with translated_errors():
+            try:
+                container = self._docker.client.containers.get(container_id)
+            except NotFound:
+                raise ContainerFailed("The session's container vanished while it started.") from None
+            if container.status in _ENDED:
+                last_words = container.logs(tail=3).decode(errors="replace").strip()
+                raise ContainerFailed(f"The session's container stopped while it started: {last_words or 'it said nothing'}")
+
+
+def _name(user_id: str) -> str:
+    return f"{user_id}-container"
+
+
+def _gpu_request(gpu_uuid: str) -> DeviceRequest:
+    """What `docker run --gpus device=UUID` sends. An empty id would start a container without a GPU and a
+    comma would smuggle in a second one."""
+    if not gpu_uuid or "," in gpu_uuid:
+        raise ContainerFailed(f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device.")
+    return DeviceRequest(driver="nvidia", device_ids=[gpu_uuid], capabilities=[["gpu", "compute", "utility"]])
+
+
+def _mounts(spec: ContainerSpec) -> list[Mount]:
+    def read_only(target: str, name: str) -> Mount:
+        return Mount(target, str(spec.files / name), type="bind", read_only=True)
+
+    return [
+        Mount(f"/home/{spec.user_id}", str(spec.workspace), type="bind"),
+        read_only("/etc/gateway", "etc"),
+        read_only("/etc/passwd", "passwd"),
+        read_only("/etc/group", "group"),
+    ]
+
+
+def _remove(container: DockerContainer) -> None:
+    try:
+        container.remove(force=True, v=True)
+    except NotFound:
+        pass
+    except APIError as error:
+        if error.status_code != 409:  # another removal of it is under way
+            raise
+        time.sleep(_BANNER_POLL_SECONDS)
+
+
+def _sends_ssh_banner(address: str) -> bool:
+    try:
+        with socket.create_connection((address, SSH_PORT), timeout=1) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False

@@ -1,0 +1,76 @@
+"""The database: how it is opened so that nothing committed is lost, and how its failures read."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, orm, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.errors import DatabaseUnavailable, DiskFull
+from gateway.repositories.sessions import SessionRows
+
+_BUSY_TIMEOUT_MS = 5000
+
+
+def make_engine(path: Path) -> Engine:
+    """An engine whose connections lose nothing: WAL with FULL sync, and every transaction IMMEDIATE.
+
+    A deferred transaction that reads, then writes, fails or loses updates under concurrency; the
+    driver's own implicit BEGIN is therefore turned off and ours put in its place.
+    """
+    engine = create_engine(f"sqlite:///{path}")
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection: sqlite3.Connection, _record: Any) -> None:
+        connection.isolation_level = None
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
+        connection.execute("PRAGMA foreign_keys=ON")
+        connection.execute("PRAGMA synchronous=FULL")
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:
+        read_only = connection.get_execution_options().get("read_only", False)
+        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+
+    return engine
+
+
+class Database:
+    """Transactions over the sessions' rows. Rows stay readable after their transaction is over."""
+
+    def __init__(self, path: Path) -> None:
+        self.engine = make_engine(path)
+        self._begin = orm.sessionmaker(self.engine, expire_on_commit=False)
+        self._read = orm.sessionmaker(self.engine.execution_options(read_only=True), expire_on_commit=False)
+
+    @contextmanager
+    def begin(self) -> Iterator[SessionRows]:
+        """A transaction that may write, committed when the block ends without an error."""
+        with translated_errors(), self._begin.begin() as session:
+            yield SessionRows(session)
+
+    @contextmanager
+    def read(self) -> Iterator[SessionRows]:
+        """A transaction that only reads and waits for nobody."""
+        with translated_errors(), self._read() as session:
+            yield SessionRows(session)
+
+    def check(self) -> None:
+        """Raises `DatabaseUnavailable` when the database does not answer."""
+        with translated_errors(), self.engine.connect() as connection:
+            connection.execute(text("SELECT 1"))
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        cause = str(getattr(error, "orig", None) or type(error).__name__)
+        if "disk is full" in cause or "disk I/O error" in cause:
+            raise DiskFull("The disk of the session database is full; nothing was changed. Free some space.") from error
+        raise DatabaseUnavailable(f"The session database did not answer ({cause}); try again shortly.") from error

@@ -1,0 +1,47 @@
+"""The way to Docker: one client a process, and its failures in the gateway's own words."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import docker
+import requests
+from docker.errors import APIError, DockerException
+
+from gateway.errors import ContainerFailed, DiskFull, DockerUnavailable
+
+_TIMEOUT_SECONDS = 30
+
+
+class Docker:
+    """Hands out this process's client; a client made before a fork would share its sockets."""
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._client: docker.DockerClient | None = None
+
+    @property
+    def client(self) -> docker.DockerClient:
+        if self._client is None or self._pid != os.getpid():
+            with translated_errors():
+                self._client = docker.DockerClient.from_env(timeout=_TIMEOUT_SECONDS, max_pool_size=64)
+            self._pid = os.getpid()
+        return self._client
+
+
+@contextmanager
+def translated_errors() -> Iterator[None]:
+    """A hung or absent daemon raises `requests` errors, which are no `DockerException`."""
+    try:
+        yield
+    except requests.exceptions.Timeout as error:
+        raise DockerUnavailable(f"Docker did not answer within {_TIMEOUT_SECONDS} s; see `systemctl status docker`.") from error
+    except requests.exceptions.RequestException as error:
+        raise DockerUnavailable("Docker is out of reach; see `systemctl status docker`.") from error
+    except APIError as error:
+        explanation = str(error.explanation or error)
+        if "no space left on device" in explanation:
+            raise DiskFull("The disk that Docker keeps its containers on is full; free some space.") from error
+        raise ContainerFailed(f"Docker refused: {explanation.strip()}") from error
+    except DockerException as error:
+        raise DockerUnavailable("Docker is out of reach; see `systemctl status docker`.") from error

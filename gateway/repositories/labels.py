@@ -1,0 +1,25 @@
+"""The labels by which the gateway knows its own containers, whoever made or lost track of them."""
+
+from gateway.host import ContainerSpec
+
+SESSION = "io.gpu-ssh-gateway.session"
+OWNER = "io.gpu-ssh-gateway.owner"
+PROFILE = "io.gpu-ssh-gateway.mig-profile"
+GPU = "io.gpu-ssh-gateway.gpu"
+PLACEMENT = "io.gpu-ssh-gateway.placement"
+GPU_UUID = "io.gpu-ssh-gateway.gpu-uuid"
+EXPIRES_AT = "io.gpu-ssh-gateway.expires-at"
+NETWORK = "io.gpu-ssh-gateway.network"
+
+
+def of(spec: ContainerSpec) -> dict[str, str]:
+    lease = spec.lease
+    return {
+        SESSION: spec.session_id,
+        OWNER: spec.user_id,
+        PROFILE: lease.profile,
+        GPU: lease.gpu,
+        PLACEMENT: f"{lease.placement.start}:{lease.placement.size}",
+        GPU_UUID: spec.gpu_uuid,
+        EXPIRES_AT: spec.expires_at.isoformat(timespec="seconds"),
+    }

@@ -1,0 +1,124 @@
+"""The sessions' network: closed to the outside, to each other, and to every address of the host.
+
+Docker's own `internal` drops what goes outside and `enable_icc=false` what goes from session to
+session, but both leave every service of the host open. A chain of our own drops that, on the way to
+INPUT; connections that the host opens to a session are let through by their state.
+"""
+
+import ipaddress
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from docker.errors import APIError, NotFound
+from docker.types import IPAMConfig, IPAMPool
+
+from gateway.errors import NetworkUnavailable
+from gateway.repositories import labels
+from gateway.repositories.docker import Docker, translated_errors
+
+_BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+_LONGEST_INTERFACE_NAME = 15
+_ICC = "com.docker.network.bridge.enable_icc"
+_BRIDGE = "com.docker.network.bridge.name"
+
+
+class Worknet:
+    def __init__(self, docker: Docker, name: str, subnet: str) -> None:
+        self._docker = docker
+        self._name = name
+        self._subnet = ipaddress.IPv4Network(subnet)
+        self._bridge = name[:_LONGEST_INTERFACE_NAME]
+        self._chain = f"GATEWAY-{self._bridge}"
+
+    def ensure(self) -> None:
+        """Make the network and the rules where they are missing; refuse a network that is not as it must be."""
+        with translated_errors():
+            if self._inspect() is None:
+                self._create()
+        self._ensure_rules()
+        self.check()
+
+    def check(self) -> None:
+        """Raises `NetworkUnavailable` that says which of the promises does not hold."""
+        with translated_errors():
+            found = self._inspect()
+        if found is None:
+            raise NetworkUnavailable(f"The Docker network {self._name!r} is missing; the gateway makes it when it starts.")
+        if problem := self._problem(found):
+            raise NetworkUnavailable(
+                f"The Docker network {self._name!r} is not as it must be ({problem}); remove it with "
+                f"`docker network rm {self._name}` and the gateway makes it anew."
+            )
+        if not self._rules_stand():
+            raise NetworkUnavailable(f"The firewall chain {self._chain} is missing; the reaper sets it again within a minute.")
+        if _BRIDGE_NETFILTER.exists() and _BRIDGE_NETFILTER.read_text().strip() != "1":
+            raise NetworkUnavailable(
+                "Traffic between sessions is not filtered: run `sysctl -w net.bridge.bridge-nf-call-iptables=1`."
+            )
+
+    def _inspect(self) -> dict[str, Any] | None:
+        try:
+            found: dict[str, Any] = self._docker.client.api.inspect_network(self._name)
+        except NotFound:
+            return None
+        return found
+
+    def _create(self) -> None:
+        gateway = str(self._subnet.network_address + 1)
+        try:
+            self._docker.client.networks.create(
+                self._name,
+                driver="bridge",
+                internal=True,
+                ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=str(self._subnet), gateway=gateway)]),
+                options={_ICC: "false", _BRIDGE: self._bridge},
+                labels={labels.NETWORK: self._name},
+            )
+        except APIError as error:
+            if error.status_code == 409:  # another worker made it in between
+                return
+            if "overlaps" in str(error.explanation):
+                raise NetworkUnavailable(f"The subnet {self._subnet} is in use by another network; choose one with --subnet.") from error
+            raise
+
+    def _problem(self, found: dict[str, Any]) -> str | None:
+        options = found.get("Options") or {}
+        subnets = [config.get("Subnet") for config in found["IPAM"]["Config"] or []]
+        if not found["Internal"]:
+            return "it reaches the outside"
+        if options.get(_ICC) != "false":
+            return "sessions reach each other"
+        if options.get(_BRIDGE) != self._bridge:
+            return f"its bridge is not {self._bridge}"
+        if subnets != [str(self._subnet)]:
+            return f"its subnet is {', '.join(map(str, subnets))}, not {self._subnet}"
+        return None
+
+    def _ensure_rules(self) -> None:
+        if self._rules_stand():
+            return
+        _iptables("-N", self._chain, may_fail=True)
+        _iptables("-F", self._chain)
+        _iptables("-A", self._chain, *self._drop)
+        if not _iptables("-C", "INPUT", "-j", self._chain, may_fail=True):
+            _iptables("-I", "INPUT", "1", "-j", self._chain)
+
+    def _rules_stand(self) -> bool:
+        return _iptables("-C", self._chain, *self._drop, may_fail=True) and _iptables(
+            "-C", "INPUT", "-j", self._chain, may_fail=True
+        )
+
+    @property
+    def _drop(self) -> tuple[str, ...]:
+        return "-i", self._bridge, "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"
+
+
+def _iptables(*arguments: str, may_fail: bool = False) -> bool:
+    try:
+        done = subprocess.run(["iptables", "-w", "5", *arguments], capture_output=True, text=True, timeout=10)
+    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
+        raise NetworkUnavailable("iptables is missing or hangs; the gateway needs it to close the sessions' network.") from error
+    if done.returncode and not may_fail:
+        raise NetworkUnavailable(f"iptables refused to close the sessions' network: {done.stderr.strip()}")
+    return done.returncode == 0

@@ -1,0 +1,118 @@
+"""The files that a session's sshd and login shells read, mounted read-only into its container."""
+
+import errno
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from gateway.errors import DiskFull, Unavailable
+from gateway.host import SSH_PORT, SessionPlan
+from gateway.mig import Gpu
+
+_PATH = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin"
+_LIBRARY_PATH = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
+
+# PAM, passwords and a pid file need root; sshd's penalties would punish the router, from whose
+# address all users come (the image turns them off where its sshd has them).
+_SSHD_CONFIG = """\
+Include /etc/ssh/sshd_config.d/*.conf
+Port {port}
+HostKey /etc/gateway/ssh_host_ed25519_key
+AuthorizedKeysFile /etc/gateway/authorized_keys
+AllowUsers {user}
+AuthenticationMethods publickey
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PidFile none
+PrintLastLog no
+MaxStartups 200:30:400
+MaxSessions 200
+ClientAliveInterval 60
+ClientAliveCountMax 3
+StreamLocalBindUnlink yes
+X11Forwarding no
+AcceptEnv LANG LC_* COLORTERM
+Subsystem sftp internal-sftp
+SetEnv {environment}
+"""
+
+
+class HostSessionFiles:
+    """One directory a session: `passwd`, `group`, and `etc/`, which becomes /etc/gateway."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def write(self, plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> Path:
+        directory = self._root / plan.session_id
+        try:
+            (directory / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
+            for name, content in _contents(plan, gpu, gpu_uuid).items():
+                (directory / name).write_text(content)
+                (directory / name).chmod(0o444)
+            _write_private(directory / "etc/ssh_host_ed25519_key", plan.host_key.private, plan.uid)
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFull("The disk of the gateway's state is full; free some space.") from error
+            raise Unavailable(f"The session's files cannot be written ({error.strerror}).") from error
+        return directory
+
+    def remove(self, session_id: str) -> None:
+        shutil.rmtree(self._root / session_id, ignore_errors=True)
+
+    def list(self) -> Sequence[str]:
+        """The ids of the sessions that have files."""
+        return sorted(os.listdir(self._root)) if self._root.is_dir() else []
+
+
+def _write_private(path: Path, content: str, uid: int) -> None:
+    path.unlink(missing_ok=True)
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write(content)
+    os.chown(path, uid, uid)
+
+
+def _contents(plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> dict[str, str]:
+    environment = {
+        "PATH": _PATH,
+        "LD_LIBRARY_PATH": _LIBRARY_PATH,
+        "NVIDIA_VISIBLE_DEVICES": gpu_uuid,
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "GATEWAY_MIG_PROFILE": plan.lease.profile,
+        "GATEWAY_LEASE_ENDS": f"{plan.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    user, uid = plan.user_id, plan.uid
+    return {
+        "passwd": (
+            "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+            "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n"
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+            f"{user}:x:{uid}:{uid}:{user}:/home/{user}:/bin/bash\n"
+        ),
+        "group": f"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n{user}:x:{uid}:\n",
+        "etc/sshd_config": _SSHD_CONFIG.format(
+            port=SSH_PORT,
+            user=user,
+            environment=" ".join(f"{name}={value}" for name, value in environment.items()),
+        ),
+        "etc/authorized_keys": plan.router_key + "\n",
+        "etc/environment.sh": "".join(f"export {name}={value}\n" for name, value in environment.items()),
+        "etc/motd": _message_of_the_day(plan, gpu, gpu_uuid),
+    }
+
+
+def _message_of_the_day(plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> str:
+    profile = gpu.profile(plan.lease.profile)
+    memory = f", {profile.memory_mib} MiB" if profile else ""
+    simulated = " (simulated)" if gpu.simulated else ""
+    return f"""
+  Welcome, {plan.user_id}.
+
+  GPU slice   {plan.lease.profile}{memory} of {gpu.name}{simulated}
+              {gpu_uuid}
+  Lease ends  {plan.expires_at:%Y-%m-%d %H:%M} UTC
+  Files       your home directory is kept for your next session; the rest is not
+
+"""

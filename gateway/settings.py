@@ -1,0 +1,148 @@
+"""Every setting, each a flag and an environment variable, checked once before anything starts."""
+
+import ipaddress
+import os
+import re
+import socket
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from gateway.errors import StartRefused
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_SIZE = re.compile(r"[1-9][0-9]*[kmg]")
+
+
+def _setting(default: Any, explanation: str) -> Any:
+    if callable(default):
+        return field(default_factory=default, metadata={"help": explanation})
+    return field(default=default, metadata={"help": explanation})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The gateway's settings. `Settings.load()` reads them from flags and environment."""
+
+    port: int = _setting(8080, "API port")
+    listen: str = _setting("127.0.0.1", "address the API listens on")
+    insecure_listen: bool = _setting(False, "allow --listen on an address that is not loopback, without authentication")
+    db: Path = _setting(Path("/var/lib/orchestrator/sessions.db"), "SQLite database; run-time state is kept beside it")
+    piper_config: Path = _setting(Path("/etc/sshpiper/pipe.yaml"), "SSHPiper configuration")
+    workspace_root: Path = _setting(Path("/srv/workspaces"), "root of the workspaces")
+    ssh_host: str = _setting(socket.gethostname, "name that users give to ssh")
+    ssh_port: int = _setting(22, "port of the SSH entry point")
+    ssh_host_key: Path | None = _setting(None, "public host key of the SSH entry point (beside --piper-config if not set)")
+    simulate_gpus: str = _setting("", "GPUs to simulate where there is no driver, such as 2xA100-40GB")
+    image: str = _setting("gpu-workspace", "image that sessions run")
+    network: str = _setting("worknet", "Docker network of the sessions")
+    subnet: str = _setting("10.213.0.0/20", "IPv4 subnet of that network")
+    session_memory: str = _setting("16g", "memory limit of a session (no swap beyond it)")
+    session_cpus: float = _setting(lambda: float(min(8, os.cpu_count() or 1)), "CPU limit of a session")
+    session_pids: int = _setting(1024, "process limit of a session")
+    max_ttl_minutes: int = _setting(10080, "longest lease that a request may ask for")
+    history_days: int = _setting(30, "how long the record of an ended session is kept")
+    start_timeout_seconds: int = _setting(30, "how long a new session's sshd may take to answer")
+    workers: int = _setting(1, "gunicorn worker processes")
+    threads: int = _setting(32, "threads of each worker")
+
+    def __post_init__(self) -> None:
+        for flag, problem in self._problems():
+            raise StartRefused(f"--{flag} ({_variable(flag)}): {problem}")
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], flags: Mapping[str, str | bool | None] | None = None) -> "Settings":
+        """Settings from `flags` where given, else from `environ` (GATEWAY_PORT, …), else the defaults.
+
+        Raises `StartRefused` with one line that names the flag and what is wrong with it.
+        """
+        given: dict[str, Any] = {}
+        hints = typing.get_type_hints(cls)
+        for setting in fields(cls):
+            text = (flags or {}).get(setting.name)
+            if text is None:
+                text = environ.get(_variable(setting.name)) or None
+            if text is not None:
+                given[setting.name] = _convert(setting.name, text, hints[setting.name])
+        return cls(**given)
+
+    @classmethod
+    def from_env(cls) -> "Settings":
+        return cls.load(os.environ)
+
+    def as_environment(self) -> dict[str, str]:
+        """The variables from which `from_env` makes these settings again, for processes started by this one."""
+        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
+        return {
+            _variable(name): str(int(value) if isinstance(value, bool) else value)
+            for name, value in values.items()
+            if value is not None
+        }
+
+    @property
+    def state_dir(self) -> Path:
+        """Where run-time state stands: locks, files mounted into sessions, the simulated driver's state."""
+        return self.db.parent
+
+    @property
+    def entry_host_key(self) -> Path:
+        return self.ssh_host_key or self.piper_config.parent / "ssh_host_ed25519_key.pub"
+
+    def _problems(self) -> typing.Iterator[tuple[str, str]]:
+        for name in ("port", "ssh-port"):
+            if not 1 <= getattr(self, name.replace("-", "_")) <= 65535:
+                yield name, "a port lies between 1 and 65535."
+        for name in ("db", "piper-config", "workspace-root"):
+            if not getattr(self, name.replace("-", "_")).is_absolute():
+                yield name, "give an absolute path; Docker mounts it."
+        for name in ("session-cpus", "session-pids", "max-ttl-minutes", "history-days", "start-timeout-seconds",
+                     "workers", "threads"):  # fmt: skip
+            if getattr(self, name.replace("-", "_")) <= 0:
+                yield name, "must be greater than 0."
+        if not _HOST_NAME.fullmatch(self.ssh_host):
+            yield "ssh-host", f"{self.ssh_host!r} is not a host name."
+        if not _SIZE.fullmatch(self.session_memory):
+            yield "session-memory", f"{self.session_memory!r} is not a size such as 16g or 512m."
+        yield from self._listen_problems()
+        yield from self._subnet_problems()
+
+    def _listen_problems(self) -> typing.Iterator[tuple[str, str]]:
+        try:
+            address = ipaddress.ip_address(self.listen)
+        except ValueError:
+            yield "listen", f"{self.listen!r} is not an IP address."
+        else:
+            if not (address.is_loopback or self.insecure_listen):
+                yield "listen", (
+                    "the API has no authentication yet and listens on loopback only; put an authenticating proxy "
+                    "before it, or accept the risk with --insecure-listen."
+                )
+
+    def _subnet_problems(self) -> typing.Iterator[tuple[str, str]]:
+        try:
+            network = ipaddress.IPv4Network(self.subnet)
+        except ValueError:
+            yield "subnet", f"{self.subnet!r} is not an IPv4 subnet such as 10.213.0.0/20."
+        else:
+            if network.prefixlen > 29:
+                yield "subnet", "needs room for sessions; /29 is the smallest."
+
+
+def _variable(name: str) -> str:
+    return "GATEWAY_" + name.replace("-", "_").upper()
+
+
+def _convert(name: str, text: str | bool, hint: Any) -> Any:
+    if isinstance(hint, types.UnionType):
+        hint = next(option for option in typing.get_args(hint) if option is not types.NoneType)
+    if hint is bool:
+        return text if isinstance(text, bool) else text.strip().lower() in {"1", "true", "yes", "on"}
+    try:
+        return hint(text)
+    except ValueError:
+        flag = name.replace("_", "-")
+        kind = {int: "a whole number", float: "a number"}.get(hint, "valid")
+        raise StartRefused(f"--{flag} ({_variable(name)}): {text!r} is not {kind}.") from None
