@@ -1,4 +1,7 @@
-# Read by the scripts beside it: how a step shows itself, how a failure ends, how root is had.
+# Read by the scripts beside it: how a step shows itself, how a failure ends, how root is had,
+# which mirror this host installs from.
+
+PATH=$PATH:/usr/sbin:/sbin
 
 fail() {
     echo "error: $*" >&2
@@ -17,7 +20,11 @@ step() {
     _begun=$(_now)
     printf '%-52s ' "$_title"
     _log=$(mktemp)
-    if ( set -e; "$@" ) >"$_log" 2>&1; then
+    set +e # inside the condition of an if, the shell would ignore every failure but the last
+    ( set -e; "$@" ) >"$_log" 2>&1
+    _status=$?
+    set -e
+    if [ $_status = 0 ]; then
         _took=$(($(_now) - _begun))
         _note=$(sed -n 's/^note: //p' "$_log" | paste -sd ' ')
         printf '%3d.%d s  %s\n' $((_took / 10)) $((_took % 10)) "$_note"
@@ -35,4 +42,15 @@ become_root() {
     [ "$(id -u)" != 0 ] || return 0
     have sudo || fail "$(basename "$1") needs root: run it as root, or install sudo"
     exec sudo --preserve-env="$(env | sed -n 's/^\(GATEWAY_[A-Z_]*\|SSH_AUTH_SOCK\)=.*/\1/p' | paste -sd ,)" -- "$@"
+}
+
+# mirror PATTERN   The first URI in apt's own sources whose suite matches, if any.
+mirror() {
+    {
+        cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
+            sed -n 's/^deb *\(\[[^]]*\] *\)\{0,1\}\([^ ]*\) *\([^ ]*\) .*/\3 \2/p'
+        cat /etc/apt/sources.list.d/*.sources 2>/dev/null |
+            awk 'tolower($1) == "uris:" { uri = $2 }
+                 tolower($1) == "suites:" { for (i = 2; i <= NF; i++) print $i, uri }'
+    } | awk -v wanted="$1" '$1 ~ wanted && !found { print $2; found = 1 }'
 }
