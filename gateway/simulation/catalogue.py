@@ -1,0 +1,158 @@
+"""The kinds of GPU that can be simulated, as data.
+
+The tables are those of NVIDIA's MIG user guide. A profile's name is its compute slices, its memory
+and a suffix, so GPUs that are cut alike share one table and differ in the memory of a piece.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.errors import StartRefused
+
+MOST_GPUS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class KindProfile:
+    """`constant` is the NVML_GPU_INSTANCE_PROFILE_* that asks for it, `driver_id` what the device calls
+    it, `size` and `starts` its placements in memory slices, `ofas` the optical flow engines it takes."""
+
+    constant: int
+    driver_id: int
+    name: str
+    compute_slices: int
+    size: int
+    starts: tuple[int, ...]
+    max_instances: int
+    memory_mib: int
+    ofas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    name: str
+    product: str
+    memory_mib: int
+    profiles: tuple[KindProfile, ...] = ()
+
+    @property
+    def compute_slices(self) -> int:
+        return max((profile.compute_slices for profile in self.profiles), default=0)
+
+    @property
+    def memory_slices(self) -> int:
+        return max((profile.size for profile in self.profiles), default=0)
+
+    @property
+    def ofas(self) -> int:
+        return max((profile.ofas for profile in self.profiles), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Cut:
+    constant: int
+    driver_id: int
+    compute_slices: int
+    size: int
+    starts: tuple[int, ...]
+    max_instances: int
+    suffix: str = ""
+    ofas: int = 0
+
+
+_SEVENTHS = (
+    _Cut(0x0, 19, 1, 1, (0, 1, 2, 3, 4, 5, 6), 7),
+    _Cut(0x1, 14, 2, 2, (0, 2, 4), 3),
+    _Cut(0x2, 9, 3, 4, (0, 4), 2),
+    _Cut(0x3, 5, 4, 4, (0,), 1),
+    _Cut(0x4, 0, 7, 8, (0,), 1, ofas=1),
+    _Cut(0x7, 20, 1, 1, (0, 1, 2, 3, 4, 5, 6), 1, "+me", ofas=1),
+    _Cut(0x9, 15, 1, 2, (0, 2, 4, 6), 4),
+)
+
+_A30_QUARTERS = (
+    _Cut(0x0, 14, 1, 1, (0, 1, 2, 3), 4),
+    _Cut(0x1, 5, 2, 2, (0, 2), 2),
+    _Cut(0x3, 0, 4, 4, (0,), 1, ofas=1),
+    _Cut(0x7, 21, 1, 1, (0, 1, 2, 3), 1, "+me", ofas=1),
+    _Cut(0x8, 6, 2, 2, (0, 2), 1, "+me", ofas=1),
+)
+
+_RTX_QUARTERS = (
+    _Cut(0x0, 14, 1, 3, (0, 3, 6, 9), 4),
+    _Cut(0x1, 5, 2, 6, (0, 6), 2),
+    _Cut(0x3, 0, 4, 12, (0,), 1, ofas=1),
+    _Cut(0x7, 21, 1, 3, (0, 3, 6, 9), 1, "+me", ofas=1),
+    _Cut(0xA, 47, 1, 3, (0, 3, 6, 9), 4, "+gfx"),
+    _Cut(0xD, 67, 1, 3, (0, 3, 6, 9), 4, "-me"),
+    _Cut(0xF, 65, 1, 3, (0, 3, 6, 9), 1, "+me.all", ofas=1),
+)
+
+# For each size in memory slices: the gigabytes in the profile's name, and its memory in MiB.
+_Pieces = Mapping[int, tuple[int, int]]
+
+
+def _kind(name: str, product: str, memory_mib: int, cuts: tuple[_Cut, ...], pieces: _Pieces) -> Kind:
+    return Kind(name, product, memory_mib, tuple(_profile(cut, *pieces[cut.size]) for cut in cuts))
+
+
+def _profile(cut: _Cut, gigabytes: int, memory_mib: int) -> KindProfile:
+    return KindProfile(
+        constant=cut.constant,
+        driver_id=cut.driver_id,
+        name=f"{cut.compute_slices}g.{gigabytes}gb{cut.suffix}",
+        compute_slices=cut.compute_slices,
+        size=cut.size,
+        starts=cut.starts,
+        max_instances=cut.max_instances,
+        memory_mib=memory_mib,
+        ofas=cut.ofas,
+    )
+
+
+def _sevenths(name: str, product: str, memory_mib: int, *pieces: tuple[int, int]) -> Kind:
+    return _kind(name, product, memory_mib, _SEVENTHS, dict(zip((1, 2, 4, 8), pieces, strict=True)))
+
+
+_EIGHTY = ((10, 9856), (20, 19968), (40, 40192), (80, 80384))
+
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        _sevenths("A100-40GB", "NVIDIA A100-SXM4-40GB", 40960, (5, 4864), (10, 9856), (20, 19968), (40, 40192)),
+        _sevenths("A100-80GB", "NVIDIA A100-SXM4-80GB", 81920, *_EIGHTY),
+        _kind("A30", "NVIDIA A30", 24576, _A30_QUARTERS, {1: (6, 5952), 2: (12, 11968), 4: (24, 24000)}),
+        _sevenths("H100-80GB", "NVIDIA H100 80GB HBM3", 81559, *_EIGHTY),
+        _sevenths("H100-94GB", "NVIDIA H100 NVL", 95830, (12, 11136), (24, 22400), (47, 46080), (94, 94208)),
+        _sevenths("H100-96GB", "NVIDIA GH200 480GB", 97871, (12, 11264), (24, 23040), (48, 47104), (96, 96256)),
+        _sevenths("H200-141GB", "NVIDIA H200", 143771, (18, 16384), (35, 33280), (71, 71168), (141, 142848)),
+        _sevenths("B200-180GB", "NVIDIA B200", 183359, (23, 22016), (45, 44544), (90, 90112), (180, 181248)),
+        _kind(
+            "RTX-PRO-6000",
+            "NVIDIA RTX PRO 6000 Blackwell Server Edition",
+            97887,
+            _RTX_QUARTERS,
+            {3: (24, 24192), 6: (48, 48512), 12: (96, 97280)},
+        ),
+        Kind("L4", "NVIDIA L4", 23034),
+        Kind("T4", "Tesla T4", 15360),
+    )
+}
+
+
+def parse_spec(spec: str) -> list[Kind]:
+    """`2xA100-40GB,1xL4` as one kind a GPU, in that order."""
+    return [kind for part in spec.split(",") for kind in _parse_part(part.strip())]
+
+
+def _parse_part(part: str) -> list[Kind]:
+    match = re.fullmatch(r"(\d{1,3})x(.+)", part, re.IGNORECASE | re.ASCII)
+    kinds = {name.casefold(): kind for name, kind in KINDS.items()}
+    kind = kinds.get(match[2].casefold()) if match else None
+    if match is None or kind is None or not 1 <= int(match[1]) <= MOST_GPUS:
+        raise StartRefused(
+            f"{part!r} does not describe GPUs to simulate; write a number (1 to {MOST_GPUS}), an x and one of "
+            f"{', '.join(KINDS)}, as in 2xA100-40GB, and separate several by commas."
+        )
+    return [kind] * int(match[1])

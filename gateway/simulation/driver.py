@@ -1,0 +1,91 @@
+"""The simulated driver's library: what stands where pynvml keeps the loaded shared object.
+
+pynvml finds each C function by name, calls it and raises on the code that it returns; all of that
+code runs above this as it does above hardware.
+"""
+
+import os
+import time
+from functools import partial
+from typing import Any
+
+import pynvml
+
+from gateway.simulation import compute_instances, devices, gpu_instances  # noqa: F401 (they register)
+from gateway.simulation.c_interface import CHANGES, FUNCTIONS
+from gateway.simulation.faults import Fault
+from gateway.simulation.machine import Machine, RefusedError
+from gateway.simulation.store import Store
+
+
+class Library:
+    """Its attributes are the C functions. They are partial objects because pynvml sets `restype` on one
+    of them, which a bound method refuses."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._users: dict[int, int] = {}
+        for name in FUNCTIONS:
+            setattr(self, name, partial(self._call, name))
+        self.nvmlInitWithFlags = partial(self._init, "nvmlInitWithFlags")
+        self.nvmlInit_v2 = partial(self._init, "nvmlInit_v2", 0)
+        self.nvmlShutdown = partial(self._shutdown)
+        self.nvmlErrorString = partial(_error_string)
+
+    def _init(self, name: str, flags: Any) -> int:
+        fault = self._fault(name)
+        if fault and fault.code:
+            return fault.code
+        self._users[os.getpid()] = self._users.get(os.getpid(), 0) + 1
+        return int(pynvml.NVML_SUCCESS)
+
+    def _shutdown(self) -> int:
+        if not self._initialised():
+            return int(pynvml.NVML_ERROR_UNINITIALIZED)
+        self._users[os.getpid()] -= 1
+        return int(pynvml.NVML_SUCCESS)
+
+    def _initialised(self) -> bool:
+        """A process that was forked from one that had called nvmlInit has not called it itself."""
+        return self._users.get(os.getpid(), 0) > 0
+
+    def _call(self, name: str, *arguments: Any) -> int:
+        if not self._initialised():
+            return int(pynvml.NVML_ERROR_UNINITIALIZED)
+        fault = self._fault(name)
+        if fault and fault.code is not None and not fault.effect:
+            return fault.code
+        try:
+            self._work(name, *arguments)
+        except RefusedError as refusal:
+            return refusal.code
+        return fault.code if fault and fault.code is not None else int(pynvml.NVML_SUCCESS)
+
+    def _work(self, name: str, *arguments: Any) -> None:
+        if name in CHANGES:
+            with self._store.change() as machine:
+                FUNCTIONS[name](machine, *arguments)
+        else:
+            FUNCTIONS[name](self._store.read(), *arguments)
+
+    def _fault(self, name: str) -> Fault | None:
+        """The first fault that hits this call, counted and slept for: slowness holds up this caller only."""
+        if not _hits(self._store.read(), name):
+            return None
+        with self._store.change() as machine:
+            fault = _hits(machine, name)
+            if fault and fault.times is not None:
+                fault.times -= 1
+        if fault:
+            time.sleep(fault.delay)
+        return fault
+
+
+def _hits(machine: Machine, name: str) -> Fault | None:
+    return next((fault for fault in machine.faults if fault.hits(name)), None)
+
+
+def _error_string(code: Any) -> bytes:
+    names = (name for name in dir(pynvml) if name.startswith("NVML_ERROR_"))
+    name = next((name for name in names if getattr(pynvml, name) == code), "NVML_ERROR_UNKNOWN")
+    return name.removeprefix("NVML_ERROR_").replace("_", " ").capitalize().encode()

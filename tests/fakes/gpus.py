@@ -1,0 +1,95 @@
+"""GPUs in memory, with the verbs of `repositories.gpus.Gpus`."""
+
+import builtins
+import uuid
+from collections.abc import Sequence
+from dataclasses import replace
+
+from gateway.errors import GpuLost, PlacementTaken, UnknownProfile
+from gateway.mig import Gpu, Instance, MigMode, Placement, Profile, Taken, free_placements
+from gateway.simulation.catalogue import KINDS, Kind
+
+
+class FakeGpus:
+    """`FakeGpus(["A100-40GB", "L4"])`. `failures` maps a verb to what it raises from now on."""
+
+    def __init__(self, kinds: Sequence[str] = ("A100-40GB",)) -> None:
+        self._gpus = {gpu.uuid: gpu for gpu in (_gpu(i, KINDS[kind]) for i, kind in enumerate(kinds))}
+        self._failures: dict[str, Exception] = {}
+
+    def fail(self, verb: str, error: Exception | None) -> None:
+        """`verb` raises `error` until told None."""
+        self._failures.pop(verb, None)
+        if error is not None:
+            self._failures[verb] = error
+
+    def set_fault(self, gpu_uuid: str, fault: str | None) -> None:
+        self._gpus[gpu_uuid] = replace(self._gpus[gpu_uuid], fault=fault)
+
+    def check(self) -> None:
+        self._maybe_fail("check")
+
+    def list(self) -> builtins.list[Gpu]:
+        self._maybe_fail("list")
+        return builtins.list(self._gpus.values())
+
+    def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance:
+        self._maybe_fail("create")
+        gpu = self._gpu(gpu_uuid)
+        profile = gpu.profile(profile_name)
+        if profile is None:
+            raise UnknownProfile(profile_name, [profile.name for profile in gpu.profiles])
+        standing = [Taken(gpu_uuid, one.profile, one.placement) for one in gpu.instances]
+        if placement not in free_placements(gpu, profile, standing):
+            raise PlacementTaken(f"Something stands at {placement} of GPU {gpu_uuid}.")
+        used = {one.gi_id for one in gpu.instances}
+        gi_id = next(number for number in range(len(used) + 1) if number not in used)
+        instance = Instance(gpu_uuid, gi_id, profile_name, placement, f"MIG-{uuid.uuid4()}")
+        self._stand(gpu, [*gpu.instances, instance])
+        return instance
+
+    def destroy(self, gpu_uuid: str, profile_name: str, placement: Placement) -> None:
+        self._maybe_fail("destroy")
+        gpu = self._gpu(gpu_uuid)
+        rest = [one for one in gpu.instances if (one.profile, one.placement) != (profile_name, placement)]
+        self._stand(gpu, rest)
+
+    def _stand(self, gpu: Gpu, instances: Sequence[Instance]) -> None:
+        ordered = tuple(sorted(instances, key=lambda one: one.placement))
+        self._gpus[gpu.uuid] = replace(gpu, instances=ordered)
+
+    def _gpu(self, gpu_uuid: str) -> Gpu:
+        gpu = self._gpus.get(gpu_uuid)
+        if gpu is None or gpu.fault:
+            raise GpuLost(f"The driver does not list GPU {gpu_uuid}.")
+        return gpu
+
+    def _maybe_fail(self, verb: str) -> None:
+        if verb in self._failures:
+            raise self._failures[verb]
+
+
+def _gpu(index: int, kind: Kind) -> Gpu:
+    return Gpu(
+        index=index,
+        uuid=f"GPU-{uuid.uuid4()}",
+        name=kind.product,
+        memory_mib=kind.memory_mib,
+        mig_mode=MigMode.ENABLED if kind.profiles else MigMode.UNSUPPORTED,
+        memory_slices=kind.memory_slices,
+        compute_slices=kind.compute_slices,
+        profiles=tuple(
+            Profile(
+                name=profile.name,
+                driver_id=profile.driver_id,
+                compute_slices=profile.compute_slices,
+                memory_mib=profile.memory_mib,
+                max_instances=profile.max_instances,
+                placements=tuple(Placement(start, profile.size) for start in profile.starts),
+                media_engines=profile.ofas,
+            )
+            for profile in kind.profiles
+        ),
+        instances=(),
+        simulated=True,
+    )
