@@ -4,7 +4,7 @@ What raises here raises pynvml's errors; `gpus` above says what was being done a
 """
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from ctypes import byref
 from dataclasses import dataclass
 from typing import Any
@@ -55,7 +55,7 @@ class GpuDevice:
             name=self._name,
             memory_mib=self._memory_mib,
             mig_mode=mode,
-            memory_slices=max((p.start + p.size for profile in profiles for p in profile.placements), default=0),
+            memory_slices=max((place.start + place.size for place in _places(profiles)), default=0),
             compute_slices=max((profile.compute_slices for profile in profiles), default=0),
             profiles=profiles if mode is MigMode.ENABLED else (),
             instances=tuple(standing.instance for standing in self.standing()),
@@ -72,7 +72,7 @@ class GpuDevice:
         return MigMode.ENABLED if current == pynvml.NVML_DEVICE_MIG_ENABLE else MigMode.DISABLED
 
     def profiles(self) -> tuple[Profile, ...]:
-        """None while MIG mode is off. Until a pending reset what stands goes on standing, with its profile."""
+        """None while MIG mode is off; until a pending reset, those of what still stands."""
         if not self._mig_runs():
             return ()
         if not self._profiles:
@@ -145,6 +145,10 @@ class GpuDevice:
         compute_profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(handle, constant, 0)
         pynvml.nvmlGpuInstanceCreateComputeInstance(handle, compute_profile.id)
         return self._instance(handle, profile)
+
+
+def _places(profiles: Iterable[Profile]) -> Iterator[Placement]:
+    return (place for profile in profiles for place in profile.placements)
 
 
 def destroy(standing: Standing) -> None:

@@ -79,7 +79,7 @@ class Gpus:
                 destroy(standing)
             # Drivers have reported success and left remnants.
             if _at(device, profile_name, placement):
-                raise SliceBusy(f"The driver reported {slice_} as destroyed, yet lists it; see nvidia-smi mig -lgi.")
+                raise SliceBusy(f"The driver destroyed {slice_} and still lists it; see nvidia-smi mig -lgi.")
 
     def _count(self) -> int:
         if self._initialise():
@@ -88,7 +88,7 @@ class Gpus:
             count = int(pynvml.nvmlDeviceGetCount())
         if not count and self._known:
             raise DriverUnavailable(
-                f"The NVIDIA driver lists no GPU, and listed {len(self._known)} before; see nvidia-smi -L and dmesg."
+                f"The NVIDIA driver lists no GPU and listed {len(self._known)} before; see nvidia-smi -L, dmesg."
             )
         return count
 

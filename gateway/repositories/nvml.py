@@ -66,12 +66,13 @@ def translated(doing: str) -> Iterator[None]:
     try:
         yield
     except pynvml.NVMLError as error:
-        kind, meaning = _MEANINGS.get(error.value, (DriverUnavailable, f"it answered {str(error)!r}; try again"))
+        unknown = (DriverUnavailable, f"the driver answered {str(error)!r}; see dmesg and try again")
+        kind, meaning = _MEANINGS.get(error.value, unknown)
         raise kind(f"{doing[0].upper()}{doing[1:]} failed: {meaning}.") from error
 
 
 class Initialiser:
-    """Calls nvmlInit in each process that needs it, for what a parent initialised is not valid in its child."""
+    """Calls nvmlInit in each process that needs it: what a parent initialised is not valid in its child."""
 
     def __init__(self) -> None:
         self._process: int | None = None

@@ -57,7 +57,7 @@ def pointer_to(handle: Handle, c_type: Any) -> Any:
 
 
 def target(argument: Any) -> Any:
-    """What `argument` points to. Where C would follow a value as if it were an address and crash, this refuses."""
+    """What `argument` points to. C would take a value for an address and crash; this refuses it."""
     if isinstance(argument, ctypes.Array):
         return argument
     if isinstance(argument, ctypes._Pointer):

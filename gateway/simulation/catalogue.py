@@ -91,6 +91,7 @@ _RTX_QUARTERS = (
 
 # For each size in memory slices: the gigabytes in the profile's name, and its memory in MiB.
 _Pieces = Mapping[int, tuple[int, int]]
+_Four = tuple[int, int, int, int]
 
 
 def _kind(name: str, product: str, memory_mib: int, cuts: tuple[_Cut, ...], pieces: _Pieces) -> Kind:
@@ -111,23 +112,22 @@ def _profile(cut: _Cut, gigabytes: int, memory_mib: int) -> KindProfile:
     )
 
 
-def _sevenths(name: str, product: str, memory_mib: int, *pieces: tuple[int, int]) -> Kind:
-    return _kind(name, product, memory_mib, _SEVENTHS, dict(zip((1, 2, 4, 8), pieces, strict=True)))
+def _sevenths(name: str, product: str, memory_mib: int, gigabytes: _Four, mib: _Four) -> Kind:
+    pieces = dict(zip((1, 2, 4, 8), zip(gigabytes, mib, strict=True), strict=True))
+    return _kind(name, product, memory_mib, _SEVENTHS, pieces)
 
-
-_EIGHTY = ((10, 9856), (20, 19968), (40, 40192), (80, 80384))
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
-        _sevenths("A100-40GB", "NVIDIA A100-SXM4-40GB", 40960, (5, 4864), (10, 9856), (20, 19968), (40, 40192)),
-        _sevenths("A100-80GB", "NVIDIA A100-SXM4-80GB", 81920, *_EIGHTY),
+        _sevenths("A100-40GB", "NVIDIA A100-SXM4-40GB", 40960, (5, 10, 20, 40), (4864, 9856, 19968, 40192)),
+        _sevenths("A100-80GB", "NVIDIA A100-SXM4-80GB", 81920, (10, 20, 40, 80), (9856, 19968, 40192, 80384)),
         _kind("A30", "NVIDIA A30", 24576, _A30_QUARTERS, {1: (6, 5952), 2: (12, 11968), 4: (24, 24000)}),
-        _sevenths("H100-80GB", "NVIDIA H100 80GB HBM3", 81559, *_EIGHTY),
-        _sevenths("H100-94GB", "NVIDIA H100 NVL", 95830, (12, 11136), (24, 22400), (47, 46080), (94, 94208)),
-        _sevenths("H100-96GB", "NVIDIA GH200 480GB", 97871, (12, 11264), (24, 23040), (48, 47104), (96, 96256)),
-        _sevenths("H200-141GB", "NVIDIA H200", 143771, (18, 16384), (35, 33280), (71, 71168), (141, 142848)),
-        _sevenths("B200-180GB", "NVIDIA B200", 183359, (23, 22016), (45, 44544), (90, 90112), (180, 181248)),
+        _sevenths("H100-80GB", "NVIDIA H100 80GB HBM3", 81559, (10, 20, 40, 80), (9984, 20096, 40448, 81152)),
+        _sevenths("H100-94GB", "NVIDIA H100 NVL", 95830, (12, 24, 47, 94), (11136, 22400, 46080, 94208)),
+        _sevenths("H100-96GB", "NVIDIA GH200 480GB", 97871, (12, 24, 48, 96), (11264, 23040, 47104, 96256)),
+        _sevenths("H200-141GB", "NVIDIA H200", 143771, (18, 35, 71, 141), (16384, 33280, 71168, 142848)),
+        _sevenths("B200-180GB", "NVIDIA B200", 183359, (23, 45, 90, 180), (22016, 44544, 90112, 181248)),
         _kind(
             "RTX-PRO-6000",
             "NVIDIA RTX PRO 6000 Blackwell Server Edition",
@@ -152,7 +152,7 @@ def _parse_part(part: str) -> list[Kind]:
     kind = kinds.get(match[2].casefold()) if match else None
     if match is None or kind is None or not 1 <= int(match[1]) <= MOST_GPUS:
         raise StartRefused(
-            f"{part!r} does not describe GPUs to simulate; write a number (1 to {MOST_GPUS}), an x and one of "
-            f"{', '.join(KINDS)}, as in 2xA100-40GB, and separate several by commas."
+            f"{part!r} does not describe GPUs to simulate; write a number (1 to {MOST_GPUS}), an x and one "
+            f"of {', '.join(KINDS)}, as in 2xA100-40GB, and separate several by commas."
         )
     return [kind] * int(match[1])

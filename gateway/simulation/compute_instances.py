@@ -83,7 +83,8 @@ def get_by_id(machine: Machine, pointer: Any, ci_id: Any, found: Any) -> None:
     _, instance = gpu_instance(machine, pointer)
     for compute in instance.compute_instances:
         if compute.id == number(ci_id):
-            return put_handle(found, Handle(HandleKind.COMPUTE_INSTANCE, Handle.at(pointer).gpu, compute.serial))
+            gpu = Handle.at(pointer).gpu
+            return put_handle(found, Handle(HandleKind.COMPUTE_INSTANCE, gpu, compute.serial))
     raise RefusedError(pynvml.NVML_ERROR_NOT_FOUND)
 
 
@@ -91,10 +92,12 @@ def get_by_id(machine: Machine, pointer: Any, ci_id: Any, found: Any) -> None:
 def get_info(machine: Machine, pointer: Any, info: Any) -> None:
     _, instance, compute = _compute_instance(machine, pointer)
     gpu = Handle.at(pointer).gpu
+    device = Handle(HandleKind.MIG_DEVICE, gpu, compute.serial)
+    parent = Handle(HandleKind.GPU_INSTANCE, gpu, instance.serial)
     put_fields(
         info,
-        device=pointer_to(Handle(HandleKind.MIG_DEVICE, gpu, compute.serial), pynvml.c_nvmlDevice_t),
-        gpuInstance=pointer_to(Handle(HandleKind.GPU_INSTANCE, gpu, instance.serial), pynvml.c_nvmlGpuInstance_t),
+        device=pointer_to(device, pynvml.c_nvmlDevice_t),
+        gpuInstance=pointer_to(parent, pynvml.c_nvmlGpuInstance_t),
         id=compute.id,
         profileId=compute.profile,
         placement=pynvml.c_nvmlComputeInstancePlacement_t(compute.start, compute.size),

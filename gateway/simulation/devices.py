@@ -22,22 +22,22 @@ _MIB = 1024 * 1024
 
 
 @c_function("nvmlSystemGetDriverVersion")
-def system_get_driver_version(machine: Machine, version: Any, length: Any) -> None:
+def get_driver_version(machine: Machine, version: Any, length: Any) -> None:
     put_text(version, length, "580.00-simulated")
 
 
 @c_function("nvmlSystemGetNVMLVersion")
-def system_get_nvml_version(machine: Machine, version: Any, length: Any) -> None:
+def get_nvml_version(machine: Machine, version: Any, length: Any) -> None:
     put_text(version, length, "13.580.00-simulated")
 
 
 @c_function("nvmlDeviceGetCount_v2")
-def device_get_count(machine: Machine, count: Any) -> None:
+def get_count(machine: Machine, count: Any) -> None:
     put(count, 0 if machine.devices_hidden else len(machine.gpus))
 
 
 @c_function("nvmlDeviceGetHandleByIndex_v2")
-def device_get_handle_by_index(machine: Machine, index: Any, device: Any) -> None:
+def get_handle_by_index(machine: Machine, index: Any, device: Any) -> None:
     if machine.devices_hidden or number(index) not in range(len(machine.gpus)):
         raise RefusedError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
     require_present(machine, number(index))
@@ -45,7 +45,7 @@ def device_get_handle_by_index(machine: Machine, index: Any, device: Any) -> Non
 
 
 @c_function("nvmlDeviceGetHandleByUUID")
-def device_get_handle_by_uuid(machine: Machine, uuid: Any, device: Any) -> None:
+def get_handle_by_uuid(machine: Machine, uuid: Any, device: Any) -> None:
     wanted = uuid.value.decode()
     for index, gpu in enumerate(machine.gpus):
         if gpu.uuid == wanted and not machine.devices_hidden:
@@ -58,12 +58,12 @@ def device_get_handle_by_uuid(machine: Machine, uuid: Any, device: Any) -> None:
 
 
 @c_function("nvmlDeviceGetIndex")
-def device_get_index(machine: Machine, device: Any, index: Any) -> None:
+def get_index(machine: Machine, device: Any, index: Any) -> None:
     put(index, gpu_index(machine, device))
 
 
 @c_function("nvmlDeviceGetUUID")
-def device_get_uuid(machine: Machine, device: Any, uuid: Any, length: Any) -> None:
+def get_uuid(machine: Machine, device: Any, uuid: Any, length: Any) -> None:
     if Handle.at(device).kind is HandleKind.MIG_DEVICE:
         put_text(uuid, length, mig_device(machine, device)[2].uuid)
     else:
@@ -71,7 +71,7 @@ def device_get_uuid(machine: Machine, device: Any, uuid: Any, length: Any) -> No
 
 
 @c_function("nvmlDeviceGetName")
-def device_get_name(machine: Machine, device: Any, name: Any, length: Any) -> None:
+def get_name(machine: Machine, device: Any, name: Any, length: Any) -> None:
     if Handle.at(device).kind is HandleKind.MIG_DEVICE:
         gpu, instance, _ = mig_device(machine, device)
         put_text(name, length, f"{gpu.kind.product} MIG {gpu.profile(instance.profile).name}")
@@ -80,14 +80,14 @@ def device_get_name(machine: Machine, device: Any, name: Any, length: Any) -> No
 
 
 @c_function("nvmlDeviceGetMemoryInfo")
-def device_get_memory_info(machine: Machine, device: Any, memory: Any) -> None:
+def get_memory_info(machine: Machine, device: Any, memory: Any) -> None:
     size = _memory_mib(machine, device) * _MIB
     put_fields(memory, total=size, free=size, used=0)
 
 
 @c_function("nvmlDeviceGetMemoryInfo_v2")
-def device_get_memory_info_v2(machine: Machine, device: Any, memory: Any) -> None:
-    device_get_memory_info(machine, device, memory)
+def get_memory_info_v2(machine: Machine, device: Any, memory: Any) -> None:
+    get_memory_info(machine, device, memory)
     put_fields(memory, reserved=0)
 
 
@@ -99,7 +99,7 @@ def _memory_mib(machine: Machine, device: Any) -> int:
 
 
 @c_function("nvmlDeviceGetMigMode")
-def device_get_mig_mode(machine: Machine, device: Any, current: Any, pending: Any) -> None:
+def get_mig_mode(machine: Machine, device: Any, current: Any, pending: Any) -> None:
     gpu = machine.gpus[gpu_index(machine, device)]
     if not gpu.kind.profiles:
         raise RefusedError(pynvml.NVML_ERROR_NOT_SUPPORTED)
@@ -108,13 +108,13 @@ def device_get_mig_mode(machine: Machine, device: Any, current: Any, pending: An
 
 
 @c_function("nvmlDeviceGetMaxMigDeviceCount")
-def device_get_max_mig_device_count(machine: Machine, device: Any, count: Any) -> None:
+def get_max_mig_device_count(machine: Machine, device: Any, count: Any) -> None:
     gpu = machine.gpus[gpu_index(machine, device)]
     put(count, gpu.kind.compute_slices if gpu.mig_current else 0)
 
 
 @c_function("nvmlDeviceGetMigDeviceHandleByIndex")
-def device_get_mig_device_handle_by_index(machine: Machine, device: Any, index: Any, mig: Any) -> None:
+def get_mig_device_handle_by_index(machine: Machine, device: Any, index: Any, mig: Any) -> None:
     gpu = machine.gpus[gpu_index(machine, device)]
     gpu.require_mig()
     if number(index) not in range(gpu.kind.compute_slices):
@@ -127,23 +127,23 @@ def device_get_mig_device_handle_by_index(machine: Machine, device: Any, index: 
 
 
 @c_function("nvmlDeviceIsMigDeviceHandle")
-def device_is_mig_device_handle(machine: Machine, device: Any, answer: Any) -> None:
+def is_mig_device_handle(machine: Machine, device: Any, answer: Any) -> None:
     put(answer, int(Handle.at(device).kind is HandleKind.MIG_DEVICE))
 
 
 @c_function("nvmlDeviceGetDeviceHandleFromMigDeviceHandle")
-def device_get_device_handle_from_mig_device_handle(machine: Machine, mig: Any, device: Any) -> None:
+def get_parent_handle(machine: Machine, mig: Any, device: Any) -> None:
     mig_device(machine, mig)
     put_handle(device, Handle(HandleKind.GPU, Handle.at(mig).gpu))
 
 
 @c_function("nvmlDeviceGetGpuInstanceId")
-def device_get_gpu_instance_id(machine: Machine, mig: Any, gi_id: Any) -> None:
+def get_gpu_instance_id(machine: Machine, mig: Any, gi_id: Any) -> None:
     put(gi_id, mig_device(machine, mig)[1].id)
 
 
 @c_function("nvmlDeviceGetComputeInstanceId")
-def device_get_compute_instance_id(machine: Machine, mig: Any, ci_id: Any) -> None:
+def get_compute_instance_id(machine: Machine, mig: Any, ci_id: Any) -> None:
     put(ci_id, mig_device(machine, mig)[2].id)
 
 

@@ -24,17 +24,17 @@ from gateway.simulation.machine import GpuInstance, Machine, RefusedError, Simul
 
 
 @c_function("nvmlDeviceGetGpuInstanceProfileInfo")
-def device_get_gpu_instance_profile_info(machine: Machine, device: Any, constant: Any, info: Any) -> None:
+def profile_info(machine: Machine, device: Any, constant: Any, info: Any) -> None:
     put_fields(info, **_profile_fields(_profile_by_constant(machine, device, number(constant))))
 
 
 @c_function("nvmlDeviceGetGpuInstanceProfileInfoV")
-def device_get_gpu_instance_profile_info_v(machine: Machine, device: Any, constant: Any, info: Any) -> None:
+def profile_info_v(machine: Machine, device: Any, constant: Any, info: Any) -> None:
     _put_named_profile(info, _profile_by_constant(machine, device, number(constant)))
 
 
 @c_function("nvmlDeviceGetGpuInstanceProfileInfoByIdV")
-def device_get_gpu_instance_profile_info_by_id_v(machine: Machine, device: Any, driver_id: Any, info: Any) -> None:
+def profile_info_by_id_v(machine: Machine, device: Any, driver_id: Any, info: Any) -> None:
     _put_named_profile(info, _profile(machine, device, driver_id)[1])
 
 
@@ -66,7 +66,7 @@ def _profile_fields(profile: KindProfile) -> dict[str, int]:
 
 
 @c_function("nvmlDeviceGetGpuInstancePossiblePlacements_v2")
-def device_get_gpu_instance_possible_placements(
+def possible_placements(
     machine: Machine, device: Any, driver_id: Any, placements: Any, count: Any
 ) -> None:
     """All the possible ones, not only the free ones; an array of None asks how many there are."""
@@ -81,18 +81,18 @@ def device_get_gpu_instance_possible_placements(
 
 
 @c_function("nvmlDeviceGetGpuInstanceRemainingCapacity")
-def device_get_gpu_instance_remaining_capacity(machine: Machine, device: Any, driver_id: Any, count: Any) -> None:
+def remaining_capacity(machine: Machine, device: Any, driver_id: Any, count: Any) -> None:
     gpu, profile = _profile(machine, device, driver_id)
     put(count, gpu.remaining(profile))
 
 
 @c_function("nvmlDeviceCreateGpuInstance", changes=True)
-def device_create_gpu_instance(machine: Machine, device: Any, driver_id: Any, created: Any) -> None:
+def create_gpu_instance(machine: Machine, device: Any, driver_id: Any, created: Any) -> None:
     _create(machine, device, driver_id, None, created)
 
 
 @c_function("nvmlDeviceCreateGpuInstanceWithPlacement", changes=True)
-def device_create_gpu_instance_with_placement(
+def create_gpu_instance_with_placement(
     machine: Machine, device: Any, driver_id: Any, placement: Any, created: Any
 ) -> None:
     wanted = target(placement)
@@ -106,7 +106,7 @@ def _create(machine: Machine, device: Any, driver_id: Any, placement: Placement 
 
 
 @c_function("nvmlDeviceGetGpuInstances")
-def device_get_gpu_instances(machine: Machine, device: Any, driver_id: Any, found: Any, count: Any) -> None:
+def get_gpu_instances(machine: Machine, device: Any, driver_id: Any, found: Any, count: Any) -> None:
     gpu, profile = _profile(machine, device, driver_id)
     index = Handle.at(device).gpu
     standing = [instance for instance in gpu.instances if instance.profile == profile.driver_id]
@@ -115,7 +115,7 @@ def device_get_gpu_instances(machine: Machine, device: Any, driver_id: Any, foun
 
 
 @c_function("nvmlDeviceGetGpuInstanceById")
-def device_get_gpu_instance_by_id(machine: Machine, device: Any, gi_id: Any, found: Any) -> None:
+def by_id(machine: Machine, device: Any, gi_id: Any, found: Any) -> None:
     index = gpu_index(machine, device)
     machine.gpus[index].require_mig()
     for instance in machine.gpus[index].instances:

@@ -78,10 +78,11 @@ class SimulatedGpu:
     def room_for(self, profile: KindProfile) -> list[Placement]:
         """Where `profile` fits now, lowest start first."""
         standing = [self.profile(instance.profile) for instance in self.instances]
+        together = [*standing, profile]
         if (
-            sum(other.compute_slices for other in standing) + profile.compute_slices > self.kind.compute_slices
-            or sum(other.ofas for other in standing) + profile.ofas > self.kind.ofas
-            or standing.count(profile) >= profile.max_instances
+            sum(one.compute_slices for one in together) > self.kind.compute_slices
+            or sum(one.ofas for one in together) > self.kind.ofas
+            or together.count(profile) > profile.max_instances
         ):
             return []
         places = (Placement(start, profile.size) for start in profile.starts)
@@ -114,7 +115,8 @@ class SimulatedGpu:
 
     def create_compute(self, instance: GpuInstance, profile: int, serial: int) -> ComputeInstance:
         slices = self.compute_slices(instance, profile)
-        starts = compute_room(self.profile(instance.profile).compute_slices, slices, instance.compute_instances)
+        total = self.profile(instance.profile).compute_slices
+        starts = compute_room(total, slices, instance.compute_instances)
         if not starts:
             raise RefusedError(pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES)
         ci_id = _lowest_free(compute.id for compute in instance.compute_instances)

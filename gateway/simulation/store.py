@@ -33,15 +33,15 @@ class Store:
                     self._publish(wanted)
                 found = self.read()
         except OSError as error:
-            raise StartRefused(f"The state of the simulated GPUs cannot be kept in {self._path}: {error}.") from error
+            raise StartRefused(f"The simulated GPUs cannot be kept in {self._path}: {error}.") from error
         except (ValueError, KeyError, TypeError) as error:
             raise StartRefused(
                 f"{self._path} is not a state of simulated GPUs; remove it to begin with fresh ones."
             ) from error
         if found.spec != wanted.spec:
             raise StartRefused(
-                f"The simulated driver's state in {self._path} is of {found.spec}, not {wanted.spec}; start with "
-                f"--simulate-gpus {found.spec}, or end the sessions on them and remove that file."
+                f"The simulated driver's state in {self._path} is of {found.spec}, not {wanted.spec}; start "
+                f"with --simulate-gpus {found.spec}, or end the sessions on them and remove that file."
             )
 
     def read(self) -> Machine:
