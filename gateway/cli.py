@@ -1,0 +1,105 @@
+"""The `gateway` command: serve, migrate, router. A failure is one line and a non-zero exit."""
+
+import dataclasses
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from gateway.errors import GatewayError, StartRefused
+from gateway.settings import Settings
+
+
+def _settings_options(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A flag for each setting (or for those named), without a default of its own: `Settings.load` decides."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        for setting in reversed(dataclasses.fields(Settings)):
+            if not only or setting.name in only:
+                command = click.option("--" + setting.name.replace("_", "-"), **_option(setting))(command)
+        return command
+
+    return decorate
+
+
+def _option(setting: dataclasses.Field[Any]) -> dict[str, Any]:
+    explanation = f"{setting.metadata['help']} [GATEWAY_{setting.name.upper()}"
+    if setting.default is False:
+        return {"is_flag": True, "default": None, "help": explanation + "]"}
+    default = setting.default
+    if default is dataclasses.MISSING and callable(setting.default_factory):
+        default = setting.default_factory()
+    return {"default": None, "help": f"{explanation}; {default}]" if default else explanation + "]"}
+
+
+@click.group(context_settings={"max_content_width": 120})
+@click.version_option(package_name="gpu-ssh-gateway")
+def gateway() -> None:
+    """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
+
+
+@gateway.command()
+@_settings_options()
+def serve(**flags: str | bool | None) -> None:
+    """Serve the API and take sessions back when their leases end."""
+    # gunicorn, Flask and Docker load slowly; the other commands do without them
+    from gateway.repositories import schema
+    from gateway.server import Server, log_to_stderr
+
+    settings = Settings.load(os.environ, flags)
+    schema.require_current(settings.db)
+    log_to_stderr()
+    Server(settings).run()
+
+
+@gateway.command()
+@_settings_options("db")
+def migrate(**flags: str | bool | None) -> None:
+    """Bring the database to this version's schema, keeping a backup copy."""
+    from gateway.repositories import schema
+
+    settings = Settings.load(os.environ, flags)
+    backup = schema.upgrade(settings.db)
+    click.echo(f"{settings.db} is current" + (f"; the copy from before is {backup}" if backup else ""))
+
+
+@gateway.command()
+@_settings_options("piper_config")
+@click.option(
+    "--listen",
+    "addresses",
+    default="0.0.0.0:22",
+    envvar="GATEWAY_ROUTER_LISTEN",
+    help="addresses to listen on, separated by commas [GATEWAY_ROUTER_LISTEN; 0.0.0.0:22]",
+)
+@click.option(
+    "--host-key",
+    type=click.Path(path_type=Path),
+    envvar="GATEWAY_ROUTER_HOST_KEY",
+    help="private host key, made at the first start (beside --piper-config if not set)",
+)
+def router(addresses: str, host_key: Path | None, **flags: str | bool | None) -> None:
+    """Route SSH logins by the pipe file, where SSHPiper cannot be had."""
+    from gateway.router import serve as serve_router
+
+    config = Settings.load(os.environ, flags).piper_config
+    listen = [_address(text) for text in addresses.split(",")]
+    serve_router(config, listen, host_key or config.parent / "ssh_host_ed25519_key")
+
+
+def _address(text: str) -> tuple[str, int]:
+    host, colon, port = text.rpartition(":")
+    if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
+        raise StartRefused(f"--listen: {text!r} is not HOST:PORT.")
+    return host.strip("[]"), int(port)
+
+
+def main() -> None:
+    try:
+        gateway.main(standalone_mode=True)
+    except GatewayError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        sys.exit(1)

@@ -53,7 +53,9 @@ class UnknownProfile(InvalidRequest):
 
 class SessionNotFound(GatewayError):
     def __init__(self, session_id: str) -> None:
-        super().__init__(f"There is no session {session_id!r} and never was; GET /sessions lists the live ones.")
+        super().__init__(
+            f"There is no session {session_id!r} and never was; GET /sessions lists the live ones."
+        )
 
 
 class SessionEnded(GatewayError):
@@ -66,7 +68,7 @@ class SessionEnded(GatewayError):
 class SessionExists(GatewayError):
     def __init__(self, user_id: str, session_id: str) -> None:
         super().__init__(
-            f"{user_id} has the live session {session_id} already; use it, or DELETE it before creating another."
+            f"{user_id} has the live session {session_id}; use it, or DELETE it before creating another."
         )
         self.session_id = session_id
 

@@ -48,7 +48,9 @@ def parse_public_keys(lines: Sequence[str]) -> tuple[str, ...]:
     """
     if not 1 <= len(lines) <= KEYS_AT_MOST:
         raise _refused([f"Give 1 to {KEYS_AT_MOST} public keys, not {len(lines)}."])
-    problems = [f"Key {number}: {problem}" for number, line in enumerate(lines, 1) if (problem := _problem(line))]
+    problems = [
+        f"Key {number}: {problem}" for number, line in enumerate(lines, 1) if (problem := _problem(line))
+    ]
     if problems:
         raise _refused(problems)
     return tuple(dict.fromkeys(" ".join(line.split()[:2]) for line in lines))
@@ -61,8 +63,10 @@ def _refused(messages: list[str]) -> InvalidRequest:
 def _problem(line: str) -> str | None:
     """What is wrong with one line, in a sentence that never repeats the line: it may be a secret."""
     if "PRIVATE KEY" in line:
-        return "this is a PRIVATE key. It has now been sent over the network: make a new pair, send the .pub file."
-    if len(line) > _LONGEST_LINE or any(ord(character) < 32 and character != "\t" for character in line.strip()):
+        return "this is a PRIVATE key, now sent over the network: make a new pair and send its .pub file."
+    if len(line) > _LONGEST_LINE or any(
+        ord(character) < 32 and character != "\t" for character in line.strip()
+    ):
         return "a public key is one short line, as in ~/.ssh/id_ed25519.pub."
     words = line.split()
     if not words or words[0] not in _KINDS:
@@ -78,5 +82,5 @@ def _key_problem(line: str) -> str | None:
     except (ValueError, UnsupportedAlgorithm):
         return "the key's data is damaged; copy the whole line of the .pub file."
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < _SMALLEST_RSA:
-        return f"an RSA key of {key.key_size} bits is too weak; use ed25519, or RSA of {_SMALLEST_RSA} bits or more."
+        return f"an RSA key of {key.key_size} bits is too weak; use ed25519, or {_SMALLEST_RSA} bits or more."
     return None

@@ -19,7 +19,9 @@ class Plan:
     orphans: Sequence[str]
 
 
-def plan(sessions: Iterable[Session], containers: Iterable[Container], remains: Iterable[str], now: datetime) -> Plan:
+def plan(
+    sessions: Iterable[Session], containers: Iterable[Container], remains: Iterable[str], now: datetime
+) -> Plan:
     """`sessions` were read before `containers` and `remains` (ids of sessions that have files)."""
     by_session = {container.session_id: container for container in containers}
     rows = {session.id: session for session in sessions}

@@ -27,7 +27,7 @@ from gateway.host import SSH_PORT, Host, SessionPlan, SliceLease
 from gateway.keys import KeyPair
 from gateway.mig import Gpu, MigMode
 from gateway.models import EndedSession, Reason, Session, Status, User
-from gateway.pipe_file import Pipe
+from gateway.pipe import Pipe
 
 log = logging.getLogger("gateway.sessions")
 
@@ -93,7 +93,11 @@ class Sessions:
         self._clock = clock
 
     def open(
-        self, user_id: str, ttl: timedelta, mig_profile: str | None = None, public_keys: Sequence[str] | None = None
+        self,
+        user_id: str,
+        ttl: timedelta,
+        mig_profile: str | None = None,
+        public_keys: Sequence[str] | None = None,
     ) -> Opened:
         """A session that its user can reach when this returns; nothing is left behind when it raises.
 
@@ -130,12 +134,11 @@ class Sessions:
             session.close(reason)
         return self._finish(session)
 
-    def gpus(self) -> Sequence[Gpu]:
-        return self._host.list_gpus()
-
-    def leases(self) -> Sequence[placement.Lease]:
-        """Every piece of a GPU that is not free: what the driver shows and what sessions were promised."""
-        return _taken(self.gpus(), self.list())
+    def occupancy(self) -> tuple[Sequence[Gpu], Sequence[placement.Lease]]:
+        """The GPUs, and every piece of them that is not free: what their driver shows and what sessions
+        were promised."""
+        gpus = self._host.list_gpus()
+        return gpus, _taken(gpus, self.list())
 
     def next_expiry(self) -> datetime | None:
         with self._database.read() as rows:
@@ -172,7 +175,7 @@ class Sessions:
     def _reserve(
         self, user_id: str, ttl: timedelta, profile: str | None, public_keys: tuple[str, ...] | None
     ) -> tuple[Session, SessionPlan, Gpu, str | None]:
-        """Commit the intent: the row with its GPU, profile, placement and address stands before anything is made."""
+        """Commit the intent: the row, with GPU, profile, placement and address, stands before the act."""
         gpus = self._host.list_gpus()
         profile = _offered(gpus, profile)
         router, sshd = keys.make_pair(), keys.make_pair()
@@ -245,7 +248,7 @@ class Sessions:
         log.warning("removing what is left of a session", extra={"session_id": session_id})
         self._host.stop(session_id, None)
 
-    def _wanted_pipes(self) -> list[Pipe]:
+    def _wanted_pipes(self) -> Sequence[Pipe]:
         """The routes that should be there; read while the pipe file is locked, or one published in between
         would be lost. Pending sessions count: theirs is published before they are active."""
         with self._database.read() as rows:
@@ -266,7 +269,9 @@ def _offered(gpus: Sequence[Gpu], name: str | None) -> str:
     if not offered:
         raise NoCapacity(_why_no_profiles(gpus))
     if name is None:
-        return min(offered.values(), key=lambda profile: (profile.compute_slices, profile.memory_mib, profile.name)).name
+        return min(
+            offered.values(), key=lambda profile: (profile.compute_slices, profile.memory_mib, profile.name)
+        ).name
     if name not in offered:
         raise UnknownProfile(name, sorted(offered))
     return name
@@ -279,7 +284,7 @@ def _why_no_profiles(gpus: Sequence[Gpu]) -> str:
     if MigMode.PENDING_RESET in modes:
         return "MIG was switched but the GPUs were not reset since; run `nvidia-smi --gpu-reset` or reboot."
     if MigMode.DISABLED in modes:
-        return "MIG is off on every GPU of this host; an administrator turns it on with `nvidia-smi -i 0 -mig 1`."
+        return "MIG is off on every GPU here; an administrator turns it on with `nvidia-smi -i 0 -mig 1`."
     return "No GPU of this host supports MIG."
 
 

@@ -13,6 +13,15 @@ from typing import Any
 
 from gateway.errors import StartRefused
 
+_POSITIVE = (
+    "session-cpus",
+    "session-pids",
+    "max-ttl-minutes",
+    "history-days",
+    "start-timeout-seconds",
+    "workers",
+    "threads",
+)
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
 
@@ -29,13 +38,19 @@ class Settings:
 
     port: int = _setting(8080, "API port")
     listen: str = _setting("127.0.0.1", "address the API listens on")
-    insecure_listen: bool = _setting(False, "allow --listen on an address that is not loopback, without authentication")
-    db: Path = _setting(Path("/var/lib/orchestrator/sessions.db"), "SQLite database; run-time state is kept beside it")
+    insecure_listen: bool = _setting(
+        False, "allow --listen on an address that is not loopback, without authentication"
+    )
+    db: Path = _setting(
+        Path("/var/lib/orchestrator/sessions.db"), "SQLite database; run-time state is kept beside it"
+    )
     piper_config: Path = _setting(Path("/etc/sshpiper/pipe.yaml"), "SSHPiper configuration")
     workspace_root: Path = _setting(Path("/srv/workspaces"), "root of the workspaces")
     ssh_host: str = _setting(socket.gethostname, "name that users give to ssh")
     ssh_port: int = _setting(22, "port of the SSH entry point")
-    ssh_host_key: Path | None = _setting(None, "public host key of the SSH entry point (beside --piper-config if not set)")
+    ssh_host_key: Path | None = _setting(
+        None, "public host key of the SSH entry point (beside --piper-config if not set)"
+    )
     simulate_gpus: str = _setting("", "GPUs to simulate where there is no driver, such as 2xA100-40GB")
     image: str = _setting("gpu-workspace", "image that sessions run")
     network: str = _setting("worknet", "Docker network of the sessions")
@@ -54,7 +69,9 @@ class Settings:
             raise StartRefused(f"--{flag} ({_variable(flag)}): {problem}")
 
     @classmethod
-    def load(cls, environ: Mapping[str, str], flags: Mapping[str, str | bool | None] | None = None) -> "Settings":
+    def load(
+        cls, environ: Mapping[str, str], flags: Mapping[str, str | bool | None] | None = None
+    ) -> "Settings":
         """Settings from `flags` where given, else from `environ` (GATEWAY_PORT, …), else the defaults.
 
         Raises `StartRefused` with one line that names the flag and what is wrong with it.
@@ -73,15 +90,6 @@ class Settings:
     def from_env(cls) -> "Settings":
         return cls.load(os.environ)
 
-    def as_environment(self) -> dict[str, str]:
-        """The variables from which `from_env` makes these settings again, for processes started by this one."""
-        values = {setting.name: getattr(self, setting.name) for setting in fields(self)}
-        return {
-            _variable(name): str(int(value) if isinstance(value, bool) else value)
-            for name, value in values.items()
-            if value is not None
-        }
-
     @property
     def state_dir(self) -> Path:
         """Where run-time state stands: locks, files mounted into sessions, the simulated driver's state."""
@@ -98,8 +106,7 @@ class Settings:
         for name in ("db", "piper-config", "workspace-root"):
             if not getattr(self, name.replace("-", "_")).is_absolute():
                 yield name, "give an absolute path; Docker mounts it."
-        for name in ("session-cpus", "session-pids", "max-ttl-minutes", "history-days", "start-timeout-seconds",
-                     "workers", "threads"):  # fmt: skip
+        for name in _POSITIVE:
             if getattr(self, name.replace("-", "_")) <= 0:
                 yield name, "must be greater than 0."
         if not _HOST_NAME.fullmatch(self.ssh_host):
@@ -116,9 +123,12 @@ class Settings:
             yield "listen", f"{self.listen!r} is not an IP address."
         else:
             if not (address.is_loopback or self.insecure_listen):
-                yield "listen", (
-                    "the API has no authentication yet and listens on loopback only; put an authenticating proxy "
-                    "before it, or accept the risk with --insecure-listen."
+                yield (
+                    "listen",
+                    (
+                        "the API has no authentication yet and listens on loopback only; put an authenticating proxy "
+                        "before it, or accept the risk with --insecure-listen."
+                    ),
                 )
 
     def _subnet_problems(self) -> typing.Iterator[tuple[str, str]]:

@@ -73,9 +73,11 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
 
 
 def _validation_error(error: ValidationError) -> Response:
-    fields = error.normalized_messages()
+    fields = error.normalized_messages()  # type: ignore[no-untyped-call]
     detail = f"Correct these fields: {', '.join(sorted(map(str, fields)))}."
-    return problem(422, "invalid-request", "The request cannot be carried out as it is", detail, errors=fields)
+    return problem(
+        422, "invalid-request", "The request cannot be carried out as it is", detail, errors=fields
+    )
 
 
 def _http_error(error: HTTPException) -> Response:
@@ -89,4 +91,9 @@ def _http_error(error: HTTPException) -> Response:
 
 def _defect(error: Exception) -> Response:
     log.error("a request ran into a defect", exc_info=error)
-    return problem(500, "defect", "A defect of the gateway", "The gateway's log says more; nothing needs to be sent again.")
+    return problem(
+        500,
+        "defect",
+        "A defect of the gateway",
+        "The gateway's log says more; nothing needs to be sent again.",
+    )

@@ -1,5 +1,7 @@
 """The shapes of requests and answers."""
 
+from typing import Any
+
 from marshmallow import Schema, ValidationError, fields, validate
 
 from gateway import keys, users
@@ -10,8 +12,8 @@ _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 class UtcTime(fields.DateTime):
     """`2025-01-17T08:00:00Z`, whole seconds."""
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(format="%Y-%m-%dT%H:%M:%SZ", **options)  # type: ignore[arg-type]
+    def __init__(self, **options: Any) -> None:
+        super().__init__(format="%Y-%m-%dT%H:%M:%SZ", **options)
 
 
 def _user_id(value: str) -> None:
@@ -19,16 +21,23 @@ def _user_id(value: str) -> None:
         raise ValidationError(problem)
 
 
-def _not_a_truth_value(value: object) -> None:
-    if isinstance(value, bool):
-        raise ValidationError("Not a valid integer.")
+class WholeNumber(fields.Integer):
+    """A JSON integer; not a string, not 1.0 and not `true`, which Python takes for 1."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(strict=True, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int:
+        if isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **options)
 
 
 class SessionRequest(Schema):
     """Body of `POST /sessions`."""
 
     user_id = fields.String(required=True, validate=_user_id)
-    ttl_minutes = fields.Integer(strict=True, load_default=60)
+    ttl_minutes = WholeNumber(load_default=60)
     mig_profile = fields.String(load_default=None, validate=validate.Length(1, 64))
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),
@@ -39,7 +48,7 @@ class SessionRequest(Schema):
     def __init__(self, max_ttl_minutes: int) -> None:
         super().__init__()
         limit = validate.Range(1, max_ttl_minutes, error="Must be between {min} and {max} minutes.")
-        self.fields["ttl_minutes"].validators = [_not_a_truth_value, limit]
+        self.fields["ttl_minutes"].validators = [limit]
 
 
 class SessionAnswer(Schema):

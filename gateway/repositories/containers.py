@@ -67,12 +67,14 @@ class DockerContainers:
                 for container in containers:
                     _remove(container)
                 if time.monotonic() > deadline:
-                    raise ContainerFailed(f"Docker still lists the container of session {session_id} after removing it.")
+                    raise ContainerFailed(
+                        f"Docker still lists the container of session {session_id} after removing it."
+                    )
 
     def list(self) -> Sequence[Container]:
         with translated_errors():
             return [
-                Container(id=found.id, session_id=found.labels[labels.SESSION], ended=found.status in _ENDED)
+                Container(str(found.id), found.labels[labels.SESSION], ended=found.status in _ENDED)
                 for found in self._with_label(labels.SESSION)
             ]
 
@@ -95,14 +97,14 @@ class DockerContainers:
     def check_image(self) -> None:
         with translated_errors():
             try:
-                self._docker.client.api.inspect_image(self._image)
+                self._docker.client.images.get(self._image)
             except ImageNotFound:
                 raise self._image_missing() from None
 
     def _image_missing(self) -> ImageMissing:
         return ImageMissing(f"Docker has no image {self._image!r}; build it with docker/build-images.")
 
-    def _create_and_start(self, spec: ContainerSpec, devices: list[DeviceRequest] | None) -> str:
+    def _create_and_start(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> str:
         try:
             container = self._create(spec, devices)
         except ImageNotFound:
@@ -115,7 +117,7 @@ class DockerContainers:
         container.start()
         return str(container.id)
 
-    def _create(self, spec: ContainerSpec, devices: list[DeviceRequest] | None) -> DockerContainer:
+    def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> DockerContainer:
         return self._docker.client.containers.create(
             self._image,
             name=_name(spec.user_id),
@@ -127,12 +129,12 @@ class DockerContainers:
             network=self._network,
             networking_config={self._network: EndpointConfig("1.44", ipv4_address=spec.address)},
             mounts=_mounts(spec),
-            device_requests=devices,
+            device_requests=list(devices or []),
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             init=True,
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
-            restart_policy={"Name": "no"},
+            restart_policy={"Name": "no", "MaximumRetryCount": 0},
             **self._limits,
         )
 
@@ -144,7 +146,9 @@ class DockerContainers:
         except NotFound:
             return
         if labels.SESSION not in container.labels:
-            raise ContainerFailed(f"A container named {name!r} that is not the gateway's stands in the way; rename or remove it.")
+            raise ContainerFailed(
+                f"A container named {name!r}, not the gateway's, stands in the way; rename or remove it."
+            )
         _remove(container)
 
     def _with_label(self, label: str) -> Sequence[DockerContainer]:
@@ -158,7 +162,9 @@ class DockerContainers:
                 raise ContainerFailed("The session's container vanished while it started.") from None
             if container.status in _ENDED:
                 last_words = container.logs(tail=3).decode(errors="replace").strip()
-                raise ContainerFailed(f"The session's container stopped while it started: {last_words or 'it said nothing'}")
+                raise ContainerFailed(
+                    f"The session's container stopped while it started: {last_words or 'it said nothing'}"
+                )
 
 
 def _name(user_id: str) -> str:
@@ -169,7 +175,9 @@ def _gpu_request(gpu_uuid: str) -> DeviceRequest:
     """What `docker run --gpus device=UUID` sends. An empty id would start a container without a GPU and a
     comma would smuggle in a second one."""
     if not gpu_uuid or "," in gpu_uuid:
-        raise ContainerFailed(f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device.")
+        raise ContainerFailed(
+            f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device."
+        )
     return DeviceRequest(driver="nvidia", device_ids=[gpu_uuid], capabilities=[["gpu", "compute", "utility"]])
 
 

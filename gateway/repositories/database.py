@@ -72,5 +72,9 @@ def translated_errors() -> Iterator[None]:
     except SQLAlchemyError as error:
         cause = str(getattr(error, "orig", None) or type(error).__name__)
         if "disk is full" in cause or "disk I/O error" in cause:
-            raise DiskFull("The disk of the session database is full; nothing was changed. Free some space.") from error
-        raise DatabaseUnavailable(f"The session database did not answer ({cause}); try again shortly.") from error
+            raise DiskFull(
+                "The disk of the session database is full; nothing was changed. Free some space."
+            ) from error
+        raise DatabaseUnavailable(
+            f"The session database did not answer ({cause}); try again shortly."
+        ) from error

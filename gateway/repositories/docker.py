@@ -35,13 +35,17 @@ def translated_errors() -> Iterator[None]:
     try:
         yield
     except requests.exceptions.Timeout as error:
-        raise DockerUnavailable(f"Docker did not answer within {_TIMEOUT_SECONDS} s; see `systemctl status docker`.") from error
+        raise DockerUnavailable(
+            f"Docker did not answer within {_TIMEOUT_SECONDS} s; see `systemctl status docker`."
+        ) from error
     except requests.exceptions.RequestException as error:
         raise DockerUnavailable("Docker is out of reach; see `systemctl status docker`.") from error
     except APIError as error:
         explanation = str(error.explanation or error)
         if "no space left on device" in explanation:
-            raise DiskFull("The disk that Docker keeps its containers on is full; free some space.") from error
+            raise DiskFull(
+                "The disk that Docker keeps its containers on is full; free some space."
+            ) from error
         raise ContainerFailed(f"Docker refused: {explanation.strip()}") from error
     except DockerException as error:
         raise DockerUnavailable("Docker is out of reach; see `systemctl status docker`.") from error

@@ -32,7 +32,7 @@ class Worknet:
         self._chain = f"GATEWAY-{self._bridge}"
 
     def ensure(self) -> None:
-        """Make the network and the rules where they are missing; refuse a network that is not as it must be."""
+        """Make the network and the rules where they are missing; refuse a network of another kind."""
         with translated_errors():
             if self._inspect() is None:
                 self._create()
@@ -44,17 +44,21 @@ class Worknet:
         with translated_errors():
             found = self._inspect()
         if found is None:
-            raise NetworkUnavailable(f"The Docker network {self._name!r} is missing; the gateway makes it when it starts.")
+            raise NetworkUnavailable(
+                f"The Docker network {self._name!r} is missing; the gateway makes it when it starts."
+            )
         if problem := self._problem(found):
             raise NetworkUnavailable(
                 f"The Docker network {self._name!r} is not as it must be ({problem}); remove it with "
                 f"`docker network rm {self._name}` and the gateway makes it anew."
             )
         if not self._rules_stand():
-            raise NetworkUnavailable(f"The firewall chain {self._chain} is missing; the reaper sets it again within a minute.")
+            raise NetworkUnavailable(
+                f"The firewall chain {self._chain} is missing; the reaper sets it again within a minute."
+            )
         if _BRIDGE_NETFILTER.exists() and _BRIDGE_NETFILTER.read_text().strip() != "1":
             raise NetworkUnavailable(
-                "Traffic between sessions is not filtered: run `sysctl -w net.bridge.bridge-nf-call-iptables=1`."
+                "Sessions reach each other: run `sysctl -w net.bridge.bridge-nf-call-iptables=1`."
             )
 
     def _inspect(self) -> dict[str, Any] | None:
@@ -79,7 +83,9 @@ class Worknet:
             if error.status_code == 409:  # another worker made it in between
                 return
             if "overlaps" in str(error.explanation):
-                raise NetworkUnavailable(f"The subnet {self._subnet} is in use by another network; choose one with --subnet.") from error
+                raise NetworkUnavailable(
+                    f"The subnet {self._subnet} is in use by another network; choose one with --subnet."
+                ) from error
             raise
 
     def _problem(self, found: dict[str, Any]) -> str | None:
@@ -118,7 +124,9 @@ def _iptables(*arguments: str, may_fail: bool = False) -> bool:
     try:
         done = subprocess.run(["iptables", "-w", "5", *arguments], capture_output=True, text=True, timeout=10)
     except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise NetworkUnavailable("iptables is missing or hangs; the gateway needs it to close the sessions' network.") from error
+        raise NetworkUnavailable(
+            "iptables is missing or hangs; the gateway needs it to close the sessions' network."
+        ) from error
     if done.returncode and not may_fail:
         raise NetworkUnavailable(f"iptables refused to close the sessions' network: {done.stderr.strip()}")
     return done.returncode == 0

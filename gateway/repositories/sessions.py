@@ -34,7 +34,9 @@ class SessionRows:
         return self._session.scalars(select(Session).where(*over).order_by(Session.expires_at)).all()
 
     def next_expiry(self) -> datetime | None:
-        return self._session.scalar(select(func.min(Session.expires_at)).where(Session.status != Status.CLOSING))
+        return self._session.scalar(
+            select(func.min(Session.expires_at)).where(Session.status != Status.CLOSING)
+        )
 
     def user(self, user_id: str) -> User:
         """The user's row, made with the next free uid when there was none."""

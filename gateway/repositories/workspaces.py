@@ -72,4 +72,6 @@ class HostWorkspaces:
 def _translated(error: OSError, user_id: str) -> DiskFull | WorkspaceRefused:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return DiskFull("The disk of the workspaces is full; nothing was made. Free some space.")
-    return WorkspaceRefused(f"The workspace of {user_id} cannot be made ({error.strerror}); check the workspace root.")
+    return WorkspaceRefused(
+        f"The workspace of {user_id} cannot be made ({error.strerror}); check the workspace root."
+    )

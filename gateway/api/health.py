@@ -1,0 +1,31 @@
+"""/healthz and /readyz: is the process alive, and is every part that a session needs there."""
+
+from collections.abc import Callable, Mapping
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from gateway.errors import GatewayError
+
+Check = Callable[[], str]  # a line about the part; raises GatewayError when it is not ready
+
+
+def blueprint(parts: Mapping[str, Check]) -> Blueprint:
+    routes = Blueprint("health", __name__)
+
+    @routes.get("/healthz")
+    def healthz() -> ResponseReturnValue:
+        return {"status": "ok"}
+
+    @routes.get("/readyz")
+    def readyz() -> ResponseReturnValue:
+        """A line a part; 503 when one is not ready."""
+        lines, ready = {}, True
+        for name, check in parts.items():
+            try:
+                lines[name] = check()
+            except GatewayError as error:
+                lines[name], ready = str(error), False
+        return {"status": "ready" if ready else "not ready", "parts": lines}, 200 if ready else 503
+
+    return routes

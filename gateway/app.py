@@ -1,0 +1,127 @@
+"""The one place where the parts meet: settings in, a Flask application out."""
+
+import ipaddress
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from flask import Flask
+
+from gateway import simulation
+from gateway.api import errors, gpus, health, sessions
+from gateway.errors import Unavailable
+from gateway.host import Host
+from gateway.reaper import RECONCILE_SECONDS, Reaper
+from gateway.repositories import schema
+from gateway.repositories.containers import DockerContainers
+from gateway.repositories.database import Database
+from gateway.repositories.docker import Docker
+from gateway.repositories.gpus import Gpus
+from gateway.repositories.network import Worknet
+from gateway.repositories.pipes import Pipes
+from gateway.repositories.session_files import HostSessionFiles
+from gateway.repositories.workspaces import HostWorkspaces
+from gateway.sessions import Sessions
+from gateway.settings import Settings
+
+_LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a gateway is made of; tests put fakes in the place of those that need a machine."""
+
+    database: Database
+    host: Host
+    pipes: Pipes
+
+
+def create_app(settings: Settings) -> Flask:
+    """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
+
+    Raises `StartRefused` when the settings or the schema are not fit to serve with.
+    """
+    schema.require_current(settings.db)
+    if settings.simulate_gpus:
+        simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
+    return assemble(settings, _parts_of_this_machine(settings))
+
+
+def assemble(settings: Settings, parts: Parts) -> Flask:
+    use_cases = Sessions(
+        parts.database,
+        parts.host,
+        parts.pipes,
+        subnet=ipaddress.IPv4Network(settings.subnet),
+        history=timedelta(days=settings.history_days),
+    )
+    reaper = Reaper(use_cases, settings.state_dir / "reaper.lock")
+    app = Flask("gateway")
+    app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
+    app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["reaper"] = reaper
+    entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
+    app.register_blueprint(sessions.blueprint(use_cases, entry, settings.max_ttl_minutes))
+    app.register_blueprint(gpus.blueprint(use_cases))
+    app.register_blueprint(health.blueprint(_checks(parts, reaper)))
+    errors.register(app)
+    return app
+
+
+def _parts_of_this_machine(settings: Settings) -> Parts:
+    docker = Docker()
+    limits: dict[str, Any] = {
+        "mem_limit": settings.session_memory,
+        "memswap_limit": settings.session_memory,
+        "nano_cpus": int(settings.session_cpus * 1e9),
+        "pids_limit": settings.session_pids,
+        "shm_size": "1g",
+    }
+    host = Host(
+        gpus=Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus)),
+        containers=DockerContainers(
+            docker,
+            image=settings.image,
+            network=settings.network,
+            limits=limits,
+            start_timeout_seconds=settings.start_timeout_seconds,
+            simulated_gpus=bool(settings.simulate_gpus),
+        ),
+        network=Worknet(docker, settings.network, settings.subnet),
+        workspaces=HostWorkspaces(settings.workspace_root),
+        files=HostSessionFiles(settings.state_dir / "sessions"),
+    )
+    return Parts(Database(settings.db), host, Pipes(settings.piper_config))
+
+
+def _checks(parts: Parts, reaper: Reaper) -> dict[str, health.Check]:
+    def ok(check: Callable[[], None]) -> health.Check:
+        return lambda: check() or "ok"  # type: ignore[func-returns-value]
+
+    return {
+        "database": ok(parts.database.check),
+        "docker": ok(parts.host.containers.check),
+        "image": ok(parts.host.containers.check_image),
+        "network": ok(parts.host.network.check),
+        "gpus": lambda: _describe_gpus(parts.host),
+        "pipes": ok(parts.pipes.check),
+        "reaper": lambda: _describe_reaper(reaper.last_tick()),
+    }
+
+
+def _describe_gpus(host: Host) -> str:
+    host.gpus.check()
+    found = host.list_gpus()
+    faults = [f"GPU {gpu.index} {gpu.fault}" for gpu in found if gpu.fault]
+    simulated = ", simulated" if any(gpu.simulated for gpu in found) else ""
+    return "; ".join([f"ok: {len(found)} GPUs{simulated}", *faults])
+
+
+def _describe_reaper(last_tick: datetime | None) -> str:
+    if last_tick is None:
+        raise Unavailable("The reaper has not looked yet.")
+    age = (datetime.now(UTC) - last_tick).total_seconds()
+    if age > 2 * RECONCILE_SECONDS:
+        raise Unavailable(f"The reaper has not looked for {age:.0f} s; restart the gateway and read its log.")
+    return f"ok: last tick {last_tick:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,23 @@
+"""Runs migrations on the connection that `gateway migrate` hands over, or on the database named by -x db=."""
+
+from pathlib import Path
+
+from alembic import context
+from sqlalchemy import Connection
+
+from gateway.models import Base
+from gateway.repositories.database import make_engine
+
+
+def migrate(connection: Connection) -> None:
+    context.configure(connection=connection, target_metadata=Base.metadata, render_as_batch=True)
+    with context.begin_transaction():
+        context.run_migrations()
+
+
+given = context.config.attributes.get("connection")
+if given is not None:
+    migrate(given)
+else:
+    with make_engine(Path(context.get_x_argument(as_dictionary=True)["db"])).begin() as opened:
+        migrate(opened)

@@ -1,0 +1,16 @@
+"""The application for a plain `gunicorn wsgi:app`; settings come from GATEWAY_* variables."""
+
+import sys
+
+from gateway.app import create_app
+from gateway.errors import StartRefused
+from gateway.settings import Settings
+
+_GUNICORN_APP_LOAD_ERROR = 4  # tells the arbiter to stop instead of trying for ever
+
+try:
+    app = create_app(Settings.from_env())
+except StartRefused as error:
+    print(f"gateway: {error}", file=sys.stderr)
+    sys.exit(_GUNICORN_APP_LOAD_ERROR)
+app.extensions["reaper"].start()
