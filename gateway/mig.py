@@ -5,7 +5,7 @@ many a GPU has, what its profiles are called or how large they are: a `Gpu` says
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -90,39 +90,45 @@ class Taken:
     placement: Placement
 
 
-def _free(gpu: Gpu, taken: Iterable[Taken]) -> "_Room":
-    room = _Room(
-        mask=(1 << gpu.memory_slices) - 1,
-        compute=gpu.compute_slices,
-        media=max((profile.media_engines for profile in gpu.profiles), default=0),
-    )
-    for piece in taken:
-        if piece.gpu_uuid == gpu.uuid:
-            room = room.without(piece, gpu.profile(piece.profile))
-    return room
-
-
 @dataclass(frozen=True, slots=True)
-class _Room:
+class Room:
+    """What is left of one GPU: free memory slices as a mask, compute slices, media engines, and the
+    names of the profiles that stand on it, in order."""
+
     mask: int
     compute: int
     media: int
+    standing: tuple[str, ...] = ()
 
-    def without(self, piece: Taken, profile: Profile | None) -> "_Room":
-        return replace(
-            self,
-            mask=self.mask & ~piece.placement.mask,
+    @classmethod
+    def of(cls, gpu: Gpu) -> "Room":
+        """All of `gpu`, as if nothing stood on it."""
+        media = max((profile.media_engines for profile in gpu.profiles), default=0)
+        return cls((1 << gpu.memory_slices) - 1, gpu.compute_slices, media)
+
+    def without(self, name: str, profile: Profile | None, placement: Placement) -> "Room":
+        """What is left beside a piece called `name`; `profile` is None where the GPU offers no such one."""
+        return Room(
+            mask=self.mask & ~placement.mask,
             compute=self.compute - (profile.compute_slices if profile else 0),
             media=self.media - (profile.media_engines if profile else 0),
+            standing=tuple(sorted((*self.standing, name))),
         )
+
+    def places(self, profile: Profile) -> list[Placement]:
+        """Where `profile` fits: the memory interval is free *and* compute slices and media engines
+        are left *and* so is the profile's own count. Lowest start first."""
+        if self.compute < profile.compute_slices or self.media < profile.media_engines:
+            return []
+        if self.standing.count(profile.name) >= profile.max_instances:
+            return []
+        return sorted(place for place in profile.placements if place.mask & ~self.mask == 0)
 
 
 def free_placements(gpu: Gpu, profile: Profile, taken: Iterable[Taken]) -> list[Placement]:
-    """Where `profile` can stand on `gpu` beside `taken`: the memory interval is free *and* compute
-    slices are left *and* so is the profile's own count. Lowest start first."""
-    taken = list(taken)
-    room = _free(gpu, taken)
-    count = sum(piece.gpu_uuid == gpu.uuid and piece.profile == profile.name for piece in taken)
-    if room.compute < profile.compute_slices or room.media < profile.media_engines or count >= profile.max_instances:
-        return []
-    return sorted(place for place in profile.placements if place.mask & ~room.mask == 0)
+    """Where `profile` can stand on `gpu` beside `taken`, as `Room.places` has it."""
+    room = Room.of(gpu)
+    for piece in taken:
+        if piece.gpu_uuid == gpu.uuid:
+            room = room.without(piece.profile, gpu.profile(piece.profile), piece.placement)
+    return room.places(profile)
