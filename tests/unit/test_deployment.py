@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
-SCRIPTS = sorted(path for path in [*DOCKER.iterdir(), ROOT / ".ci/run"] if path.read_bytes().startswith(b"#!/"))
+SCRIPTS = [path for path in [*sorted(DOCKER.iterdir()), ROOT / ".ci/run"] if path.read_bytes()[:2] == b"#!"]
 INSTALLED = "/opt/gpu-ssh-gateway/.venv/bin/gateway"
 
 
@@ -79,8 +79,7 @@ def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
     text = (DOCKER / unit).read_text()
     assert INSTALLED in text
     (tmp_path / unit).write_text(text.replace(INSTALLED, "/bin/true"))
-    for needed in ("docker.service",):
-        (tmp_path / needed).write_text("[Service]\nExecStart=/bin/true\n")
+    (tmp_path / "docker.service").write_text("[Service]\nExecStart=/bin/true\n")
     done = subprocess.run(
         ["systemd-analyze", "verify", "--man=no", str(tmp_path / unit)],
         capture_output=True, text=True, env={"PATH": "/usr/bin:/bin", "SYSTEMD_UNIT_PATH": f"{tmp_path}:"},
@@ -93,8 +92,9 @@ def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
 def test_systemd_waits_longer_than_gunicorn_does() -> None:
     from gateway.server import GRACEFUL_SECONDS
 
-    [stop] = [line for line in (DOCKER / "gateway.service").read_text().splitlines() if line.startswith("TimeoutStopSec=")]
-    assert int(stop.partition("=")[2]) > GRACEFUL_SECONDS
+    unit = (DOCKER / "gateway.service").read_text()
+    [stop] = [line.partition("=")[2] for line in unit.splitlines() if line.startswith("TimeoutStopSec=")]
+    assert int(stop) > GRACEFUL_SECONDS
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
