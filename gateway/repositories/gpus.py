@@ -88,7 +88,7 @@ class Gpus:
             count = int(pynvml.nvmlDeviceGetCount())
         if not count and self._known:
             raise DriverUnavailable(
-                f"The NVIDIA driver lists no GPU and listed {len(self._known)} before; see nvidia-smi -L, dmesg."
+                f"The driver lists none of the {len(self._known)} GPUs that it listed before; see nvidia-smi -L."
             )
         return count
 
