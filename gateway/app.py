@@ -15,14 +15,14 @@ from gateway.host import Host
 from gateway.reaper import RECONCILE_SECONDS, Reaper
 from gateway.repositories import schema
 from gateway.repositories.containers import DockerContainers
-from gateway.repositories.database import Database
+from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
 from gateway.repositories.gpus import Gpus
 from gateway.repositories.network import Worknet
-from gateway.repositories.pipes import Pipes
+from gateway.repositories.pipes import Pipes as PipesOnDisk
 from gateway.repositories.session_files import HostSessionFiles
 from gateway.repositories.workspaces import HostWorkspaces
-from gateway.sessions import Sessions
+from gateway.sessions import Database, Pipes, Sessions
 from gateway.settings import Settings
 
 _LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
@@ -35,6 +35,7 @@ class Parts:
     database: Database
     host: Host
     pipes: Pipes
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
 def create_app(settings: Settings) -> Flask:
@@ -55,11 +56,13 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         parts.pipes,
         subnet=ipaddress.IPv4Network(settings.subnet),
         history=timedelta(days=settings.history_days),
+        clock=parts.clock,
     )
     reaper = Reaper(use_cases, settings.state_dir / "reaper.lock")
     app = Flask("gateway")
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     app.json.sort_keys = False  # type: ignore[attr-defined]
+    app.extensions["sessions"] = use_cases
     app.extensions["reaper"] = reaper
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     app.register_blueprint(sessions.blueprint(use_cases, entry, settings.max_ttl_minutes))
@@ -92,7 +95,7 @@ def _parts_of_this_machine(settings: Settings) -> Parts:
         workspaces=HostWorkspaces(settings.workspace_root),
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )
-    return Parts(Database(settings.db), host, Pipes(settings.piper_config))
+    return Parts(SqlDatabase(settings.db), host, PipesOnDisk(settings.piper_config))
 
 
 def _checks(parts: Parts, reaper: Reaper) -> dict[str, health.Check]:

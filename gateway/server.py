@@ -46,6 +46,7 @@ def log_to_stderr() -> None:
         level=logging.INFO,
         format="%(asctime)s %(levelname)s %(name)s %(message)s%(session)s",
     )
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     for handler in logging.getLogger().handlers:
         handler.addFilter(_name_session)
 
@@ -65,5 +66,6 @@ def _start_reaper(worker: Any) -> None:
 
 
 def _stop_reaper(_server: Any, worker: Any) -> None:
-    if worker.wsgi is not None:
-        worker.wsgi.extensions["reaper"].stop()
+    app = getattr(worker, "wsgi", None)  # a worker that could not load its application has none
+    if app is not None:
+        app.extensions["reaper"].stop()

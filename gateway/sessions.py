@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Protocol
 
 from gateway import keys, placement, reconcile
@@ -27,7 +27,7 @@ from gateway.host import SSH_PORT, Host, SessionPlan, SliceLease
 from gateway.keys import KeyPair
 from gateway.mig import Gpu, MigMode
 from gateway.models import EndedSession, Reason, Session, Status, User
-from gateway.pipe import Pipe
+from gateway.pipe_file import Pipe
 
 log = logging.getLogger("gateway.sessions")
 
@@ -83,7 +83,7 @@ class Sessions:
         *,
         subnet: ipaddress.IPv4Network,
         history: timedelta,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], datetime],
     ) -> None:
         self._database = database
         self._host = host

@@ -22,6 +22,10 @@ _POSITIVE = (
     "workers",
     "threads",
 )
+_EXPOSURE = (
+    "is not loopback and the API has no authentication yet; put an authenticating proxy before it, "
+    "or accept the risk with --insecure-listen."
+)
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
 
@@ -123,13 +127,7 @@ class Settings:
             yield "listen", f"{self.listen!r} is not an IP address."
         else:
             if not (address.is_loopback or self.insecure_listen):
-                yield (
-                    "listen",
-                    (
-                        "the API has no authentication yet and listens on loopback only; put an authenticating proxy "
-                        "before it, or accept the risk with --insecure-listen."
-                    ),
-                )
+                yield "listen", f"{self.listen} {_EXPOSURE}"
 
     def _subnet_problems(self) -> typing.Iterator[tuple[str, str]]:
         try:

@@ -55,7 +55,6 @@ class SessionAnswer(Schema):
     session_id = fields.String(attribute="id")
     user_id = fields.String()
     container_id = fields.String()
-    ssh_user = fields.String(attribute="user_id")
     gpu_uuid = fields.String()
     mig_profile = fields.String()
     status = fields.String()

@@ -24,6 +24,7 @@ class EntryPoint:
     def describe(self, user_id: str) -> dict[str, Any]:
         port = "" if self.port == 22 else f" -p {self.port}"
         return {
+            "ssh_user": user_id,
             "ssh_host": self.host,
             "ssh_port": self.port,
             "ssh_command": f"ssh{port} {user_id}@{self.host}",

@@ -134,7 +134,7 @@ class DockerContainers:
             security_opt=["no-new-privileges:true"],
             init=True,
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
-            restart_policy={"Name": "no", "MaximumRetryCount": 0},
+            # the gateway decides what becomes of a container that stops, so no restart policy: Docker's default
             **self._limits,
         )
 

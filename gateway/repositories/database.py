@@ -39,7 +39,7 @@ def make_engine(path: Path) -> Engine:
     return engine
 
 
-class Database:
+class SqlDatabase:
     """Transactions over the sessions' rows. Rows stay readable after their transaction is over."""
 
     def __init__(self, path: Path) -> None:

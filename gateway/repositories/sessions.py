@@ -9,7 +9,7 @@ from gateway.models import FIRST_UID, EndedSession, Session, Status, User
 
 
 class SessionRows:
-    """The verbs of one transaction; `Database.begin()` and `Database.read()` hand it out."""
+    """The verbs of one transaction; `SqlDatabase.begin()` and `.read()` hand it out."""
 
     def __init__(self, session: orm.Session) -> None:
         self._session = session

@@ -1,0 +1,232 @@
+import json
+import re
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from gateway import keys
+from gateway.errors import ContainerFailed, DiskFull, DockerUnavailable, DriverUnavailable, PipesUnavailable
+from tests.conftest import NOTHING, Bench
+
+
+def create(bench: Bench, user_id: str = "user123", **body: Any) -> TestResponse:
+    return bench.client.post("/sessions", json={"user_id": user_id, **body})
+
+
+def test_a_session_has_every_field_that_was_promised(bench: Bench, public_key: str) -> None:
+    answer = create(bench, ttl_minutes=60, mig_profile="3g.20gb", ssh_public_keys=[public_key])
+    assert answer.status_code == 201
+    session = answer.json
+    assert answer.headers["Location"].endswith(f"/sessions/{session['session_id']}")
+    assert session["ssh_user"] == session["user_id"] == "user123"
+    assert (session["ssh_host"], session["ssh_port"]) == ("ssh.gw", 22)
+    assert session["ssh_command"] == "ssh user123@ssh.gw"
+    assert session["mig_profile"] == "3g.20gb"
+    assert session["status"] == "active"
+    assert session["gpu_uuid"].startswith("MIG-")
+    assert re.fullmatch(r"[0-9a-f]{64}", session["container_id"])
+    assert session["created_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
+    bench.clock.advance(minutes=60)
+    assert session["expires_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
+    assert "ssh_private_key" not in session
+
+
+def test_the_lease_is_60_minutes_and_the_smallest_profile_when_nothing_else_is_said(bench: Bench) -> None:
+    session = create(bench).json
+    assert session["mig_profile"] == "1g.5gb"
+    bench.clock.advance(minutes=60)
+    assert session["expires_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
+
+
+def test_the_slice_the_container_the_files_and_the_route_are_there(bench: Bench, public_key: str) -> None:
+    session = create(bench, mig_profile="2g.10gb", ssh_public_keys=[public_key]).json
+    [instance] = bench.gpus.list()[0].instances
+    assert (instance.profile, instance.mig_uuid) == ("2g.10gb", session["gpu_uuid"])
+    spec = bench.containers.spec(session["session_id"])
+    [pipe] = bench.pipes.list()
+    assert (pipe.username, pipe.host) == ("user123", spec.address)
+    assert pipe.public_keys == (" ".join(public_key.split()[:2]),)
+    assert pipe.host_key.split()[1] not in (spec.files / "etc/authorized_keys").read_text()
+    assert "3g" not in (spec.files / "etc/motd").read_text()
+    assert session["gpu_uuid"] in (spec.files / "etc/sshd_config").read_text()
+
+
+def test_without_keys_a_pair_is_made_and_its_private_half_returned_once(bench: Bench) -> None:
+    session = create(bench).json
+    private = session["ssh_private_key"]
+    assert "OPENSSH PRIVATE KEY" in private
+    assert "ssh_private_key" not in bench.client.get(f"/sessions/{session['session_id']}").json
+    with bench.database.read() as rows:
+        row = rows.get(session["session_id"])
+    assert row is not None
+    assert private not in (row.private_key, row.host_key)
+
+
+def test_the_keys_stored_for_a_user_open_the_door_when_the_request_brings_none(bench: Bench, public_key: str) -> None:
+    key = " ".join(public_key.split()[:2])
+    with bench.database.begin() as rows:
+        rows.user("user123").public_keys = [key]
+    assert "ssh_private_key" not in create(bench).json
+    assert bench.pipes.list()[0].public_keys == (key,)
+
+
+def test_a_user_keeps_the_uid_of_the_first_session(bench: Bench) -> None:
+    first = create(bench).json
+    uid = bench.containers.spec(first["session_id"]).uid
+    bench.client.delete(f"/sessions/{first['session_id']}")
+    other = create(bench, "other").json
+    again = create(bench).json
+    assert bench.containers.spec(again["session_id"]).uid == uid
+    assert bench.containers.spec(other["session_id"]).uid != uid
+
+
+def test_a_second_session_of_a_user_is_refused_with_the_first_ones_id(bench: Bench) -> None:
+    first = create(bench).json
+    answer = create(bench)
+    assert answer.status_code == 409
+    assert answer.json["session_id"] == first["session_id"]
+    assert len(bench.sessions.list()) == 1
+
+
+@pytest.mark.parametrize(
+    "user_id",
+    ["", "User", "1user", "-x", "a" * 33, "a b", "a/../b", "a\n", "ü", "root", "sshd", "nobody", "www-data", None, 7, [], {}],
+)
+def test_a_user_id_outside_the_pattern_or_reserved_is_refused(bench: Bench, user_id: object) -> None:
+    answer = bench.client.post("/sessions", json={"user_id": user_id})
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]) == ["user_id"]
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("ttl", [0, -1, 10**9, "60", 1.5, 60.0, True, None, [], float("nan"), float("inf"), 10**30])
+def test_a_ttl_that_is_no_number_of_minutes_within_the_limit_is_refused(bench: Bench, ttl: object) -> None:
+    answer = create(bench, ttl_minutes=ttl)
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]) == ["ttl_minutes"]
+    assert bench.leftovers() == NOTHING
+
+
+def test_an_unknown_profile_is_refused_with_the_offer(bench: Bench) -> None:
+    answer = create(bench, mig_profile="3g.40gb")
+    assert answer.status_code == 422
+    assert answer.json["type"] == "/problems/unknown-profile"
+    assert "3g.20gb" in answer.json["available_profiles"]
+    assert bench.leftovers() == NOTHING
+
+
+def test_an_unknown_field_is_refused_by_name(bench: Bench) -> None:
+    assert list(create(bench, ttl_minuts=5).json["errors"]) == ["ttl_minuts"]
+
+
+def test_keys_that_cannot_be_used_are_refused_each_by_its_place(bench: Bench, public_key: str) -> None:
+    answer = create(bench, ssh_public_keys=[public_key, "nonsense", keys.make_pair().private])
+    assert answer.status_code == 422
+    assert [message[:5] for message in answer.json["errors"]["ssh_public_keys"]] == ["Key 2", "Key 3"]
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("wrong", [[], ["k"] * 100, "ssh-ed25519 AAAA", [None], [["k"]]])
+def test_keys_of_a_wrong_number_or_type_are_refused(bench: Bench, wrong: object) -> None:
+    answer = create(bench, ssh_public_keys=wrong)
+    assert answer.status_code == 422
+    assert list(answer.json["errors"]) == ["ssh_public_keys"]
+
+
+@pytest.mark.parametrize(
+    ("body", "content_type", "status"),
+    [
+        (b"{", "application/json", 400),
+        (b"", "application/json", 400),
+        (b"\xff\xfe", "application/json", 400),
+        (b"user_id=user123", "application/x-www-form-urlencoded", 415),
+        (b"[]", "application/json", 422),
+        (b"null", "application/json", 422),
+        (b'"user123"', "application/json", 422),
+        (b" " * 600_000, "application/json", 413),
+    ],
+)
+def test_what_is_not_a_json_object_is_refused(bench: Bench, body: bytes, content_type: str, status: int) -> None:
+    answer = bench.client.post("/sessions", data=body, content_type=content_type)
+    assert answer.status_code == status
+    assert answer.content_type == "application/problem+json"
+    problem = json.loads(answer.data)
+    assert problem["status"] == status
+    assert problem["detail"]
+
+
+def test_when_nothing_is_free_the_answer_says_when_something_will_be(bench: Bench) -> None:
+    create(bench, "a", mig_profile="4g.20gb", ttl_minutes=90)
+    create(bench, "b", mig_profile="3g.20gb", ttl_minutes=30)
+    answer = create(bench, "c", mig_profile="2g.10gb")
+    assert answer.status_code == 503
+    assert answer.json["type"] == "/problems/no-capacity"
+    bench.clock.advance(minutes=30)
+    assert answer.json["retry_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
+    assert 29 * 60 < int(answer.headers["Retry-After"]) <= 30 * 60
+    assert len(bench.sessions.list()) == 2
+
+
+@pytest.mark.parametrize("verb", ["run", "wait_for_ssh"])
+@pytest.mark.parametrize(
+    ("error", "status"), [(DockerUnavailable("x"), 503), (ContainerFailed("x"), 503), (DiskFull("x"), 507)]
+)
+def test_a_container_that_cannot_be_started_leaves_nothing_behind(
+    bench: Bench, verb: str, error: Exception, status: int
+) -> None:
+    bench.containers.fail(verb, error)
+    answer = create(bench)
+    assert answer.status_code == status
+    assert bench.leftovers() == NOTHING
+    bench.containers.fail(verb, None)
+    assert create(bench).status_code == 201
+
+
+def test_a_slice_that_cannot_be_made_leaves_nothing_behind(bench: Bench) -> None:
+    bench.gpus.fail("create", DriverUnavailable("no"))
+    assert create(bench).json["type"] == "/problems/driver-unavailable"
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_route_that_cannot_be_published_leaves_nothing_behind(bench: Bench) -> None:
+    bench.pipes.fail("add", PipesUnavailable("no"))
+    assert create(bench).json["type"] == "/problems/pipes-unavailable"
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_placement_that_somebody_else_took_meanwhile_is_not_destroyed(bench: Bench) -> None:
+    real_list = bench.gpus.list
+    snapshot = real_list()
+    foreign = bench.gpus.create(snapshot[0].uuid, "7g.40gb", snapshot[0].profile("7g.40gb").placements[0])
+    bench.gpus.list = lambda: snapshot
+    answer = create(bench)
+    bench.gpus.list = real_list
+    assert answer.json["type"] == "/problems/placement-taken"
+    assert bench.gpus.list()[0].instances == (foreign,)
+    assert bench.sessions.list() == []
+
+
+def test_what_could_not_be_undone_stays_closing_and_is_undone_later(bench: Bench) -> None:
+    bench.containers.fail("wait_for_ssh", ContainerFailed("no"))
+    bench.containers.fail("remove", DockerUnavailable("no"))
+    assert create(bench).status_code == 503
+    [session] = bench.sessions.list()
+    assert (session.status, session.end_reason) == ("closing", "failed")
+    assert bench.instances() == ["1g.5gb"]
+    bench.containers.fail("remove", None)
+    bench.sessions.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_symlink_in_the_place_of_a_workspace_is_refused(bench: Bench) -> None:
+    bench.settings.workspace_root.mkdir()
+    (bench.settings.workspace_root / "user123").symlink_to("/etc")
+    answer = create(bench)
+    assert answer.json["type"] == "/problems/workspace-refused"
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_host_without_gpus_says_so(bench: Bench) -> None:
+    bench.gpus.list = lambda: []
+    assert "no GPU" in create(bench).json["detail"]

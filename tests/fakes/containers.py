@@ -1,0 +1,82 @@
+"""Containers without Docker: as stateful as the real ones, and able to fail."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from gateway.errors import ContainerFailed
+from gateway.host import Container, ContainerSpec
+
+
+@dataclass
+class FakeContainers:
+    """`calls` are the verbs so far, in order."""
+
+    calls: list[str] = field(default_factory=list)
+    _running: dict[str, tuple[Container, ContainerSpec]] = field(default_factory=dict)
+    _failures: dict[str, Exception] = field(default_factory=dict)
+    _made: int = 0
+
+    def fail(self, verb: str, error: Exception | None) -> None:
+        """From now on `verb` raises `error`; None: no more."""
+        self._failures.pop(verb, None)
+        if error is not None:
+            self._failures[verb] = error
+
+    def run(self, spec: ContainerSpec) -> str:
+        self._did("run")
+        for container, other in list(self._running.values()):
+            if other.user_id == spec.user_id:
+                del self._running[container.session_id]
+        self._made += 1
+        container = Container(f"{self._made:064x}", spec.session_id, ended=False)
+        self._running[spec.session_id] = (container, spec)
+        return container.id
+
+    def remove(self, session_id: str) -> None:
+        self._did("remove")
+        self._running.pop(session_id, None)
+
+    def list(self) -> Sequence[Container]:
+        self._did("list")
+        return [container for container, _ in self._running.values()]
+
+    def wait_for_ssh(self, container_id: str, address: str) -> None:
+        self._did("wait_for_ssh")
+        spec = next((spec for container, spec in self._running.values() if container.id == container_id), None)
+        if spec is None or spec.address != address:
+            raise ContainerFailed("The session's container vanished while it started.")
+
+    def check(self) -> None:
+        self._did("check")
+
+    def check_image(self) -> None:
+        self._did("check_image")
+
+    def spec(self, session_id: str) -> ContainerSpec:
+        return self._running[session_id][1]
+
+    def end(self, session_id: str) -> None:
+        """The container's main process ends, as when its user kills it."""
+        container, spec = self._running[session_id]
+        self._running[session_id] = (replace(container, ended=True), spec)
+
+    def lose(self, session_id: str) -> None:
+        """Somebody removes the container behind the gateway's back."""
+        del self._running[session_id]
+
+    def _did(self, verb: str) -> None:
+        self.calls.append(verb)
+        if verb in self._failures:
+            raise self._failures[verb]
+
+
+@dataclass
+class FakeNetwork:
+    failure: Exception | None = None
+
+    def ensure(self) -> None:
+        self.check()
+
+    def check(self) -> None:
+        if self.failure:
+            raise self.failure

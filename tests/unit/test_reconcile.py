@@ -1,0 +1,39 @@
+from datetime import UTC, datetime, timedelta
+
+from gateway.host import Container
+from gateway.models import Reason, Session, Status
+from gateway.reconcile import PENDING_GRACE, plan
+
+NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
+
+
+def session(id: str, status: Status = Status.ACTIVE, age: timedelta = timedelta(minutes=1), reason: str | None = None) -> Session:
+    return Session(id=id, status=status, end_reason=reason, created_at=NOW - age)
+
+
+def test_what_agrees_is_left_alone() -> None:
+    decided = plan([session("a")], [Container("1", "a", ended=False)], ["a"], NOW)
+    assert (decided.close, decided.orphans) == ({}, [])
+
+
+def test_a_container_whose_main_process_ended_was_ended_by_its_user() -> None:
+    assert plan([session("a")], [Container("1", "a", ended=True)], [], NOW).close == {"a": Reason.USER_EXIT}
+
+
+def test_an_active_session_without_a_container_has_failed() -> None:
+    assert plan([session("a")], [], [], NOW).close == {"a": Reason.FAILED}
+
+
+def test_a_pending_session_is_spared_within_its_grace_and_failed_after_it() -> None:
+    young = session("a", Status.PENDING, PENDING_GRACE)
+    old = session("b", Status.PENDING, PENDING_GRACE + timedelta(seconds=1))
+    assert plan([young, old], [], [], NOW).close == {"b": Reason.FAILED}
+
+
+def test_closing_is_finished_for_the_reason_it_was_begun_with() -> None:
+    assert plan([session("a", Status.CLOSING, reason="deleted")], [], [], NOW).close == {"a": Reason.DELETED}
+
+
+def test_containers_and_files_without_a_row_are_orphans() -> None:
+    decided = plan([session("a")], [Container("1", "a", False), Container("2", "b", False)], ["c"], NOW)
+    assert decided.orphans == ["b", "c"]

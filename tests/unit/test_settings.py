@@ -1,0 +1,60 @@
+import pytest
+
+from gateway.errors import StartRefused
+from gateway.settings import Settings
+
+
+def refusal(environ: dict[str, str] | None = None, **flags: str | bool) -> str:
+    with pytest.raises(StartRefused) as refused:
+        Settings.load(environ or {}, flags)
+    return str(refused.value)
+
+
+def test_the_defaults_are_those_of_the_contract() -> None:
+    settings = Settings.load({})
+    assert settings.port == 8080
+    assert str(settings.db) == "/var/lib/orchestrator/sessions.db"
+    assert str(settings.piper_config) == "/etc/sshpiper/pipe.yaml"
+    assert str(settings.workspace_root) == "/srv/workspaces"
+    assert settings.ssh_port == 22
+    assert settings.listen == "127.0.0.1"
+
+
+def test_a_flag_goes_before_the_environment_and_the_environment_before_the_default() -> None:
+    environ = {"GATEWAY_PORT": "9000", "GATEWAY_DB": "/x/y.db"}
+    settings = Settings.load(environ, {"port": "9001", "db": None})
+    assert (settings.port, str(settings.db)) == (9001, "/x/y.db")
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"port": "0"}, "--port"),
+        ({"port": "http"}, "--port (GATEWAY_PORT): 'http' is not a whole number"),
+        ({"db": "sessions.db"}, "--db"),
+        ({"ssh_host": "a b"}, "--ssh-host"),
+        ({"subnet": "10.0.0.1/24"}, "--subnet"),
+        ({"subnet": "10.0.0.0/30"}, "--subnet"),
+        ({"session_memory": "much"}, "--session-memory"),
+        ({"session_cpus": "-1"}, "--session-cpus"),
+        ({"threads": "0"}, "--threads"),
+        ({"listen": "localhost"}, "--listen"),
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(flags: dict[str, str], named: str) -> None:
+    assert named in refusal(**flags)
+
+
+def test_a_wrong_variable_is_refused_like_a_flag() -> None:
+    assert "GATEWAY_SSH_PORT" in refusal({"GATEWAY_SSH_PORT": "70000"})
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::"])
+def test_an_address_beyond_loopback_is_refused_unless_accepted_as_insecure(address: str) -> None:
+    assert "--insecure-listen" in refusal(listen=address)
+    assert Settings.load({}, {"listen": address, "insecure_listen": True}).listen == address
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1"])
+def test_every_loopback_address_is_fine(address: str) -> None:
+    assert Settings.load({}, {"listen": address}).listen == address
