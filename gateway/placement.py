@@ -12,16 +12,17 @@ shut. Moments count less the further off they are (e-fold in half the lease), be
 came and went. Ties go to the fuller GPU, then to the highest start (the lone last slice first).
 """
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
+from heapq import nsmallest
 from math import exp, inf
-from operator import itemgetter
+from operator import itemgetter, mul
 
-from gateway.mig import Gpu, MigMode, Placement, Profile, Room, Taken
+from gateway.mig import Gpu, MigMode, Placement, Room, Taken
 
+_SHORTLIST = 64  # so many GPUs, the best at this moment, are looked at for their future, too
 _USUAL_LEASE = timedelta(hours=1)
 
 
@@ -58,13 +59,13 @@ def choose(
     """
     cost = _Cost(profile_name, expires_at, now, demand or {})
     leases = _by_gpu(taken)
+    rooms = [(gpu, _state(gpu, leases.get(gpu.uuid, ()))) for gpu in _usable(gpus)]
+    fitting = [(cost.at_once(state), gpu, state) for gpu, state in rooms if state.places(profile_name)]
     best: tuple[float, int, int] = (inf, 0, 0)
     found = None
-    for gpu in _usable(gpus):
-        state = _state(gpu, leases[gpu.uuid])
-        places = state.places(profile_name)
-        future = cost.future(_empty(gpu), leases[gpu.uuid]) if places else []
-        for placement in places:
+    for _, gpu, state in nsmallest(_SHORTLIST, fitting, key=_first):
+        future = cost.future(_empty(gpu), leases.get(gpu.uuid, ()))
+        for placement in state.places(profile_name):
             rank = (cost.of(placement, future), state.free, -placement.start)
             if rank < best:
                 best, found = rank, (gpu, placement)
@@ -78,7 +79,7 @@ def next_fit(gpus: Sequence[Gpu], taken: Sequence[Lease], profile_name: str, now
     if found:
         return Fit(found[0].uuid, found[1], now)
     leases = _by_gpu(taken)
-    fits = (_gpu_fit(gpu, leases[gpu.uuid], profile_name, now) for gpu in _usable(gpus))
+    fits = (_gpu_fit(gpu, leases.get(gpu.uuid, []), profile_name, now) for gpu in _usable(gpus))
     return min(filter(None, fits), key=lambda fit: fit.at, default=None)
 
 
@@ -90,21 +91,35 @@ def capacity(gpus: Sequence[Gpu], profile_name: str) -> int:
 def available(gpus: Sequence[Gpu], taken: Sequence[Lease], profile_name: str) -> int:
     """How many more of the profile fit right now, if only that one is asked for."""
     leases = _by_gpu(taken)
-    return sum(_state(gpu, leases[gpu.uuid]).count(profile_name) for gpu in _usable(gpus))
+    return sum(_state(gpu, leases.get(gpu.uuid, ())).count(profile_name) for gpu in _usable(gpus))
+
+
+class _Kind:
+    """GPUs that are cut alike, and their states as far as they came up."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self.profiles = {profile.name: profile for profile in gpu.profiles}
+        self._states: dict[Room, _State] = {}
+        self.empty = self.state(Room.of(gpu))
+
+    def state(self, room: Room) -> "_State":
+        if room not in self._states:
+            self._states[room] = _State(self, room)
+        return self._states[room]
 
 
 class _State:
-    """One room on one kind of GPU. The same few come up all the time, so each is worked out once."""
+    """What is left of a GPU. The same few come up all the time, so each is worked out once."""
 
-    def __init__(self, room: Room, profiles: Mapping[str, Profile], known: dict[Room, "_State"]) -> None:
-        self._room, self._profiles, self._known = room, profiles, known
+    def __init__(self, kind: _Kind, room: Room) -> None:
+        self.kind, self.free = kind, room.mask.bit_count()
+        self._room = room
         self._places: dict[str, list[Placement]] = {}
         self._after: dict[tuple[str, int, int], _State] = {}
-        self.free = room.mask.bit_count()
 
     def places(self, name: str) -> list[Placement]:
         if name not in self._places:
-            profile = self._profiles.get(name)
+            profile = self.kind.profiles.get(name)
             self._places[name] = self._room.places(profile) if profile else []
         return self._places[name]
 
@@ -112,8 +127,8 @@ class _State:
         """The state once `name` stands at `placement`."""
         key = (name, placement.start, placement.size)
         if key not in self._after:
-            room = self._room.without(name, self._profiles.get(name), placement)
-            self._after[key] = self._known.setdefault(room, _State(room, self._profiles, self._known))
+            room = self._room.without(name, self.kind.profiles.get(name), placement)
+            self._after[key] = self.kind.state(room)
         return self._after[key]
 
     def count(self, name: str) -> int:
@@ -121,55 +136,71 @@ class _State:
         return 1 + self.after(name, places[0]).count(name) if places else 0
 
     @cached_property
-    def room_for(self) -> Mapping[str, int]:
+    def room_for(self) -> list[int]:
         """The MiB that each profile, were it the only one asked for, could still be given."""
-        return {name: self.count(name) * profile.memory_mib for name, profile in self._profiles.items()}
+        return [self.count(name) * profile.memory_mib for name, profile in self.kind.profiles.items()]
 
 
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """A GPU stays in `state` for this `share` of the lease, near moments weighing more than far ones."""
-
-    share: float
-    state: _State
+# A GPU is in this state for this share of a lease, where near moments weigh more than far ones.
+_Span = tuple[float, _State]
 
 
 class _Cost:
-    """What one request's places cost, in MiB of room lost."""
+    """What the places for one request cost, in MiB of room lost."""
 
     def __init__(self, name: str, expires_at: datetime, now: datetime, demand: Mapping[str, float]) -> None:
         self._name, self._now, self._demand = name, now, demand
         self._half = max(expires_at - now, timedelta(seconds=1)) / 2
-        self._asked = 1.0 + sum(demand.values())
-        self._rates: dict[tuple[_State, int], float] = {}
+        self._weights: dict[_Kind, list[float]] = {}
+        self._worths: dict[_State, float] = {}
+        self._lost: dict[_State, dict[int, float]] = {}
+
+    def at_once(self, state: _State) -> float:
+        """What the cheapest place on a GPU in `state` costs now, not looking ahead."""
+        return min(self._losses(state).values())
 
     def future(self, empty: _State, leases: Iterable[Lease]) -> list[_Span]:
         """The states that a GPU goes through until the lease's end if nothing new comes, now first."""
         spans, state, until = [], empty, _weight(2.0)
-        for end, lease in sorted(((self._end(lease), lease) for lease in leases), key=itemgetter(0), reverse=True):
+        for end, lease in sorted([(self._end(lease), lease) for lease in leases], key=_first, reverse=True):
             if end < until:
-                spans.append(_Span(until - end, state))
+                spans.append((until - end, state))
                 until = end
             state = state.after(lease.profile, lease.placement)
-        return [_Span(until, state), *reversed(spans)]
+        return [(until, state), *reversed(spans)]
 
     def of(self, placement: Placement, future: Iterable[_Span]) -> float:
         # Rounded, so that equal costs stay equal however they were added up.
-        return round(sum(span.share * self._rate(span.state, placement) for span in future), 6)
+        return round(sum([share * self._losses(state)[placement.start] for share, state in future]), 6)
 
     def _end(self, lease: Lease) -> float:
         if lease.expires_at is None:
             return inf
         return _weight(max(0.0, (lease.expires_at - self._now) / self._half))
 
-    def _rate(self, state: _State, placement: Placement) -> float:
-        key = (state, placement.start)
-        if key not in self._rates:
-            self._rates[key] = self._worth(state) - self._worth(state.after(self._name, placement))
-        return self._rates[key]
+    def _losses(self, state: _State) -> dict[int, float]:
+        """What the slice takes from a GPU in `state` while it stands, by its start."""
+        if state not in self._lost:
+            worth = self._worth(state)
+            self._lost[state] = {
+                place.start: worth - self._worth(state.after(self._name, place))
+                for place in state.places(self._name)
+            }
+        return self._lost[state]
 
     def _worth(self, state: _State) -> float:
-        return sum(mib * (1 + self._demand.get(name, 0)) / self._asked for name, mib in state.room_for.items())
+        if state not in self._worths:
+            self._worths[state] = sum(map(mul, self._weights_of(state.kind), state.room_for))
+        return self._worths[state]
+
+    def _weights_of(self, kind: _Kind) -> list[float]:
+        if kind not in self._weights:
+            total = 1 + sum(self._demand.values())
+            self._weights[kind] = [(1 + self._demand.get(name, 0)) / total for name in kind.profiles]
+        return self._weights[kind]
+
+
+_first = itemgetter(0)
 
 
 def _weight(halves: float) -> float:
@@ -182,22 +213,23 @@ def _usable(gpus: Iterable[Gpu]) -> Iterator[Gpu]:
 
 
 def _by_gpu(taken: Iterable[Lease]) -> Mapping[str, list[Lease]]:
-    leases: defaultdict[str, list[Lease]] = defaultdict(list)
+    leases: dict[str, list[Lease]] = {}
     for lease in taken:
-        leases[lease.gpu_uuid].append(lease)
+        leases.setdefault(lease.gpu_uuid, []).append(lease)
     return leases
 
 
-_KINDS: dict[tuple[object, ...], _State] = {}
+_KINDS: dict[tuple[object, ...], _Kind] = {}
 
 
 def _empty(gpu: Gpu) -> _State:
-    """The state of such a GPU with nothing on it. Its name and those of its profiles tell the kind:
-    hashing whole profiles would take a pool of 1,000 GPUs longer than all the rest."""
-    kind = (gpu.name, gpu.memory_slices, gpu.compute_slices, tuple([profile.name for profile in gpu.profiles]))
-    if kind not in _KINDS:
-        _KINDS[kind] = _State(Room.of(gpu), {profile.name: profile for profile in gpu.profiles}, {})
-    return _KINDS[kind]
+    """`gpu` with nothing on it. Its name and those of its profiles tell the kind: hashing whole
+    profiles would take a pool of 1,000 GPUs longer than all the rest."""
+    names = tuple([profile.name for profile in gpu.profiles])
+    key = (gpu.name, gpu.memory_slices, gpu.compute_slices, names)
+    if key not in _KINDS:
+        _KINDS[key] = _Kind(gpu)
+    return _KINDS[key].empty
 
 
 def _state(gpu: Gpu, leases: Iterable[Lease]) -> _State:
