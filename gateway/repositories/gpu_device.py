@@ -5,6 +5,7 @@ What raises here raises pynvml's errors; `gpus` above says what was being done a
 
 import ctypes
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from ctypes import byref
 from dataclasses import dataclass
 from typing import Any
@@ -137,14 +138,18 @@ class GpuDevice:
         )
 
     def create(self, profile: Profile, placement: Placement) -> Instance:
-        """A GPU instance and one compute instance that spans it. A failure may leave either behind."""
+        """A GPU instance and one compute instance that spans it, or neither."""
         # The wrapper passes its argument on as it is: the structure itself, for its address, crashes.
         place = byref(pynvml.c_nvmlGpuInstancePlacement_t(placement.start, placement.size))
         handle = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(self._handle, profile.driver_id, place)
-        constant = _COMPUTE_PROFILES[profile.compute_slices]
-        compute_profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(handle, constant, 0)
-        pynvml.nvmlGpuInstanceCreateComputeInstance(handle, compute_profile.id)
-        return self._instance(handle, profile)
+        try:
+            constant = _COMPUTE_PROFILES[profile.compute_slices]
+            compute_profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(handle, constant, 0)
+            pynvml.nvmlGpuInstanceCreateComputeInstance(handle, compute_profile.id)
+            return self._instance(handle, profile)
+        except pynvml.NVMLError:
+            _destroy(handle, profile)
+            raise
 
 
 def _places(profiles: Iterable[Profile]) -> Iterator[Placement]:
@@ -152,9 +157,14 @@ def _places(profiles: Iterable[Profile]) -> Iterator[Placement]:
 
 
 def destroy(standing: Standing) -> None:
-    for compute in _compute_instances(standing.handle, standing.profile):
-        pynvml.nvmlComputeInstanceDestroy(compute)
-    pynvml.nvmlGpuInstanceDestroy(standing.handle)
+    _destroy(standing.handle, standing.profile)
+
+
+def _destroy(handle: Any, profile: Profile) -> None:
+    with suppress(pynvml.NVMLError_NotFound):  # another process was faster
+        for compute in _compute_instances(handle, profile):
+            pynvml.nvmlComputeInstanceDestroy(compute)
+        pynvml.nvmlGpuInstanceDestroy(handle)
 
 
 def _compute_instances(handle: Any, profile: Profile) -> Iterator[Any]:

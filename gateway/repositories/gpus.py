@@ -16,6 +16,7 @@ from gateway.repositories.gpu_device import GpuDevice, Standing, destroy
 from gateway.repositories.nvml import Initialiser, translated
 
 _LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
+_UNDECIDED = (pynvml.NVMLError_Timeout, pynvml.NVMLError_Unknown)
 # What holds a GPU instance often lets go within moments: a process that is ending, a monitor's glance.
 _PATIENCE = (0.1, 0.2, 0.4, 0.8)
 
@@ -42,7 +43,7 @@ class Gpus:
         seen, with its fault; an empty answer where there were GPUs is an error, not a fact."""
         with translated("listing the GPUs"):
             gpus = [self._describe(index) for index in range(self._count())]
-        self._known |= {gpu.uuid: gpu for gpu in gpus}
+        self._known |= {gpu.uuid: gpu for gpu in gpus if gpu.fault is None}
         listed = {gpu.uuid for gpu in gpus}
         missing = (gpu for uuid, gpu in self._known.items() if uuid not in listed)
         return gpus + [replace(gpu, fault="the driver no longer lists it") for gpu in missing]
@@ -58,7 +59,7 @@ class Gpus:
             _require_free(before, placement)
             try:
                 return device.create(profile, placement)
-            except pynvml.NVMLError:
+            except _UNDECIDED:
                 _take_back(device, before, profile, placement)
                 raise
 
@@ -88,7 +89,7 @@ class Gpus:
             count = int(pynvml.nvmlDeviceGetCount())
         if not count and self._known:
             raise DriverUnavailable(
-                f"The driver lists none of the {len(self._known)} GPUs that it listed before; see nvidia-smi -L."
+                f"The driver lists none of the {len(self._known)} GPUs that it listed before; see nvidia-smi."
             )
         return count
 
@@ -168,7 +169,8 @@ def _at(device: GpuDevice, profile_name: str, placement: Placement) -> builtins.
 def _take_back(
     device: GpuDevice, before: builtins.list[Standing], profile: Profile, placement: Placement
 ) -> None:
-    """Destroy what a failed create left: a call that timed out may have done its work."""
+    """Destroy what a call that gave up may have made all the same. Only after such a one: where the driver
+    refused, an instance that is new in that place is another program's."""
     ids = {standing.instance.gi_id for standing in before}
     for standing in _at(device, profile.name, placement):
         if standing.instance.gi_id not in ids:

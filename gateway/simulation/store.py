@@ -22,6 +22,7 @@ from gateway.simulation.machine import ComputeInstance, GpuInstance, Machine, Si
 class Store:
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._last: tuple[bytes, Machine] | None = None
 
     def prepare(self, kinds: Sequence[Kind]) -> None:
         """Make the state for `kinds`, or find it there; another's is refused, never overwritten."""
@@ -45,13 +46,18 @@ class Store:
             )
 
     def read(self) -> Machine:
-        return _machine(json.loads(self._path.read_bytes()))
+        """The state, not to be changed: while the file says the same, it is the same object."""
+        content = self._path.read_bytes()
+        last = self._last
+        if last is None or last[0] != content:
+            self._last = last = content, _machine(json.loads(content))
+        return last[1]
 
     @contextmanager
     def change(self) -> Iterator[Machine]:
         """The state, alone; published unless the block raises."""
         with self._locked():
-            machine = self.read()
+            machine = _machine(json.loads(self._path.read_bytes()))
             yield machine
             self._publish(machine)
 
