@@ -69,7 +69,7 @@ class Store:
 
     def _publish(self, machine: Machine) -> None:
         draft = self._beside(".new")
-        draft.write_text(json.dumps(asdict(machine), indent=1) + "\n")
+        draft.write_text(json.dumps(asdict(machine)) + "\n")
         os.replace(draft, self._path)
 
     def _beside(self, suffix: str) -> Path:
