@@ -143,7 +143,10 @@ KINDS: Mapping[str, Kind] = {
 
 def parse_spec(spec: str) -> list[Kind]:
     """`2xA100-40GB,1xL4` as one kind a GPU, in that order."""
-    return [kind for part in spec.split(",") for kind in _parse_part(part.strip())]
+    kinds = [kind for part in spec.split(",") for kind in _parse_part(part.strip())]
+    if len(kinds) > MOST_GPUS:
+        raise StartRefused(f"{spec!r} is {len(kinds)} GPUs; at most {MOST_GPUS} can be simulated.")
+    return kinds
 
 
 def _parse_part(part: str) -> list[Kind]:

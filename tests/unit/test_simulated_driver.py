@@ -646,6 +646,11 @@ def test_a_specification_that_makes_no_sense_is_answered_with_the_kinds(spec: st
     assert not state_file.exists()
 
 
+def test_no_more_gpus_than_can_be_simulated() -> None:
+    with pytest.raises(StartRefused, match="is 65 GPUs; at most 64"):
+        parse_spec("64xA30,1xL4")
+
+
 def test_a_state_of_other_gpus_is_refused_and_left_alone(state_file: Path) -> None:
     with simulated_driver("2xA100-40GB,1xL4", state_file):
         before = state_file.read_bytes()
