@@ -1,5 +1,6 @@
 """Session containers in Docker: hardened, labelled, found again by label alone."""
 
+import re
 import socket
 import time
 from collections.abc import Sequence
@@ -12,13 +13,14 @@ from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 from gateway.errors import ContainerFailed, ImageMissing
 from gateway.host import SSH_PORT, Container, ContainerSpec
 from gateway.repositories import labels
-from gateway.repositories.docker import Docker, translated_errors
+from gateway.repositories.docker import NO_GPU_DRIVER, Docker, translated_errors
 
 _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
 _REMOVAL_SECONDS = 30
 _ENDED = frozenset({"exited", "dead"})
-_NO_GPU_DRIVER = "could not select device driver"
+# `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
+_MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
 
 
 class DockerContainers:
@@ -53,7 +55,7 @@ class DockerContainers:
                 try:
                     return self._create_and_start(spec, [_gpu_request(spec.gpu_uuid)])
                 except APIError as error:
-                    if not (self._simulated_gpus and _NO_GPU_DRIVER in str(error.explanation)):
+                    if not (self._simulated_gpus and NO_GPU_DRIVER in str(error.explanation)):
                         raise
                 self._daemon_has_gpus = False
                 self.remove(spec.session_id)
@@ -65,7 +67,7 @@ class DockerContainers:
             deadline = time.monotonic() + _REMOVAL_SECONDS
             while containers := self._with_label(f"{labels.SESSION}={session_id}"):
                 for container in containers:
-                    _remove(container)
+                    self._remove(container["Id"])
                 if time.monotonic() > deadline:
                     raise ContainerFailed(
                         f"Docker still lists the container of session {session_id} after removing it."
@@ -74,7 +76,7 @@ class DockerContainers:
     def list(self) -> Sequence[Container]:
         with translated_errors():
             return [
-                Container(str(found.id), found.labels[labels.SESSION], ended=found.status in _ENDED)
+                Container(found["Id"], found["Labels"][labels.SESSION], ended=found["State"] in _ENDED)
                 for found in self._with_label(labels.SESSION)
             ]
 
@@ -149,10 +151,22 @@ class DockerContainers:
             raise ContainerFailed(
                 f"A container named {name!r}, not the gateway's, stands in the way; rename or remove it."
             )
-        _remove(container)
+        self._remove(str(container.id))
 
-    def _with_label(self, label: str) -> Sequence[DockerContainer]:
-        return self._docker.client.containers.list(all=True, sparse=True, filters={"label": label})
+    def _with_label(self, label: str) -> Sequence[dict[str, Any]]:
+        """As Docker lists them: looking at each one besides fails when it goes away in between."""
+        found: Sequence[dict[str, Any]] = self._docker.client.api.containers(all=True, filters={"label": label})
+        return found
+
+    def _remove(self, container_id: str) -> None:
+        try:
+            self._docker.client.api.remove_container(container_id, v=True, force=True)
+        except NotFound:
+            pass
+        except APIError as error:
+            if error.status_code != 409:  # another removal of it is under way
+                raise
+            time.sleep(_BANNER_POLL_SECONDS)
 
     def _refuse_dead(self, container_id: str) -> None:
         with translated_errors():
@@ -174,7 +188,7 @@ def _name(user_id: str) -> str:
 def _gpu_request(gpu_uuid: str) -> DeviceRequest:
     """What `docker run --gpus device=UUID` sends. An empty id would start a container without a GPU and a
     comma would smuggle in a second one."""
-    if not gpu_uuid or "," in gpu_uuid:
+    if not _MIG_UUID.fullmatch(gpu_uuid):
         raise ContainerFailed(
             f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device."
         )
@@ -191,17 +205,6 @@ def _mounts(spec: ContainerSpec) -> list[Mount]:
         read_only("/etc/passwd", "passwd"),
         read_only("/etc/group", "group"),
     ]
-
-
-def _remove(container: DockerContainer) -> None:
-    try:
-        container.remove(force=True, v=True)
-    except NotFound:
-        pass
-    except APIError as error:
-        if error.status_code != 409:  # another removal of it is under way
-            raise
-        time.sleep(_BANNER_POLL_SECONDS)
 
 
 def _sends_ssh_banner(address: str) -> bool:

@@ -10,6 +10,7 @@ from docker.errors import APIError, DockerException
 
 from gateway.errors import ContainerFailed, DiskFull, DockerUnavailable
 
+NO_GPU_DRIVER = "could not select device driver"
 _TIMEOUT_SECONDS = 30
 
 
@@ -31,21 +32,26 @@ class Docker:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """A hung or absent daemon raises `requests` errors, which are no `DockerException`."""
+    """A hung or absent daemon raises `requests` errors, which are no `DockerException`; what the daemon
+    itself refuses is both."""
     try:
         yield
-    except requests.exceptions.Timeout as error:
-        raise DockerUnavailable(
-            f"Docker did not answer within {_TIMEOUT_SECONDS} s; see `systemctl status docker`."
-        ) from error
-    except requests.exceptions.RequestException as error:
-        raise DockerUnavailable("Docker is out of reach; see `systemctl status docker`.") from error
     except APIError as error:
         explanation = str(error.explanation or error)
         if "no space left on device" in explanation:
             raise DiskFull(
                 "The disk that Docker keeps its containers on is full; free some space."
             ) from error
+        if NO_GPU_DRIVER in explanation:
+            raise ContainerFailed(
+                "Docker cannot attach GPUs; install the NVIDIA Container Toolkit and restart Docker."
+            ) from error
         raise ContainerFailed(f"Docker refused: {explanation.strip()}") from error
+    except requests.exceptions.Timeout as error:
+        raise DockerUnavailable(
+            f"Docker did not answer within {_TIMEOUT_SECONDS} s; see `systemctl status docker`."
+        ) from error
+    except requests.exceptions.RequestException as error:
+        raise DockerUnavailable("Docker is out of reach; see `systemctl status docker`.") from error
     except DockerException as error:
         raise DockerUnavailable("Docker is out of reach; see `systemctl status docker`.") from error

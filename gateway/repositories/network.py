@@ -61,6 +61,15 @@ class Worknet:
                 "Sessions reach each other: run `sysctl -w net.bridge.bridge-nf-call-iptables=1`."
             )
 
+    def remove(self) -> None:
+        """Take away the network and the rules; for whoever takes the gateway off a machine."""
+        with translated_errors():
+            if self._inspect() is not None:
+                self._docker.client.networks.get(self._name).remove()
+        _iptables("-D", "INPUT", "-j", self._chain, may_fail=True)
+        _iptables("-F", self._chain, may_fail=True)
+        _iptables("-X", self._chain, may_fail=True)
+
     def _inspect(self) -> dict[str, Any] | None:
         try:
             found: dict[str, Any] = self._docker.client.api.inspect_network(self._name)

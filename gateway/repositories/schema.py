@@ -3,6 +3,8 @@
 import fcntl
 import os
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import Connection
 
 from gateway.errors import StartRefused
 from gateway.repositories.database import make_engine
@@ -36,16 +39,17 @@ def upgrade(path: Path) -> Path | None:
         found = _revision(path)
         if found == _head():
             return None
-        backup = _back_up(path, found) if found else None
-        with make_engine(path).begin() as connection:
-            config = _config()
+        backup = back_up(path, found) if found else None
+        with _connection(path) as connection:
+            config = alembic_config()
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
         os.chmod(path, 0o600)  # holds the keys that open the sessions' sshd to the router
         return backup
 
 
-def _back_up(path: Path, revision: str) -> Path:
+def back_up(path: Path, revision: str) -> Path:
+    """A consistent copy beside the database, even while it is served; its owner's alone."""
     backup = path.with_name(f"{path.name}.{revision}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
     backup.touch(mode=0o600)
     source, target = sqlite3.connect(path), sqlite3.connect(backup)
@@ -57,18 +61,30 @@ def _back_up(path: Path, revision: str) -> Path:
     return backup
 
 
+@contextmanager
+def _connection(path: Path) -> Iterator[Connection]:
+    """Closed for good afterwards, so that the file is whole without its write-ahead log."""
+    engine = make_engine(path)
+    try:
+        with engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
 def _revision(path: Path) -> str | None:
     if not path.exists():
         return None
-    with make_engine(path).connect() as connection:
+    with _connection(path) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 
-def _config() -> Config:
+def alembic_config() -> Config:
+    """Where the migrations are."""
     return Config(_MIGRATIONS / "alembic.ini")
 
 
 def _head() -> str:
-    head = ScriptDirectory.from_config(_config()).get_current_head()
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
     assert head is not None, "migrations/versions is empty"
     return head

@@ -63,7 +63,9 @@ def test_without_keys_a_pair_is_made_and_its_private_half_returned_once(bench: B
     assert private not in (row.private_key, row.host_key)
 
 
-def test_the_keys_stored_for_a_user_open_the_door_when_the_request_brings_none(bench: Bench, public_key: str) -> None:
+def test_the_keys_stored_for_a_user_open_the_door_when_the_request_brings_none(
+    bench: Bench, public_key: str
+) -> None:
     key = " ".join(public_key.split()[:2])
     with bench.database.begin() as rows:
         rows.user("user123").public_keys = [key]
@@ -91,7 +93,25 @@ def test_a_second_session_of_a_user_is_refused_with_the_first_ones_id(bench: Ben
 
 @pytest.mark.parametrize(
     "user_id",
-    ["", "User", "1user", "-x", "a" * 33, "a b", "a/../b", "a\n", "ü", "root", "sshd", "nobody", "www-data", None, 7, [], {}],
+    [
+        "",
+        "User",
+        "1user",
+        "-x",
+        "a" * 33,
+        "a b",
+        "a/../b",
+        "a\n",
+        "ü",
+        "root",
+        "sshd",
+        "nobody",
+        "www-data",
+        None,
+        7,
+        [],
+        {},
+    ],
 )
 def test_a_user_id_outside_the_pattern_or_reserved_is_refused(bench: Bench, user_id: object) -> None:
     answer = bench.client.post("/sessions", json={"user_id": user_id})
@@ -100,7 +120,9 @@ def test_a_user_id_outside_the_pattern_or_reserved_is_refused(bench: Bench, user
     assert bench.leftovers() == NOTHING
 
 
-@pytest.mark.parametrize("ttl", [0, -1, 10**9, "60", 1.5, 60.0, True, None, [], float("nan"), float("inf"), 10**30])
+@pytest.mark.parametrize(
+    "ttl", [0, -1, 10**9, "60", 1.5, 60.0, True, None, [], float("nan"), float("inf"), 10**30]
+)
 def test_a_ttl_that_is_no_number_of_minutes_within_the_limit_is_refused(bench: Bench, ttl: object) -> None:
     answer = create(bench, ttl_minutes=ttl)
     assert answer.status_code == 422
@@ -147,7 +169,9 @@ def test_keys_of_a_wrong_number_or_type_are_refused(bench: Bench, wrong: object)
         (b" " * 600_000, "application/json", 413),
     ],
 )
-def test_what_is_not_a_json_object_is_refused(bench: Bench, body: bytes, content_type: str, status: int) -> None:
+def test_what_is_not_a_json_object_is_refused(
+    bench: Bench, body: bytes, content_type: str, status: int
+) -> None:
     answer = bench.client.post("/sessions", data=body, content_type=content_type)
     assert answer.status_code == status
     assert answer.content_type == "application/problem+json"

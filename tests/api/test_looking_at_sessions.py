@@ -33,7 +33,9 @@ def test_one_session_reads_as_it_was_created(bench: Bench) -> None:
 
 def test_the_known_hosts_line_carries_the_routers_key_once_it_is_made(bench: Bench) -> None:
     assert create(bench, "early")["ssh_known_hosts"] is None
-    (bench.settings.piper_config.parent / "ssh_host_ed25519_key.pub").write_text("ssh-ed25519 AAAA root@host\n")
+    (bench.settings.piper_config.parent / "ssh_host_ed25519_key.pub").write_text(
+        "ssh-ed25519 AAAA root@host\n"
+    )
     assert create(bench, "late")["ssh_known_hosts"] == "ssh.gw ssh-ed25519 AAAA"
 
 

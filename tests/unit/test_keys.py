@@ -21,7 +21,9 @@ def keygen(directory: Path, *options: str) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("options", [["-t", "ed25519"], ["-t", "rsa", "-b", "2048"], ["-t", "ecdsa"]])
-def test_a_public_key_made_by_openssh_is_accepted_without_its_comment(tmp_path: Path, options: list[str]) -> None:
+def test_a_public_key_made_by_openssh_is_accepted_without_its_comment(
+    tmp_path: Path, options: list[str]
+) -> None:
     _, public = keygen(tmp_path, *options, "-C", "me@laptop with spaces")
     assert keys.parse_public_keys([public]) == (" ".join(public.split()[:2]),)
 
@@ -31,7 +33,9 @@ def test_a_pair_made_here_is_read_by_openssh(tmp_path: Path) -> None:
     private = tmp_path / "private"
     private.touch(mode=0o600)
     private.write_text(pair.private)
-    shown = subprocess.run(["ssh-keygen", "-y", "-f", private], check=True, capture_output=True, text=True).stdout
+    shown = subprocess.run(
+        ["ssh-keygen", "-y", "-f", private], check=True, capture_output=True, text=True
+    ).stdout
     assert shown.split() == pair.public.split()
 
 

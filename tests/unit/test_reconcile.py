@@ -7,7 +7,9 @@ from gateway.reconcile import PENDING_GRACE, plan
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 
 
-def session(id: str, status: Status = Status.ACTIVE, age: timedelta = timedelta(minutes=1), reason: str | None = None) -> Session:
+def session(
+    id: str, status: Status = Status.ACTIVE, age: timedelta = timedelta(minutes=1), reason: str | None = None
+) -> Session:
     return Session(id=id, status=status, end_reason=reason, created_at=NOW - age)
 
 

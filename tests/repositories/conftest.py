@@ -1,0 +1,66 @@
+"""Real Docker for the repositories that stand before it, on a network of the tests' own."""
+
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from gateway.host import ContainerSpec, SessionPlan, SliceLease
+from gateway.keys import make_pair
+from gateway.mig import Gpu, Placement
+from gateway.repositories.docker import Docker
+from gateway.repositories.network import Worknet
+from gateway.repositories.session_files import HostSessionFiles
+from tests.fakes.gpus import FakeGpus
+
+NETWORK, SUBNET, ADDRESS = "gwtest", "10.212.0.0/24", "10.212.0.2"
+
+
+@pytest.fixture(scope="session")
+def docker() -> Docker:
+    return Docker()
+
+
+@pytest.fixture(scope="session")
+def worknet(docker: Docker) -> Iterator[Worknet]:
+    network = Worknet(docker, NETWORK, SUBNET)
+    network.ensure()
+    yield network
+    network.remove()
+
+
+@pytest.fixture()
+def gpu() -> Gpu:
+    return FakeGpus(["A100-40GB"]).list()[0]
+
+
+@pytest.fixture()
+def spec(tmp_path: Path, gpu: Gpu) -> ContainerSpec:
+    """What a session's container is made from, with real files and a real workspace beneath."""
+    session_id, uid = str(uuid.uuid4()), 20007
+    plan = SessionPlan(
+        session_id=session_id,
+        user_id="gwtest-user",
+        uid=uid,
+        lease=SliceLease(gpu.uuid, "3g.20gb", Placement(4, 4)),
+        address=ADDRESS,
+        router_key=make_pair().public,
+        host_key=make_pair(),
+        expires_at=datetime(2030, 1, 1, tzinfo=UTC),
+    )
+    workspace = tmp_path / "workspace"
+    workspace.mkdir(mode=0o700)
+    gpu_uuid = f"MIG-{uuid.uuid4()}"
+    return ContainerSpec(
+        session_id=session_id,
+        user_id=plan.user_id,
+        uid=uid,
+        lease=plan.lease,
+        gpu_uuid=gpu_uuid,
+        address=ADDRESS,
+        workspace=workspace,
+        files=HostSessionFiles(tmp_path / "files").write(plan, gpu, gpu_uuid),
+        expires_at=plan.expires_at,
+    )

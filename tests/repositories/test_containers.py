@@ -1,0 +1,210 @@
+"""One contract for session containers, on Docker and on the fake; then what only Docker shows."""
+
+import dataclasses
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
+from gateway.host import ContainerSpec, Containers
+from gateway.repositories import labels
+from gateway.repositories.containers import DockerContainers
+from gateway.repositories.docker import Docker
+from gateway.repositories.network import Worknet
+from tests.fakes.containers import FakeContainers
+from tests.repositories.conftest import NETWORK
+
+LIMITS: dict[str, Any] = {
+    "mem_limit": "512m",
+    "memswap_limit": "512m",
+    "nano_cpus": 1_000_000_000,
+    "pids_limit": 64,
+    "shm_size": "64m",
+}
+
+
+def docker_containers(docker: Docker, **changes: Any) -> DockerContainers:
+    options: dict[str, Any] = {
+        "image": "gpu-workspace",
+        "network": NETWORK,
+        "limits": LIMITS,
+        "start_timeout_seconds": 20,
+        "simulated_gpus": True,
+    }
+    return DockerContainers(docker, **options | changes)
+
+
+@pytest.fixture()
+def real(docker: Docker, worknet: Worknet, spec: ContainerSpec) -> Iterator[DockerContainers]:
+    containers = docker_containers(docker)
+    yield containers
+    for left in containers.list():
+        if left.session_id == spec.session_id:
+            containers.remove(left.session_id)
+
+
+@pytest.fixture(params=["fake", "docker"])
+def containers(request: pytest.FixtureRequest) -> Containers:
+    return FakeContainers() if request.param == "fake" else request.getfixturevalue("real")
+
+
+def of(containers: Containers, spec: ContainerSpec) -> list[tuple[str, bool]]:
+    return [(found.id, found.ended) for found in containers.list() if found.session_id == spec.session_id]
+
+
+def test_a_container_that_was_run_is_listed_and_speaks_ssh(
+    containers: Containers, spec: ContainerSpec
+) -> None:
+    container_id = containers.run(spec)
+    containers.wait_for_ssh(container_id, spec.address)
+    assert of(containers, spec) == [(container_id, False)]
+
+
+def test_a_removed_container_is_gone_when_the_call_returns(
+    containers: Containers, spec: ContainerSpec
+) -> None:
+    containers.run(spec)
+    containers.remove(spec.session_id)
+    assert of(containers, spec) == []
+
+
+def test_removing_what_is_gone_already_is_success(containers: Containers, spec: ContainerSpec) -> None:
+    containers.remove(spec.session_id)
+    containers.run(spec)
+    containers.remove(spec.session_id)
+    containers.remove(spec.session_id)
+
+
+def test_an_orphan_that_holds_the_users_name_makes_way(containers: Containers, spec: ContainerSpec) -> None:
+    containers.run(dataclasses.replace(spec, session_id="an-earlier-session"))
+    container_id = containers.run(spec)
+    assert of(containers, spec) == [(container_id, False)]
+    assert "an-earlier-session" not in [found.session_id for found in containers.list()]
+
+
+def test_waiting_for_a_container_that_is_gone_fails(containers: Containers, spec: ContainerSpec) -> None:
+    container_id = containers.run(spec)
+    containers.remove(spec.session_id)
+    with pytest.raises(ContainerFailed):
+        containers.wait_for_ssh(container_id, spec.address)
+
+
+def test_a_container_is_as_hard_as_promised(
+    real: DockerContainers, docker: Docker, spec: ContainerSpec
+) -> None:
+    found = docker.client.containers.get(real.run(spec))
+    host = found.attrs["HostConfig"]
+    assert found.name == "gwtest-user-container"
+    assert host["CapDrop"] == ["ALL"]
+    assert not host["CapAdd"]
+    assert host["SecurityOpt"] == ["no-new-privileges:true"]
+    assert host["Init"] is True
+    assert host["Privileged"] is False
+    assert host["RestartPolicy"]["Name"] in ("", "no")
+    assert (host["PidsLimit"], host["Memory"], host["MemorySwap"]) == (64, 2**29, 2**29)
+    assert host["NanoCpus"] == 10**9
+    assert host["LogConfig"]["Config"]["max-size"]
+    assert found.attrs["Config"]["User"] == "20007:20007"
+    mounts = {mount["Destination"]: (mount["Source"], mount["RW"]) for mount in found.attrs["Mounts"]}
+    assert mounts == {
+        "/home/gwtest-user": (str(spec.workspace), True),
+        "/etc/gateway": (str(spec.files / "etc"), False),
+        "/etc/passwd": (str(spec.files / "passwd"), False),
+        "/etc/group": (str(spec.files / "group"), False),
+    }
+    assert list(found.attrs["NetworkSettings"]["Networks"]) == [NETWORK]
+
+
+def test_the_labels_tell_session_owner_and_placement(
+    real: DockerContainers, docker: Docker, spec: ContainerSpec
+) -> None:
+    found = docker.client.containers.get(real.run(spec)).labels
+    assert found[labels.SESSION] == spec.session_id
+    assert found[labels.OWNER] == "gwtest-user"
+    assert (found[labels.GPU], found[labels.PLACEMENT]) == (spec.lease.gpu, "4:4")
+
+
+def test_no_process_inside_holds_a_capability(
+    real: DockerContainers, docker: Docker, spec: ContainerSpec
+) -> None:
+    container_id = real.run(spec)
+    real.wait_for_ssh(container_id, spec.address)
+    status = docker.client.containers.get(container_id).exec_run("cat /proc/self/status").output.decode()
+    capabilities = [line.split()[1] for line in status.splitlines() if line.startswith("Cap")]
+    assert len(capabilities) == 5
+    assert set(capabilities) == {"0" * 16}
+
+
+def test_a_container_that_somebody_else_gave_the_name_is_left_alone(
+    real: DockerContainers, docker: Docker, spec: ContainerSpec
+) -> None:
+    stranger = docker.client.containers.create("gpu-workspace", name="gwtest-user-container")
+    try:
+        with pytest.raises(ContainerFailed, match="stands in the way"):
+            real.run(spec)
+        stranger.reload()
+    finally:
+        stranger.remove(force=True)
+
+
+def test_one_of_many_creates_under_one_name_at_once_wins(real: DockerContainers, spec: ContainerSpec) -> None:
+    real.run(spec)
+    threads = [threading.Thread(target=real.remove, args=(spec.session_id,)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert of(real, spec) == []
+
+
+def test_an_image_that_is_missing_is_named(docker: Docker, worknet: Worknet, spec: ContainerSpec) -> None:
+    containers = docker_containers(docker, image="no-such-image-here")
+    with pytest.raises(ImageMissing, match="no-such-image-here"):
+        containers.check_image()
+    with pytest.raises(ImageMissing, match="no-such-image-here"):
+        containers.run(spec)
+
+
+def test_a_container_that_dies_at_once_says_its_last_words(
+    docker: Docker, real: DockerContainers, spec: ContainerSpec
+) -> None:
+    os.remove(spec.files / "etc/ssh_host_ed25519_key")
+    container_id = real.run(spec)
+    with pytest.raises(ContainerFailed, match="hostkeys"):
+        real.wait_for_ssh(container_id, spec.address)
+
+
+def test_a_slice_without_a_proper_uuid_is_never_attached(
+    docker: Docker, worknet: Worknet, spec: ContainerSpec
+) -> None:
+    containers = docker_containers(docker, simulated_gpus=False)
+    for gpu_uuid in ("", "MIG-1,MIG-2", "all"):
+        with pytest.raises(ContainerFailed, match="UUID"):
+            containers.run(dataclasses.replace(spec, gpu_uuid=gpu_uuid))
+
+
+def test_a_real_gpu_is_never_silently_left_out(docker: Docker, worknet: Worknet, spec: ContainerSpec) -> None:
+    containers = docker_containers(docker, simulated_gpus=False)
+    try:
+        with pytest.raises(ContainerFailed, match="NVIDIA Container Toolkit"):
+            containers.run(spec)
+    finally:
+        containers.remove(spec.session_id)
+
+
+def test_a_daemon_that_is_not_there_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch, spec: ContainerSpec
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    containers = docker_containers(Docker())
+    for act in (
+        containers.check,
+        containers.list,
+        lambda: containers.remove("x"),
+        lambda: containers.run(spec),
+    ):
+        with pytest.raises(DockerUnavailable):
+            act()

@@ -1,0 +1,109 @@
+"""The sessions' network on real Docker and real iptables: what is open, what is closed."""
+
+import subprocess
+from collections.abc import Iterator
+
+import pytest
+
+from gateway.errors import NetworkUnavailable
+from gateway.repositories.docker import Docker
+from gateway.repositories.network import Worknet
+from tests.repositories.conftest import NETWORK, SUBNET
+
+CHAIN = f"GATEWAY-{NETWORK}"
+
+
+def iptables(*arguments: str) -> None:
+    subprocess.run(["iptables", "-w", "5", *arguments], check=True)
+
+
+@pytest.fixture()
+def two_sessions(docker: Docker, worknet: Worknet) -> Iterator[list[str]]:
+    """Two containers on the network, each serving TCP on port 2222; their addresses."""
+    serve = ["python3", "-m", "http.server", "2222"]
+    running = [
+        docker.client.containers.run(
+            "gpu-workspace", serve, network=NETWORK, detach=True, name=f"gwtest-{number}"
+        )
+        for number in (1, 2)
+    ]
+    for container in running:
+        container.reload()
+    yield [container.attrs["NetworkSettings"]["Networks"][NETWORK]["IPAddress"] for container in running]
+    for container in running:
+        container.remove(force=True)
+
+
+def reaches(docker: Docker, target: str, port: int) -> bool:
+    connect = f"import socket; socket.create_connection(('{target}', {port}), timeout=1)"
+    code: int = docker.client.containers.get("gwtest-1").exec_run(["python3", "-c", connect]).exit_code
+    return code == 0
+
+
+def test_a_session_reaches_neither_another_session_nor_the_host_nor_the_outside(
+    docker: Docker, two_sessions: list[str]
+) -> None:
+    import socket
+
+    with socket.create_server(("0.0.0.0", 0)) as service:
+        port = service.getsockname()[1]
+        addresses = subprocess.check_output(["hostname", "-I"], text=True).split()
+        assert reaches(docker, two_sessions[0], 2222), "the probe itself works"
+        assert not reaches(docker, two_sessions[1], 2222)
+        for address in [*addresses, "10.212.0.1"]:
+            if ":" not in address:
+                assert not reaches(docker, address, port), address
+        assert not reaches(docker, "192.0.2.1", 80)
+
+
+def test_the_host_reaches_a_session(docker: Docker, two_sessions: list[str]) -> None:
+    import socket
+    import time
+
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            socket.create_connection((two_sessions[0], 2222), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < deadline
+
+
+def test_making_it_again_changes_nothing(docker: Docker, worknet: Worknet) -> None:
+    before = docker.client.networks.get(NETWORK).id
+    worknet.ensure()
+    assert docker.client.networks.get(NETWORK).id == before
+    rules = subprocess.check_output(["iptables", "-S"], text=True)
+    assert rules.count(f"-A INPUT -j {CHAIN}\n") == 1
+    assert rules.count(f"-A {CHAIN} ") == 1
+
+
+def test_flushed_rules_are_noticed_and_set_again(worknet: Worknet) -> None:
+    iptables("-F", CHAIN)
+    with pytest.raises(NetworkUnavailable, match="chain"):
+        worknet.check()
+    worknet.ensure()
+    worknet.check()
+    iptables("-D", "INPUT", "-j", CHAIN)
+    with pytest.raises(NetworkUnavailable, match="chain"):
+        worknet.check()
+    worknet.ensure()
+    worknet.check()
+
+
+def test_a_network_of_that_name_that_is_open_is_refused(docker: Docker) -> None:
+    name = "gwtest-open"
+    docker.client.networks.create(name)
+    try:
+        with pytest.raises(NetworkUnavailable, match="reaches the outside.*docker network rm gwtest-open"):
+            Worknet(docker, name, "10.211.0.0/24").ensure()
+    finally:
+        docker.client.networks.get(name).remove()
+        for arguments in (["-D", "INPUT", "-j", "GATEWAY-gwtest-open"], ["-F"], ["-X"]):
+            last = arguments if "-j" in arguments else [*arguments, "GATEWAY-gwtest-open"]
+            iptables(*last)
+
+
+def test_a_subnet_that_is_in_use_is_named(docker: Docker, worknet: Worknet) -> None:
+    with pytest.raises(NetworkUnavailable, match="--subnet"):
+        Worknet(docker, "gwtest-twin", SUBNET).ensure()

@@ -1,0 +1,72 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from gateway.errors import DiskFull, WorkspaceRefused
+from gateway.repositories.workspaces import HostWorkspaces
+
+UID = 20003
+
+
+def test_a_workspace_is_made_as_promised(tmp_path: Path) -> None:
+    path = HostWorkspaces(tmp_path / "root").ensure("user123", UID)
+    assert path == tmp_path / "root/user123"
+    assert sorted(os.listdir(path)) == [".bashrc", ".profile", "data", "projects"]
+    assert path.stat().st_mode & 0o777 == 0o700
+    for entry in (path, *path.iterdir()):
+        assert (entry.stat().st_uid, entry.stat().st_gid) == (UID, UID)
+
+
+def test_the_next_session_finds_it_unchanged(tmp_path: Path) -> None:
+    workspaces = HostWorkspaces(tmp_path)
+    path = workspaces.ensure("user123", UID)
+    (path / "projects/model.py").write_text("x = 1")
+    (path / ".bashrc").write_text("mine")
+    (path / "data").rmdir()
+    workspaces.ensure("user123", UID)
+    assert (path / "projects/model.py").read_text() == "x = 1"
+    assert (path / ".bashrc").read_text() == "mine"
+    assert not (path / "data").exists()
+
+
+def test_a_workspace_that_was_opened_to_others_is_closed_again(tmp_path: Path) -> None:
+    workspaces = HostWorkspaces(tmp_path)
+    workspaces.ensure("user123", UID).chmod(0o777)
+    assert workspaces.ensure("user123", UID).stat().st_mode & 0o777 == 0o700
+
+
+def test_a_symlink_in_its_place_is_refused_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "user123").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(WorkspaceRefused):
+        HostWorkspaces(tmp_path).ensure("user123", UID)
+    assert os.listdir(tmp_path / "elsewhere") == []
+
+
+def test_a_dangling_symlink_in_its_place_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "user123").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(WorkspaceRefused):
+        HostWorkspaces(tmp_path).ensure("user123", UID)
+
+
+def test_a_foreign_owner_or_a_file_in_its_place_is_refused(tmp_path: Path) -> None:
+    workspaces = HostWorkspaces(tmp_path)
+    workspaces.ensure("user123", UID)
+    with pytest.raises(WorkspaceRefused, match=str(UID + 1)):
+        workspaces.ensure("user123", UID + 1)
+    (tmp_path / "other").write_text("a file")
+    with pytest.raises(WorkspaceRefused):
+        workspaces.ensure("other", UID)
+
+
+def test_a_full_disk_is_told_and_leaves_nothing_half_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "chown", full)
+    with pytest.raises(DiskFull):
+        HostWorkspaces(tmp_path).ensure("user123", UID)
+    assert os.listdir(tmp_path) == []
