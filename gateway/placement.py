@@ -242,12 +242,12 @@ def _state(gpu: Gpu, leases: Iterable[Lease]) -> _State:
 def _gpu_fit(gpu: Gpu, leases: Sequence[Lease], profile_name: str, now: datetime) -> Fit | None:
     """Ends the GPU's leases one after the other until the profile fits."""
     known = sorted((lease.expires_at, index) for index, lease in enumerate(leases) if lease.expires_at)
-    standing = list(leases)
+    standing, ended = list(leases), []
     for expires_at, index in known:
         standing.remove(leases[index])
+        ended.append(leases[index])
         places = _state(gpu, standing).places(profile_name)
         if places:
-            ended = [lease for lease in leases if lease not in standing]
             waits_for = _needed(gpu, standing, ended, profile_name, places[-1])
             return Fit(gpu.uuid, places[-1], max(expires_at, now), waits_for)
     return None

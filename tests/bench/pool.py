@@ -299,6 +299,20 @@ def summary(results: Results, measure: int) -> list[dict[str, object]]:
     return rows
 
 
+def decision_times(size: int, table: Table) -> list[float]:
+    """Milliseconds for each of some decisions on a pool that is nearly full."""
+    cell = Cell(size, table.kind.name, "uniform", "uniform", 0.9)
+    stream, warm_up = requests(cell, table, 0, 200)
+    pool, times = Pool(table, size), []
+    for number, request in enumerate(stream):
+        began = time.perf_counter()
+        spot = (first_fit if number < warm_up / 1.5 else ours)(pool, request)
+        times.append(1000 * (time.perf_counter() - began))
+        if spot and number < warm_up:
+            pool.add(number, request, spot)
+    return sorted(times[warm_up:])
+
+
 def show(title: str, rows: Sequence[Mapping[str, object]]) -> None:
     print(f"\n{title}\n{'rule':10} accepted  gap closed  cells below first-fit (2 s.e.)  worst cell")
     for row in rows:
@@ -331,6 +345,10 @@ def main() -> None:
         for table in TABLES:
             part = {cell: of for cell, of in results.items() if (cell.gpus, cell.table) == (size, table)}
             show(f"Accepted share of the requests, {size} x {table}", summary(part, 0))
+    for size in (8, 1000):
+        times = decision_times(size, Table("A100-40GB"))
+        median, most = times[len(times) // 2], times[len(times) * 95 // 100]
+        print(f"\n{size} GPUs: a decision takes {median:.2f} ms, 95 % take at most {most:.2f} ms")
     if options.json:
         shares = [{**asdict(cell), "shares": of} for cell, of in results.items()]
         options.json.write_text(json.dumps({"summary": tables, "cells": shares}, indent=1) + "\n")
