@@ -1,0 +1,8 @@
+"""The embedded router: serves SSHPiper's pipe file where SSHPiper itself cannot be had.
+
+A process of its own. It shares the pipe file's format with the service, and nothing else.
+"""
+
+from gateway.router.server import serve
+
+__all__ = ["serve"]
