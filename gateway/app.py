@@ -38,14 +38,16 @@ class Parts:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def create_app(settings: Settings) -> Flask:
-    """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
-
-    Raises `StartRefused` when the settings or the schema are not fit to serve with.
-    """
+def prepare(settings: Settings) -> None:
+    """Raises `StartRefused` when the schema or the simulated GPUs are not fit to serve with."""
     schema.require_current(settings.db)
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
+
+
+def create_app(settings: Settings) -> Flask:
+    """The application over this machine's Docker, GPUs and files. Its reaper is not started yet."""
+    prepare(settings)
     return assemble(settings, _parts_of_this_machine(settings))
 
 

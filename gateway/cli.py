@@ -46,11 +46,11 @@ def gateway() -> None:
 def serve(**flags: str | bool | None) -> None:
     """Serve the API and take sessions back when their leases end."""
     # gunicorn, Flask and Docker load slowly; the other commands do without them
-    from gateway.repositories import schema
+    from gateway.app import prepare
     from gateway.server import Server, log_to_stderr
 
     settings = Settings.load(os.environ, flags)
-    schema.require_current(settings.db)
+    prepare(settings)
     log_to_stderr()
     Server(settings).run()
 

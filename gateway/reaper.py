@@ -103,6 +103,6 @@ class Reaper:
         try:
             work()
         except GatewayError as error:
-            log.warning("%s; trying again", error)
+            log.warning("%s Trying again.", error)
         except Exception:  # noqa: BLE001
-            log.exception("the reaper ran into a defect; trying again")
+            log.exception("the reaper ran into a defect and goes on")

@@ -225,7 +225,7 @@ class Sessions:
                     session.forget_slice()
             self._finish(session)
         except GatewayError as failure:
-            log.warning("undoing must be tried again: %s", failure, extra={"session_id": session_id})
+            log.warning("undoing it must be tried again: %s", failure, extra={"session_id": session_id})
 
     def _finish(self, session: Session) -> bool:
         """The four steps of taking a closing session back; each finds "gone already" a success."""
@@ -236,7 +236,7 @@ class Sessions:
                 if row := rows.get(session.id):
                     rows.end(row, self._clock())
         except GatewayError as failure:
-            log.warning("closing must be tried again: %s", failure, extra={"session_id": session.id})
+            log.warning("closing it must be tried again: %s", failure, extra={"session_id": session.id})
             return False
         log.info("session ended", extra={"session_id": session.id, "reason": session.end_reason})
         return True

@@ -87,7 +87,7 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
     settings = Settings(
         db=tmp_path / "state/sessions.db",

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
+from typing import IO
 
 from gateway.errors import DiskFull, PipesUnavailable
 from gateway.pipe_file import Pipe, PipeFile
@@ -71,7 +72,7 @@ class Pipes:
     @contextmanager
     def _locked(self) -> Iterator[_Content]:
         """The file's content, while no thread and no process but this one changes it."""
-        with self._thread_lock, _errors_told(), open(_beside(self._path, "lock"), "ab") as lock:
+        with self._thread_lock, _errors_told(), _lock_file(self._path) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             signature = _signature(self._path)
             if self._content is None or self._content.signature != signature:
@@ -100,6 +101,12 @@ class Pipes:
             os.rename(_beside(self._path, "tmp"), self._path)
         _sync_directory(self._path.parent)
         self._content = _Content(_signature(self._path), content.file, lines)
+
+
+def _lock_file(path: Path) -> IO[bytes]:
+    """Beside the file, which is replaced and so cannot be locked itself."""
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    return open(_beside(path, "lock"), "ab")
 
 
 def _beside(path: Path, ending: str) -> Path:

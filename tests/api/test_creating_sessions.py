@@ -252,5 +252,5 @@ def test_a_symlink_in_the_place_of_a_workspace_is_refused(bench: Bench) -> None:
 
 
 def test_a_host_without_gpus_says_so(bench: Bench) -> None:
-    bench.gpus.list = lambda: []
+    bench.gpus.list = list
     assert "no GPU" in create(bench).json["detail"]

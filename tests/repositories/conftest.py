@@ -31,12 +31,12 @@ def worknet(docker: Docker) -> Iterator[Worknet]:
     network.remove()
 
 
-@pytest.fixture()
+@pytest.fixture
 def gpu() -> Gpu:
     return FakeGpus(["A100-40GB"]).list()[0]
 
 
-@pytest.fixture()
+@pytest.fixture
 def spec(tmp_path: Path, gpu: Gpu) -> ContainerSpec:
     """What a session's container is made from, with real files and a real workspace beneath."""
     session_id, uid = str(uuid.uuid4()), 20007

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
-from gateway.host import ContainerSpec, Containers
+from gateway.host import Containers, ContainerSpec
 from gateway.repositories import labels
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.docker import Docker
@@ -37,7 +37,7 @@ def docker_containers(docker: Docker, **changes: Any) -> DockerContainers:
     return DockerContainers(docker, **options | changes)
 
 
-@pytest.fixture()
+@pytest.fixture
 def real(docker: Docker, worknet: Worknet, spec: ContainerSpec) -> Iterator[DockerContainers]:
     containers = docker_containers(docker)
     yield containers

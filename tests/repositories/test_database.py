@@ -17,7 +17,7 @@ from gateway.repositories.database import SqlDatabase, make_engine
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 
 
-@pytest.fixture()
+@pytest.fixture
 def path(tmp_path: Path) -> Path:
     path = tmp_path / "state/sessions.db"
     schema.upgrade(path)
@@ -87,9 +87,14 @@ def test_a_uid_is_never_given_to_another(path: Path) -> None:
 
 def test_what_is_not_committed_is_not_there(path: Path) -> None:
     database = SqlDatabase(path)
-    with pytest.raises(ZeroDivisionError), database.begin() as rows:
-        rows.user("a")
-        raise ZeroDivisionError
+
+    def fail_halfway() -> None:
+        with database.begin() as rows:
+            rows.user("a")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_halfway()
     with database.begin() as rows:
         assert rows.user("b").uid == FIRST_UID
 

@@ -17,7 +17,7 @@ def iptables(*arguments: str) -> None:
     subprocess.run(["iptables", "-w", "5", *arguments], check=True)
 
 
-@pytest.fixture()
+@pytest.fixture
 def two_sessions(docker: Docker, worknet: Worknet) -> Iterator[list[str]]:
     """Two containers on the network, each serving TCP on port 2222; their addresses."""
     serve = ["python3", "-m", "http.server", "2222"]

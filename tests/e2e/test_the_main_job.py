@@ -1,0 +1,180 @@
+"""From POST to the shell and back again, as an administrator and a researcher see it."""
+
+import json
+import sqlite3
+import subprocess
+import threading
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import requests
+
+from tests.e2e.conftest import NETWORK, Gateway, eventually
+
+
+def expire(gateway: Gateway, session_id: str) -> None:
+    """Put the lease's end at now, so that no test waits a minute for it."""
+    with sqlite3.connect(gateway.directory / "state/sessions.db") as database:
+        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
+        database.execute("UPDATE sessions SET expires_at = ? WHERE id = ?", (now, session_id))
+
+
+def test_the_user_is_in_the_container_as_soon_as_the_answer_is_there(
+    gateway: Gateway, session: dict[str, Any]
+) -> None:
+    container = gateway.in_session("user123", "hostname; id -un; pwd").split()
+    assert container == ["user123-gpu", "user123", "/home/user123"]
+
+
+def test_a_login_shell_shows_the_slice_and_the_end_of_the_lease(
+    gateway: Gateway, session: dict[str, Any]
+) -> None:
+    shell = gateway.ssh("user123", options=("-tt",))
+    shown = subprocess.run(
+        shell, input=b"alias ll; echo PATH=$PATH; exit\n", capture_output=True, timeout=30
+    ).stdout.decode()
+    assert "3g.20gb, 19968 MiB" in shown
+    assert session["gpu_uuid"] in shown
+    assert session["expires_at"][:10] in shown
+    assert "alias ll='ls -l'" in shown
+    assert "PATH=/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin" in shown
+
+
+def test_commands_see_the_variables_of_their_slice(gateway: Gateway, session: dict[str, Any]) -> None:
+    seen = gateway.in_session(
+        "user123", "echo $NVIDIA_VISIBLE_DEVICES; bash -lc 'echo $NVIDIA_VISIBLE_DEVICES'"
+    )
+    assert seen.split() == [session["gpu_uuid"]] * 2
+
+
+def test_the_tools_that_were_promised_are_there(gateway: Gateway, session: dict[str, Any]) -> None:
+    tools = "nvtop git curl rsync tmux vim less python3"
+    found = gateway.in_session("user123", f"for tool in {tools}; do command -v $tool; done").split()
+    assert [path.rpartition("/")[2] for path in found] == tools.split()
+
+
+def test_the_workspace_outlives_the_session(gateway: Gateway) -> None:
+    first = gateway.create("keeper")
+    gateway.in_session("keeper", "echo 'x = 1' > projects/model.py; touch /tmp/gone")
+    assert gateway.delete(first["session_id"]).status_code == 204
+    second = gateway.create("keeper")
+    assert gateway.in_session("keeper", "cat projects/model.py; ls /tmp").strip() == "x = 1"
+    gateway.delete(second["session_id"])
+
+
+def test_a_session_sees_no_workspace_but_its_own(gateway: Gateway, session: dict[str, Any]) -> None:
+    other = gateway.create("other")
+    assert gateway.in_session("other", "ls /home").split() == ["other"]
+    gateway.delete(other["session_id"])
+
+
+def test_deleting_cuts_the_live_connection_and_takes_everything_back(gateway: Gateway) -> None:
+    session = gateway.create("leaver", mig_profile="3g.20gb")
+    with subprocess.Popen(gateway.ssh("leaver", "echo ready; sleep 600"), stdout=subprocess.PIPE) as live:
+        assert live.stdout is not None
+        assert live.stdout.readline() == b"ready\n"
+        assert gateway.delete(session["session_id"]).status_code == 204
+        assert gateway.leftovers(session["session_id"]) == []
+        assert live.wait(timeout=5) != 0
+    assert gateway.refused("leaver")
+    assert (
+        requests.get(f"{gateway.url}/sessions/{session['session_id']}", timeout=5).json()["reason"]
+        == "deleted"
+    )
+
+
+def test_a_lease_that_ends_is_taken_back_within_two_seconds(gateway: Gateway) -> None:
+    session = gateway.create("sleeper")
+    expire(gateway, session["session_id"])
+    began = time.monotonic()
+    eventually(lambda: gateway.leftovers(session["session_id"]) == [], seconds=10)
+    assert time.monotonic() - began < 5, (
+        "the goal of 2 s is measured by `make bench`; this is the bound of a slow machine"
+    )
+    assert (
+        requests.get(f"{gateway.url}/sessions/{session['session_id']}", timeout=5).json()["reason"]
+        == "expired"
+    )
+
+
+def test_a_session_survives_a_kill_of_the_gateway(gateway: Gateway, session: dict[str, Any]) -> None:
+    with subprocess.Popen(
+        gateway.ssh("user123", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as live:
+        assert live.stdin is not None
+        assert live.stdout is not None
+        live.stdin.write(b"before\n")
+        live.stdin.flush()
+        assert live.stdout.readline() == b"before\n"
+        gateway.kill("serve")
+        gateway.serve()
+        live.stdin.write(b"after\n")
+        live.stdin.close()
+        assert live.stdout.read() == b"after\n"
+    assert gateway.in_session("user123", "echo $NVIDIA_VISIBLE_DEVICES").strip() == session["gpu_uuid"]
+    assert gateway.get(f"/sessions/{session['session_id']}")["status"] == "active"
+
+
+def test_a_lease_that_ended_while_the_gateway_was_down_is_taken_back_when_it_is_up(gateway: Gateway) -> None:
+    session = gateway.create("sleeper")
+    gateway.kill("serve")
+    expire(gateway, session["session_id"])
+    gateway.serve()
+    eventually(lambda: gateway.leftovers(session["session_id"]) == [])
+
+
+def test_a_user_who_kills_the_main_process_has_left(gateway: Gateway) -> None:
+    session = gateway.create("quitter")
+    subprocess.run(gateway.ssh("quitter", "kill 1"), timeout=30, capture_output=True)
+    gateway.kill("serve", 15)
+    gateway.serve()  # looks at once, where it would look within a minute
+    eventually(lambda: gateway.leftovers(session["session_id"]) == [])
+    assert gateway.get(f"/sessions/{session['session_id']}")["reason"] == "user_exit"
+
+
+def test_many_users_at_once_each_land_in_their_own_container(gateway: Gateway) -> None:
+    users = [f"crowd{number}" for number in range(8)]
+    sessions: dict[str, dict[str, Any]] = {}
+
+    def create(user_id: str) -> None:
+        sessions[user_id] = gateway.create(user_id)
+
+    threads = [threading.Thread(target=create, args=(user_id,)) for user_id in users]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {gateway.in_session(user_id, "id -un").strip() for user_id in users} == set(users)
+    assert len({session["gpu_uuid"] for session in sessions.values()}) == len(users)
+    assert [gateway.delete(session["session_id"]).status_code for session in sessions.values()] == [
+        204
+    ] * len(users)
+
+
+def test_a_users_key_opens_no_other_users_door(gateway: Gateway, session: dict[str, Any]) -> None:
+    other = gateway.create("other")
+    with_users_key = [part.replace("other.key", "user123.key") for part in gateway.ssh("other", "true")]
+    assert subprocess.run(with_users_key, capture_output=True, timeout=30).returncode == 255
+    gateway.delete(other["session_id"])
+
+
+def test_the_contracts_own_commands_answer(gateway: Gateway, session: dict[str, Any]) -> None:
+    logs = subprocess.run(["docker", "logs", "user123-container"], capture_output=True, text=True, check=True)
+    assert "Server listening" in logs.stderr
+    network = json.loads(subprocess.check_output(["docker", "network", "inspect", NETWORK]))
+    assert network[0]["Internal"] is True
+    assert session["session_id"] in (gateway.directory / "sshpiper/pipe.yaml").read_text()
+    profiles = {profile["name"]: profile for profile in gateway.get("/gpus/profiles")["profiles"]}
+    assert profiles["3g.20gb"]["total"] == 4
+    assert profiles["3g.20gb"]["in_use"] == 1
+    assert profiles["3g.20gb"]["available"] == 3
+    [held] = [i for gpu in gateway.get("/gpus")["gpus"] for i in gpu["instances"]]
+    assert (held["gpu_uuid"], held["owner"]) == (session["gpu_uuid"], "gateway")
+
+
+def test_no_log_carries_a_private_key(gateway: Gateway, session: dict[str, Any]) -> None:
+    gateway.in_session("user123", "true")
+    for name in ("serve", "router"):
+        assert "PRIVATE" not in gateway.log(name)
+        assert session["session_id"] in gateway.log(name)
