@@ -126,7 +126,7 @@ class DockerContainers:
             hostname=f"{spec.user_id.replace('_', '-').strip('-') or 'session'}-gpu",
             user=f"{spec.uid}:{spec.uid}",
             working_dir=f"/home/{spec.user_id}",
-            labels=labels.of(spec),
+            labels=labels.of(spec, self._network),
             environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
             network=self._network,
             networking_config={self._network: EndpointConfig("1.44", ipv4_address=spec.address)},
@@ -147,15 +147,16 @@ class DockerContainers:
             container = self._docker.client.containers.get(name)
         except NotFound:
             return
-        if labels.SESSION not in container.labels:
+        if labels.SESSION not in container.labels or container.labels.get(labels.NETWORK) != self._network:
             raise ContainerFailed(
-                f"A container named {name!r}, not the gateway's, stands in the way; rename or remove it."
+                f"A container named {name!r}, not this gateway's, stands in the way; rename or remove it."
             )
         self._remove(str(container.id))
 
     def _with_label(self, label: str) -> Sequence[dict[str, Any]]:
         """As Docker lists them: looking at each one besides fails when it goes away in between."""
-        found: Sequence[dict[str, Any]] = self._docker.client.api.containers(all=True, filters={"label": label})
+        filters = {"label": [label, f"{labels.NETWORK}={self._network}"]}
+        found: Sequence[dict[str, Any]] = self._docker.client.api.containers(all=True, filters=filters)
         return found
 
     def _remove(self, container_id: str) -> None:

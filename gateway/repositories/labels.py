@@ -12,9 +12,11 @@ EXPIRES_AT = "io.gpu-ssh-gateway.expires-at"
 NETWORK = "io.gpu-ssh-gateway.network"
 
 
-def of(spec: ContainerSpec) -> dict[str, str]:
+def of(spec: ContainerSpec, network: str) -> dict[str, str]:
+    """`network` tells whose the container is where several gateways share one Docker."""
     lease = spec.lease
     return {
+        NETWORK: network,
         SESSION: spec.session_id,
         OWNER: spec.user_id,
         PROFILE: lease.profile,

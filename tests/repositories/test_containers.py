@@ -150,6 +150,16 @@ def test_a_container_that_somebody_else_gave_the_name_is_left_alone(
         stranger.remove(force=True)
 
 
+def test_containers_of_another_gateway_on_the_same_docker_are_neither_seen_nor_removed(
+    real: DockerContainers, docker: Docker, spec: ContainerSpec
+) -> None:
+    other = docker_containers(docker, network="another-gateways")
+    container_id = real.run(spec)
+    assert other.list() == []
+    other.remove(spec.session_id)
+    assert of(real, spec) == [(container_id, False)]
+
+
 def test_one_of_many_creates_under_one_name_at_once_wins(real: DockerContainers, spec: ContainerSpec) -> None:
     real.run(spec)
     threads = [threading.Thread(target=real.remove, args=(spec.session_id,)) for _ in range(8)]
