@@ -20,6 +20,7 @@ bench: host venv images  ## Ratios to Docker, OpenSSH, Flask and ruamel alone, w
 
 lint: venv  ## ruff, and which package may import which
 	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
 
 types: venv  ## mypy, strict

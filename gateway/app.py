@@ -9,7 +9,7 @@ from typing import Any
 from flask import Flask
 
 from gateway import simulation
-from gateway.api import errors, gpus, health, sessions
+from gateway.api import errors, gpus, health, sessions, users
 from gateway.errors import Unavailable
 from gateway.host import Host
 from gateway.reaper import RECONCILE_SECONDS, Reaper
@@ -24,6 +24,7 @@ from gateway.repositories.session_files import HostSessionFiles
 from gateway.repositories.workspaces import HostWorkspaces
 from gateway.sessions import Database, Pipes, Sessions
 from gateway.settings import Settings
+from gateway.user_keys import UserKeys
 
 _LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
 
@@ -68,6 +69,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     app.extensions["reaper"] = reaper
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     app.register_blueprint(sessions.blueprint(use_cases, entry, settings.max_ttl_minutes))
+    app.register_blueprint(users.blueprint(UserKeys(parts.database)))
     app.register_blueprint(gpus.blueprint(use_cases))
     app.register_blueprint(health.blueprint(_checks(parts, reaper)))
     errors.register(app)

@@ -51,6 +51,16 @@ class SessionRequest(Schema):
         self.fields["ttl_minutes"].validators = [limit]
 
 
+class KeysRequest(Schema):
+    """Body of `PUT /users/{id}/keys`."""
+
+    ssh_public_keys = fields.List(
+        fields.String(validate=validate.Length(max=_LONGEST_KEY)),
+        required=True,
+        validate=validate.Length(max=keys.KEYS_AT_MOST),
+    )
+
+
 class SessionAnswer(Schema):
     session_id = fields.String(attribute="id")
     user_id = fields.String()

@@ -136,7 +136,7 @@ class DockerContainers:
             security_opt=["no-new-privileges:true"],
             init=True,
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
-            # the gateway decides what becomes of a container that stops, so no restart policy: Docker's default
+            # no restart policy, as is Docker's default: the gateway decides what becomes of one that stops
             **self._limits,
         )
 

@@ -48,6 +48,11 @@ class SessionRows:
             self._session.flush()
         return user
 
+    def public_keys(self, user_id: str) -> Sequence[str]:
+        """The keys stored for a user; none for somebody unknown."""
+        user = self._session.get(User, user_id)
+        return user.public_keys if user else []
+
     def end(self, session: Session, now: datetime) -> EndedSession:
         """The row leaves the live sessions; its record stays."""
         ended = session.ended(now)

@@ -42,7 +42,9 @@ class FakeContainers:
 
     def wait_for_ssh(self, container_id: str, address: str) -> None:
         self._did("wait_for_ssh")
-        spec = next((spec for container, spec in self._running.values() if container.id == container_id), None)
+        spec = next(
+            (spec for container, spec in self._running.values() if container.id == container_id), None
+        )
         if spec is None or spec.address != address:
             raise ContainerFailed("The session's container vanished while it started.")
 

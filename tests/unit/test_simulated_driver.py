@@ -575,9 +575,7 @@ def test_a_create_can_succeed_after_its_time_out(gpu: Any, faults: Faults) -> No
     assert room(gpu) == {}
 
 
-def test_a_call_can_be_slow_and_right(
-    gpu: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_call_can_be_slow_and_right(gpu: Any, faults: Faults, monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     monkeypatch.setattr("gateway.simulation.driver.time.sleep", slept.append)
     faults.inject(Fault("nvmlDeviceGetCount_v2", delay=10, times=1))

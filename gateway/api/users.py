@@ -1,0 +1,32 @@
+"""/users/{id}/keys: the public keys that are stored for a user."""
+
+from flask import Blueprint, request
+from flask.typing import ResponseReturnValue
+
+from gateway import users
+from gateway.api.schemas import KeysRequest
+from gateway.errors import InvalidRequest
+from gateway.user_keys import UserKeys
+
+
+def blueprint(user_keys: UserKeys) -> Blueprint:
+    routes = Blueprint("users", __name__, url_prefix="/users")
+    keys_request = KeysRequest()
+
+    @routes.get("/<user_id>/keys")
+    def read(user_id: str) -> ResponseReturnValue:
+        return {"ssh_public_keys": user_keys.get(_checked(user_id))}
+
+    @routes.put("/<user_id>/keys")
+    def replace(user_id: str) -> ResponseReturnValue:
+        """From the user's next session on."""
+        wanted = keys_request.load(request.get_json())
+        return {"ssh_public_keys": user_keys.replace(_checked(user_id), wanted["ssh_public_keys"])}
+
+    return routes
+
+
+def _checked(user_id: str) -> str:
+    if problem := users.problem_with(user_id):
+        raise InvalidRequest(problem, {"user_id": [problem]})
+    return user_id

@@ -1,0 +1,23 @@
+"""The public keys stored for a user: they open each later session that brings none of its own."""
+
+from collections.abc import Sequence
+
+from gateway import keys
+from gateway.sessions import Database
+
+
+class UserKeys:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def get(self, user_id: str) -> Sequence[str]:
+        """Empty for somebody who never stored one."""
+        with self._database.read() as rows:
+            return rows.public_keys(user_id)
+
+    def replace(self, user_id: str, lines: Sequence[str]) -> Sequence[str]:
+        """Store exactly these keys; none at all is fine. Raises `InvalidRequest`."""
+        parsed = list(keys.parse_public_keys(lines)) if lines else []
+        with self._database.begin() as rows:
+            rows.user(user_id).public_keys = parsed
+        return parsed
