@@ -12,13 +12,14 @@ shut. Moments count less the further off they are (e-fold in half the lease), be
 came and went. Ties go to the fuller GPU, then to the highest start (the lone last slice first).
 """
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from heapq import nsmallest
-from math import exp, inf
-from operator import itemgetter, mul
+from math import exp, inf, sqrt
+from operator import itemgetter
 
 from gateway.mig import Gpu, MigMode, Placement, Room, Taken
 
@@ -57,9 +58,10 @@ def choose(
     `demand` says how often each profile was asked for, refused requests included; every profile
     counts once more than that. GPUs that have a fault or no MIG mode are never chosen.
     """
-    cost = _Cost(profile_name, expires_at, now, demand or {})
     leases = _by_gpu(taken)
     rooms = [(gpu, _state(gpu, leases.get(gpu.uuid, ()))) for gpu in _usable(gpus)]
+    weights = _weights([state for _, state in rooms], demand or {})
+    cost = _Cost(profile_name, expires_at, now, weights)
     fitting = [(cost.at_once(state), gpu, state) for gpu, state in rooms if state.places(profile_name)]
     best: tuple[float, int, int] = (inf, 0, 0)
     found = None
@@ -136,9 +138,9 @@ class _State:
         return 1 + self.after(name, places[0]).count(name) if places else 0
 
     @cached_property
-    def room_for(self) -> list[int]:
-        """The MiB that each profile, were it the only one asked for, could still be given."""
-        return [self.count(name) * profile.memory_mib for name, profile in self.kind.profiles.items()]
+    def holds(self) -> dict[str, int]:
+        """How many more of each profile fit, were it the only one asked for."""
+        return {name: count for name in self.kind.profiles if (count := self.count(name))}
 
 
 # A GPU is in this state for this share of a lease, where near moments weigh more than far ones.
@@ -146,12 +148,11 @@ _Span = tuple[float, _State]
 
 
 class _Cost:
-    """What the places for one request cost, in MiB of room lost."""
+    """What the places for one request cost."""
 
-    def __init__(self, name: str, expires_at: datetime, now: datetime, demand: Mapping[str, float]) -> None:
-        self._name, self._now, self._demand = name, now, demand
+    def __init__(self, name: str, expires_at: datetime, now: datetime, weights: Mapping[str, float]) -> None:
+        self._name, self._now, self._weights = name, now, weights
         self._half = max(expires_at - now, timedelta(seconds=1)) / 2
-        self._weights: dict[_Kind, list[float]] = {}
         self._worths: dict[_State, float] = {}
         self._lost: dict[_State, dict[int, float]] = {}
 
@@ -171,7 +172,7 @@ class _Cost:
 
     def of(self, placement: Placement, future: Iterable[_Span]) -> float:
         # Rounded, so that equal costs stay equal however they were added up.
-        return round(sum([share * self._losses(state)[placement.start] for share, state in future]), 6)
+        return round(sum([share * self._losses(state)[placement.start] for share, state in future]), 12)
 
     def _end(self, lease: Lease) -> float:
         if lease.expires_at is None:
@@ -190,14 +191,19 @@ class _Cost:
 
     def _worth(self, state: _State) -> float:
         if state not in self._worths:
-            self._worths[state] = sum(map(mul, self._weights_of(state.kind), state.room_for))
+            weights = self._weights
+            self._worths[state] = sum([weights[name] * count for name, count in state.holds.items()])
         return self._worths[state]
 
-    def _weights_of(self, kind: _Kind) -> list[float]:
-        if kind not in self._weights:
-            total = 1 + sum(self._demand.values())
-            self._weights[kind] = [(1 + self._demand.get(name, 0)) / total for name in kind.profiles]
-        return self._weights[kind]
+
+def _weights(pool: Iterable[_State], demand: Mapping[str, float]) -> Mapping[str, float]:
+    """What one place for each profile is worth: the more, the fewer of them the pool has left."""
+    left: dict[str, int] = {}
+    for state, gpus in Counter(pool).items():
+        for name in state.kind.profiles:
+            left[name] = left.get(name, 0) + gpus * state.holds.get(name, 0)
+    asked = len(left) + sum(demand.values())
+    return {name: sqrt((1 + demand.get(name, 0)) / asked) / (1 + places) for name, places in left.items()}
 
 
 _first = itemgetter(0)
