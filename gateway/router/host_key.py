@@ -34,6 +34,7 @@ def load_or_make(path: Path) -> asyncssh.SSHKey:
 
 
 def _make(path: Path) -> None:
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     key = asyncssh.generate_private_key("ssh-ed25519", comment="gpu-ssh-gateway")
     _write(path, key.export_private_key(), 0o600)
 

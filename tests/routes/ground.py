@@ -127,18 +127,31 @@ def sshd_container(directory: Path, users: Sequence[str], keys: Sequence[str]) -
             os.chown(file, UID, UID)
     mounts = [f"{directory}:/etc/route-test:ro"]
     mounts += [f"{directory / name}:/etc/{name}:ro" for name in ("passwd", "group")]
-    container = run(
-        "docker", "run", "--detach", "--rm", "--init", f"--user={UID}:{UID}", "--cap-drop=ALL",
-        "--security-opt=no-new-privileges:true", "--read-only", "--tmpfs=/tmp", "--label=route-test",
-        f"--tmpfs=/home/user:uid={UID},gid={UID},mode=0700,exec", *(f"--volume={mount}" for mount in mounts),
-        IMAGE, "/usr/sbin/sshd", "-D", "-e", "-f", "/etc/route-test/sshd_config",
-    )  # fmt: skip
+    with network() as name:
+        container = run(
+            "docker", "run", "--detach", "--rm", "--init", f"--network={name}", f"--user={UID}:{UID}",
+            "--cap-drop=ALL", "--security-opt=no-new-privileges:true", "--read-only", "--tmpfs=/tmp",
+            f"--tmpfs=/home/user:uid={UID},gid={UID},mode=0700,exec",
+            *(f"--volume={mount}" for mount in mounts),
+            IMAGE, "/usr/sbin/sshd", "-D", "-e", "-f", "/etc/route-test/sshd_config",
+        )  # fmt: skip
+        try:
+            format = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+            host = run("docker", "inspect", "--format", format, container)
+            until(lambda: speaks_ssh(host, SSHD_PORT))
+            yield Sshd(container, host, router_private, host_public)
+        finally:
+            subprocess.run(["docker", "rm", "--force", container], capture_output=True, timeout=60)
+
+
+@contextmanager
+def network() -> Iterator[str]:
+    name = f"route-test-{os.urandom(4).hex()}"
+    run("docker", "network", "create", "--internal", name)
     try:
-        host = run("docker", "inspect", "--format", "{{.NetworkSettings.IPAddress}}", container)
-        until(lambda: speaks_ssh(host, SSHD_PORT))
-        yield Sshd(container, host, router_private, host_public)
+        yield name
     finally:
-        subprocess.run(["docker", "rm", "--force", container], capture_output=True, timeout=60)
+        subprocess.run(["docker", "network", "rm", name], capture_output=True, timeout=60)
 
 
 @dataclass
