@@ -1,6 +1,6 @@
 """The rows of the database and the rules that a row knows by itself."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from sqlalchemy import (
@@ -18,6 +18,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from gateway.mig import Placement
 
+# Longer than opening a session can take.
+OPENING_GRACE = timedelta(minutes=5)
 FIRST_UID = 20000  # above every uid that a Debian or Ubuntu host gives to people and services
 
 
@@ -107,6 +109,12 @@ class Session(Base):
 
     def is_expired(self, now: datetime) -> bool:
         return now >= self.expires_at
+
+    def is_being_opened(self, now: datetime) -> bool:
+        """Whether somebody may still be making its parts. Taking them back meanwhile would miss those that
+        are made next; who opens it finds it closing when done, and takes all of it back."""
+        unfinished = self.container_id is None and self.end_reason != Reason.FAILED
+        return unfinished and now - self.created_at <= OPENING_GRACE
 
     def activate(self, container_id: str, gpu_uuid: str) -> None:
         assert self.status == Status.PENDING, f"a {self.status} session cannot become active"

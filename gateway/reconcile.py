@@ -2,13 +2,10 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from gateway.host import Container
 from gateway.models import Reason, Session, Status
-
-# A session that is still being made is left alone for longer than its making can take.
-PENDING_GRACE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +31,12 @@ def plan(
 
 def _verdict(session: Session, container: Container | None, now: datetime) -> Reason | None:
     """Why the session must be closed, or None when it is fine as it is."""
+    if session.is_being_opened(now):
+        return None
     if session.status == Status.CLOSING:
         return Reason(str(session.end_reason))
     if session.status == Status.PENDING:
-        return Reason.FAILED if now - session.created_at > PENDING_GRACE else None
+        return Reason.FAILED
     if container is None:
         return Reason.FAILED
     return Reason.USER_EXIT if container.ended else None

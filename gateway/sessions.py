@@ -128,12 +128,13 @@ class Sessions:
     def close(self, session_id: str, reason: Reason = Reason.DELETED) -> bool:
         """Take back route, container, slice and record, in this order; True when all four are gone.
 
-        False leaves the session `closing`, for the reaper to try again. Raises as `get` does.
+        False leaves the session `closing`: for the reaper to try again, or for whoever is still opening it
+        to find. Raises as `get` does.
         """
         with self._database.begin() as rows:
             session = _live(rows, session_id)
             session.close(reason)
-        return self._finish(session)
+        return False if session.is_being_opened(self._clock()) else self._finish(session)
 
     def occupancy(self) -> tuple[Sequence[Gpu], Sequence[placement.Lease]]:
         """The GPUs, and every piece of them that is not free: what their driver shows and what sessions

@@ -163,5 +163,3 @@ def _mig_devices(gpu: SimulatedGpu) -> list[tuple[GpuInstance, ComputeInstance]]
     """A GPU instance without a compute instance is no MIG device."""
     instances = sorted(gpu.instances, key=lambda instance: instance.id)
     return [(instance, compute) for instance in instances for compute in instance.compute_instances]
-
-

@@ -66,9 +66,7 @@ def _profile_fields(profile: KindProfile) -> dict[str, int]:
 
 
 @c_function("nvmlDeviceGetGpuInstancePossiblePlacements_v2")
-def possible_placements(
-    machine: Machine, device: Any, driver_id: Any, placements: Any, count: Any
-) -> None:
+def possible_placements(machine: Machine, device: Any, driver_id: Any, placements: Any, count: Any) -> None:
     """All the possible ones, not only the free ones; an array of None asks how many there are."""
     _, profile = _profile(machine, device, driver_id)
     put(count, len(profile.starts))

@@ -77,6 +77,20 @@ def test_a_deletion_that_must_be_tried_again_is_accepted_and_finished_later(benc
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "deleted"
 
 
+def test_deleting_a_session_that_is_still_being_opened_leaves_nothing_of_it(bench: Bench) -> None:
+    answers = []
+
+    def delete_meanwhile(container_id: str, address: str) -> None:
+        [session] = bench.client.get("/sessions").json["sessions"]
+        answers.append(bench.client.delete(f"/sessions/{session['session_id']}"))
+        bench.sessions.reconcile()
+
+    bench.containers.wait_for_ssh = delete_meanwhile  # type: ignore[method-assign]
+    assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 410
+    assert [answer.status_code for answer in answers] == [202]
+    assert bench.leftovers() == NOTHING
+
+
 def test_the_slice_stays_when_the_container_cannot_be_removed(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.containers.fail("remove", DockerUnavailable("no"))

@@ -1,8 +1,8 @@
 from datetime import UTC, datetime, timedelta
 
 from gateway.host import Container
-from gateway.models import Reason, Session, Status
-from gateway.reconcile import PENDING_GRACE, plan
+from gateway.models import OPENING_GRACE, Reason, Session, Status
+from gateway.reconcile import plan
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 
@@ -10,7 +10,8 @@ NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 def session(
     id: str, status: Status = Status.ACTIVE, age: timedelta = timedelta(minutes=1), reason: str | None = None
 ) -> Session:
-    return Session(id=id, status=status, end_reason=reason, created_at=NOW - age)
+    container_id = None if status == Status.PENDING or reason == Reason.FAILED else "c"
+    return Session(id=id, status=status, end_reason=reason, created_at=NOW - age, container_id=container_id)
 
 
 def test_what_agrees_is_left_alone() -> None:
@@ -27,8 +28,8 @@ def test_an_active_session_without_a_container_has_failed() -> None:
 
 
 def test_a_pending_session_is_spared_within_its_grace_and_failed_after_it() -> None:
-    young = session("a", Status.PENDING, PENDING_GRACE)
-    old = session("b", Status.PENDING, PENDING_GRACE + timedelta(seconds=1))
+    young = session("a", Status.PENDING, OPENING_GRACE)
+    old = session("b", Status.PENDING, OPENING_GRACE + timedelta(seconds=1))
     assert plan([young, old], [], [], NOW).close == {"b": Reason.FAILED}
 
 
@@ -39,3 +40,14 @@ def test_closing_is_finished_for_the_reason_it_was_begun_with() -> None:
 def test_containers_and_files_without_a_row_are_orphans() -> None:
     decided = plan([session("a")], [Container("1", "a", False), Container("2", "b", False)], ["c"], NOW)
     assert decided.orphans == ["b", "c"]
+
+
+def test_what_is_deleted_while_it_is_opened_is_left_to_its_opener_within_the_grace() -> None:
+    young = session("a", Status.CLOSING, reason="deleted")
+    old = session("b", Status.CLOSING, OPENING_GRACE + timedelta(seconds=1), reason="deleted")
+    young.container_id = old.container_id = None
+    assert plan([young, old], [], [], NOW).close == {"b": Reason.DELETED}
+
+
+def test_an_opening_that_failed_and_could_not_be_undone_is_taken_back_at_once() -> None:
+    assert plan([session("a", Status.CLOSING, reason="failed")], [], [], NOW).close == {"a": Reason.FAILED}
