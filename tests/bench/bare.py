@@ -1,0 +1,48 @@
+"""A bare Flask view under the gateway's own gunicorn settings: `python -m tests.bench.bare PORT`."""
+
+import sys
+from typing import Any
+
+from flask import Flask
+from flask.typing import ResponseReturnValue
+
+from gateway.server import Server
+from gateway.settings import Settings
+
+ANSWER = {
+    "session_id": "6a3be1d6-1c04-4f43-9be6-1cf5b7b8d2ef",
+    "user_id": "user123",
+    "container_id": "c" * 64,
+    "gpu_uuid": "MIG-5c2d4f86-3b46-5d05-9a0d-6f4d4a0e8a5c",
+    "mig_profile": "1g.5gb",
+    "status": "active",
+    "created_at": "2025-01-17T08:00:00Z",
+    "expires_at": "2025-01-17T09:00:00Z",
+    "ssh_user": "user123",
+    "ssh_host": "127.0.0.1",
+    "ssh_port": 2222,
+    "ssh_command": "ssh -p 2222 user123@127.0.0.1",
+    "ssh_known_hosts": "[127.0.0.1]:2222 ssh-ed25519 " + "A" * 68,
+}
+
+
+class BareServer(Server):
+    """The same server over an application that has no reaper."""
+
+    def load_config(self) -> None:
+        super().load_config()
+        self.cfg.set("post_worker_init", lambda _worker: None)
+        self.cfg.set("worker_exit", lambda _server, _worker: None)
+
+    def load(self) -> Any:
+        app = Flask("bare")
+
+        @app.get("/sessions/<session_id>")
+        def read(session_id: str) -> ResponseReturnValue:
+            return ANSWER
+
+        return app
+
+
+if __name__ == "__main__":
+    BareServer(Settings(port=int(sys.argv[1]))).run()

@@ -1,0 +1,180 @@
+"""What the server gives a second, and what it takes of memory."""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from gateway.keys import make_pair
+from gateway.models import Session, Status
+from gateway.repositories.database import SqlDatabase
+from tests.bench.ground import BenchGateway, gateway
+from tests.bench.measure import Row, progress
+from tests.e2e.conftest import REPOSITORY, eventually, free_port
+
+_CONNECTIONS = 8
+_TURN_SECONDS = 1.0
+_KNOWN = 1_000
+
+
+def throughput(runs: int) -> list[Row]:
+    """Requests a second over connections that stay open, the two servers by turns."""
+    ours_gave: list[float] = []
+    theirs_gave: list[float] = []
+    with gateway() as ours, _bare_server() as bare_port:
+        session_id = ours.open("user123", make_pair().public)
+        targets = ((ours.port, ours_gave), (bare_port, theirs_gave))
+        for port, _ in targets:
+            _rate(port, session_id)
+        for run in range(runs):
+            for port, gave in targets if run % 2 else targets[::-1]:
+                gave.append(_rate(port, session_id))
+            progress("GET throughput", run + 1, runs)
+    return [
+        Row(
+            "throughput",
+            "GET /sessions/{id} throughput",
+            "a bare Flask view under the same gunicorn",
+            ours_gave,
+            theirs_gave,
+            unit="/s",
+            goal=0.6,
+            at_least=True,
+            note=f"{_CONNECTIONS} connections that stay open, {_TURN_SECONDS:g} s a turn",
+        )
+    ]
+
+
+def memory(runs: int) -> list[Row]:
+    """Resident memory of all the server's processes, after requests of every kind."""
+    key = make_pair().public
+    resident: list[float] = []
+    proportional: list[float] = []
+    with gateway("4xA100-40GB", before=_know_many) as ours:
+        eventually(lambda: (ours.directory / "sshpiper/pipe.yaml").read_text().count("session_id") >= _KNOWN)
+        for run in range(runs):
+            session_id = ours.open("user123", key)
+            with ThreadPoolExecutor(_CONNECTIONS) as pool:
+                paths = [f"/sessions/{session_id}", "/sessions", "/gpus", "/gpus/profiles", "/readyz"]
+                answers = list(pool.map(lambda path: ours.request("GET", path), paths * 4))
+            assert all(status == 200 for status, _ in answers), answers
+            ours.close(session_id)
+            sizes = [_memory(pid) for pid in _processes(ours.processes["serve"].pid)]
+            resident.append(sum(rss for rss, _ in sizes))
+            proportional.append(sum(pss for _, pss in sizes))
+            progress("memory", run + 1, runs)
+    note = f"{len(sizes)} processes after the last of {runs} rounds of requests of every kind"
+    what = f"memory of the server, {_KNOWN:,} sessions known"
+    return [
+        Row("memory", what, "", resident[-1:], unit="MB", goal=120.0, note=f"the sum of RSS; {note}"),
+        Row("memory-pss", f"{what}, PSS", "", proportional[-1:], unit="MB", note="shared pages counted once"),
+    ]
+
+
+@contextmanager
+def _bare_server() -> Iterator[int]:
+    port = free_port()
+    command = [sys.executable, "-m", "tests.bench.bare", str(port)]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.DEVNULL) as process:
+        try:
+            eventually(lambda: _listens(port))
+            yield port
+        finally:
+            process.terminate()
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def _rate(port: int, session_id: str) -> float:
+    """Answers a second, from several clients that each wait for one before they ask for the next."""
+    request = f"GET /sessions/{session_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    deadline = time.perf_counter() + _TURN_SECONDS
+
+    def one_client(_: int) -> int:
+        count = 0
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            while time.perf_counter() < deadline:
+                connection.sendall(request)
+                _receive_answer(connection)
+                count += 1
+        return count
+
+    began = time.perf_counter()
+    with ThreadPoolExecutor(_CONNECTIONS) as pool:
+        total = sum(pool.map(one_client, range(_CONNECTIONS)))
+    return total / (time.perf_counter() - began)
+
+
+def _receive_answer(connection: socket.socket) -> None:
+    received = b""
+    while b"\r\n\r\n" not in received:
+        received += _some(connection)
+    head, _, body = received.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200"), head
+    length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+    while len(body) < length:
+        body += _some(connection)
+
+
+def _some(connection: socket.socket) -> bytes:
+    received = connection.recv(65536)
+    assert received, "the server closed the connection"
+    return received
+
+
+def _know_many(ours: BenchGateway) -> None:
+    """Rows of sessions that are being made: those alone are known without having a container."""
+    now = datetime.now(UTC).replace(microsecond=0)
+    database = SqlDatabase(ours.database)
+    with database.begin() as rows:
+        for number in range(_KNOWN):
+            user, pair = rows.user(f"known{number}"), make_pair()
+            rows.add(
+                Session(
+                    id=f"00000000-0000-4000-8000-{number:012}",
+                    user_id=user.id,
+                    status=Status.PENDING,
+                    mig_profile="1g.5gb",
+                    gpu=f"GPU-of-another-host-{number // 7}",
+                    start=number % 7,
+                    size=1,
+                    address=f"10.216.{9 + number // 250}.{number % 250 + 1}",
+                    public_keys=[pair.public],
+                    private_key=pair.private,
+                    host_key=pair.public,
+                    created_at=now + timedelta(minutes=5),
+                    expires_at=now + timedelta(hours=2),
+                )
+            )
+    database.engine.dispose()
+
+
+def _processes(group: int) -> list[int]:
+    """The processes of a group: the arbiter and its workers."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                if os.getpgid(int(entry.name)) == group:
+                    found.append(int(entry.name))
+            except ProcessLookupError:
+                continue
+    return found
+
+
+def _memory(pid: int) -> tuple[float, float]:
+    """RSS and PSS in MB."""
+    fields = dict(line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return int(fields["Rss:"]) / 1000, int(fields["Pss:"]) / 1000
