@@ -32,9 +32,7 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> Keys:
 @pytest.fixture(scope="session")
 def sshd(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[Sshd]:
     users = [USER, *(f"user{number}" for number in range(5))]
-    directory = tmp_path_factory.mktemp("sshd")
-    directory.chmod(0o755)
-    with sshd_container(directory, users, [keys.public]) as found:
+    with sshd_container(tmp_path_factory.mktemp("sshd"), users, [keys.public]) as found:
         yield found
 
 

@@ -111,6 +111,7 @@ def run(*command: str) -> str:
 @contextmanager
 def sshd_container(directory: Path, users: Sequence[str], keys: Sequence[str]) -> Iterator[Sshd]:
     """Each of `users` is the same plain uid; `keys` may log in beside the router's."""
+    directory.chmod(0o755)  # for the plain uid
     router_private, router_public = key_pair()
     host_private, host_public = key_pair()
     for name, content in {
@@ -199,8 +200,14 @@ def make_router(kind: str, directory: Path) -> Router:
     if kind == "embedded":
         code = "import sys; from pathlib import Path; from gateway.router import serve; "
         code += "serve(Path(sys.argv[1]), [('127.0.0.1', int(sys.argv[2]))], Path(sys.argv[3]))"
-        python = [sys.executable, "-X", "dev", "-c", code]
-        router.command = [*python, str(router.config), str(router.port), str(router.host_key)]
+        router.command = [
+            sys.executable,
+            "-c",
+            code,
+            str(router.config),
+            str(router.port),
+            str(router.host_key),
+        ]
     else:
         private, public = key_pair()
         router.host_key.write_text(private)
@@ -225,7 +232,8 @@ class Client:
     def options(self, *more: str) -> list[str]:
         known_hosts = self.directory / "known_hosts"
         public = self.router.host_key.with_name(f"{self.router.host_key.name}.pub").read_text().split()[:2]
-        known_hosts.write_text(f"[127.0.0.1]:{self.router.port} {' '.join(public)}\n")
+        if not known_hosts.exists():
+            known_hosts.write_text(f"[127.0.0.1]:{self.router.port} {' '.join(public)}\n")
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",
