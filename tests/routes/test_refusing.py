@@ -32,10 +32,8 @@ def handwritten(sshd: Sshd, keys: Keys, name: str = USER, /, **more: str) -> str
         "private_key_data": encoded(sshd.private_key),
         "known_hosts_data": encoded(f"[{sshd.host}]:{SSHD_PORT} {sshd.host_key}"),
     }
-    for name, value in more.items():
-        fields = (
-            source if name in ("authorized_keys", "authorized_keys_data", "username_regex_match") else target
-        )
+    for field, value in more.items():
+        fields = source if field.startswith(("authorized_keys", "username_regex")) else target
         fields.pop(f"{field}_data", None)
         fields[field] = value
     above = [f"    {field}: {value}" for field, value in source.items() if field != "username"]
