@@ -1,0 +1,58 @@
+"""Each disk that the gateway writes to, really full: a clear answer, nothing left behind, and on it goes."""
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import requests
+
+from tests.e2e.conftest import Gateway, eventually, remove_containers
+
+PLACES = ("workspaces", "sshpiper", "state")
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Its three directories are small disks of their own."""
+    gateway = Gateway(tmp_path_factory.mktemp("small"))
+    for place in PLACES:
+        (gateway.directory / place).mkdir()
+        options = "size=4m,mode=755"
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "small", gateway.directory / place], check=True
+        )
+    try:
+        assert gateway.run("migrate").returncode == 0
+        gateway.serve()
+        yield gateway
+        gateway.kill("serve")
+    finally:
+        remove_containers(gateway.directory)
+        for place in PLACES:
+            subprocess.run(["umount", "--lazy", gateway.directory / place], check=True)
+
+
+def fill(directory: Path) -> Path:
+    """A file that takes all that is left."""
+    filler = directory / "filler"
+    with open(filler, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            return filler
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_full_disk_is_told_and_nothing_is_lost(gateway: Gateway, place: str) -> None:
+    filler = fill(gateway.directory / place)
+    answer = requests.post(f"{gateway.url}/sessions", json={"user_id": f"in-{place}"}, timeout=60)
+    assert answer.status_code == 507, answer.text
+    assert answer.json()["type"] == "/problems/disk-full"
+    filler.unlink()
+    eventually(lambda: gateway.get("/sessions")["sessions"] == [], seconds=75)
+    assert [gpu["instances"] for gpu in gateway.get("/gpus")["gpus"]] == [[], []]
+    session = requests.post(f"{gateway.url}/sessions", json={"user_id": f"in-{place}"}, timeout=60)
+    assert session.status_code == 201, session.text
+    assert gateway.delete(session.json()["session_id"]).status_code == 204
