@@ -14,7 +14,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
-from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
+from ruamel.yaml.nodes import MappingNode, SequenceNode
 
 from gateway.errors import PipesUnavailable
 from gateway.pipe import Entry, Pipe
@@ -124,15 +124,20 @@ def _require_pipe(entry: object) -> None:
 
 def _with_marks(text: str) -> str:
     """`text` with the marks below its hand-written pipes, which so stay the first to match."""
-    pipes, newline = _pipes_node(text), "\r\n" if "\r\n" in text else "\n"
-    if isinstance(pipes, SequenceNode) and not pipes.flow_style:
+    newline = "\r\n" if "\r\n" in text else "\n"
+    name, pipes = _pipes_node(text)
+    if name is None:
+        above, indent, below = _ended(text, newline) + "pipes:" + newline, "", ""
+    elif isinstance(pipes, SequenceNode) and not pipes.flow_style:
         place, indent = _end_of(text, pipes), " " * pipes.start_mark.column
         above, below = text[:place], text[place:]
-    elif pipes is None:
-        above, indent, below = _ended(text, newline) + "pipes:" + newline, "", ""
-    elif not pipes.value or isinstance(pipes, ScalarNode) and str(pipes.tag).endswith(":null"):
-        line, newline_found, below = text[pipes.end_mark.index :].partition("\n")
-        above, indent = text[: pipes.start_mark.index] + line + newline_found, "  "
+    elif not pipes.value or pipes.tag.endswith(":null"):
+        # An empty value has no place of its own: the parser puts it before whatever comes next.
+        start, end = (
+            (pipes.start_mark, pipes.end_mark) if pipes.value or pipes.id == "sequence" else (name, name)
+        )
+        line, line_end, below = text[end.index :].partition("\n")
+        above, indent = text[: start.index] + line + line_end, "  "
     else:
         raise PipesUnavailable("The pipe file's `pipes` must be a list of lines that begin with a dash.")
     marked = f"{_ended(above, newline)}{indent}{BEGIN}{newline}{indent}{END}{newline}{below}"
@@ -143,12 +148,14 @@ def _with_marks(text: str) -> str:
     return marked
 
 
-def _pipes_node(text: str) -> Node | None:
+def _pipes_node(text: str) -> tuple[Any, Any]:
+    """Where the name `pipes` ends and what stands there; None where there is no such name."""
     _load(text)  # `compose` alone would let duplicate keys pass
     root = YAML(typ="safe", pure=True).compose(text)
     if not isinstance(root, MappingNode):
-        return None
-    return next((value for key, value in root.value if key.value == "pipes"), None)
+        return None, None
+    named = ((name.end_mark, value) for name, value in root.value if name.value == "pipes")
+    return next(named, (None, None))
 
 
 def _end_of(text: str, pipes: SequenceNode) -> int:

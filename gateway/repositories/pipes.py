@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from io import FileIO
 from pathlib import Path
 from typing import IO
 
@@ -81,7 +80,12 @@ class Pipes:
 
     def _read(self, signature: Signature | None) -> _Content:
         file = PipeFile.parse(_text(self._path) if signature else "")
-        known = {line: key for key, line in self._content.lines.items()} if self._content else {}
+        before = self._content
+        alike = before is not None and (before.file.indent, before.file.newline) == (
+            file.indent,
+            file.newline,
+        )
+        known = {line: key for key, line in before.lines.items()} if before and alike else {}
         lines = {known.get(line) or _pipe(file, line).session_id: line for line in file.lines}
         if len(lines) != len(file.lines):
             raise PipesUnavailable("The pipe file has two pipes for one session; remove one.")
@@ -95,6 +99,7 @@ class Pipes:
                 _pipe(content.file, line)  # the other lines were parsed before
         with _temporary(self._path) as temporary:
             temporary.write(content.file.text(lines.values()).encode())
+            temporary.flush()
             os.fsync(temporary.fileno())
             if _signature(self._path) != content.signature:
                 raise PipesUnavailable("The pipe file was edited while a pipe was published; try again.")
@@ -142,14 +147,14 @@ def _text(path: Path) -> str:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[FileIO]:
+def _temporary(path: Path) -> Iterator[IO[bytes]]:
     """An empty file beside `path` with the owner of the one there; gone at the end unless renamed."""
     temporary = _beside(path, "tmp")
     with suppress(FileNotFoundError):
         temporary.unlink()  # of a process that was killed
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with FileIO(descriptor, "w") as file:
+        with open(descriptor, "wb") as file:
             os.fchmod(descriptor, 0o600)
             with suppress(FileNotFoundError):
                 owner = path.lstat()
