@@ -73,12 +73,10 @@ class BenchGateway(Gateway):
 
 
 @contextmanager
-def gateway(
-    gpus: str = GPUS, *, before: Callable[[BenchGateway], None] | None = None
-) -> Iterator[BenchGateway]:
+def gateway(*, before: Callable[[BenchGateway], None] | None = None) -> Iterator[BenchGateway]:
     """A gateway that serves; `before` is called when its database is there."""
     directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-    made = BenchGateway(directory, gpus)
+    made = BenchGateway(directory, GPUS)
     try:
         migrated = made.run("migrate")
         assert migrated.returncode == 0, migrated.stderr
