@@ -12,6 +12,9 @@ from gateway import simulation
 from gateway.api import errors, gpus, health, sessions, users
 from gateway.errors import Unavailable
 from gateway.host import Host
+from gateway.mig import MigPolicy
+from gateway.pool import Pool
+from gateway.ports import Database, Pipes
 from gateway.reaper import RECONCILE_SECONDS, Reaper
 from gateway.repositories import schema
 from gateway.repositories.containers import DockerContainers
@@ -22,7 +25,7 @@ from gateway.repositories.network import Worknet
 from gateway.repositories.pipes import Pipes as PipesOnDisk
 from gateway.repositories.session_files import HostSessionFiles
 from gateway.repositories.workspaces import HostWorkspaces
-from gateway.sessions import Database, Pipes, Sessions
+from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.user_keys import UserKeys
 
@@ -53,11 +56,13 @@ def create_app(settings: Settings) -> Flask:
 
 
 def assemble(settings: Settings, parts: Parts) -> Flask:
+    policy = MigPolicy(settings.mig_policy)
     use_cases = Sessions(
         parts.database,
         parts.host,
         parts.pipes,
         subnet=ipaddress.IPv4Network(settings.subnet),
+        mig_policy=policy,
         history=timedelta(days=settings.history_days),
         clock=parts.clock,
     )
@@ -70,7 +75,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     app.register_blueprint(sessions.blueprint(use_cases, entry, settings.max_ttl_minutes))
     app.register_blueprint(users.blueprint(UserKeys(parts.database)))
-    app.register_blueprint(gpus.blueprint(use_cases))
+    app.register_blueprint(gpus.blueprint(Pool(parts.database, parts.host, policy, parts.clock)))
     app.register_blueprint(health.blueprint(_checks(parts, reaper)))
     errors.register(app)
     return app

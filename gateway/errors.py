@@ -7,6 +7,7 @@ carries a host path, an SQL text or a secret.
     GatewayError
     ├── InvalidRequest          a person asked for something that cannot be
     │   └── UnknownProfile        … a MIG profile that no GPU here offers
+    ├── GpuNotFound             this host has no GPU of that index
     ├── SessionNotFound         no session ever had that id
     ├── SessionEnded            it had, and is over
     ├── SessionExists           the user has a live session already
@@ -49,6 +50,13 @@ class UnknownProfile(InvalidRequest):
         message = f"No GPU of this host offers the MIG profile {name!r}; offered: {offer}."
         super().__init__(message, {"mig_profile": [message]})
         self.available_profiles = list(available)
+
+
+class GpuNotFound(GatewayError):
+    def __init__(self, index: int, count: int) -> None:
+        known = f"they are numbered 0 to {count - 1}" if count else "it has none"
+        super().__init__(f"This host has no GPU {index}; {known}. GET /gpus lists them.")
+        self.index = index
 
 
 class SessionNotFound(GatewayError):

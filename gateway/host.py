@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
+from gateway.errors import PlacementTaken
 from gateway.keys import KeyPair
 from gateway.mig import Gpu, Instance, Placement
 
@@ -19,11 +20,17 @@ SSH_PORT = 2222  # of a session's sshd; unprivileged, since it runs without root
 
 @dataclass(frozen=True, slots=True)
 class SliceLease:
-    """The piece of a GPU that a session is meant to have; `gpu` is the GPU's UUID."""
+    """The piece of a GPU that a session is meant to have; `gpu` is the GPU's UUID.
+
+    A `borrowed` one stood before the session and outlives it. `mig_uuid` is what the driver called it,
+    None until it is known.
+    """
 
     gpu: str
     profile: str
     placement: Placement
+    borrowed: bool = False
+    mig_uuid: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +82,9 @@ class Gpus(Protocol):
 
     def list(self) -> list[Gpu]: ...
     def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance: ...
-    def destroy(self, gpu_uuid: str, profile_name: str, placement: Placement) -> None: ...
+    def destroy(
+        self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
+    ) -> None: ...
     def check(self) -> None: ...
 
 
@@ -130,8 +139,7 @@ class Host:
         Undoes nothing: whoever asked for it has the intent on record and calls `stop`.
         """
         workspace = self.workspaces.ensure(plan.user_id, plan.uid)
-        instance = self.gpus.create(plan.lease.gpu, plan.lease.profile, plan.lease.placement)
-        gpu_uuid = instance.mig_uuid or ""
+        gpu_uuid = self._borrow(plan.lease) if plan.lease.borrowed else self._make(plan.lease)
         container_id = self.containers.run(
             ContainerSpec(
                 session_id=plan.session_id,
@@ -152,8 +160,8 @@ class Host:
         """Take back the container, then its slice: ids of instances are used again at once, so the
         container must be gone first."""
         self.containers.remove(session_id)
-        if lease is not None:
-            self.gpus.destroy(lease.gpu, lease.profile, lease.placement)
+        if lease is not None and not lease.borrowed:
+            self.gpus.destroy(lease.gpu, lease.profile, lease.placement, lease.mig_uuid)
         self.files.remove(session_id)
 
     def secure(self) -> None:
@@ -167,3 +175,14 @@ class Host:
     def remains(self) -> Sequence[str]:
         """The ids of sessions that have files here."""
         return self.files.list()
+
+    def _make(self, lease: SliceLease) -> str:
+        return self.gpus.create(lease.gpu, lease.profile, lease.placement).mig_uuid or ""
+
+    def _borrow(self, lease: SliceLease) -> str:
+        """Look once more: whoever partitioned this host may have changed his mind."""
+        for instance in [instance for gpu in self.list_gpus() for instance in gpu.instances]:
+            same = (instance.gpu_uuid, instance.profile, instance.placement)
+            if same == (lease.gpu, lease.profile, lease.placement) and instance.mig_uuid:
+                return instance.mig_uuid
+        raise PlacementTaken(f"The {lease.profile} that was to be leased is gone; try again.")

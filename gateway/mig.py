@@ -16,6 +16,14 @@ class MigMode(StrEnum):
     PENDING_RESET = "pending-reset"  # switched, but the GPU was not reset since
 
 
+class MigPolicy(StrEnum):
+    """Where slices come from."""
+
+    DYNAMIC = "dynamic"  # made for each session, destroyed after it
+    STATIC = "static"  # leased from those that stand idle, given back undestroyed
+    MIXED = "mixed"  # an idle one that fits exactly, else one made
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Placement:
     """The memory slices `start` … `start + size - 1` of one GPU."""

@@ -13,6 +13,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    false,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -73,8 +74,9 @@ class Session(Base):
 
     `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices; all three are None once
     it is certain that no slice stands there on this session's account. `gpu_uuid` is the MIG device.
-    `private_key` (OpenSSH PEM) opens the session's sshd to the router, `host_key` is that sshd's
-    public key, `public_keys` are the user's.
+    A `borrowed` slice stood before the session and outlives it. `problem` says what is wrong with the
+    session, None when all is well. `private_key` (OpenSSH PEM) opens the session's sshd to the router,
+    `host_key` is that sshd's public key, `public_keys` are the user's.
     """
 
     __tablename__ = "sessions"
@@ -93,6 +95,8 @@ class Session(Base):
     start: Mapped[int | None]
     size: Mapped[int | None]
     gpu_uuid: Mapped[str | None] = mapped_column(String(96))
+    borrowed: Mapped[bool] = mapped_column(default=False, server_default=false())
+    problem: Mapped[str | None] = mapped_column(Text)
     container_id: Mapped[str | None] = mapped_column(String(64))
     address: Mapped[str] = mapped_column(String(45), unique=True)
     public_keys: Mapped[list[str]]
@@ -155,3 +159,13 @@ class EndedSession(Base):
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime] = mapped_column(index=True)
     reason: Mapped[str] = mapped_column(String(16))
+
+
+class Cordon(Base):
+    """A GPU, by its UUID, that people keep new slices off, since when and why."""
+
+    __tablename__ = "cordons"
+
+    gpu: Mapped[str] = mapped_column(String(96), primary_key=True)
+    since: Mapped[datetime]
+    reason: Mapped[str] = mapped_column(Text)

@@ -5,31 +5,47 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.host import Container
+from gateway.mig import Gpu, MigMode
 from gateway.models import Reason, Session, Status
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """What the machine shows: `remains` are ids of sessions that have files, `gpus` those GPUs that
+    could be asked. A GPU that is not among them is unknown, not gone."""
+
+    containers: Sequence[Container]
+    remains: Sequence[str] = ()
+    gpus: Sequence[Gpu] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """`close`: sessions to take back, and why. `orphans`: ids without a row that something is left of."""
+    """`close`: sessions to take back, and why. `problems`: what is now to be said of sessions that stay,
+    None for those that are well again. `orphans`: ids without a row that something is left of."""
 
     close: Mapping[str, Reason]
+    problems: Mapping[str, str | None]
     orphans: Sequence[str]
 
 
-def plan(
-    sessions: Iterable[Session], containers: Iterable[Container], remains: Iterable[str], now: datetime
-) -> Plan:
-    """`sessions` were read before `containers` and `remains` (ids of sessions that have files)."""
-    by_session = {container.session_id: container for container in containers}
+def plan(sessions: Iterable[Session], seen: Seen, now: datetime) -> Plan:
+    """`sessions` were read before anything was `seen`."""
+    containers = {container.session_id: container for container in seen.containers}
+    gpus = {gpu.uuid: gpu for gpu in seen.gpus}
     rows = {session.id: session for session in sessions}
-    verdicts = {id: _verdict(session, by_session.get(id), now) for id, session in rows.items()}
+    verdicts = {
+        id: _verdict(session, containers.get(id), gpus.get(session.gpu or ""), now)
+        for id, session in rows.items()
+    }
     return Plan(
         close={id: reason for id, reason in verdicts.items() if reason},
-        orphans=sorted((by_session.keys() | set(remains)) - rows.keys()),
+        problems=_problems([rows[id] for id, reason in verdicts.items() if reason is None], gpus),
+        orphans=sorted((containers.keys() | set(seen.remains)) - rows.keys()),
     )
 
 
-def _verdict(session: Session, container: Container | None, now: datetime) -> Reason | None:
+def _verdict(session: Session, container: Container | None, gpu: Gpu | None, now: datetime) -> Reason | None:
     """Why the session must be closed, or None when it is fine as it is."""
     if session.is_being_opened(now):
         return None
@@ -37,6 +53,30 @@ def _verdict(session: Session, container: Container | None, now: datetime) -> Re
         return Reason(str(session.end_reason))
     if session.status == Status.PENDING:
         return Reason.FAILED
+    if gpu is not None and _has_lost(gpu, session):
+        return Reason.GPU_LOST
     if container is None:
         return Reason.FAILED
     return Reason.USER_EXIT if container.ended else None
+
+
+def _has_lost(gpu: Gpu, session: Session) -> bool:
+    """Whether a GPU that answers in full does not list the session's slice. One without a compute
+    instance has no UUID to tell it by, and is given the benefit of the doubt."""
+    if gpu.fault is not None or gpu.mig_mode is MigMode.UNSUPPORTED:
+        return False
+    return not any(
+        instance.placement == session.placement and instance.mig_uuid in (None, session.gpu_uuid)
+        for instance in gpu.instances
+    )
+
+
+def _problems(staying: Sequence[Session], gpus: Mapping[str, Gpu]) -> Mapping[str, str | None]:
+    """Nothing ends on the word of a GPU that is out of order; its sessions are marked."""
+    seen = [(session, gpus.get(session.gpu or "")) for session in staying]
+    problems = {session: _problem(gpu) for session, gpu in seen if gpu}
+    return {session.id: problem for session, problem in problems.items() if problem != session.problem}
+
+
+def _problem(gpu: Gpu) -> str | None:
+    return f"GPU {gpu.index} is out of order: {gpu.fault}." if gpu.fault else None

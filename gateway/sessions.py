@@ -7,62 +7,33 @@ before the act: whatever exists can be found from a row, and undoing a failed st
 import ipaddress
 import logging
 import uuid
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
 
-from gateway import keys, placement, reconcile
+from gateway import keys, reconcile
 from gateway.errors import (
+    DriverUnavailable,
     GatewayError,
     NoCapacity,
     PlacementTaken,
     SessionEnded,
     SessionExists,
     SessionNotFound,
-    UnknownProfile,
 )
 from gateway.host import SSH_PORT, Host, SessionPlan, SliceLease
 from gateway.keys import KeyPair
-from gateway.mig import Gpu, MigMode
-from gateway.models import EndedSession, Reason, Session, Status, User
+from gateway.mig import Gpu, MigPolicy
+from gateway.models import Reason, Session, Status
+from gateway.occupancy import Occupancy
 from gateway.pipe_file import Pipe
+from gateway.ports import Database, Pipes, Rows
 
 log = logging.getLogger("gateway.sessions")
 
-
-class Rows(Protocol):
-    """The verbs of one transaction over the sessions' rows."""
-
-    def add(self, session: Session) -> None: ...
-    def get(self, session_id: str) -> Session | None: ...
-    def of_user(self, user_id: str) -> Session | None: ...
-    def list(self) -> Sequence[Session]: ...
-    def expired(self, now: datetime) -> Sequence[Session]: ...
-    def next_expiry(self) -> datetime | None: ...
-    def user(self, user_id: str) -> User: ...
-    def public_keys(self, user_id: str) -> Sequence[str]: ...
-    def end(self, session: Session, now: datetime) -> EndedSession: ...
-    def get_ended(self, session_id: str) -> EndedSession | None: ...
-    def forget_ended(self, before: datetime) -> None: ...
-
-
-class Database(Protocol):
-    """Hands out transactions; raises `DatabaseUnavailable`, `DiskFull`."""
-
-    def begin(self) -> AbstractContextManager[Rows]: ...
-    def read(self) -> AbstractContextManager[Rows]: ...
-    def check(self) -> None: ...
-
-
-class Pipes(Protocol):
-    """The pipe file; raises `PipesUnavailable`, `DiskFull`."""
-
-    def add(self, pipe: Pipe) -> None: ...
-    def remove(self, session_id: str) -> None: ...
-    def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None: ...
-    def check(self) -> None: ...
+# Another program that shares the driver may be faster, so often that it is no coincidence.
+_CHOICES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +54,7 @@ class Sessions:
         pipes: Pipes,
         *,
         subnet: ipaddress.IPv4Network,
+        mig_policy: MigPolicy,
         history: timedelta,
         clock: Callable[[], datetime],
     ) -> None:
@@ -90,6 +62,7 @@ class Sessions:
         self._host = host
         self._pipes = pipes
         self._subnet = subnet
+        self._policy = mig_policy
         self._history = history
         self._clock = clock
 
@@ -105,16 +78,10 @@ class Sessions:
         Raises `SessionExists`, `NoCapacity`, `InvalidRequest`, `Unavailable`, `DiskFull`.
         """
         given_keys = keys.parse_public_keys(public_keys) if public_keys else None
-        session, plan, gpu, made_key = self._reserve(user_id, ttl, mig_profile, given_keys)
-        try:
-            started = self._host.start(plan, gpu)
-            self._pipes.add(_pipe(session))
-            session = self._activate(session.id, started.container_id, started.gpu_uuid)
-        except BaseException as error:
-            self._undo(session.id, error)
-            raise
-        log.info("session opened", extra={"session_id": session.id, "user_id": user_id})
-        return Opened(session, made_key)
+        for _ in range(_CHOICES - 1):
+            with suppress(PlacementTaken):
+                return self._open(user_id, ttl, mig_profile, given_keys)
+        return self._open(user_id, ttl, mig_profile, given_keys)
 
     def get(self, session_id: str) -> Session:
         """Raises `SessionNotFound` for an id that never was, `SessionEnded` for one that is over."""
@@ -136,12 +103,6 @@ class Sessions:
             session.close(reason)
         return False if session.is_being_opened(self._clock()) else self._finish(session)
 
-    def occupancy(self) -> tuple[Sequence[Gpu], Sequence[placement.Lease]]:
-        """The GPUs, and every piece of them that is not free: what their driver shows and what sessions
-        were promised."""
-        gpus = self._host.list_gpus()
-        return gpus, _taken(gpus, self.list())
-
     def next_expiry(self) -> datetime | None:
         with self._database.read() as rows:
             return rows.next_expiry()
@@ -158,14 +119,16 @@ class Sessions:
     def reconcile(self) -> None:
         """Make the parts agree with the rows again: closing sessions, containers, files, routes, history.
 
-        Rows are read before containers, so a container missing for an active row is really missing;
-        a container without a row is looked up again, since a row always stands before its container.
+        Rows are read before containers and GPUs, so what an active row lacks is really missing; a
+        container without a row is looked up again, since a row always stands before its container.
         """
         self._host.secure()
         with self._database.begin() as rows:
             sessions = rows.list()
             rows.forget_ended(self._clock() - self._history)
-        plan = reconcile.plan(sessions, self._host.observe(), self._host.remains(), self._clock())
+        seen = reconcile.Seen(self._host.observe(), self._host.remains(), self._gpus_if_seen())
+        plan = reconcile.plan(sessions, seen, self._clock())
+        self._note(plan.problems)
         for session_id, reason in plan.close.items():
             log.warning("session is closed: %s", reason, extra={"session_id": session_id})
             with suppress(SessionNotFound, SessionEnded):
@@ -174,12 +137,25 @@ class Sessions:
             self._remove_orphan(session_id)
         self._pipes.replace(self._wanted_pipes)
 
+    def _open(
+        self, user_id: str, ttl: timedelta, profile: str | None, public_keys: tuple[str, ...] | None
+    ) -> Opened:
+        session, plan, gpu, made_key = self._reserve(user_id, ttl, profile, public_keys)
+        try:
+            started = self._host.start(plan, gpu)
+            self._pipes.add(_pipe(session))
+            session = self._activate(session.id, started.container_id, started.gpu_uuid)
+        except BaseException as error:
+            self._undo(session.id, error)
+            raise
+        log.info("session opened", extra={"session_id": session.id, "user_id": user_id})
+        return Opened(session, made_key)
+
     def _reserve(
         self, user_id: str, ttl: timedelta, profile: str | None, public_keys: tuple[str, ...] | None
     ) -> tuple[Session, SessionPlan, Gpu, str | None]:
         """Commit the intent: the row, with GPU, profile, placement and address, stands before the act."""
         gpus = self._host.list_gpus()
-        profile = _offered(gpus, profile)
         router, sshd = keys.make_pair(), keys.make_pair()
         with self._database.begin() as rows:
             if existing := rows.of_user(user_id):
@@ -187,7 +163,9 @@ class Sessions:
             user = rows.user(user_id)
             now = self._clock().replace(microsecond=0)
             live = rows.list()
-            gpu, lease = _place(gpus, live, profile, now + ttl, now)
+            occupancy = Occupancy(gpus, live, rows.cordons(), self._policy)
+            profile = occupancy.offered(profile)
+            gpu, lease = occupancy.place(profile, now + ttl, now, rows.demand())
             made = None if public_keys or user.public_keys else keys.make_pair()
             session = Session(
                 id=str(uuid.uuid4()),
@@ -197,6 +175,7 @@ class Sessions:
                 gpu=gpu.uuid,
                 start=lease.placement.start,
                 size=lease.placement.size,
+                borrowed=lease.borrowed,
                 address=_free_address(self._subnet, {other.address for other in live}),
                 public_keys=[made.public] if made else list(public_keys or user.public_keys),
                 private_key=router.private,
@@ -239,9 +218,27 @@ class Sessions:
                     rows.end(row, self._clock())
         except GatewayError as failure:
             log.warning("closing it must be tried again: %s", failure, extra={"session_id": session.id})
+            with suppress(GatewayError):
+                self._note({session.id: str(failure)})
             return False
         log.info("session ended", extra={"session_id": session.id, "reason": session.end_reason})
         return True
+
+    def _gpus_if_seen(self) -> Sequence[Gpu]:
+        """None of them where the driver cannot be asked: what it would have listed is unknown, not gone."""
+        try:
+            return self._host.list_gpus()
+        except DriverUnavailable as error:
+            log.warning("the slices of sessions are not looked at: %s", error)
+            return []
+
+    def _note(self, problems: Mapping[str, str | None]) -> None:
+        if not problems:
+            return
+        with self._database.begin() as rows:
+            for session_id, problem in problems.items():
+                if session := rows.get(session_id):
+                    session.problem = problem
 
     def _remove_orphan(self, session_id: str) -> None:
         with self._database.read() as rows:
@@ -265,61 +262,6 @@ def _live(rows: Rows, session_id: str) -> Session:
     raise SessionNotFound(session_id)
 
 
-def _offered(gpus: Sequence[Gpu], name: str | None) -> str:
-    """`name` if a GPU offers it; the smallest profile when none was asked for."""
-    offered = {profile.name: profile for gpu in gpus for profile in gpu.profiles}
-    if not offered:
-        raise NoCapacity(_why_no_profiles(gpus))
-    if name is None:
-        return min(
-            offered.values(), key=lambda profile: (profile.compute_slices, profile.memory_mib, profile.name)
-        ).name
-    if name not in offered:
-        raise UnknownProfile(name, sorted(offered))
-    return name
-
-
-def _why_no_profiles(gpus: Sequence[Gpu]) -> str:
-    if not gpus:
-        return "This host has no GPU that its driver knows of."
-    modes = {gpu.mig_mode for gpu in gpus}
-    if MigMode.PENDING_RESET in modes:
-        return "MIG was switched but the GPUs were not reset since; run `nvidia-smi --gpu-reset` or reboot."
-    if MigMode.DISABLED in modes:
-        return "MIG is off on every GPU here; an administrator turns it on with `nvidia-smi -i 0 -mig 1`."
-    return "No GPU of this host supports MIG."
-
-
-def _place(
-    gpus: Sequence[Gpu], live: Sequence[Session], profile: str, expires_at: datetime, now: datetime
-) -> tuple[Gpu, SliceLease]:
-    taken = _taken(gpus, live)
-    chosen = placement.choose(gpus, taken, profile, expires_at, now)
-    if chosen is None:
-        fit = placement.next_fit(gpus, taken, profile, now)
-        raise NoCapacity(f"No GPU has room for a {profile} now.", retry_at=fit.at if fit else None)
-    gpu, place = chosen
-    return gpu, SliceLease(gpu.uuid, profile, place)
-
-
-def _taken(gpus: Sequence[Gpu], live: Sequence[Session]) -> list[placement.Lease]:
-    """Instances that stand and leases that are promised; one that is both counts once, as the lease."""
-    leases = {
-        (session.gpu, session.placement): placement.Lease(
-            session.gpu, session.mig_profile, session.placement, session.expires_at, session.id
-        )
-        for session in live
-        if session.gpu is not None and session.placement is not None
-    }
-    others = [
-        placement.Lease(instance.gpu_uuid, instance.profile, instance.placement, None)
-        for gpu in gpus
-        for instance in gpu.instances
-        if (instance.gpu_uuid, instance.placement) not in leases
-    ]
-    return [*leases.values(), *others]
-
-
 def _free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
     hosts = subnet.hosts()
     next(hosts)  # the bridge's own
@@ -332,7 +274,7 @@ def _free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
 def _lease(session: Session) -> SliceLease | None:
     if session.gpu is None or session.placement is None:
         return None
-    return SliceLease(session.gpu, session.mig_profile, session.placement)
+    return SliceLease(session.gpu, session.mig_profile, session.placement, session.borrowed, session.gpu_uuid)
 
 
 def _plan(session: Session, uid: int, lease: SliceLease, router: KeyPair, sshd: KeyPair) -> SessionPlan:

@@ -27,6 +27,7 @@ _EXPOSURE = (
     "or accept the risk with --insecure-listen."
 )
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_MIG_POLICIES = ("dynamic", "static", "mixed")
 _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
 
 
@@ -56,6 +57,9 @@ class Settings:
         None, "public host key of the SSH entry point (beside --piper-config if not set)"
     )
     simulate_gpus: str = _setting("", "GPUs to simulate where there is no driver, such as 2xA100-40GB")
+    mig_policy: str = _setting(
+        "dynamic", "slices are made (dynamic), leased from those that stand (static), or either (mixed)"
+    )
     image: str = _setting("gpu-workspace", "image that sessions run")
     network: str = _setting("worknet", "Docker network of the sessions")
     subnet: str = _setting("10.213.0.0/20", "IPv4 subnet of that network")
@@ -117,6 +121,8 @@ class Settings:
             yield "ssh-host", f"{self.ssh_host!r} is not a host name."
         if not _SIZE.fullmatch(self.session_memory):
             yield "session-memory", f"{self.session_memory!r} is not a size such as 16g or 512m."
+        if self.mig_policy not in _MIG_POLICIES:
+            yield "mig-policy", f"{self.mig_policy!r} is none of {', '.join(_MIG_POLICIES)}."
         yield from self._listen_problems()
         yield from self._subnet_problems()
 

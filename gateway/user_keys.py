@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from gateway import keys
-from gateway.sessions import Database
+from gateway.ports import Database
 
 
 class UserKeys:

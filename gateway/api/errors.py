@@ -16,6 +16,7 @@ log = logging.getLogger("gateway.api")
 _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.UnknownProfile, 422, "unknown-profile", "No GPU offers this MIG profile"),
     (errors.InvalidRequest, 422, "invalid-request", "The request cannot be carried out as it is"),
+    (errors.GpuNotFound, 404, "gpu-not-found", "No such GPU"),
     (errors.SessionNotFound, 404, "session-not-found", "No such session"),
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
     (errors.SessionExists, 409, "session-exists", "The user has a live session"),

@@ -1,80 +1,125 @@
-"""/gpus: what the host's GPUs hold, and what they could hold."""
+"""/gpus: what the host's GPUs hold, what they could hold and from when on, and what is kept off them."""
 
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 
-from flask import Blueprint
+from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from gateway import placement
-from gateway.api.schemas import GpuAnswer, ProfileAnswer
-from gateway.mig import Gpu, Instance, Profile
-from gateway.placement import Lease
-from gateway.sessions import Sessions
+from gateway.api.schemas import CordonRequest, FitAnswer, FitRequest, GpuAnswer, ProfileAnswer
+from gateway.mig import Gpu, Profile
+from gateway.occupancy import Occupancy
+from gateway.placement import Fit, Lease
+from gateway.pool import Pool
 
 
-def blueprint(sessions: Sessions) -> Blueprint:
+def blueprint(pool: Pool) -> Blueprint:
     routes = Blueprint("gpus", __name__, url_prefix="/gpus")
-    gpu_answer = GpuAnswer(many=True)
-    profile_answer = ProfileAnswer(many=True)
+    gpu_answer, profile_answer, fit_answer = GpuAnswer(many=True), ProfileAnswer(many=True), FitAnswer()
+    fit_request, cordon_request = FitRequest(), CordonRequest()
 
     @routes.get("")
     def list_gpus() -> ResponseReturnValue:
-        gpus, leases = sessions.occupancy()
-        return {"gpus": gpu_answer.dump([_gpu(gpu, leases) for gpu in gpus])}
+        occupancy = pool.occupancy()
+        return {"gpus": gpu_answer.dump([_gpu(gpu, occupancy) for gpu in occupancy.gpus])}
 
     @routes.get("/profiles")
     def list_profiles() -> ResponseReturnValue:
-        gpus, leases = sessions.occupancy()
-        offers = {profile.name: (gpu, profile) for gpu in reversed(gpus) for profile in gpu.profiles}
-        now = datetime.now(UTC)
-        described = [_profile(gpu, profile, gpus, leases, now) for gpu, profile in offers.values()]
+        occupancy, now = pool.occupancy(), pool.clock()
+        described = [_profile(gpu, profile, occupancy, now) for gpu, profile in occupancy.offers().values()]
         described.sort(key=lambda offer: (offer["compute_slices"], offer["memory_mib"], offer["name"]))
         return {"profiles": profile_answer.dump(described)}
+
+    @routes.get("/fit")
+    def fit() -> ResponseReturnValue:
+        """Would this profile fit now, and if not, whose expiry makes room?"""
+        wanted = fit_request.load(request.args)
+        occupancy, now = pool.occupancy(), pool.clock()
+        profile = occupancy.offered(wanted["profile"])
+        return {**fit_answer.dump(_fit(profile, occupancy.fit(profile, now), occupancy))}
+
+    @routes.put("/<int:index>/cordon")
+    def cordon(index: int) -> ResponseReturnValue:
+        wanted = cordon_request.load(request.get_json() if request.content_length else {})
+        pool.cordon(index, wanted["reason"])
+        return "", 204
+
+    @routes.delete("/<int:index>/cordon")
+    def uncordon(index: int) -> ResponseReturnValue:
+        pool.uncordon(index)
+        return "", 204
 
     return routes
 
 
-def _gpu(gpu: Gpu, leases: Sequence[Lease]) -> dict[str, Any]:
-    holders = {lease.placement: lease.session_id for lease in leases if lease.gpu_uuid == gpu.uuid}
-    used = sum(placement.size for placement in holders)
+def _gpu(gpu: Gpu, occupancy: Occupancy) -> dict[str, Any]:
+    leases = [lease for lease in occupancy.leases if lease.gpu_uuid == gpu.uuid]
     return {
         "index": gpu.index,
         "uuid": gpu.uuid,
         "name": gpu.name,
         "memory_mib": gpu.memory_mib,
         "mig_mode": gpu.mig_mode,
-        "memory_slices": {"total": gpu.memory_slices, "used": used},
-        "instances": [_instance(instance, holders.get(instance.placement)) for instance in gpu.instances],
+        "memory_slices": {"total": gpu.memory_slices, "used": sum(lease.placement.size for lease in leases)},
+        "instances": list(_instances(gpu, leases, occupancy)),
         "healthy": gpu.fault is None,
-        "reason": gpu.fault,
+        "cordoned": gpu.uuid in occupancy.cordons,
+        "reason": occupancy.why_closed(gpu),
         "simulated": gpu.simulated,
     }
 
 
-def _instance(instance: Instance, session_id: str | None) -> dict[str, Any]:
+def _instances(gpu: Gpu, leases: list[Lease], occupancy: Occupancy) -> Iterator[dict[str, Any]]:
+    """What stands and what is promised, lowest start first."""
+    standing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
+    for lease in sorted(leases, key=lambda lease: lease.placement):
+        session = occupancy.sessions.get(lease.session_id or "")
+        yield {
+            "gpu_uuid": standing.get(lease.placement),
+            "profile": lease.profile,
+            "start": lease.placement.start,
+            "size": lease.placement.size,
+            "session_id": lease.session_id,
+            "owner": "gateway" if session and not session.borrowed else "other",
+            "user_id": session.user_id if session else None,
+            "status": session.status if session else None,
+            "expires_at": session.expires_at if session else None,
+            "problem": session.problem if session else None,
+        }
+
+
+def _fit(profile: str, fit: Fit | None, occupancy: Occupancy) -> dict[str, Any]:
+    if fit is None:
+        return {"profile": profile, "fits": False, "now": None, "at": None, "waits_for": []}
     return {
-        "gpu_uuid": instance.mig_uuid,
-        "profile": instance.profile,
-        "start": instance.placement.start,
-        "size": instance.placement.size,
-        "session_id": session_id,
-        "owner": "gateway" if session_id else "other",
+        "profile": profile,
+        "fits": not fit.waits_for,
+        "now": None if fit.waits_for else _place(fit, occupancy),
+        "at": fit.at,
+        "waits_for": [occupancy.sessions[str(lease.session_id)] for lease in fit.waits_for],
     }
 
 
-def _profile(
-    gpu: Gpu, profile: Profile, gpus: Sequence[Gpu], leases: Sequence[Lease], now: datetime
-) -> dict[str, Any]:
-    available = placement.available(gpus, leases, profile.name)
-    fit = None if available else placement.next_fit(gpus, leases, profile.name, now)
+def _place(fit: Fit, occupancy: Occupancy) -> dict[str, Any]:
+    index = next(gpu.index for gpu in occupancy.gpus if gpu.uuid == fit.gpu_uuid)
+    return {
+        "gpu_index": index,
+        "gpu_uuid": fit.gpu_uuid,
+        "start": fit.placement.start,
+        "size": fit.placement.size,
+    }
+
+
+def _profile(gpu: Gpu, profile: Profile, occupancy: Occupancy, now: datetime) -> dict[str, Any]:
+    available = occupancy.available(profile.name)
+    fit = None if available else occupancy.fit(profile.name, now)
     return {
         "name": profile.name,
         "compute_slices": profile.compute_slices,
         "memory_mib": profile.memory_mib,
-        "total": placement.capacity(gpus, profile.name),
-        "in_use": sum(lease.profile == profile.name for lease in leases),
+        "total": occupancy.capacity(profile.name),
+        "in_use": sum(session.mig_profile == profile.name for session in occupancy.sessions.values()),
         "available": available,
         "next_available_at": fit.at if fit else None,
         "description": _describe(gpu, profile),

@@ -61,6 +61,18 @@ class KeysRequest(Schema):
     )
 
 
+class FitRequest(Schema):
+    """Query of `GET /gpus/fit`."""
+
+    profile = fields.String(required=True, validate=validate.Length(1, 64))
+
+
+class CordonRequest(Schema):
+    """Body of `PUT /gpus/{index}/cordon`; it may be left out."""
+
+    reason = fields.String(load_default="", validate=validate.Length(max=200))
+
+
 class SessionAnswer(Schema):
     session_id = fields.String(attribute="id")
     user_id = fields.String()
@@ -68,6 +80,7 @@ class SessionAnswer(Schema):
     gpu_uuid = fields.String()
     mig_profile = fields.String()
     status = fields.String()
+    problem = fields.String()
     created_at = UtcTime()
     expires_at = UtcTime()
 
@@ -79,6 +92,10 @@ class InstanceAnswer(Schema):
     size = fields.Integer()
     session_id = fields.String()
     owner = fields.String()
+    user_id = fields.String()
+    status = fields.String()
+    expires_at = UtcTime()
+    problem = fields.String()
 
 
 class MemorySlices(Schema):
@@ -95,6 +112,7 @@ class GpuAnswer(Schema):
     memory_slices = fields.Nested(MemorySlices)
     instances = fields.List(fields.Nested(InstanceAnswer))
     healthy = fields.Boolean()
+    cordoned = fields.Boolean()
     reason = fields.String()
     simulated = fields.Boolean()
 
@@ -108,3 +126,24 @@ class ProfileAnswer(Schema):
     available = fields.Integer()
     next_available_at = UtcTime()
     description = fields.String()
+
+
+class PlaceAnswer(Schema):
+    gpu_index = fields.Integer()
+    gpu_uuid = fields.String()
+    start = fields.Integer()
+    size = fields.Integer()
+
+
+class WaitedForAnswer(Schema):
+    session_id = fields.String(attribute="id")
+    user_id = fields.String()
+    expires_at = UtcTime()
+
+
+class FitAnswer(Schema):
+    profile = fields.String()
+    fits = fields.Boolean()
+    now = fields.Nested(PlaceAnswer)
+    at = UtcTime()
+    waits_for = fields.List(fields.Nested(WaitedForAnswer))

@@ -63,23 +63,26 @@ class Gpus:
                 _take_back(device, before, profile, placement)
                 raise
 
-    def destroy(self, gpu_uuid: str, profile_name: str, placement: Placement) -> None:
-        """Succeeds once the GPU instance is gone, or if it is gone already."""
+    def destroy(
+        self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
+    ) -> None:
+        """Succeeds once the GPU instance is gone, or if it is gone already. One of another UUID than
+        `mig_uuid` came there after a reset and is somebody else's."""
         for pause in _PATIENCE:
             try:
-                return self._destroy(gpu_uuid, profile_name, placement)
+                return self._destroy(gpu_uuid, profile_name, placement, mig_uuid)
             except SliceBusy:
                 self._sleep(pause)
-        return self._destroy(gpu_uuid, profile_name, placement)
+        return self._destroy(gpu_uuid, profile_name, placement, mig_uuid)
 
-    def _destroy(self, gpu_uuid: str, profile_name: str, placement: Placement) -> None:
+    def _destroy(self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None) -> None:
         slice_ = f"the {profile_name} at memory slice {placement.start} of GPU {gpu_uuid}"
         with self._alone(gpu_uuid), translated(f"destroying {slice_}"):
             device = self._device(gpu_uuid)
-            for standing in _at(device, profile_name, placement):
+            for standing in _at(device, profile_name, placement, mig_uuid):
                 destroy(standing)
             # Drivers have reported success and left remnants.
-            if _at(device, profile_name, placement):
+            if _at(device, profile_name, placement, mig_uuid):
                 raise SliceBusy(f"The driver destroyed {slice_} and still lists it; see nvidia-smi mig -lgi.")
 
     def _count(self) -> int:
@@ -158,11 +161,15 @@ def _require_free(standing: builtins.list[Standing], placement: Placement) -> No
             )
 
 
-def _at(device: GpuDevice, profile_name: str, placement: Placement) -> builtins.list[Standing]:
+def _at(
+    device: GpuDevice, profile_name: str, placement: Placement, mig_uuid: str | None = None
+) -> builtins.list[Standing]:
+    """What stands there. One without a compute instance has no UUID to tell it by."""
     return [
         standing
         for standing in device.standing()
-        if standing.instance.profile == profile_name and standing.instance.placement == placement
+        if (standing.instance.profile, standing.instance.placement) == (profile_name, placement)
+        and (mig_uuid is None or standing.instance.mig_uuid in (None, mig_uuid))
     ]
 
 

@@ -1,11 +1,14 @@
-"""Live sessions, ended ones and users, as rows inside one transaction."""
+"""Live sessions, ended ones, users and cordons, as rows inside one transaction."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 
 from sqlalchemy import delete, func, orm, select
 
-from gateway.models import FIRST_UID, EndedSession, Session, Status, User
+from gateway.models import FIRST_UID, Cordon, EndedSession, Session, Status, User
+
+_DEMAND_OF = 1000  # the latest sessions say what will be asked for
 
 
 class SessionRows:
@@ -65,3 +68,23 @@ class SessionRows:
 
     def forget_ended(self, before: datetime) -> None:
         self._session.execute(delete(EndedSession).where(EndedSession.ended_at < before))
+
+    def demand(self) -> Mapping[str, int]:
+        """How often each profile was given, among the live sessions and the latest that ended."""
+        latest = select(EndedSession.mig_profile).order_by(EndedSession.ended_at.desc()).limit(_DEMAND_OF)
+        return Counter([*self._session.scalars(select(Session.mig_profile)), *self._session.scalars(latest)])
+
+    def cordons(self) -> Mapping[str, Cordon]:
+        """By the GPU's UUID."""
+        return {cordon.gpu: cordon for cordon in self._session.scalars(select(Cordon))}
+
+    def cordon(self, gpu: str, reason: str, now: datetime) -> None:
+        """Doing it again changes the reason."""
+        standing = self._session.get(Cordon, gpu)
+        if standing is None:
+            self._session.add(Cordon(gpu=gpu, since=now, reason=reason))
+        else:
+            standing.reason = reason
+
+    def uncordon(self, gpu: str) -> None:
+        self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))

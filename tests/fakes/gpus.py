@@ -26,6 +26,11 @@ class FakeGpus:
     def set_fault(self, gpu_uuid: str, fault: str | None) -> None:
         self._gpus[gpu_uuid] = replace(self._gpus[gpu_uuid], fault=fault)
 
+    def set_mode(self, gpu_uuid: str, mode: MigMode) -> None:
+        gpu = self._gpus[gpu_uuid]
+        profiles = gpu.profiles if mode is MigMode.ENABLED else ()
+        self._gpus[gpu_uuid] = replace(gpu, mig_mode=mode, profiles=profiles)
+
     def check(self) -> None:
         self._maybe_fail("check")
 
@@ -48,10 +53,17 @@ class FakeGpus:
         self._stand(gpu, [*gpu.instances, instance])
         return instance
 
-    def destroy(self, gpu_uuid: str, profile_name: str, placement: Placement) -> None:
+    def destroy(
+        self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
+    ) -> None:
         self._maybe_fail("destroy")
         gpu = self._gpu(gpu_uuid)
-        rest = [one for one in gpu.instances if (one.profile, one.placement) != (profile_name, placement)]
+        rest = [
+            one
+            for one in gpu.instances
+            if (one.profile, one.placement) != (profile_name, placement)
+            or mig_uuid not in (None, one.mig_uuid)
+        ]
         self._stand(gpu, rest)
 
     def _stand(self, gpu: Gpu, instances: Sequence[Instance]) -> None:

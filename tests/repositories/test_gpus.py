@@ -32,7 +32,9 @@ class AnyGpus(Protocol):
     def check(self) -> None: ...
     def list(self) -> list[Gpu]: ...
     def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance: ...
-    def destroy(self, gpu_uuid: str, profile_name: str, placement: Placement) -> None: ...
+    def destroy(
+        self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
+    ) -> None: ...
 
 
 def taken(gpu: Gpu) -> list[Taken]:
@@ -132,6 +134,17 @@ def test_destroying_touches_only_that_profile_in_that_place(gpus: AnyGpus) -> No
                     gpus.destroy(gpu.uuid, profile.name, place)
         assert gpus.list()[0].instances == (instance,)
         gpus.destroy(gpu.uuid, standing.name, standing.placements[0])
+
+
+def test_an_instance_that_took_the_place_of_a_lost_one_is_not_destroyed(gpus: AnyGpus) -> None:
+    (gpu,) = gpus.list()
+    for profile in gpu.profiles[:1]:
+        place = profile.placements[0]
+        lost = gpus.create(gpu.uuid, profile.name, place)
+        gpus.destroy(gpu.uuid, profile.name, place, lost.mig_uuid)
+        other = gpus.create(gpu.uuid, profile.name, place)
+        gpus.destroy(gpu.uuid, profile.name, place, lost.mig_uuid)
+        assert gpus.list()[0].instances == (other,)
 
 
 def test_a_profile_of_another_kind_is_unknown_and_the_offer_is_listed(gpus: AnyGpus, kind: str) -> None:

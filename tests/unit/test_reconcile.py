@@ -2,7 +2,7 @@ from datetime import UTC, datetime, timedelta
 
 from gateway.host import Container
 from gateway.models import OPENING_GRACE, Reason, Session, Status
-from gateway.reconcile import plan
+from gateway.reconcile import Seen, plan
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 
@@ -15,30 +15,32 @@ def session(
 
 
 def test_what_agrees_is_left_alone() -> None:
-    decided = plan([session("a")], [Container("1", "a", ended=False)], ["a"], NOW)
+    decided = plan([session("a")], Seen([Container("1", "a", ended=False)], ["a"]), NOW)
     assert (decided.close, decided.orphans) == ({}, [])
 
 
 def test_a_container_whose_main_process_ended_was_ended_by_its_user() -> None:
-    assert plan([session("a")], [Container("1", "a", ended=True)], [], NOW).close == {"a": Reason.USER_EXIT}
+    assert plan([session("a")], Seen([Container("1", "a", ended=True)]), NOW).close == {"a": Reason.USER_EXIT}
 
 
 def test_an_active_session_without_a_container_has_failed() -> None:
-    assert plan([session("a")], [], [], NOW).close == {"a": Reason.FAILED}
+    assert plan([session("a")], Seen([]), NOW).close == {"a": Reason.FAILED}
 
 
 def test_a_pending_session_is_spared_within_its_grace_and_failed_after_it() -> None:
     young = session("a", Status.PENDING, OPENING_GRACE)
     old = session("b", Status.PENDING, OPENING_GRACE + timedelta(seconds=1))
-    assert plan([young, old], [], [], NOW).close == {"b": Reason.FAILED}
+    assert plan([young, old], Seen([]), NOW).close == {"b": Reason.FAILED}
 
 
 def test_closing_is_finished_for_the_reason_it_was_begun_with() -> None:
-    assert plan([session("a", Status.CLOSING, reason="deleted")], [], [], NOW).close == {"a": Reason.DELETED}
+    assert plan([session("a", Status.CLOSING, reason="deleted")], Seen([]), NOW).close == {
+        "a": Reason.DELETED
+    }
 
 
 def test_containers_and_files_without_a_row_are_orphans() -> None:
-    decided = plan([session("a")], [Container("1", "a", False), Container("2", "b", False)], ["c"], NOW)
+    decided = plan([session("a")], Seen([Container("1", "a", False), Container("2", "b", False)], ["c"]), NOW)
     assert decided.orphans == ["b", "c"]
 
 
@@ -46,8 +48,8 @@ def test_what_is_deleted_while_it_is_opened_is_left_to_its_opener_within_the_gra
     young = session("a", Status.CLOSING, reason="deleted")
     old = session("b", Status.CLOSING, OPENING_GRACE + timedelta(seconds=1), reason="deleted")
     young.container_id = old.container_id = None
-    assert plan([young, old], [], [], NOW).close == {"b": Reason.DELETED}
+    assert plan([young, old], Seen([]), NOW).close == {"b": Reason.DELETED}
 
 
 def test_an_opening_that_failed_and_could_not_be_undone_is_taken_back_at_once() -> None:
-    assert plan([session("a", Status.CLOSING, reason="failed")], [], [], NOW).close == {"a": Reason.FAILED}
+    assert plan([session("a", Status.CLOSING, reason="failed")], Seen([]), NOW).close == {"a": Reason.FAILED}

@@ -38,6 +38,7 @@ def test_a_flag_goes_before_the_environment_and_the_environment_before_the_defau
         ({"session_memory": "much"}, "--session-memory"),
         ({"session_cpus": "-1"}, "--session-cpus"),
         ({"threads": "0"}, "--threads"),
+        ({"mig_policy": "frozen"}, "--mig-policy (GATEWAY_MIG_POLICY): 'frozen' is none of dynamic"),
         ({"listen": "localhost"}, "--listen"),
     ],
 )

@@ -1,0 +1,42 @@
+"""What people ask of the host's GPUs: what is on them, and to keep new slices off one."""
+
+from collections.abc import Callable
+from datetime import datetime
+
+from gateway.errors import GpuNotFound
+from gateway.host import Host
+from gateway.mig import MigPolicy
+from gateway.occupancy import Occupancy
+from gateway.ports import Database
+
+
+class Pool:
+    def __init__(
+        self, database: Database, host: Host, policy: MigPolicy, clock: Callable[[], datetime]
+    ) -> None:
+        self._database = database
+        self._host = host
+        self._policy = policy
+        self.clock = clock
+
+    def occupancy(self) -> Occupancy:
+        gpus = self._host.list_gpus()
+        with self._database.read() as rows:
+            return Occupancy(gpus, rows.list(), rows.cordons(), self._policy)
+
+    def cordon(self, index: int, reason: str) -> None:
+        """No new sessions there until `uncordon`; those that are there stay."""
+        gpu = self._uuid(index)
+        with self._database.begin() as rows:
+            rows.cordon(gpu, reason, self.clock())
+
+    def uncordon(self, index: int) -> None:
+        gpu = self._uuid(index)
+        with self._database.begin() as rows:
+            rows.uncordon(gpu)
+
+    def _uuid(self, index: int) -> str:
+        gpus = {gpu.index: gpu for gpu in self._host.list_gpus()}
+        if index not in gpus:
+            raise GpuNotFound(index, len(gpus))
+        return gpus[index].uuid
