@@ -1,15 +1,35 @@
 """Where a slice is put decides what still fits later; this file decides where.
 
 A MIG slice never moves. Put anywhere it fits, slices leave a pool whose free memory is plenty and in
-pieces, so the choice here is the place that costs later requests least:
+pieces, so the choice is the place that costs later requests least:
 
-    cost(place) = ∫ from now to the lease's end: Σ over profiles: demand · memory · places lost dt
+    cost(place) = ∫ from now to the lease's end: Σ over profiles: √demand · lost / (1 + left) dt
 
-"Places lost" is how many fewer instances of a profile the GPU holds with the slice than without, at
-that moment: neighbours leave as their leases end, so a slice beside others that end with it blocks
-nothing that they did not block, and one that outlives its neighbours pays for the half it keeps
-shut. Moments count less the further off they are (e-fold in half the lease), because by then others
-came and went. Ties go to the fuller GPU, then to the highest start (the lone last slice first).
+`lost` is how many fewer of the profile the GPU holds with the slice than without it *at that moment*:
+neighbours leave when their leases end, so a slice that ends with its neighbours shuts nothing that
+they did not shut, and one that outlives them pays for the half or the GPU that it keeps from coming
+free. `left` is how many the whole pool holds now: the last place for a 7g is dear though few ask for
+it. Far moments weigh less (e-fold in half the lease), for by then others came and went. Ties go to
+the fuller GPU, then to the highest start.
+
+What was tried, as the share of the gap from first-fit to a pool re-packed at will that it closes, by
+accepted requests (A100 tables, mean of loads 0.7 to 1.1, two kinds of TTL, a quarter leaving early):
+
+                                                           8 GPUs  32, small requests  32, others
+    best-fit                                                 24 %          46 %            44 %
+    FGD: free memory that what is asked for cannot use       59 %          58 %            73 %
+    demand · memory · lost, over the leases' ends            70 %          23 %            90 %
+    … with √demand                                           72 %          72 %            93 %
+    √demand · lost / (1 + left), this moment only            69 %         119 %            82 %
+    … over the leases' ends, all moments alike               73 %          89 %            94 %
+    … near moments first: the one kept                       74 %         105 %            95 %
+    … with 2 + left                                          74 %          86 %            96 %
+
+Concave counts (√places, whether any place is left) closed less, spreading lost 8 points of requests.
+`python -m tests.bench.pool`, all 360 cells, 20 seeds: best-fit 34 %, FGD 58 %, this 73 % of the gap by
+requests, and 24 %, 27 %, 45 % by memory. By memory no cell is below first-fit. By requests one is by
+more than two standard errors (-0.010 ± 0.003: 32 RTX PRO, small requests, load 1.1); there the
+re-packed pool is at -0.029, as each 4g that gets in costs four 1g.
 """
 
 from collections import Counter

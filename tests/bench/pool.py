@@ -331,12 +331,12 @@ def show_cells(results: Results) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Accepted share by placement rule, simulated.")
     parser.add_argument("--seeds", type=int, default=20, help="runs a cell, at least 2 (default 20)")
-    parser.add_argument("--quick", action="store_true", help="2 seeds, fewer cells: a minute at most")
+    parser.add_argument("--quick", action="store_true", help="5 seeds, fewer cells: a minute at most")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     options = parser.parse_args()
     loads, ttls = ((0.9,), ("exponential",)) if options.quick else (LOADS, tuple(TTLS))
     cells = [Cell(*axes) for axes in product(GPUS, TABLES, MIXES, ttls, loads)]
-    results = simulate(cells, 2 if options.quick else max(2, options.seeds), 200)
+    results = simulate(cells, 5 if options.quick else max(2, options.seeds), 200)
     show_cells(results)
     tables = {"requests": summary(results, 0), "memory": summary(results, 1)}
     for measure, rows in tables.items():
