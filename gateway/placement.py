@@ -25,7 +25,7 @@ accepted requests (A100 tables, mean of loads 0.7 to 1.1, two kinds of TTL, a qu
     … near moments first: the one kept                       74 %         105 %            95 %
     … with 2 + left                                          74 %          86 %            96 %
 
-Concave counts (√places, whether any place is left) closed less, spreading lost 8 points of requests.
+Concave counts (√places, whether any place is left) closed less, spreading the load lost 9 points of requests.
 `python -m tests.bench.pool`, all 360 cells, 20 seeds: best-fit 34 %, FGD 58 %, this 73 % of the gap by
 requests, and 24 %, 27 %, 45 % by memory. By memory no cell is below first-fit. By requests one is by
 more than two standard errors (-0.010 ± 0.003: 32 RTX PRO, small requests, load 1.1); there the
