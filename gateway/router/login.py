@@ -58,7 +58,6 @@ class Login(asyncssh.SSHServer):
     # What the library calls.
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        self._connection = conn
         self._relay = Relay(conn, self._failed_try)
         self._address = conn.get_extra_info("peername", ("?",))[0]
         self._alive.add(self)
@@ -86,8 +85,8 @@ class Login(asyncssh.SSHServer):
         return True
 
     def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Asked before the client signs and again when it has."""
-        self._route, self._key = self._routes.find(username), key.public_data
+        """Asked before the client signs and again when it has; what was asked last is what got in."""
+        self._username, self._key, self._route = username, key.public_data, self._routes.find(username)
         return self._route is not None and _admits(self._route, username, self._key)
 
     def auth_completed(self) -> None:
@@ -148,9 +147,8 @@ class Login(asyncssh.SSHServer):
         facts = {"user": self._username, "address": self._address}
         if self._route and self._route.session_id:
             facts["session"] = self._route.session_id
-        log.info(
-            "%s %s", what, " ".join(f"{key}={json.dumps(text)}" for key, text in {**facts, **more}.items())
-        )
+        told = (f"{name}={json.dumps(fact)}" for name, fact in {**facts, **more}.items())
+        log.info("%s %s", what, " ".join(told))
 
 
 class _FarEnd(asyncssh.SSHClient):

@@ -23,7 +23,7 @@ log = logging.getLogger("gateway.router")
 BACKLOG = 1024
 LOGIN_SECONDS = 30
 WATCH_SECONDS = 0.5
-DRAIN_SECONDS = 300
+DRAIN_SECONDS = 60  # less than what stops the router waits before it kills
 
 _WITHDRAWN = "the way into the session was taken away"
 _STOPPING = "the gateway is stopping; connect again in a moment"
@@ -47,10 +47,10 @@ _OPTIONS: dict[str, Any] = {
 def serve(piper_config: Path, listen: list[tuple[str, int]], host_key: Path) -> None:
     """Until SIGTERM: that ends the listening, and the process when the last connection has ended, after
     `DRAIN_SECONDS` or at the second SIGTERM."""
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("asyncssh").setLevel(logging.ERROR)
     key = host_keys.load_or_make(host_key)
     sockets = _passed_sockets() or [_bound(host, port) for host, port in listen]
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("asyncssh").setLevel(logging.ERROR)
     asyncio.run(_Router(piper_config, key).run(sockets))
 
 
@@ -116,9 +116,9 @@ def _bound(host: str, port: int) -> socket.socket:
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
-        raise StartRefused(
-            f"The router cannot listen on {host}:{port}: {os.strerror(error.errno or 0)}."
-        ) from error
+        # create_server wraps the system's words in its own, a failed look-up has no errno.
+        reason = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        raise StartRefused(f"The router cannot listen on {host}:{port}: {reason}.") from error
 
 
 def _passed_sockets() -> list[socket.socket]:
