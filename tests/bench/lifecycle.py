@@ -119,13 +119,15 @@ def lease_end(runs: int) -> list[Row]:
             while len(gone) < count:
                 left = _what_is_left(ours, api)
                 now = time.time()
-                gone |= {
-                    each: now
+                just = [
+                    each
                     for each in ids
                     if each not in gone and each not in left and devices[each] not in left
-                }
+                ]
+                gone |= dict.fromkeys(just, now)
                 assert now < max(ends.values()) + _PATIENCE, "leases that ended were not taken back"
-                progress("lease end", len(took) + len(gone), runs)
+                if just:
+                    progress("lease end", len(took) + len(gone), runs)
                 time.sleep(_LOOK_SECONDS)
             took += [gone[each] - ends[each] for each in ids]
     return [
