@@ -1,14 +1,18 @@
-"""The `gateway` command: serve, migrate, router. A failure is one line and a non-zero exit."""
+"""The `gateway` command: serve, migrate, router, gpus. A failure is one line and a non-zero exit."""
 
 import dataclasses
+import json
 import os
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gateway import slice_map
+from gateway.client import Client
 from gateway.errors import GatewayError, StartRefused
 from gateway.settings import Settings
 
@@ -46,11 +50,10 @@ def gateway() -> None:
 def serve(**flags: str | bool | None) -> None:
     """Serve the API and take sessions back when their leases end."""
     # gunicorn, Flask and Docker load slowly; the other commands do without them
-    from gateway.app import prepare
-    from gateway.server import Server, log_to_stderr
+    from gateway.server import Server, log_to_stderr, require_fit
 
     settings = Settings.load(os.environ, flags)
-    prepare(settings)
+    require_fit(settings)
     log_to_stderr()
     Server(settings).run()
 
@@ -88,6 +91,45 @@ def router(addresses: str, host_key: Path | None, **flags: str | bool | None) ->
     config = Settings.load(os.environ, flags).piper_config
     listen = [_address(text) for text in addresses.split(",")]
     serve_router(config, listen, host_key or config.parent / "ssh_host_ed25519_key")
+
+
+@gateway.group(invoke_without_command=True)
+@click.option(
+    "--url",
+    default="http://127.0.0.1:8080",
+    envvar="GATEWAY_URL",
+    help="the gateway to ask [GATEWAY_URL; http://127.0.0.1:8080]",
+)
+@click.option("--json", "as_json", is_flag=True, help="as GET /gpus answers, for scripts")
+@click.pass_context
+def gpus(context: click.Context, url: str, as_json: bool) -> None:
+    """Show what is on each GPU: who, which profile, until when, and what is free."""
+    context.obj = Client(url)
+    if context.invoked_subcommand:
+        return
+    answer = context.obj.ask("GET", "/gpus")
+    if as_json:
+        click.echo(json.dumps(answer, indent=2))
+    else:
+        plain = False if os.environ.get("NO_COLOR") else None
+        click.echo(slice_map.draw(answer["gpus"], datetime.now(UTC)), color=plain)
+
+
+@gpus.command()
+@click.argument("index", type=click.IntRange(0))
+@click.option("--reason", default="", help="what others are told")
+@click.pass_obj
+def cordon(client: Client, index: int, reason: str) -> None:
+    """Keep new sessions off GPU INDEX; those on it stay."""
+    client.ask("PUT", f"/gpus/{index}/cordon", {"reason": reason})
+
+
+@gpus.command()
+@click.argument("index", type=click.IntRange(0))
+@click.pass_obj
+def uncordon(client: Client, index: int) -> None:
+    """Let new sessions onto GPU INDEX again."""
+    client.ask("DELETE", f"/gpus/{index}/cordon")
 
 
 def _address(text: str) -> tuple[str, int]:

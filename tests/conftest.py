@@ -1,10 +1,11 @@
 """A gateway on fakes, for every test that needs no real machine."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flask import Flask
@@ -87,17 +88,19 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
-def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
+def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any) -> Bench:
+    """Over `gpus`, fake or not; `changes` are settings. A database that is there already is kept."""
     settings = Settings(
-        db=tmp_path / "state/sessions.db",
-        piper_config=tmp_path / "pipe.yaml",
-        workspace_root=tmp_path / "workspaces",
+        db=directory / "state/sessions.db",
+        piper_config=directory / "pipe.yaml",
+        workspace_root=directory / "workspaces",
         ssh_host="ssh.gw",
+        **changes,
     )
-    settings.state_dir.mkdir()
-    shutil.copy(empty_database, settings.db)
-    database, gpus, containers = SqlDatabase(settings.db), FakeGpus(["A100-40GB"]), FakeContainers()
+    settings.state_dir.mkdir(exist_ok=True)
+    if not settings.db.exists():
+        shutil.copy(empty_database, settings.db)
+    database, containers = SqlDatabase(settings.db), FakeContainers()
     network, pipes, clock = FakeNetwork(), FakePipes(), Clock(datetime.now(UTC).replace(microsecond=0))
     host = Host(
         gpus=gpus,
@@ -107,8 +110,29 @@ def bench(tmp_path: Path, empty_database: Path) -> Iterator[Bench]:
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )
     app = assemble(settings, Parts(database, host, pipes, clock))
-    yield Bench(settings, database, gpus, containers, network, pipes, clock, app)
-    database.engine.dispose()
+    return Bench(settings, database, gpus, containers, network, pipes, clock, app)
+
+
+BenchMaker = Callable[..., Bench]
+
+
+@pytest.fixture
+def bench_of(tmp_path: Path, empty_database: Path) -> Iterator[BenchMaker]:
+    """`bench_of(gpus, mig_policy="static")`; all that are made in one test share a directory."""
+    made: list[Bench] = []
+
+    def make(gpus: Any, **changes: Any) -> Bench:
+        made.append(make_bench(tmp_path, empty_database, gpus, **changes))
+        return made[-1]
+
+    yield make
+    for bench in made:
+        bench.database.engine.dispose()
+
+
+@pytest.fixture
+def bench(bench_of: BenchMaker) -> Bench:
+    return bench_of(FakeGpus(["A100-40GB"]))
 
 
 @pytest.fixture(scope="session")

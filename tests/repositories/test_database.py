@@ -154,6 +154,45 @@ def test_migrations_go_down_and_up_again(path: Path) -> None:
     add(SqlDatabase(path), session("a"))
 
 
+def test_live_sessions_survive_each_migration(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    config = schema.alembic_config()
+    with make_engine(path).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    with sqlite3.connect(path) as raw:
+        raw.execute("INSERT INTO users VALUES ('a', 20000, '[]')")
+        raw.execute(
+            "INSERT INTO sessions VALUES ('id-of-a', 'a', 'active', NULL, '3g.20gb', 'GPU-1', 4, 4, 'MIG-1',"
+            " 'c1', '10.0.0.2', '[]', '', '', '2025-01-17 08:00:00', '2025-01-17 09:00:00')"
+        )
+    copy = schema.upgrade(path)
+    assert copy is not None
+    with SqlDatabase(path).read() as rows:
+        [row] = rows.list()
+        assert rows.cordons() == {}
+    assert (row.gpu, row.start, row.gpu_uuid, row.expires_at) == (
+        "GPU-1",
+        4,
+        "MIG-1",
+        NOW + timedelta(hours=1),
+    )
+    assert (row.borrowed, row.problem) == (False, None)
+
+
+def test_demand_counts_live_sessions_and_those_that_ended(path: Path) -> None:
+    database = SqlDatabase(path)
+    add(database, session("a"))
+    add(database, session("b", 4, mig_profile="3g.20gb"))
+    with database.begin() as rows:
+        row = rows.get("id-of-a")
+        assert row is not None
+        row.close(Reason.EXPIRED)
+        rows.end(row, NOW)
+    with database.read() as rows:
+        assert rows.demand() == {"1g.5gb": 1, "3g.20gb": 1}
+
+
 def test_migrating_again_changes_nothing_and_makes_no_copy(path: Path) -> None:
     before = sorted(path.parent.iterdir())
     assert schema.upgrade(path) is None

@@ -1,0 +1,89 @@
+"""The GPUs of `GET /gpus` as text: each a bar of its memory slices, and a line for each piece."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import click
+
+_BAR = 72  # characters; every number of slices that GPUs have divides it
+_MODES = {
+    "disabled": "MIG is off; an administrator turns it on with `nvidia-smi -i {index} -mig 1`",
+    "unsupported": "no MIG",
+    "pending-reset": "MIG was switched; it takes hold at the next reset of the GPU",
+}
+
+_Json = Mapping[str, Any]
+
+
+def draw(gpus: Sequence[_Json], now: datetime) -> str:
+    blocks = ["\n".join(_gpu(gpu, now)) for gpu in gpus]
+    return "\n\n".join(blocks) or "This host has no GPUs."
+
+
+def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
+    simulated = ", simulated" if gpu["simulated"] else ""
+    heading = click.style(f"GPU {gpu['index']}  {gpu['name']}", bold=True)
+    yield f"{heading}  {gpu['memory_mib']} MiB{_free(gpu)}{simulated}"
+    if gpu["mig_mode"] in _MODES and gpu["healthy"]:
+        yield "  " + _MODES[gpu["mig_mode"]].format(**gpu)
+    if gpu["reason"]:
+        yield "  " + click.style(gpu["reason"], fg="yellow" if gpu["healthy"] else "red")
+    if gpu["memory_slices"]["total"]:
+        yield from _slices(gpu)
+    for piece in gpu["instances"]:
+        yield _line(piece, now)
+
+
+def _free(gpu: _Json) -> str:
+    slices = gpu["memory_slices"]
+    return f", {slices['total'] - slices['used']} of {slices['total']} slices free" if slices["total"] else ""
+
+
+def _slices(gpu: _Json) -> Iterator[str]:
+    """The numbers of the slices, and beneath them what stands there."""
+    total = gpu["memory_slices"]["total"]
+    cell = _BAR // total
+    yield "  " + "".join(f"{number:<{cell}}" for number in range(total)).rstrip()
+    pieces = {piece["start"]: piece for piece in gpu["instances"]}
+    bar, slot = "", 0
+    while slot < total:
+        piece = pieces.get(slot)
+        size = piece["size"] if piece else 1
+        bar += "|" + _segment(piece, size * cell - 1)
+        slot += size
+    yield f"  {bar}|"
+
+
+def _segment(piece: _Json | None, width: int) -> str:
+    if piece is None:
+        return click.style("." * width, dim=True)
+    label = f"{_who(piece)} {piece['profile']} "[:width]
+    return click.style(f"{label:=<{width}}", fg="black", bg=_colour(piece))
+
+
+def _colour(piece: _Json) -> str:
+    if piece["problem"] or piece["status"] == "closing":
+        return "red"
+    return {"active": "green", "pending": "cyan"}.get(piece["status"], "yellow")
+
+
+def _who(piece: _Json) -> str:
+    return piece["user_id"] or ("other" if piece["owner"] == "other" else "gateway")
+
+
+def _line(piece: _Json, now: datetime) -> str:
+    last = piece["start"] + piece["size"] - 1
+    where = f"{piece['start']}-{last}" if last > piece["start"] else str(last)
+    texts = [_until(piece, now), piece["gpu_uuid"] or "not made yet", piece["problem"]]
+    return f"  {where:<6}{_who(piece):<12}  {piece['profile']:<12}  " + "  ".join(filter(None, texts))
+
+
+def _until(piece: _Json, now: datetime) -> str:
+    if piece["session_id"] is None:
+        return "no session"
+    if piece["status"] == "closing":
+        return "is closing"
+    ends = datetime.fromisoformat(piece["expires_at"])
+    minutes = max(0, round((ends - now).total_seconds() / 60))
+    return f"until {ends:%Y-%m-%d %H:%M} UTC ({minutes // 60}:{minutes % 60:02} left)"

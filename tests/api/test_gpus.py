@@ -1,0 +1,357 @@
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from werkzeug.test import TestResponse
+
+from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy
+from gateway.mig import Instance, MigMode, Placement
+from tests.conftest import NOTHING, Bench, BenchMaker
+from tests.fakes.gpus import FakeGpus
+
+
+def create(bench: Bench, user_id: str, profile: str | None = None, ttl_minutes: int = 60) -> TestResponse:
+    body = {"user_id": user_id, "ttl_minutes": ttl_minutes} | ({"mig_profile": profile} if profile else {})
+    return bench.client.post("/sessions", json=body)
+
+
+def opened(bench: Bench, user_id: str, profile: str | None = None, ttl_minutes: int = 60) -> Any:
+    answer = create(bench, user_id, profile, ttl_minutes)
+    assert answer.status_code == 201, answer.text
+    return answer.json
+
+
+def gpu(bench: Bench, index: int = 0) -> Any:
+    return bench.client.get("/gpus").json["gpus"][index]
+
+
+def fit(bench: Bench, profile: str) -> Any:
+    return bench.client.get("/gpus/fit", query_string={"profile": profile}).json
+
+
+def offer(bench: Bench, profile: str) -> Any:
+    return {one["name"]: one for one in bench.client.get("/gpus/profiles").json["profiles"]}[profile]
+
+
+def stand(bench: Bench, profile: str, start: int, size: int) -> Instance:
+    """Somebody else's instance."""
+    return bench.gpus.create(bench.gpus.list()[0].uuid, profile, Placement(start, size))
+
+
+# What is there
+
+
+def test_a_gpu_shows_who_has_which_slice_until_when(bench: Bench) -> None:
+    session = opened(bench, "ann", "3g.20gb")
+    shown = gpu(bench)
+    assert shown["memory_slices"] == {"total": 8, "used": 4}
+    [piece] = shown["instances"]
+    assert {key: piece[key] for key in ("gpu_uuid", "session_id", "expires_at", "user_id", "profile")} == {
+        "gpu_uuid": session["gpu_uuid"],
+        "session_id": session["session_id"],
+        "expires_at": session["expires_at"],
+        "user_id": "ann",
+        "profile": "3g.20gb",
+    }
+    assert (piece["owner"], piece["status"], piece["size"]) == ("gateway", "active", 4)
+
+
+def test_somebody_elses_instance_is_shown_planned_around_and_never_destroyed(bench: Bench) -> None:
+    other = stand(bench, "4g.20gb", 0, 4)
+    session = opened(bench, "ann", "3g.20gb")
+    pieces = gpu(bench)["instances"]
+    assert [(piece["owner"], piece["start"]) for piece in pieces] == [("other", 0), ("gateway", 4)]
+    assert pieces[0]["session_id"] is None
+    assert create(bench, "bob", "1g.5gb").status_code == 503
+    bench.client.delete(f"/sessions/{session['session_id']}")
+    bench.sessions.reconcile()
+    assert bench.gpus.list()[0].instances == (other,)
+
+
+def test_a_slice_that_is_held_stays_out_of_use_and_the_reason_is_named(bench: Bench) -> None:
+    session = opened(bench, "ann", "7g.40gb")
+    bench.gpus.fail("destroy", SliceBusy("DCGM holds it."))
+    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
+    [piece] = gpu(bench)["instances"]
+    assert (piece["status"], piece["problem"]) == ("closing", "DCGM holds it.")
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["problem"] == "DCGM holds it."
+    assert create(bench, "bob", "1g.5gb").status_code == 503
+
+
+def test_profiles_say_how_many_fit_and_when_the_next_will(bench: Bench) -> None:
+    session = opened(bench, "ann", "4g.20gb", ttl_minutes=30)
+    opened(bench, "bob", "3g.20gb", ttl_minutes=90)
+    half = offer(bench, "3g.20gb")
+    assert (half["total"], half["in_use"], half["available"]) == (2, 1, 0)
+    assert half["next_available_at"] == session["expires_at"]
+
+
+def test_gpus_of_mixed_kinds_make_one_offer(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["A100-80GB", "H100-80GB", "RTX-PRO-6000", "L4"]))
+    assert offer(bench, "3g.40gb")["total"] == 4
+    assert offer(bench, "1g.24gb+gfx")["total"] == 4
+    assert [one["mig_mode"] for one in bench.client.get("/gpus").json["gpus"]] == [
+        *["enabled"] * 3,
+        "unsupported",
+    ]
+
+
+# Would it fit?
+
+
+def test_a_profile_fits_now_and_the_answer_says_where(bench: Bench) -> None:
+    answer = fit(bench, "3g.20gb")
+    assert (answer["profile"], answer["fits"], answer["waits_for"]) == ("3g.20gb", True, [])
+    assert answer["now"] == {
+        "gpu_index": 0,
+        "gpu_uuid": gpu(bench)["uuid"],
+        "start": answer["now"]["start"],
+        "size": 4,
+    }
+
+
+def test_a_profile_that_does_not_fit_waits_for_the_sessions_that_are_named(bench: Bench) -> None:
+    opened(bench, "late", "4g.20gb", ttl_minutes=90)
+    soon = opened(bench, "soon", "3g.20gb", ttl_minutes=30)
+    answer = fit(bench, "3g.20gb")
+    assert (answer["fits"], answer["now"], answer["at"]) == (False, None, soon["expires_at"])
+    assert answer["waits_for"] == [{key: soon[key] for key in ("session_id", "user_id", "expires_at")}]
+    assert [one["user_id"] for one in fit(bench, "7g.40gb")["waits_for"]] == ["soon", "late"]
+
+
+def test_what_no_known_end_makes_room_for_is_told_as_that(bench: Bench) -> None:
+    stand(bench, "7g.40gb", 0, 8)
+    assert fit(bench, "1g.5gb") == {
+        "profile": "1g.5gb",
+        "fits": False,
+        "now": None,
+        "at": None,
+        "waits_for": [],
+    }
+
+
+def test_an_unknown_profile_and_a_missing_one_are_refused(bench: Bench) -> None:
+    unknown = bench.client.get("/gpus/fit?profile=1g.10gb%2Bme")
+    assert unknown.status_code == 422
+    assert "1g.5gb" in unknown.json["available_profiles"]
+    assert bench.client.get("/gpus/fit").json["errors"]["profile"]
+    assert bench.client.get("/gpus/fit?profil=1g.5gb").status_code == 422
+
+
+def test_where_mig_is_off_everywhere_the_command_that_turns_it_on_is_named(bench: Bench) -> None:
+    bench.gpus.set_mode(gpu(bench)["uuid"], MigMode.DISABLED)
+    for answer in (create(bench, "ann"), bench.client.get("/gpus/fit?profile=1g.5gb")):
+        assert answer.status_code == 503
+        assert "nvidia-smi -i 0 -mig 1" in answer.json["detail"]
+
+
+# Cordons
+
+
+def test_a_cordoned_gpu_gets_no_new_sessions_and_keeps_those_it_has(bench: Bench) -> None:
+    opened(bench, "ann", "1g.5gb")
+    assert bench.client.put("/gpus/0/cordon", json={"reason": "a fan is loud"}).status_code == 204
+    shown = gpu(bench)
+    assert (shown["cordoned"], shown["healthy"]) == (True, True)
+    assert shown["reason"] == "cordoned: a fan is loud"
+    refused = create(bench, "bob", "1g.5gb")
+    assert refused.status_code == 503
+    assert "GPU 0 takes no sessions: cordoned: a fan is loud." in refused.json["detail"]
+    assert offer(bench, "1g.5gb")["available"] == 0
+    bench.sessions.reconcile()
+    assert [session.user_id for session in bench.sessions.list()] == ["ann"]
+
+
+def test_an_uncordoned_gpu_is_used_again(bench: Bench) -> None:
+    bench.client.put("/gpus/0/cordon")
+    bench.client.put("/gpus/0/cordon", json={"reason": "once more"})
+    assert gpu(bench)["reason"] == "cordoned: once more"
+    for _ in range(2):
+        assert bench.client.delete("/gpus/0/cordon").status_code == 204
+    assert (gpu(bench)["cordoned"], gpu(bench)["reason"]) == (False, None)
+    opened(bench, "ann")
+
+
+def test_the_other_gpu_is_chosen_while_one_is_cordoned(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB", "A100-40GB"]))
+    bench.client.put("/gpus/1/cordon")
+    for number in range(7):
+        opened(bench, f"user{number}", "1g.5gb")
+    assert gpu(bench, 1)["instances"] == []
+
+
+@pytest.mark.parametrize("method", ["put", "delete"])
+def test_a_gpu_that_is_not_there_cannot_be_cordoned(bench: Bench, method: str) -> None:
+    answer = getattr(bench.client, method)("/gpus/1/cordon")
+    assert answer.status_code == 404
+    assert answer.json["type"] == "/problems/gpu-not-found"
+    assert bench.client.put("/gpus/0/cordon", json={"why": "?"}).status_code == 422
+
+
+# Health
+
+
+def test_a_lost_gpu_is_avoided_its_sessions_are_marked_and_it_comes_back_by_itself(bench: Bench) -> None:
+    session = opened(bench, "ann", "3g.20gb")
+    uuid = gpu(bench)["uuid"]
+    bench.gpus.set_fault(uuid, "GPU is lost")
+    bench.sessions.reconcile()
+    assert (gpu(bench)["healthy"], gpu(bench)["reason"]) == (False, "GPU is lost")
+    assert "GPU is lost" in bench.client.get(f"/sessions/{session['session_id']}").json["problem"]
+    assert create(bench, "bob", "1g.5gb").status_code == 503
+    bench.gpus.set_fault(uuid, None)
+    bench.sessions.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["problem"] is None
+    opened(bench, "bob", "1g.5gb")
+
+
+def test_a_lost_gpu_frees_and_kills_nothing(bench: Bench) -> None:
+    session = opened(bench, "ann", "3g.20gb")
+    before = bench.leftovers()
+    bench.gpus.set_fault(gpu(bench)["uuid"], "GPU is lost")
+    bench.sessions.reconcile()
+    assert bench.leftovers() == before
+    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
+    assert bench.leftovers()["rows"] == [session["session_id"]]
+    bench.gpus.set_fault(gpu(bench)["uuid"], None)
+    bench.sessions.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_session_whose_slice_has_vanished_ends_as_gpu_lost(bench: Bench) -> None:
+    session = opened(bench, "ann", "3g.20gb")
+    [instance] = bench.gpus.list()[0].instances
+    bench.gpus.destroy(instance.gpu_uuid, instance.profile, instance.placement)
+    other = stand(bench, "3g.20gb", instance.placement.start, 4)
+    bench.sessions.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "gpu_lost"
+    assert bench.gpus.list()[0].instances == (other,)
+    assert bench.containers.list() == []
+
+
+@pytest.mark.parametrize("error", [DriverUnavailable("no driver"), GpuLost("lost")])
+def test_a_driver_that_cannot_be_asked_is_no_proof_and_holds_up_nothing_else(
+    bench: Bench, error: Exception
+) -> None:
+    opened(bench, "ann")
+    gone = opened(bench, "bob")
+    bench.containers.end(gone["session_id"])
+    bench.pipes.remove(bench.sessions.list()[0].id)
+    bench.gpus.fail("list", error)
+    bench.sessions.reconcile()
+    assert [session.user_id for session in bench.sessions.list()] == ["ann"]
+    assert len(bench.pipes.list()) == 1
+
+
+# Hosts that are partitioned ahead of time
+
+
+@pytest.fixture
+def static(bench_of: BenchMaker) -> Bench:
+    """One 3g.20gb and two 1g.5gb stand ready."""
+    bench = bench_of(FakeGpus(["A100-40GB"]), mig_policy="static")
+    for profile, start, size in (("3g.20gb", 4, 4), ("1g.5gb", 0, 1), ("1g.5gb", 1, 1)):
+        stand(bench, profile, start, size)
+    return bench
+
+
+def test_static_leases_what_stands_and_gives_it_back_undestroyed(static: Bench) -> None:
+    before = static.gpus.list()
+    session = opened(static, "ann", "3g.20gb")
+    [half] = [one for one in before[0].instances if one.profile == "3g.20gb"]
+    assert session["gpu_uuid"] == half.mig_uuid
+    static.client.delete(f"/sessions/{session['session_id']}")
+    assert static.gpus.list() == before
+    assert opened(static, "bob", "3g.20gb")["gpu_uuid"] == half.mig_uuid
+
+
+def test_static_makes_nothing(static: Bench) -> None:
+    first = opened(static, "ann", "1g.5gb", ttl_minutes=30)
+    opened(static, "bob", "1g.5gb")
+    refused = create(static, "cid", "1g.5gb")
+    assert refused.status_code == 503
+    assert refused.json["retry_at"] == first["expires_at"]
+    assert len(static.instances()) == 3
+    assert [one["user_id"] for one in fit(static, "1g.5gb")["waits_for"]] == ["ann"]
+
+
+def test_static_offers_what_stands(static: Bench) -> None:
+    assert create(static, "ann", "2g.10gb").json["available_profiles"] == ["1g.5gb", "3g.20gb"]
+    quarter = offer(static, "1g.5gb")
+    assert (quarter["total"], quarter["available"]) == (2, 2)
+    opened(static, "ann")
+    assert offer(static, "1g.5gb")["available"] == 1
+    assert [one["session_id"] is None for one in gpu(static)["instances"]].count(False) == 1
+
+
+def test_static_on_a_host_without_instances_says_how_to_make_them(bench_of: BenchMaker) -> None:
+    assert "nvidia-smi mig -cgi" in create(bench_of(FakeGpus(), mig_policy="static"), "ann").json["detail"]
+
+
+def test_an_instance_that_was_taken_away_before_it_was_leased_is_noticed(static: Bench) -> None:
+    list_gpus, looks = static.gpus.list, []
+
+    def list_and_take_away() -> Any:
+        seen = list_gpus()
+        if not looks:
+            [half] = [one for one in seen[0].instances if one.profile == "3g.20gb"]
+            static.gpus.destroy(half.gpu_uuid, half.profile, half.placement)
+        looks.append(seen)
+        return seen
+
+    static.gpus.list = list_and_take_away  # type: ignore[method-assign]
+    assert create(static, "ann", "3g.20gb").status_code == 422
+    assert static.containers.list() == []
+
+
+def test_mixed_prefers_an_idle_instance_and_else_makes_one(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB"]), mig_policy="mixed")
+    idle = stand(bench, "1g.5gb", 0, 1)
+    assert offer(bench, "1g.5gb")["available"] == 7
+    first, second = opened(bench, "ann", "1g.5gb"), opened(bench, "bob", "1g.5gb")
+    assert first["gpu_uuid"] == idle.mig_uuid
+    assert second["gpu_uuid"] != idle.mig_uuid
+    for session in (first, second):
+        bench.client.delete(f"/sessions/{session['session_id']}")
+    assert bench.gpus.list()[0].instances == (idle,)
+
+
+def test_dynamic_does_not_lease_what_it_did_not_make(bench: Bench) -> None:
+    idle = stand(bench, "1g.5gb", 0, 1)
+    assert opened(bench, "ann", "1g.5gb")["gpu_uuid"] != idle.mig_uuid
+
+
+# Bad luck
+
+
+def test_a_place_that_another_program_took_first_is_left_and_another_is_chosen(bench: Bench) -> None:
+    make, others = bench.gpus.create, []
+
+    def create_after_another(gpu_uuid: str, profile: str, placement: Placement) -> Instance:
+        if not others:
+            others.append(make(gpu_uuid, profile, placement))
+        return make(gpu_uuid, profile, placement)
+
+    bench.gpus.create = create_after_another  # type: ignore[method-assign]
+    session = opened(bench, "ann", "3g.20gb")
+    assert len(bench.instances()) == 2
+    bench.client.delete(f"/sessions/{session['session_id']}")
+    assert list(bench.gpus.list()[0].instances) == others
+
+
+def test_a_driver_that_always_refuses_is_tried_no_more_than_a_few_times(bench: Bench) -> None:
+    bench.gpus.fail("create", PlacementTaken("Something stands there."))
+    assert create(bench, "ann").json["type"] == "/problems/placement-taken"
+    assert bench.leftovers() == NOTHING
+
+
+def test_what_was_asked_for_most_decides_where_the_next_slice_goes(bench: Bench) -> None:
+    for number in range(20):
+        session = opened(bench, f"user{number}", "4g.20gb")
+        bench.client.delete(f"/sessions/{session['session_id']}")
+    with bench.database.read() as rows:
+        assert rows.demand() == {"4g.20gb": 20}
+    bench.clock.now += timedelta(minutes=1)
+    assert fit(bench, "4g.20gb")["fits"]
+    opened(bench, "small", "1g.5gb")
+    assert fit(bench, "4g.20gb")["fits"], "the half that only a 4g can have is kept for it"

@@ -1,0 +1,118 @@
+import json
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+from werkzeug.serving import make_server
+
+from gateway import slice_map
+from gateway.cli import gateway
+from gateway.errors import GatewayError
+from gateway.mig import MigMode, Placement
+from tests.conftest import Bench, BenchMaker
+from tests.fakes.gpus import FakeGpus
+
+NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
+
+
+@pytest.fixture
+def url(bench: Bench) -> Iterator[str]:
+    """The bench's API, served."""
+    server = make_server("127.0.0.1", 0, bench.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def run(*arguments: str, **options: Any) -> Result:
+    return CliRunner().invoke(gateway, ["gpus", *arguments], **options)
+
+
+def drawn(bench: Bench) -> list[str]:
+    gpus = bench.client.get("/gpus").json["gpus"]
+    return click.unstyle(slice_map.draw(gpus, bench.clock.now)).splitlines()
+
+
+def opened(bench: Bench, user_id: str, profile: str) -> Any:
+    session = bench.client.post("/sessions", json={"user_id": user_id, "mig_profile": profile}).json
+    assert "session_id" in session, session
+    return session
+
+
+def test_a_bar_shows_who_has_which_slices_and_what_is_free(bench: Bench) -> None:
+    bench.clock.now = NOW
+    session = opened(bench, "ann", "3g.20gb")
+    bench.gpus.create(bench.gpus.list()[0].uuid, "1g.5gb", Placement(1, 1))
+    assert drawn(bench) == [
+        "GPU 0  NVIDIA A100-SXM4-40GB  40960 MiB, 3 of 8 slices free, simulated",
+        "  0        1        2        3        4        5        6        7",
+        "  |........|other 1g|........|........|ann 3g.20gb =======================|",
+        "  1     other         1g.5gb        no session  " + str(bench.gpus.list()[0].instances[0].mig_uuid),
+        f"  4-7   ann           3g.20gb       until 2025-01-17 09:00 UTC (1:00 left)  {session['gpu_uuid']}",
+    ]
+
+
+@pytest.mark.parametrize(("kind", "slices"), [("A30", 4), ("H200-141GB", 8), ("RTX-PRO-6000", 12)])
+def test_a_bar_is_as_long_whatever_the_number_of_slices(bench_of: BenchMaker, kind: str, slices: int) -> None:
+    heading, numbers, bar = drawn(bench_of(FakeGpus([kind])))
+    assert f"{slices} of {slices} slices free" in heading
+    assert numbers.split() == [str(number) for number in range(slices)]
+    assert (len(bar), bar.count("|")) == (75, slices + 1)
+
+
+def test_a_gpu_without_mig_or_with_it_off_says_so(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["T4", "A100-40GB"]))
+    bench.gpus.set_mode(bench.gpus.list()[1].uuid, MigMode.DISABLED)
+    text = "\n".join(drawn(bench))
+    assert "no MIG" in text
+    assert "`nvidia-smi -i 1 -mig 1`" in text
+
+
+def test_a_gpu_that_takes_no_sessions_says_why(bench: Bench) -> None:
+    bench.client.put("/gpus/0/cordon", json={"reason": "a loud fan"})
+    assert drawn(bench)[1] == "  cordoned: a loud fan"
+    bench.gpus.set_fault(bench.gpus.list()[0].uuid, "GPU is lost")
+    assert drawn(bench)[1] == "  GPU is lost"
+
+
+def test_a_host_without_gpus_says_so() -> None:
+    assert slice_map.draw([], NOW) == "This host has no GPUs."
+
+
+def test_the_command_shows_what_the_gateway_answers_and_is_plain_when_piped(bench: Bench, url: str) -> None:
+    opened(bench, "ann", "3g.20gb")
+    shown = run("--url", url)
+    assert (shown.exit_code, "|ann 3g.20gb ===" in shown.output) == (0, True)
+    assert "\x1b" not in shown.output
+    assert run(env={"GATEWAY_URL": url}).output == shown.output
+
+
+def test_a_terminal_gets_colour_unless_it_asks_for_none(url: str) -> None:
+    assert "\x1b" in run("--url", url, color=True).output
+    assert "\x1b" not in run("--url", url, color=True, env={"NO_COLOR": "1"}).output
+
+
+def test_scripts_get_json(bench: Bench, url: str) -> None:
+    assert json.loads(run("--url", url, "--json").output) == bench.client.get("/gpus").json
+
+
+def test_people_cordon_and_uncordon_a_gpu(bench: Bench, url: str) -> None:
+    assert run("--url", url, "cordon", "0", "--reason", "a loud fan").exit_code == 0
+    assert bench.client.get("/gpus").json["gpus"][0]["reason"] == "cordoned: a loud fan"
+    assert run("--url", url, "uncordon", "0").exit_code == 0
+    assert not bench.client.get("/gpus").json["gpus"][0]["cordoned"]
+
+
+def test_what_cannot_be_done_is_one_sentence(url: str) -> None:
+    refused = run("--url", url, "cordon", "7")
+    assert isinstance(refused.exception, GatewayError)
+    assert "no GPU 7" in str(refused.exception)
+    for wrong in ("http://127.0.0.1:1", "nonsense"):
+        assert f"No gateway answers at {wrong}" in str(run("--url", wrong).exception)
