@@ -1,14 +1,21 @@
-"""The API under gunicorn, as `gateway serve` runs it."""
+"""The API under gunicorn, as `gateway serve` runs it.
 
+Only the workers load the application: it is most of the memory, and gunicorn's arbiter needs none of it.
+"""
+
+import ctypes
 import logging
+import multiprocessing
 import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from gunicorn.app.base import BaseApplication
 
-from gateway.app import create_app
 from gateway.settings import Settings
 
+_M_ARENA_MAX = -8  # malloc.h
 GRACEFUL_SECONDS = 60  # a create in flight ends well within; the systemd unit waits longer
 
 
@@ -36,7 +43,28 @@ class Server(BaseApplication):
             self.cfg.set(name, value)
 
     def load(self) -> Any:
+        from gateway.app import create_app
+
+        _keep_arenas_few()
         return create_app(self._settings)
+
+
+def require_fit(settings: Settings) -> None:
+    """Raises `StartRefused` as `app.prepare` does; in a process of its own, whose memory goes with it."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as child:
+        child.submit(_prepare, settings).result()
+
+
+def _prepare(settings: Settings) -> None:
+    from gateway.app import prepare
+
+    prepare(settings)
+
+
+def _keep_arenas_few() -> None:
+    """glibc keeps freed memory in an arena for each of up to 8 threads a core; two do as well here."""
+    with suppress(OSError, AttributeError):  # another C library has no such thing
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def log_to_stderr() -> None:

@@ -93,11 +93,11 @@ class Gateway:
         def ready() -> bool:
             assert self.processes["serve"].poll() is None, self.log("serve")
             try:
-                return requests.get(f"{self.url}/readyz", timeout=5).ok
+                return requests.get(f"{self.url}/readyz", timeout=20).ok
             except requests.ConnectionError:
                 return False
 
-        eventually(ready)
+        eventually(ready, seconds=60)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """The whole process group, as a crash of the machine's out-of-memory killer would not spare."""
