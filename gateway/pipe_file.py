@@ -83,9 +83,11 @@ class PipeFile:
         """The pipes above the marks and those below them."""
         return _handwritten(self.head, f"{self.indent}- {json.dumps(_STAND_IN)}{self.newline}", self.tail)
 
-    def text(self, lines: Iterable[str]) -> str:
-        """The whole file with `lines` between the marks."""
-        return "".join((self.head, *lines, self.tail))
+    def parts(self, lines: Iterable[str]) -> Iterator[str]:
+        """The whole file with `lines` between the marks, piece by piece: it may be large."""
+        yield self.head
+        yield from lines
+        yield self.tail
 
 
 @lru_cache(maxsize=4)

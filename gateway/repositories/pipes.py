@@ -98,7 +98,7 @@ class Pipes:
             if content.lines.get(session_id) != line:
                 _pipe(content.file, line)  # the other lines were parsed before
         with _temporary(self._path) as temporary:
-            temporary.write(content.file.text(lines.values()).encode())
+            temporary.writelines(map(str.encode, content.file.parts(lines.values())))
             temporary.flush()
             os.fsync(temporary.fileno())
             if _signature(self._path) != content.signature:
@@ -154,7 +154,7 @@ def _temporary(path: Path) -> Iterator[IO[bytes]]:
         temporary.unlink()  # of a process that was killed
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
     try:
-        with open(descriptor, "wb") as file:
+        with open(descriptor, "wb", buffering=1 << 20) as file:
             os.fchmod(descriptor, 0o600)
             with suppress(FileNotFoundError):
                 owner = path.lstat()

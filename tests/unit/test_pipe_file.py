@@ -15,7 +15,7 @@ HANDWRITTEN = '- from:\n  - username: "admin"\n  to:\n    host: 192.0.2.1'
 
 def published(text: str, *pipes: Pipe) -> str:
     file = PipeFile.parse(text)
-    return file.text(file.line(pipe) for pipe in pipes)
+    return "".join(file.parts(file.line(pipe) for pipe in pipes))
 
 
 def usernames(text: str) -> list[str]:

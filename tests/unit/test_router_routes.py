@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 def publish(path: Path, *pipes: Any, above: str = "") -> None:
     file = PipeFile.parse(f"pipes:\n{above}")
     new = path.with_name("new")
-    new.write_text(file.text(map(file.line, pipes)))
+    new.write_text("".join(file.parts(map(file.line, pipes))))
     new.chmod(0o600)
     new.rename(path)
 
