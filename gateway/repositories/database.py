@@ -1,6 +1,7 @@
 """The database: how it is opened so that nothing committed is lost, and how its failures read."""
 
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -44,13 +45,16 @@ class SqlDatabase:
 
     def __init__(self, path: Path) -> None:
         self.engine = make_engine(path)
+        # SQLite lets those who wait for its lock try again after ever longer pauses; with many threads some
+        # would never be lucky. Threads queue here, so that only processes contend there.
+        self._writing = threading.Lock()
         self._begin = orm.sessionmaker(self.engine, expire_on_commit=False)
         self._read = orm.sessionmaker(self.engine.execution_options(read_only=True), expire_on_commit=False)
 
     @contextmanager
     def begin(self) -> Iterator[SessionRows]:
         """A transaction that may write, committed when the block ends without an error."""
-        with translated_errors(), self._begin.begin() as session:
+        with self._writing, translated_errors(), self._begin.begin() as session:
             yield SessionRows(session)
 
     @contextmanager

@@ -1,0 +1,200 @@
+"""Sessions come and go at random while driver, Docker and pipe file fail: nothing may get lost.
+
+`python -m tests.soak.churn --cycles 10000 --seed 7` prints what happened. Real are the use cases, the
+SQLite database, and nvidia-ml-py over simulated GPUs; the containers and the pipe file are fakes.
+"""
+
+import argparse
+import random
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+
+import pynvml
+
+from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, PipesUnavailable
+from gateway.mig import Instance
+from gateway.repositories import schema
+from gateway.repositories.gpus import Gpus
+from gateway.simulation.faults import Fault, Faults
+from tests.conftest import NOTHING, Bench, make_bench
+from tests.fakes.driver import simulated_driver
+
+GPUS = "2xA100-40GB,1xA30,1xRTX-PRO-6000"
+USERS = [f"user{number}" for number in range(40)]
+_CREATE, _CREATE_COMPUTE = "nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance"
+_DESTROY, _DESTROY_COMPUTE = "nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy"
+_FAULTS = [
+    *(Fault(call, pynvml.NVML_ERROR_TIMEOUT, effect=True, times=2) for call in (_CREATE, _CREATE_COMPUTE)),
+    *(Fault(call, pynvml.NVML_ERROR_UNKNOWN, times=2) for call in (_CREATE, _CREATE_COMPUTE, _DESTROY)),
+    Fault(_CREATE, pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES, times=3),
+    Fault(_CREATE, pynvml.NVML_ERROR_NO_PERMISSION, times=2),
+    *(Fault(call, pynvml.NVML_ERROR_IN_USE, times=6) for call in (_DESTROY, _DESTROY_COMPUTE)),
+    Fault(_DESTROY, pynvml.NVML_SUCCESS, times=2),  # and nothing was destroyed
+    Fault("*", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH, times=9),
+]
+
+
+class Churn:
+    def __init__(self, bench: Bench, faults: Faults, seed: int) -> None:
+        self.bench, self.faults = bench, faults
+        self.chance = random.Random(seed)
+        self.events: Counter[str] = Counter()
+        gpus = bench.gpus.list()
+        self._count = len(gpus)
+        self._profiles = sorted({profile.name for gpu in gpus for profile in gpu.profiles})
+
+    def run(self, cycles: int) -> None:
+        for cycle in range(cycles):
+            self._open()
+            for chance, act in self._ACTS:
+                if self.chance.random() < chance:
+                    self.events[act.__name__.strip("_")] += 1
+                    with suppress(GatewayError):
+                        act(self)
+            self.bench.clock.advance(minutes=self.chance.random() * 4)
+            if cycle % 100 == 99:
+                self.heal()
+                self.require_agreement()
+
+    def heal(self) -> None:
+        """All faults end, and the reaper comes by; a session that was being closed is closed then."""
+        self._mend()
+        self.bench.app.extensions["reaper"].reap()
+        self.bench.sessions.reconcile()
+
+    def require_agreement(self) -> None:
+        """Driver, database, containers, routes and files are of the same sessions."""
+        sessions = {session.id: session for session in self.bench.sessions.list()}
+        there = self.bench.leftovers()
+        for part in ("containers", "pipes", "files"):
+            assert sorted(there[part]) == sorted(sessions), part
+        leased = {(s.gpu, s.mig_profile, s.placement, s.gpu_uuid) for s in sessions.values()}
+        standing = [instance for gpu in self.bench.gpus.list() for instance in gpu.instances]
+        assert len(standing) == len(leased)
+        assert {_identity(instance) for instance in standing} == leased
+        self.events["agreements"] += 1
+
+    def drain(self) -> None:
+        self.bench.clock.advance(days=1)
+        self.heal()
+        assert self.bench.leftovers() == NOTHING
+
+    def _open(self) -> None:
+        user, profile = self.chance.choice(USERS), self.chance.choice(self._profiles)
+        try:
+            self.bench.sessions.open(user, timedelta(minutes=self.chance.randint(5, 120)), profile)
+            self.events["opened"] += 1
+        except GatewayError as error:
+            self.events[type(error).__name__] += 1
+
+    def _close(self) -> None:
+        if sessions := self.bench.sessions.list():
+            self.bench.sessions.close(self.chance.choice(sessions).id)
+
+    def _reap(self) -> None:
+        self.bench.app.extensions["reaper"].reap()
+
+    def _reconcile(self) -> None:
+        self.bench.sessions.reconcile()
+
+    def _end_container(self) -> None:
+        if containers := self.bench.containers.list():
+            self.bench.containers.end(self.chance.choice(containers).session_id)
+
+    def _lose_container(self) -> None:
+        if containers := self.bench.containers.list():
+            self.bench.containers.lose(self.chance.choice(containers).session_id)
+
+    def _break_driver(self) -> None:
+        self.faults.inject(self.chance.choice(_FAULTS))
+
+    def _lose_gpu(self) -> None:
+        self.faults.lose(self.chance.randrange(self._count), pynvml.NVML_ERROR_GPU_IS_LOST)
+
+    def _hide_gpus(self) -> None:
+        self.faults.hide_devices()
+
+    def _hold_slice(self) -> None:
+        self.faults.hold(self.chance.randrange(self._count), self.chance.randrange(8), "nv-hostengine")
+
+    def _reset_gpu(self) -> None:
+        self.faults.reset(self.chance.randrange(self._count))
+
+    def _break_docker(self) -> None:
+        verb = self.chance.choice(["run", "remove", "list"])
+        self.bench.containers.fail(verb, DockerUnavailable("Docker does not answer."))
+
+    def _break_start(self) -> None:
+        self.bench.containers.fail("wait_for_ssh", ContainerFailed("sshd said nothing."))
+
+    def _break_pipes(self) -> None:
+        verb = self.chance.choice(["add", "remove", "replace"])
+        self.bench.pipes.fail(verb, PipesUnavailable("The pipe file is read-only."))
+
+    def _mend(self) -> None:
+        self.faults.clear()
+        for verb in ("run", "remove", "list", "wait_for_ssh"):
+            self.bench.containers.fail(verb, None)
+        for verb in ("add", "remove", "replace"):
+            self.bench.pipes.fail(verb, None)
+
+    _ACTS: tuple[tuple[float, Callable[["Churn"], None]], ...] = (
+        (0.3, _close),
+        (0.3, _reap),
+        (0.1, _reconcile),
+        (0.03, _end_container),
+        (0.02, _lose_container),
+        (0.1, _break_driver),
+        (0.02, _lose_gpu),
+        (0.01, _hide_gpus),
+        (0.05, _hold_slice),
+        (0.01, _reset_gpu),
+        (0.02, _break_docker),
+        (0.02, _break_start),
+        (0.02, _break_pipes),
+        (0.15, _mend),
+    )
+
+
+def _identity(instance: Instance) -> tuple[object, ...]:
+    return instance.gpu_uuid, instance.profile, instance.placement, instance.mig_uuid
+
+
+def churn(directory: Path, cycles: int, seed: int) -> Counter[str]:
+    """Runs it and says how often what happened; raises where the parts do not agree."""
+    template = directory / "empty.db"
+    schema.upgrade(template)
+    with simulated_driver(GPUS, directory / "simulated-gpus.json") as faults:
+        gpus = Gpus(directory / "locks", simulated=True, sleep=lambda _: None)
+        bench = make_bench(directory, template, gpus)
+        run = Churn(bench, faults, seed)
+        run.run(cycles)
+        run.heal()
+        run.require_agreement()
+        run.drain()
+        bench.database.engine.dispose()
+    return run.events
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cycles", type=int, default=10000)
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory:
+        events = churn(Path(directory), asked.cycles, asked.seed)
+    print(
+        f"{asked.cycles} cycles with seed {asked.seed} in {time.monotonic() - begun:.0f} s: all parts agree"
+    )
+    for event, count in events.most_common():
+        print(f"{count:8} {event}")
+
+
+if __name__ == "__main__":
+    main()
