@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from tests.bench import lifecycle, routing, serving
+from tests.bench.ground import alone
 from tests.bench.measure import Row, table
 
 PARTS: Mapping[str, Callable[[int], list[Row]]] = {
@@ -41,7 +42,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is taken away
     chosen = [options.only] if options.only else [*PARTS, PACKING]
     options.json.parent.mkdir(parents=True, exist_ok=True)
-    rows, failed = _measured([name for name in chosen if name in PARTS], max(1, options.runs))
+    with alone():
+        rows, failed = _measured([name for name in chosen if name in PARTS], max(1, options.runs))
     if rows:
         print(table(rows), flush=True)
         options.json.write_text(json.dumps(_as_json(rows, failed), indent=1) + "\n")

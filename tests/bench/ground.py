@@ -1,15 +1,17 @@
 """What the measurements stand on: a gateway of their own, and Docker alone running the same container."""
 
+import fcntl
 import http.client
 import json
 import shutil
 import socket
 import sqlite3
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Barrier
@@ -85,11 +87,25 @@ def gateway(*, before: Callable[[BenchGateway], None] | None = None) -> Iterator
         made.serve()
         yield made
     finally:
-        for name in list(made.processes):
-            made.kill(name)
-        remove_containers(directory)
-        Worknet(Docker(), NETWORK, SUBNET).remove()
-        shutil.rmtree(directory, ignore_errors=True)
+        with ExitStack() as each:  # one that fails does not keep the others from being done
+            each.callback(shutil.rmtree, directory, ignore_errors=True)
+            each.callback(Worknet(Docker(), NETWORK, SUBNET).remove)
+            each.callback(remove_containers, directory)
+            for name in list(made.processes):
+                each.callback(made.kill, name)
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """One bench at a time on a machine: two would share the network, where the gateway of the one takes
+    the sessions of the other for orphans, and each would slow the other down."""
+    with open(Path(tempfile.gettempdir()) / f"{NETWORK}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print("waiting for another bench on this machine to end", file=sys.stderr, flush=True)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 @dataclass(frozen=True)
