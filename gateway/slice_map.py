@@ -33,6 +33,8 @@ def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
         yield from _slices(gpu)
     for piece in gpu["instances"]:
         yield _line(piece, now)
+        if piece["problem"]:
+            yield f"{'':<8}{click.style(piece['problem'], fg='red')}"
 
 
 def _free(gpu: _Json) -> str:
@@ -75,8 +77,8 @@ def _who(piece: _Json) -> str:
 def _line(piece: _Json, now: datetime) -> str:
     last = piece["start"] + piece["size"] - 1
     where = f"{piece['start']}-{last}" if last > piece["start"] else str(last)
-    texts = [_until(piece, now), piece["gpu_uuid"] or "not made yet", piece["problem"]]
-    return f"  {where:<6}{_who(piece):<12}  {piece['profile']:<12}  " + "  ".join(filter(None, texts))
+    device = piece["gpu_uuid"] or "not made yet"
+    return f"  {where:<6}{_who(piece):<12}  {piece['profile']:<12}  {_until(piece, now)}  {device}"
 
 
 def _until(piece: _Json, now: datetime) -> str:

@@ -58,7 +58,7 @@ class Churn:
                     with suppress(GatewayError):
                         act(self)
             self.bench.clock.advance(minutes=self.chance.random() * 4)
-            if cycle % 100 == 99:
+            if cycle % 20 == 19:
                 self.heal()
                 self.require_agreement()
 
@@ -154,7 +154,7 @@ class Churn:
         (0.02, _lose_gpu),
         (0.01, _hide_gpus),
         (0.05, _hold_slice),
-        (0.01, _reset_gpu),
+        (0.02, _reset_gpu),
         (0.02, _break_docker),
         (0.02, _break_start),
         (0.02, _break_pipes),

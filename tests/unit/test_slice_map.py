@@ -11,7 +11,7 @@ from werkzeug.serving import make_server
 
 from gateway import slice_map
 from gateway.cli import gateway
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, SliceBusy
 from gateway.mig import MigMode, Placement
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
@@ -80,6 +80,15 @@ def test_a_gpu_that_takes_no_sessions_says_why(bench: Bench) -> None:
     assert drawn(bench)[1] == "  cordoned: a loud fan"
     bench.gpus.set_fault(bench.gpus.list()[0].uuid, "GPU is lost")
     assert drawn(bench)[1] == "  GPU is lost"
+
+
+def test_a_slice_that_cannot_be_taken_back_says_why(bench: Bench) -> None:
+    session = opened(bench, "ann", "3g.20gb")
+    bench.gpus.fail("destroy", SliceBusy("A monitor holds it."))
+    bench.client.delete(f"/sessions/{session['session_id']}")
+    *_, line, problem = drawn(bench)
+    assert "is closing" in line
+    assert problem.strip() == "A monitor holds it."
 
 
 def test_a_host_without_gpus_says_so() -> None:
