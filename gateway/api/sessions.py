@@ -1,6 +1,5 @@
 """/sessions: open, list, look at and close leases."""
 
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,30 +12,33 @@ from gateway.models import Session
 from gateway.sessions import Sessions
 
 
-@dataclass(frozen=True, slots=True)
 class EntryPoint:
-    """Where users find the SSH router. `host_key` is the file of its public key, made at its first start."""
+    """Where users find the SSH router. `host_key` is the file of its public key, which the router makes at
+    its first start and keeps from then on."""
 
-    host: str
-    port: int
-    host_key: Path
+    def __init__(self, host: str, port: int, host_key: Path) -> None:
+        self._host = host
+        self._port = port
+        self._host_key_file = host_key
+        self._host_key: str | None = None
 
     def describe(self, user_id: str) -> dict[str, Any]:
-        port = "" if self.port == 22 else f" -p {self.port}"
+        port = "" if self._port == 22 else f" -p {self._port}"
         return {
             "ssh_user": user_id,
-            "ssh_host": self.host,
-            "ssh_port": self.port,
-            "ssh_command": f"ssh{port} {user_id}@{self.host}",
+            "ssh_host": self._host,
+            "ssh_port": self._port,
+            "ssh_command": f"ssh{port} {user_id}@{self._host}",
             "ssh_known_hosts": self._known_hosts_line(),
         }
 
     def _known_hosts_line(self) -> str | None:
-        try:
-            key = " ".join(self.host_key.read_text().split()[:2])
-        except OSError:
-            return None
-        return f"{self.host if self.port == 22 else f'[{self.host}]:{self.port}'} {key}"
+        if self._host_key is None:
+            try:
+                self._host_key = " ".join(self._host_key_file.read_text().split()[:2])
+            except OSError:
+                return None
+        return f"{self._host if self._port == 22 else f'[{self._host}]:{self._port}'} {self._host_key}"
 
 
 def blueprint(sessions: Sessions, entry: EntryPoint, max_ttl_minutes: int) -> Blueprint:

@@ -35,7 +35,8 @@ def make_engine(path: Path) -> Engine:
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         read_only = connection.get_execution_options().get("read_only", False)
-        connection.exec_driver_sql("BEGIN" if read_only else "BEGIN IMMEDIATE")
+        if not read_only:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
@@ -59,7 +60,7 @@ class SqlDatabase:
 
     @contextmanager
     def read(self) -> Iterator[SessionRows]:
-        """A transaction that only reads and waits for nobody."""
+        """Reads without a transaction, waiting for nobody: each statement sees what is committed by then."""
         with translated_errors(), self._read() as session:
             yield SessionRows(session)
 
