@@ -4,12 +4,15 @@ import sys
 
 from gateway.app import create_app
 from gateway.errors import StartRefused
+from gateway.repositories import schema
 from gateway.settings import Settings
 
 _GUNICORN_APP_LOAD_ERROR = 4  # tells the arbiter to stop instead of trying for ever
 
 try:
-    app = create_app(Settings.from_env())
+    settings = Settings.from_env()
+    schema.require_current(settings.db)
+    app = create_app(settings)
 except StartRefused as error:
     print(f"gateway: {error}", file=sys.stderr)
     sys.exit(_GUNICORN_APP_LOAD_ERROR)

@@ -16,7 +16,6 @@ from gateway.mig import MigPolicy
 from gateway.pool import Pool
 from gateway.ports import Database, Pipes
 from gateway.reaper import RECONCILE_SECONDS, Reaper
-from gateway.repositories import schema
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
@@ -42,16 +41,14 @@ class Parts:
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)
 
 
-def prepare(settings: Settings) -> None:
-    """Raises `StartRefused` when the schema or the simulated GPUs are not fit to serve with."""
-    schema.require_current(settings.db)
+def create_app(settings: Settings) -> Flask:
+    """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
+
+    Raises `StartRefused` when the GPUs cannot be simulated as asked. That the schema is current was
+    looked at before: `schema.require_current`.
+    """
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
-
-
-def create_app(settings: Settings) -> Flask:
-    """The application over this machine's Docker, GPUs and files. Its reaper is not started yet."""
-    prepare(settings)
     return assemble(settings, _parts_of_this_machine(settings))
 
 

@@ -50,15 +50,18 @@ class Server(BaseApplication):
 
 
 def require_fit(settings: Settings) -> None:
-    """Raises `StartRefused` as `app.prepare` does; in a process of its own, whose memory goes with it."""
+    """Raises `StartRefused` when an application cannot be made of these settings; found out in a process
+    of its own, whose memory goes with it."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as child:
-        child.submit(_prepare, settings).result()
+        child.submit(_try, settings).result()
 
 
-def _prepare(settings: Settings) -> None:
-    from gateway.app import prepare
+def _try(settings: Settings) -> None:
+    from gateway.app import create_app
+    from gateway.repositories import schema
 
-    prepare(settings)
+    schema.require_current(settings.db)
+    create_app(settings)
 
 
 def _keep_arenas_few() -> None:
