@@ -12,18 +12,16 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from gateway import keys, reconcile
+from gateway import intent, keys, reconcile
 from gateway.errors import (
     DriverUnavailable,
     GatewayError,
-    NoCapacity,
     PlacementTaken,
     SessionEnded,
     SessionExists,
     SessionNotFound,
 )
-from gateway.host import SSH_PORT, Host, SessionPlan, SliceLease
-from gateway.keys import KeyPair
+from gateway.host import Host, SessionPlan
 from gateway.mig import Gpu, MigPolicy
 from gateway.models import Reason, Session, Status
 from gateway.occupancy import Occupancy
@@ -143,7 +141,7 @@ class Sessions:
         session, plan, gpu, made_key = self._reserve(user_id, ttl, profile, public_keys)
         try:
             started = self._host.start(plan, gpu)
-            self._pipes.add(_pipe(session))
+            self._pipes.add(intent.pipe(session))
             session = self._activate(session.id, started.container_id, started.gpu_uuid)
         except BaseException as error:
             self._undo(session.id, error)
@@ -176,7 +174,7 @@ class Sessions:
                 start=lease.placement.start,
                 size=lease.placement.size,
                 borrowed=lease.borrowed,
-                address=_free_address(self._subnet, {other.address for other in live}),
+                address=intent.free_address(self._subnet, {other.address for other in live}),
                 public_keys=[made.public] if made else list(public_keys or user.public_keys),
                 private_key=router.private,
                 host_key=sshd.public,
@@ -184,7 +182,7 @@ class Sessions:
                 expires_at=now + ttl,
             )
             rows.add(session)
-        plan = _plan(session, user.uid, lease, router, sshd)
+        plan = intent.plan(session, user.uid, lease, router, sshd)
         return session, plan, gpu, made.private if made else None
 
     def _activate(self, session_id: str, container_id: str, gpu_uuid: str) -> Session:
@@ -212,7 +210,7 @@ class Sessions:
         """The four steps of taking a closing session back; each finds "gone already" a success."""
         try:
             self._pipes.remove(session.id)
-            self._host.stop(session.id, _lease(session))
+            self._host.stop(session.id, intent.lease(session))
             with self._database.begin() as rows:
                 if row := rows.get(session.id):
                     rows.end(row, self._clock())
@@ -251,7 +249,7 @@ class Sessions:
         """The routes that should be there; read while the pipe file is locked, or one published in between
         would be lost. Pending sessions count: theirs is published before they are active."""
         with self._database.read() as rows:
-            return [_pipe(session) for session in rows.list() if session.status != Status.CLOSING]
+            return [intent.pipe(session) for session in rows.list() if session.status != Status.CLOSING]
 
 
 def _live(rows: Rows, session_id: str) -> Session:
@@ -260,43 +258,3 @@ def _live(rows: Rows, session_id: str) -> Session:
     if ended := rows.get_ended(session_id):
         raise SessionEnded(session_id, ended.reason, ended.ended_at)
     raise SessionNotFound(session_id)
-
-
-def _free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
-    hosts = subnet.hosts()
-    next(hosts)  # the bridge's own
-    for address in hosts:
-        if str(address) not in used:
-            return str(address)
-    raise NoCapacity(f"All addresses of the sessions' network {subnet} are in use.")
-
-
-def _lease(session: Session) -> SliceLease | None:
-    if session.gpu is None or session.placement is None:
-        return None
-    return SliceLease(session.gpu, session.mig_profile, session.placement, session.borrowed, session.gpu_uuid)
-
-
-def _plan(session: Session, uid: int, lease: SliceLease, router: KeyPair, sshd: KeyPair) -> SessionPlan:
-    return SessionPlan(
-        session_id=session.id,
-        user_id=session.user_id,
-        uid=uid,
-        lease=lease,
-        address=session.address,
-        router_key=router.public,
-        host_key=sshd,
-        expires_at=session.expires_at,
-    )
-
-
-def _pipe(session: Session) -> Pipe:
-    return Pipe(
-        session_id=session.id,
-        username=session.user_id,
-        public_keys=tuple(session.public_keys),
-        host=session.address,
-        port=SSH_PORT,
-        private_key=session.private_key,
-        host_key=session.host_key,
-    )
