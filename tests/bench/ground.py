@@ -27,6 +27,7 @@ NETWORK, SUBNET = "gwbench", "10.216.0.0/20"
 NOT_THE_GATEWAYS = "gwbench-baseline"  # as the label that tells whose a container is
 GPUS = "4xA100-40GB"  # 28 of the smallest slices
 AT_ONCE = 20
+USER = "gwbench"  # containers are named after users, and one name is one container on a machine
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -118,7 +119,7 @@ class DockerAlone:
 
     @classmethod
     def like(cls, gateway: BenchGateway, public_key: str) -> "DockerAlone":
-        session_id = gateway.open("template", public_key)
+        session_id = gateway.open(USER, public_key)
         api = Docker().client.api
         found = api.inspect_container(gateway.row(session_id)["container_id"])
         kept = shutil.copytree(

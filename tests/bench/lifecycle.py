@@ -10,7 +10,7 @@ from typing import Any
 
 from gateway.keys import make_pair
 from gateway.repositories import labels
-from tests.bench.ground import AT_ONCE, NETWORK, BenchGateway, DockerAlone, at_once, gateway, seconds
+from tests.bench.ground import AT_ONCE, NETWORK, USER, BenchGateway, DockerAlone, at_once, gateway, seconds
 from tests.bench.measure import Row, progress
 
 _FIRST_END = 3.0  # seconds from setting the leases' ends to the first of them
@@ -30,7 +30,7 @@ def create_and_delete(runs: int) -> list[Row]:
 
     def our_turn() -> None:
         began = time.perf_counter()
-        session_id = ours.open("user123", key)
+        session_id = ours.open(USER, key)
         opened.append(time.perf_counter() - began)
         closed.append(seconds(lambda: ours.close(session_id)))
 
@@ -70,7 +70,7 @@ def create_at_once(runs: int) -> list[Row]:
     numbers = range(AT_ONCE)
 
     def our_turn() -> None:
-        took, ids = at_once(lambda number: ours.open(f"user{number}", key), numbers)
+        took, ids = at_once(lambda number: ours.open(f"{USER}-{number}", key), numbers)
         ours_took.append(took)
         ours_removed.append(at_once(ours.close, ids)[0])
 
@@ -112,7 +112,7 @@ def lease_end(runs: int) -> list[Row]:
         api = DockerAlone.like(ours, key).api
         while len(took) < runs:
             count = min(AT_ONCE, runs - len(took))
-            _, ids = at_once(lambda number: ours.open(f"user{number}", key), range(count))
+            _, ids = at_once(lambda number: ours.open(f"{USER}-{number}", key), range(count))
             devices = {each: str(ours.row(each)["gpu_uuid"]) for each in ids}
             ends = _set_ends(ours, ids)
             gone: dict[str, float] = {}
@@ -144,7 +144,7 @@ def lease_end(runs: int) -> list[Row]:
 
 
 def _require_the_same(ours: BenchGateway, theirs: DockerAlone, key: str) -> None:
-    session_id, container_id = ours.open("template", key), theirs.run(0)
+    session_id, container_id = ours.open(USER, key), theirs.run(0)
     difference = theirs.difference(str(ours.row(session_id)["container_id"]), container_id)
     theirs.remove(container_id)
     ours.close(session_id)

@@ -15,7 +15,7 @@ from gateway.host import SSH_PORT
 from gateway.keys import KeyPair, make_pair
 from gateway.pipe_file import Pipe
 from gateway.repositories.pipes import Pipes
-from tests.bench.ground import gateway, seconds
+from tests.bench.ground import USER, gateway, seconds
 from tests.bench.measure import Row, progress
 from tests.e2e.conftest import BIN, eventually, free_port
 
@@ -37,10 +37,10 @@ def login(runs: int) -> list[Row]:
     times: dict[str, list[float]] = {"direct": [], "one": [], "many": []}
     user = make_pair()
     with gateway() as ours, ExitStack() as stack:
-        row = ours.row(ours.open("user123", user.public))
+        row = ours.row(ours.open(USER, user.public))
         pipe = Pipe(
             session_id=row["id"],
-            username="user123",
+            username=USER,
             public_keys=(user.public,),
             host=row["address"],
             port=SSH_PORT,
@@ -165,7 +165,7 @@ def _ssh(known_hosts: Path, entry: tuple[str, int, str], key: Path) -> list[str]
     known_hosts.write_text(f"[{host}]:{port} {' '.join(host_key.split()[:2])}\n")
     return [
         "ssh", *_CONNECTION, "-i", str(key), "-o", f"UserKnownHostsFile={known_hosts}",
-        "-p", str(port), f"user123@{host}", "true",
+        "-p", str(port), f"{USER}@{host}", "true",
     ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from gateway.keys import make_pair
 from gateway.models import Session, Status
 from gateway.repositories.database import SqlDatabase
-from tests.bench.ground import BenchGateway, gateway
+from tests.bench.ground import USER, BenchGateway, gateway
 from tests.bench.measure import Row, progress
 from tests.e2e.conftest import REPOSITORY, eventually, free_port
 
@@ -28,7 +28,7 @@ def throughput(runs: int) -> list[Row]:
     ours_gave: list[float] = []
     theirs_gave: list[float] = []
     with gateway() as ours, _bare_server() as bare_port:
-        session_id = ours.open("user123", make_pair().public)
+        session_id = ours.open(USER, make_pair().public)
         targets = ((ours.port, ours_gave), (bare_port, theirs_gave))
         for port, _ in targets:
             _rate(port, session_id)
@@ -59,7 +59,7 @@ def memory(runs: int) -> list[Row]:
     with gateway(before=_know_many) as ours:
         eventually(lambda: _published(ours) >= _KNOWN)  # so that it has reconciled them all
         for run in range(runs):
-            session_id = ours.open("user123", key)
+            session_id = ours.open(USER, key)
             with ThreadPoolExecutor(_CONNECTIONS) as pool:
                 paths = [f"/sessions/{session_id}", "/sessions", "/gpus", "/gpus/profiles", "/readyz"]
                 answers = list(pool.map(lambda path: ours.request("GET", path), paths * 4))
