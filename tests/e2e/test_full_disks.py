@@ -1,6 +1,8 @@
 """Each disk that the gateway writes to, really full: a clear answer, nothing left behind, and on it goes."""
 
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,9 +15,10 @@ PLACES = ("workspaces", "sshpiper", "state")
 
 
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
-    """Its three directories are small disks of their own."""
-    gateway = Gateway(tmp_path_factory.mktemp("small"))
+def gateway() -> Iterator[Gateway]:
+    """Its three directories are small disks of their own: not among pytest's, which it could not remove if
+    a run is killed before they are unmounted."""
+    gateway = Gateway(Path(tempfile.mkdtemp(prefix="gateway-small-disks-")))
     for place in PLACES:
         (gateway.directory / place).mkdir()
         options = "size=4m,mode=755"
@@ -31,6 +34,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         remove_containers(gateway.directory)
         for place in PLACES:
             subprocess.run(["umount", "--lazy", gateway.directory / place], check=True)
+        shutil.rmtree(gateway.directory)
 
 
 def fill(directory: Path) -> Path:
