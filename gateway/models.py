@@ -111,9 +111,6 @@ class Session(Base):
             return None
         return Placement(self.start, self.size)
 
-    def is_expired(self, now: datetime) -> bool:
-        return now >= self.expires_at
-
     def is_being_opened(self, now: datetime) -> bool:
         """Whether somebody may still be making its parts. Taking them back meanwhile would miss those that
         are made next; who opens it finds it closing when done, and takes all of it back."""

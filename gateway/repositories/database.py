@@ -7,14 +7,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, bindparam, create_engine, event, orm, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, orm, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.errors import DatabaseUnavailable, DiskFull
-from gateway.models import Session
 from gateway.repositories.sessions import SessionRows
 
-_ONE_SESSION = select(Session.__table__).where(Session.__table__.c.id == bindparam("session_id"))
 _BUSY_TIMEOUT_MS = 5000
 _CONNECTIONS_KEPT = 32  # opening one takes longer than most of what is asked of it
 
@@ -53,8 +51,7 @@ class SqlDatabase:
         # would never be lucky. Threads queue here, so that only processes contend there.
         self._writing = threading.Lock()
         self._begin = orm.sessionmaker(self.engine, expire_on_commit=False)
-        self._reading = self.engine.execution_options(read_only=True)
-        self._read = orm.sessionmaker(self._reading, expire_on_commit=False)
+        self._read = orm.sessionmaker(self.engine.execution_options(read_only=True), expire_on_commit=False)
 
     @contextmanager
     def begin(self) -> Iterator[SessionRows]:
@@ -67,13 +64,6 @@ class SqlDatabase:
         """Reads without a transaction, waiting for nobody: each statement sees what is committed by then."""
         with translated_errors(), self._read() as session:
             yield SessionRows(session)
-
-    def look_up(self, session_id: str) -> Session | None:
-        """One live session, for looking at only: past the ORM's unit of work, which takes longer than all
-        else that answering `GET /sessions/{id}` takes."""
-        with translated_errors(), self._reading.connect() as connection:
-            row = connection.execute(_ONE_SESSION, {"session_id": session_id}).mappings().one_or_none()
-        return Session(**row) if row else None
 
     def check(self) -> None:
         """Raises `DatabaseUnavailable` when the database does not answer."""
