@@ -1,6 +1,7 @@
 """The one place where the parts meet: settings in, a Flask application out."""
 
 import ipaddress
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -8,7 +9,7 @@ from typing import Any
 
 from flask import Flask
 
-from gateway import simulation
+from gateway import failpoints, simulation
 from gateway.api import errors, gpus, health, sessions, users
 from gateway.errors import Unavailable
 from gateway.host import Host
@@ -44,9 +45,10 @@ class Parts:
 def create_app(settings: Settings) -> Flask:
     """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
 
-    Raises `StartRefused` when the GPUs cannot be simulated as asked. That the schema is current was
-    looked at before: `schema.require_current`.
+    Raises `StartRefused` when the GPUs cannot be simulated as asked and for a failpoint that there is not.
+    That the schema is current was looked at before: `schema.require_current`.
     """
+    failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
     return assemble(settings, _parts_of_this_machine(settings))

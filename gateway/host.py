@@ -5,13 +5,15 @@ of the machine it runs on. A cluster's scheduler, which places slice and contain
 stand in its place with the same verbs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from gateway.errors import PlacementTaken
+from gateway.errors import ContainerFailed, PlacementTaken
+from gateway.failpoints import reach
 from gateway.keys import KeyPair
 from gateway.mig import Gpu, Instance, Placement
 
@@ -115,9 +117,11 @@ class Workspaces(Protocol):
 class SessionFiles(Protocol):
     """The files that a session's sshd reads, one directory a session; raises `DiskFull`."""
 
+    def claim(self, session_id: str) -> AbstractContextManager[None]: ...
+    def is_claimed(self, session_id: str) -> bool | None: ...
     def write(self, plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> Path: ...
     def remove(self, session_id: str) -> None: ...
-    def list(self) -> Sequence[str]: ...
+    def list(self) -> Mapping[str, bool]: ...
 
 
 @dataclass(frozen=True)
@@ -139,7 +143,10 @@ class Host:
         Undoes nothing: whoever asked for it has the intent on record and calls `stop`.
         """
         workspace = self.workspaces.ensure(plan.user_id, plan.uid)
+        reach("after-workspace-make")
         gpu_uuid = self._borrow(plan.lease) if plan.lease.borrowed else self._make(plan.lease)
+        files = self.files.write(plan, gpu, gpu_uuid)
+        reach("after-session-files-write")
         container_id = self.containers.run(
             ContainerSpec(
                 session_id=plan.session_id,
@@ -149,20 +156,23 @@ class Host:
                 gpu_uuid=gpu_uuid,
                 address=plan.address,
                 workspace=workspace,
-                files=self.files.write(plan, gpu, gpu_uuid),
+                files=files,
                 expires_at=plan.expires_at,
             )
         )
         self.containers.wait_for_ssh(container_id, plan.address)
+        reach("after-sshd-answer", ContainerFailed)
         return Started(container_id, gpu_uuid)
 
     def stop(self, session_id: str, lease: SliceLease | None) -> None:
         """Take back the container, then its slice: ids of instances are used again at once, so the
         container must be gone first."""
         self.containers.remove(session_id)
+        reach("after-container-remove")
         if lease is not None and not lease.borrowed:
             self.gpus.destroy(lease.gpu, lease.profile, lease.placement, lease.mig_uuid)
         self.files.remove(session_id)
+        reach("after-session-files-remove")
 
     def secure(self) -> None:
         """See that the sessions' network and the rules around it stand."""
@@ -172,9 +182,18 @@ class Host:
         """The session containers that exist, whether anybody knows of their sessions or not."""
         return self.containers.list()
 
-    def remains(self) -> Sequence[str]:
-        """The ids of sessions that have files here."""
+    def remains(self) -> Mapping[str, bool]:
+        """The ids of sessions that have files here, and whether somebody is opening them."""
         return self.files.list()
+
+    def claim(self, session_id: str) -> AbstractContextManager[None]:
+        """While a session is opened or an orphan is removed: nobody else does, and if this process dies,
+        everybody knows."""
+        return self.files.claim(session_id)
+
+    def is_claimed(self, session_id: str) -> bool | None:
+        """Whether somebody holds the claim; None when it was not made, or not on this host."""
+        return self.files.is_claimed(session_id)
 
     def _make(self, lease: SliceLease) -> str:
         return self.gpus.create(lease.gpu, lease.profile, lease.placement).mig_uuid or ""

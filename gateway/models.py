@@ -111,15 +111,22 @@ class Session(Base):
             return None
         return Placement(self.start, self.size)
 
-    def is_being_opened(self, now: datetime) -> bool:
+    def is_being_opened(self, now: datetime, claimed: bool | None) -> bool:
         """Whether somebody may still be making its parts. Taking them back meanwhile would miss those that
-        are made next; who opens it finds it closing when done, and takes all of it back."""
+        are made next; who opens it finds it closing when done, and takes all of it back.
+
+        `claimed`: whether its opener lives. None, when that cannot be told from here, is no reason to
+        hurry either.
+        """
         unfinished = self.container_id is None and self.end_reason != Reason.FAILED
-        return unfinished and now - self.created_at <= OPENING_GRACE
+        return unfinished and claimed is not False and now - self.created_at <= OPENING_GRACE
 
     def activate(self, container_id: str, gpu_uuid: str) -> None:
-        assert self.status == Status.PENDING, f"a {self.status} session cannot become active"
-        self.status, self.container_id, self.gpu_uuid = Status.ACTIVE, container_id, gpu_uuid
+        """All its parts are made. One that was closed meanwhile stays closing."""
+        assert self.status != Status.ACTIVE, "an active session cannot become active"
+        self.container_id, self.gpu_uuid = container_id, gpu_uuid
+        if self.status == Status.PENDING:
+            self.status = Status.ACTIVE
 
     def close(self, reason: Reason) -> None:
         """The first reason stays: who ended a session first, ended it."""

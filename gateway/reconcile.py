@@ -1,7 +1,7 @@
 """What must be done so that the machine agrees with the database again: decided here, done elsewhere."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from gateway.host import Container
@@ -11,11 +11,11 @@ from gateway.models import Reason, Session, Status
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the machine shows: `remains` are ids of sessions that have files, `gpus` those GPUs that
-    could be asked. A GPU that is not among them is unknown, not gone."""
+    """What the machine shows: `remains` are ids of sessions that have files, and whether somebody is
+    opening them; `gpus` those GPUs that could be asked. A GPU that is not among them is unknown, not gone."""
 
     containers: Sequence[Container]
-    remains: Sequence[str] = ()
+    remains: Mapping[str, bool] = field(default_factory=dict)
     gpus: Sequence[Gpu] = ()
 
 
@@ -34,20 +34,23 @@ def plan(sessions: Iterable[Session], seen: Seen, now: datetime) -> Plan:
     containers = {container.session_id: container for container in seen.containers}
     gpus = {gpu.uuid: gpu for gpu in seen.gpus}
     rows = {session.id: session for session in sessions}
+    opening = {id for id, claimed in seen.remains.items() if claimed}
     verdicts = {
-        id: _verdict(session, containers.get(id), gpus.get(session.gpu or ""), now)
+        id: _verdict(session, containers.get(id), gpus.get(session.gpu or ""), seen.remains.get(id), now)
         for id, session in rows.items()
     }
     return Plan(
         close={id: reason for id, reason in verdicts.items() if reason},
         problems=_problems([rows[id] for id, reason in verdicts.items() if reason is None], gpus),
-        orphans=sorted((containers.keys() | set(seen.remains)) - rows.keys()),
+        orphans=sorted((containers.keys() | seen.remains.keys()) - rows.keys() - opening),
     )
 
 
-def _verdict(session: Session, container: Container | None, gpu: Gpu | None, now: datetime) -> Reason | None:
+def _verdict(
+    session: Session, container: Container | None, gpu: Gpu | None, claimed: bool | None, now: datetime
+) -> Reason | None:
     """Why the session must be closed, or None when it is fine as it is."""
-    if session.is_being_opened(now):
+    if session.is_being_opened(now, claimed):
         return None
     if session.status == Status.CLOSING:
         return Reason(str(session.end_reason))

@@ -14,6 +14,7 @@ from datetime import datetime, timedelta
 
 from gateway import intent, keys, reconcile
 from gateway.errors import (
+    DatabaseUnavailable,
     DriverUnavailable,
     GatewayError,
     PlacementTaken,
@@ -21,6 +22,7 @@ from gateway.errors import (
     SessionExists,
     SessionNotFound,
 )
+from gateway.failpoints import reach
 from gateway.host import Host, SessionPlan
 from gateway.mig import Gpu, MigPolicy
 from gateway.models import Reason, Session, Status
@@ -99,7 +101,9 @@ class Sessions:
         with self._database.begin() as rows:
             session = _live(rows, session_id)
             session.close(reason)
-        return False if session.is_being_opened(self._clock()) else self._finish(session)
+        reach("after-closing-commit", DatabaseUnavailable)
+        claimed = self._host.is_claimed(session_id)
+        return False if session.is_being_opened(self._clock(), claimed) else self._finish(session)
 
     def next_expiry(self) -> datetime | None:
         with self._database.read() as rows:
@@ -127,10 +131,9 @@ class Sessions:
         seen = reconcile.Seen(self._host.observe(), self._host.remains(), self._gpus_if_seen())
         plan = reconcile.plan(sessions, seen, self._clock())
         self._note(plan.problems)
-        for session_id, reason in plan.close.items():
-            log.warning("session is closed: %s", reason, extra={"session_id": session_id})
-            with suppress(SessionNotFound, SessionEnded):
-                self.close(session_id, reason)
+        for session in sessions:
+            if reason := plan.close.get(session.id):
+                self._take_back(session, reason)
         for session_id in plan.orphans:
             self._remove_orphan(session_id)
         self._pipes.replace(self._wanted_pipes)
@@ -138,19 +141,29 @@ class Sessions:
     def _open(
         self, user_id: str, ttl: timedelta, profile: str | None, public_keys: tuple[str, ...] | None
     ) -> Opened:
-        session, plan, gpu, made_key = self._reserve(user_id, ttl, profile, public_keys)
-        try:
-            started = self._host.start(plan, gpu)
-            self._pipes.add(intent.pipe(session))
-            session = self._activate(session.id, started.container_id, started.gpu_uuid)
-        except BaseException as error:
-            self._undo(session.id, error)
-            raise
+        session_id = str(uuid.uuid4())
+        with self._host.claim(session_id):  # before its row is there: who sees the row can judge its opener
+            session, plan, gpu, made_key = self._reserve(session_id, user_id, ttl, profile, public_keys)
+            try:
+                reach("after-intent-commit", DatabaseUnavailable)
+                started = self._host.start(plan, gpu)
+                self._pipes.add(intent.pipe(session))
+                reach("after-pipe-publish")
+                session = self._activate(session_id, started.container_id, started.gpu_uuid)
+                reach("after-activate", DatabaseUnavailable)
+            except BaseException as error:
+                self._undo(session_id, error)
+                raise
         log.info("session opened", extra={"session_id": session.id, "user_id": user_id})
         return Opened(session, made_key)
 
     def _reserve(
-        self, user_id: str, ttl: timedelta, profile: str | None, public_keys: tuple[str, ...] | None
+        self,
+        session_id: str,
+        user_id: str,
+        ttl: timedelta,
+        profile: str | None,
+        public_keys: tuple[str, ...] | None,
     ) -> tuple[Session, SessionPlan, Gpu, str | None]:
         """Commit the intent: the row, with GPU, profile, placement and address, stands before the act."""
         gpus = self._host.list_gpus()
@@ -166,7 +179,7 @@ class Sessions:
             gpu, lease = occupancy.place(profile, now + ttl, now, rows.demand())
             made = None if public_keys or user.public_keys else keys.make_pair()
             session = Session(
-                id=str(uuid.uuid4()),
+                id=session_id,
                 user_id=user_id,
                 status=Status.PENDING,
                 mig_profile=profile,
@@ -188,10 +201,10 @@ class Sessions:
     def _activate(self, session_id: str, container_id: str, gpu_uuid: str) -> Session:
         with self._database.begin() as rows:
             session = _live(rows, session_id)
-            if session.status == Status.CLOSING:
-                raise SessionEnded(session_id, str(session.end_reason), self._clock())
             session.activate(container_id, gpu_uuid)
-            return session
+        if session.status == Status.CLOSING:
+            raise SessionEnded(session_id, str(session.end_reason), self._clock())
+        return session
 
     def _undo(self, session_id: str, error: BaseException) -> None:
         """Undoing is closing. A placement that was somebody else's already must not be destroyed."""
@@ -210,10 +223,12 @@ class Sessions:
         """The four steps of taking a closing session back; each finds "gone already" a success."""
         try:
             self._pipes.remove(session.id)
+            reach("after-pipe-remove")
             self._host.stop(session.id, intent.lease(session))
             with self._database.begin() as rows:
                 if row := rows.get(session.id):
                     rows.end(row, self._clock())
+            reach("after-end", DatabaseUnavailable)
         except GatewayError as failure:
             log.warning("closing it must be tried again: %s", failure, extra={"session_id": session.id})
             with suppress(GatewayError):
@@ -238,12 +253,23 @@ class Sessions:
                 if session := rows.get(session_id):
                     session.problem = problem
 
-    def _remove_orphan(self, session_id: str) -> None:
-        with self._database.read() as rows:
-            if rows.get(session_id):
+    def _take_back(self, seen: Session, reason: Reason) -> None:
+        """Close what was judged as it was `seen`, unless its opener was done with it since."""
+        with self._database.begin() as rows:
+            session = rows.get(seen.id)
+            if session is None or session.container_id != seen.container_id:
                 return
-        log.warning("removing what is left of a session", extra={"session_id": session_id})
-        self._host.stop(session_id, None)
+            session.close(reason)
+        log.warning("session is closed: %s", reason, extra={"session_id": seen.id})
+        self._finish(session)
+
+    def _remove_orphan(self, session_id: str) -> None:
+        with self._host.claim(session_id):
+            with self._database.read() as rows:
+                if rows.get(session_id):
+                    return
+            log.warning("removing what is left of a session", extra={"session_id": session_id})
+            self._host.stop(session_id, None)
 
     def _wanted_pipes(self) -> Sequence[Pipe]:
         """The routes that should be there; read while the pipe file is locked, or one published in between

@@ -10,7 +10,8 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container as DockerContainer
 from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 
-from gateway.errors import ContainerFailed, ImageMissing
+from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
+from gateway.failpoints import reach
 from gateway.host import SSH_PORT, Container, ContainerSpec
 from gateway.repositories import labels
 from gateway.repositories.docker import NO_GPU_DRIVER, Docker, translated_errors
@@ -116,7 +117,9 @@ class DockerContainers:
                 raise
             self._remove_orphan_named(_name(spec.user_id))
             container = self._create(spec, devices)
+        reach("after-container-create", DockerUnavailable)
         container.start()
+        reach("after-container-start", DockerUnavailable)
         return str(container.id)
 
     def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> DockerContainer:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pynvml
 
+from gateway.failpoints import reach
 from gateway.mig import Gpu, Instance, MigMode, Placement, Profile
 
 # By slice count. Hopper offers 1_SLICE_REV1 too, of the same count, which takes more of the engines.
@@ -143,9 +144,11 @@ class GpuDevice:
         place = byref(pynvml.c_nvmlGpuInstancePlacement_t(placement.start, placement.size))
         handle = pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(self._handle, profile.driver_id, place)
         try:
+            reach("after-gpu-instance-create", pynvml.NVMLError_Unknown)
             constant = _COMPUTE_PROFILES[profile.compute_slices]
             compute_profile = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(handle, constant, 0)
             pynvml.nvmlGpuInstanceCreateComputeInstance(handle, compute_profile.id)
+            reach("after-compute-instance-create", pynvml.NVMLError_Unknown)
             return self._instance(handle, profile)
         except pynvml.NVMLError:
             _destroy(handle, profile)
@@ -164,7 +167,9 @@ def _destroy(handle: Any, profile: Profile) -> None:
     with suppress(pynvml.NVMLError_NotFound):  # another process was faster
         for compute in _compute_instances(handle, profile):
             pynvml.nvmlComputeInstanceDestroy(compute)
+            reach("after-compute-instance-destroy", pynvml.NVMLError_Unknown)
         pynvml.nvmlGpuInstanceDestroy(handle)
+        reach("after-gpu-instance-destroy", pynvml.NVMLError_Unknown)
 
 
 def _compute_instances(handle: Any, profile: Profile) -> Iterator[Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from gateway.errors import DiskFull, PipesUnavailable
+from gateway.failpoints import reach
 from gateway.pipe_file import Pipe, PipeFile
 
 Lines = dict[str, str]  # session id -> its line
@@ -101,6 +102,7 @@ class Pipes:
             temporary.writelines(map(str.encode, content.file.parts(lines.values())))
             temporary.flush()
             os.fsync(temporary.fileno())
+            reach("after-pipe-write", PipesUnavailable)
             if _signature(self._path) != content.signature:
                 raise PipesUnavailable("The pipe file was edited while a pipe was published; try again.")
             os.rename(_beside(self._path, "tmp"), self._path)

@@ -1,9 +1,11 @@
 """The files that a session's sshd and login shells read, mounted read-only into its container."""
 
 import errno
+import fcntl
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gateway.errors import DiskFull, Unavailable
@@ -47,24 +49,69 @@ class HostSessionFiles:
 
     def write(self, plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> Path:
         directory = self._root / plan.session_id
-        try:
+        with _errors_told():
             (directory / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
             for name, content in _contents(plan, gpu, gpu_uuid).items():
                 (directory / name).write_text(content)
                 (directory / name).chmod(0o444)
             _write_private(directory / "etc/ssh_host_ed25519_key", plan.host_key.private, plan.uid)
-        except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFull("The disk of the gateway's state is full; free some space.") from error
-            raise Unavailable(f"The session's files cannot be written ({error.strerror}).") from error
         return directory
 
     def remove(self, session_id: str) -> None:
         shutil.rmtree(self._root / session_id, ignore_errors=True)
 
-    def list(self) -> Sequence[str]:
-        """The ids of the sessions that have files."""
-        return sorted(os.listdir(self._root)) if self._root.is_dir() else []
+    def list(self) -> Mapping[str, bool]:
+        """The ids of the sessions that have files, and whether somebody holds the claim on them."""
+        ids = sorted(os.listdir(self._root)) if self._root.is_dir() else []
+        return {id: bool(self.is_claimed(id)) for id in ids}
+
+    def is_claimed(self, session_id: str) -> bool | None:
+        """Whether a living process holds the claim; None when the session has no directory here."""
+        try:
+            directory = os.open(self._root / session_id, os.O_RDONLY | os.O_DIRECTORY)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        try:
+            fcntl.flock(directory, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(directory)
+        return False
+
+    @contextmanager
+    def claim(self, session_id: str) -> Iterator[None]:
+        """The session's directory, made if it is missing and locked: the lock goes with its process. One
+        that is empty in the end is taken away."""
+        path = self._root / session_id
+        directory = self._locked(path)
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.rmdir()
+            os.close(directory)
+
+    def _locked(self, path: Path) -> int:
+        while True:
+            with _errors_told():
+                path.mkdir(mode=0o755, parents=True, exist_ok=True)
+                directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+                fcntl.flock(directory, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.stat(path), os.fstat(directory)):
+                    return directory
+            os.close(directory)  # it was removed before it was locked
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise DiskFull("The disk of the gateway's state is full; free some space.") from error
+        raise Unavailable(f"The session's files cannot be written ({error.strerror}).") from error
 
 
 def _write_private(path: Path, content: str, uid: int) -> None:

@@ -15,7 +15,7 @@ def session(
 
 
 def test_what_agrees_is_left_alone() -> None:
-    decided = plan([session("a")], Seen([Container("1", "a", ended=False)], ["a"]), NOW)
+    decided = plan([session("a")], Seen([Container("1", "a", ended=False)], {"a": False}), NOW)
     assert (decided.close, decided.orphans) == ({}, [])
 
 
@@ -33,6 +33,22 @@ def test_a_pending_session_is_spared_within_its_grace_and_failed_after_it() -> N
     assert plan([young, old], Seen([]), NOW).close == {"b": Reason.FAILED}
 
 
+def test_a_pending_session_whose_opener_has_died_is_taken_back_at_once() -> None:
+    sessions = [session(id, Status.PENDING) for id in ("died", "lives", "elsewhere")]
+    assert plan(sessions, Seen([], {"died": False, "lives": True}), NOW).close == {"died": Reason.FAILED}
+
+
+def test_what_was_deleted_while_it_was_opened_is_taken_back_when_its_opener_has_died() -> None:
+    deleted = session("a", Status.CLOSING, reason="deleted")
+    deleted.container_id = None
+    assert plan([deleted], Seen([], {"a": True}), NOW).close == {}
+    assert plan([deleted], Seen([], {"a": False}), NOW).close == {"a": Reason.DELETED}
+
+
+def test_what_somebody_is_about_to_open_is_no_orphan() -> None:
+    assert plan([], Seen([], {"a": True, "b": False}), NOW).orphans == ["b"]
+
+
 def test_closing_is_finished_for_the_reason_it_was_begun_with() -> None:
     assert plan([session("a", Status.CLOSING, reason="deleted")], Seen([]), NOW).close == {
         "a": Reason.DELETED
@@ -40,7 +56,8 @@ def test_closing_is_finished_for_the_reason_it_was_begun_with() -> None:
 
 
 def test_containers_and_files_without_a_row_are_orphans() -> None:
-    decided = plan([session("a")], Seen([Container("1", "a", False), Container("2", "b", False)], ["c"]), NOW)
+    containers = [Container("1", "a", False), Container("2", "b", False)]
+    decided = plan([session("a")], Seen(containers, {"c": False}), NOW)
     assert decided.orphans == ["b", "c"]
 
 

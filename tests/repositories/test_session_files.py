@@ -1,0 +1,48 @@
+import multiprocessing
+import os
+import signal
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+from gateway.repositories.session_files import HostSessionFiles
+
+
+def hold(root: Path, told: Connection) -> None:
+    with HostSessionFiles(root).claim("s1"):
+        (root / "s1" / "passwd").touch()
+        told.send("claimed")
+        signal.pause()
+
+
+def test_a_claim_is_seen_by_all_and_ends_with_its_process(tmp_path: Path) -> None:
+    files = HostSessionFiles(tmp_path)
+    mine, theirs = multiprocessing.Pipe()
+    holder = multiprocessing.get_context("spawn").Process(target=hold, args=(tmp_path, theirs))
+    holder.start()
+    assert mine.recv() == "claimed"
+    assert files.is_claimed("s1") is True
+    assert files.list() == {"s1": True}
+    assert holder.pid
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    assert files.is_claimed("s1") is False
+    assert files.list() == {"s1": False}
+
+
+def test_a_claim_that_was_never_made_here_cannot_be_judged(tmp_path: Path) -> None:
+    assert HostSessionFiles(tmp_path).is_claimed("elsewhere") is None
+
+
+def test_a_claim_leaves_nothing_of_a_session_that_came_to_nothing(tmp_path: Path) -> None:
+    files = HostSessionFiles(tmp_path)
+    with files.claim("s1"):
+        assert files.is_claimed("s1") is True
+    assert files.list() == {}
+
+
+def test_a_claim_is_on_the_directory_that_is_there_now(tmp_path: Path) -> None:
+    files = HostSessionFiles(tmp_path)
+    with files.claim("s1"):
+        files.remove("s1")
+        with files.claim("s1"):
+            assert files.is_claimed("s1") is True
