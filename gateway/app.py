@@ -10,8 +10,8 @@ from typing import Any
 from flask import Flask
 
 from gateway import failpoints, simulation
-from gateway.api import errors, gpus, health, sessions, users
-from gateway.errors import Unavailable
+from gateway.api import authorisation, errors, gpus, health, sessions, users
+from gateway.errors import StartRefused, Unavailable
 from gateway.host import Host
 from gateway.mig import MigPolicy
 from gateway.pool import Pool
@@ -27,6 +27,7 @@ from gateway.repositories.session_files import HostSessionFiles
 from gateway.repositories.workspaces import HostWorkspaces
 from gateway.sessions import Sessions
 from gateway.settings import Settings
+from gateway.tokens import Tokens
 from gateway.user_keys import UserKeys
 
 _LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
@@ -45,13 +46,20 @@ class Parts:
 def create_app(settings: Settings) -> Flask:
     """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
 
-    Raises `StartRefused` when the GPUs cannot be simulated as asked and for a failpoint that there is not.
+    Raises `StartRefused` when others than this host could call an API that has no token yet, when the GPUs
+    cannot be simulated as asked and for a failpoint that there is not.
     That the schema is current was looked at before: `schema.require_current`.
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
-    return assemble(settings, _parts_of_this_machine(settings))
+    parts = _parts_of_this_machine(settings)
+    if not settings.listens_locally and not Tokens(parts.database, parts.clock).any():
+        raise StartRefused(
+            f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback and no token exists yet: make one "
+            "with `gateway token create NAME --role admin` first."
+        )
+    return assemble(settings, parts)
 
 
 def assemble(settings: Settings, parts: Parts) -> Flask:
@@ -66,7 +74,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         clock=parts.clock,
     )
     reaper = Reaper(use_cases, settings.state_dir / "reaper.lock")
-    app = Flask("gateway")
+    app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["sessions"] = use_cases
@@ -76,6 +84,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     app.register_blueprint(users.blueprint(UserKeys(parts.database)))
     app.register_blueprint(gpus.blueprint(Pool(parts.database, parts.host, policy, parts.clock)))
     app.register_blueprint(health.blueprint(_checks(parts, reaper)))
+    authorisation.register(app, Tokens(parts.database, parts.clock), parts.clock)
     errors.register(app)
     return app
 

@@ -1,4 +1,4 @@
-"""The `gateway` command: serve, migrate, router, gpus. A failure is one line and a non-zero exit."""
+"""The `gateway` command: serve, migrate, token, router, gpus. A failure is one line and a non-zero exit."""
 
 import dataclasses
 import json
@@ -12,9 +12,10 @@ from typing import Any
 import click
 
 from gateway import slice_map
-from gateway.client import Client
+from gateway.client import Client, read_token
 from gateway.errors import GatewayError, StartRefused
 from gateway.settings import Settings
+from gateway.token_commands import token
 
 
 def _settings_options(*only: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -43,6 +44,9 @@ def _option(setting: dataclasses.Field[Any]) -> dict[str, Any]:
 @click.version_option(package_name="gpu-ssh-gateway")
 def gateway() -> None:
     """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
+
+
+gateway.add_command(token)
 
 
 @gateway.command()
@@ -100,11 +104,17 @@ def router(addresses: str, host_key: Path | None, **flags: str | bool | None) ->
     envvar="GATEWAY_URL",
     help="the gateway to ask [GATEWAY_URL; http://127.0.0.1:8080]",
 )
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    envvar="GATEWAY_TOKEN_FILE",
+    help="file with the API token, where GATEWAY_TOKEN does not hold it [GATEWAY_TOKEN_FILE]",
+)
 @click.option("--json", "as_json", is_flag=True, help="as GET /gpus answers, for scripts")
 @click.pass_context
-def gpus(context: click.Context, url: str, as_json: bool) -> None:
+def gpus(context: click.Context, url: str, token_file: Path | None, as_json: bool) -> None:
     """Show what is on each GPU: who, which profile, until when, and what is free."""
-    context.obj = Client(url)
+    context.obj = Client(url, read_token(token_file))
     if context.invoked_subcommand:
         return
     answer = context.obj.ask("GET", "/gpus")

@@ -1,6 +1,8 @@
 """The gateway's API, asked from the command line."""
 
 import json
+import os
+from pathlib import Path
 from typing import Any
 from urllib import error, request
 
@@ -10,17 +12,18 @@ _TIMEOUT_SECONDS = 60
 
 
 class Client:
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, token: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._headers = {"Content-Type": "application/json"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """The answer's JSON, None where it has none. Raises `Unavailable`, and `GatewayError` with what
         the gateway says is wrong."""
         data = None if body is None else json.dumps(body).encode()
         try:
-            asked = request.Request(
-                self._url + path, data, {"Content-Type": "application/json"}, method=method
-            )
+            asked = request.Request(self._url + path, data, self._headers, method=method)
             with request.urlopen(asked, timeout=_TIMEOUT_SECONDS) as answer:
                 return json.loads(answer.read() or b"null")
         except error.HTTPError as refusal:
@@ -32,6 +35,16 @@ class Client:
                 f"No gateway answers at {self._url} ({why}); start one with `gateway serve`, or name "
                 "another by --url or GATEWAY_URL."
             ) from failure
+
+
+def read_token(path: Path | None) -> str | None:
+    """The token in GATEWAY_TOKEN, else the one in the file. Never an argument: `ps` shows those."""
+    if token := os.environ.get("GATEWAY_TOKEN", "").strip():
+        return token
+    try:
+        return path.read_text().strip() if path else None
+    except (OSError, UnicodeError) as failure:
+        raise GatewayError(f"--token-file: {path} cannot be read ({failure}).") from failure
 
 
 def _detail(refusal: error.HTTPError) -> str:

@@ -7,6 +7,9 @@ carries a host path, an SQL text or a secret.
     GatewayError
     ├── InvalidRequest          a person asked for something that cannot be
     │   └── UnknownProfile        … a MIG profile that no GPU here offers
+    ├── Unauthenticated         no token, or none that is valid
+    ├── Forbidden               the caller's role does not go that far
+    ├── TooManyFailures         wrong tokens again and again from one address
     ├── GpuNotFound             this host has no GPU of that index
     ├── SessionNotFound         no session ever had that id
     ├── SessionEnded            it had, and is over
@@ -50,6 +53,28 @@ class UnknownProfile(InvalidRequest):
         message = f"No GPU of this host offers the MIG profile {name!r}; offered: {offer}."
         super().__init__(message, {"mig_profile": [message]})
         self.available_profiles = list(available)
+
+
+class Unauthenticated(GatewayError):
+    """`given`: a token was there, but is wrong, expired or revoked; which of these is not said."""
+
+    def __init__(self, given: bool) -> None:
+        wrong = "The token is not valid" if given else "This needs a token"
+        super().__init__(
+            f"{wrong}; send `Authorization: Bearer TOKEN`. `gateway token create`, on the gateway's host, "
+            "makes one."
+        )
+        self.given = given
+
+
+class Forbidden(GatewayError):
+    pass
+
+
+class TooManyFailures(GatewayError):
+    def __init__(self, wait_seconds: int) -> None:
+        super().__init__(f"Too many requests without a valid token; try again in {wait_seconds} s.")
+        self.wait_seconds = wait_seconds
 
 
 class GpuNotFound(GatewayError):

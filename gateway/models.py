@@ -173,3 +173,24 @@ class Cordon(Base):
     gpu: Mapped[str] = mapped_column(String(96), primary_key=True)
     since: Mapped[datetime]
     reason: Mapped[str] = mapped_column(Text)
+
+
+class Token(Base):
+    """Who may call the API. `hash` is the token's SHA-256 in hexadecimal; revoked ones stay on record."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (
+        CheckConstraint("(role = 'user') = (user_id IS NOT NULL)", name="users_tokens_have_a_user"),
+    )
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    role: Mapped[str] = mapped_column(String(8))
+    user_id: Mapped[str | None] = mapped_column(String(32))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+
+    def is_valid(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)

@@ -28,10 +28,14 @@ class Server(BaseApplication):
 
     def load_config(self) -> None:
         options: dict[str, Any] = {
-            "bind": f"{_bracketed(self._settings.listen)}:{self._settings.port}",
-            "worker_class": "gthread",
+            "bind": _bind(self._settings),
+            "umask": 0o117,  # of a unix socket: 0660
+            "worker_class": "gateway.worker.Worker",
             "workers": self._settings.workers,
             "threads": self._settings.threads,
+            "limit_request_line": 4094,  # bytes
+            "limit_request_fields": 50,
+            "limit_request_field_size": 8190,
             "timeout": 120,
             "graceful_timeout": GRACEFUL_SECONDS,
             "control_socket_disable": True,
@@ -88,8 +92,11 @@ def _name_session(record: logging.LogRecord) -> bool:
     return True
 
 
-def _bracketed(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
+def _bind(settings: Settings) -> str:
+    if settings.listen.startswith("unix:"):
+        return settings.listen
+    address = f"[{settings.listen}]" if ":" in settings.listen else settings.listen
+    return f"{address}:{settings.port}"
 
 
 def _start_reaper(worker: Any) -> None:

@@ -83,14 +83,17 @@ class Sessions:
                 return self._open(user_id, ttl, mig_profile, given_keys)
         return self._open(user_id, ttl, mig_profile, given_keys)
 
-    def get(self, session_id: str) -> Session:
-        """Raises `SessionNotFound` for an id that never was, `SessionEnded` for one that is over."""
-        with self._database.read() as rows:
-            return _live(rows, session_id)
+    def get(self, session_id: str, owner: str | None = None) -> Session:
+        """Raises `SessionNotFound` for an id that never was, `SessionEnded` for one that is over.
 
-    def list(self) -> Sequence[Session]:
+        With `owner`, other users' sessions are as if they never were.
+        """
         with self._database.read() as rows:
-            return rows.list()
+            return _live(rows, session_id, owner)
+
+    def list(self, owner: str | None = None) -> Sequence[Session]:
+        with self._database.read() as rows:
+            return [session for session in rows.list() if owner in (None, session.user_id)]
 
     def close(self, session_id: str, reason: Reason = Reason.DELETED) -> bool:
         """Take back route, container, slice and record, in this order; True when all four are gone.
@@ -278,9 +281,11 @@ class Sessions:
             return [intent.pipe(session) for session in rows.list() if session.status != Status.CLOSING]
 
 
-def _live(rows: Rows, session_id: str) -> Session:
-    if session := rows.get(session_id):
+def _live(rows: Rows, session_id: str, owner: str | None = None) -> Session:
+    session = rows.get(session_id)
+    if session and owner in (None, session.user_id):
         return session
-    if ended := rows.get_ended(session_id):
+    ended = rows.get_ended(session_id)
+    if ended and owner in (None, ended.user_id):
         raise SessionEnded(session_id, ended.reason, ended.ended_at)
     raise SessionNotFound(session_id)

@@ -22,10 +22,6 @@ _POSITIVE = (
     "workers",
     "threads",
 )
-_EXPOSURE = (
-    "is not loopback and the API has no authentication yet; put an authenticating proxy before it, "
-    "or accept the risk with --insecure-listen."
-)
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _MIG_POLICIES = ("dynamic", "static", "mixed")
 _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
@@ -42,9 +38,8 @@ class Settings:
     """The gateway's settings. `Settings.load()` reads them from flags and environment."""
 
     port: int = _setting(8080, "API port")
-    listen: str = _setting("127.0.0.1", "address the API listens on")
-    insecure_listen: bool = _setting(
-        False, "allow --listen on an address that is not loopback, without authentication"
+    listen: str = _setting(
+        "127.0.0.1", "address the API listens on, or unix:/PATH; beyond loopback only with tokens"
     )
     db: Path = _setting(
         Path("/var/lib/orchestrator/sessions.db"), "SQLite database; run-time state is kept beside it"
@@ -70,7 +65,7 @@ class Settings:
     history_days: int = _setting(30, "how long the record of an ended session is kept")
     start_timeout_seconds: int = _setting(30, "how long a new session's sshd may take to answer")
     workers: int = _setting(1, "gunicorn worker processes")
-    threads: int = _setting(32, "threads of each worker")
+    threads: int = _setting(128, "threads of each worker; one that waits for a slow client costs little")
 
     def __post_init__(self) -> None:
         for flag, problem in self._problems():
@@ -84,6 +79,11 @@ class Settings:
 
         Raises `StartRefused` with one line that names the flag and what is wrong with it.
         """
+        if environ.get("GATEWAY_INSECURE_LISTEN"):
+            raise StartRefused(
+                "GATEWAY_INSECURE_LISTEN is no setting any more: unset it, and make a token with "
+                "`gateway token create`; then any --listen will do."
+            )
         given: dict[str, Any] = {}
         hints = typing.get_type_hints(cls)
         for setting in fields(cls):
@@ -107,6 +107,11 @@ class Settings:
     def entry_host_key(self) -> Path:
         return self.ssh_host_key or self.piper_config.parent / "ssh_host_ed25519_key.pub"
 
+    @property
+    def listens_locally(self) -> bool:
+        """On loopback or a unix socket."""
+        return self.listen.startswith("unix:") or ipaddress.ip_address(self.listen).is_loopback
+
     def _problems(self) -> typing.Iterator[tuple[str, str]]:
         for name in ("port", "ssh-port"):
             if not 1 <= getattr(self, name.replace("-", "_")) <= 65535:
@@ -127,13 +132,12 @@ class Settings:
         yield from self._subnet_problems()
 
     def _listen_problems(self) -> typing.Iterator[tuple[str, str]]:
+        if self.listen.startswith("unix:/"):
+            return
         try:
-            address = ipaddress.ip_address(self.listen)
+            ipaddress.ip_address(self.listen)
         except ValueError:
-            yield "listen", f"{self.listen!r} is not an IP address."
-        else:
-            if not (address.is_loopback or self.insecure_listen):
-                yield "listen", f"{self.listen} {_EXPOSURE}"
+            yield "listen", f"{self.listen!r} is neither an IP address nor unix:/PATH."
 
     def _subnet_problems(self) -> typing.Iterator[tuple[str, str]]:
         try:

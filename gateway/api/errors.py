@@ -16,6 +16,9 @@ log = logging.getLogger("gateway.api")
 _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.UnknownProfile, 422, "unknown-profile", "No GPU offers this MIG profile"),
     (errors.InvalidRequest, 422, "invalid-request", "The request cannot be carried out as it is"),
+    (errors.Unauthenticated, 401, "unauthenticated", "A valid token is needed"),
+    (errors.Forbidden, 403, "forbidden", "The token does not allow this"),
+    (errors.TooManyFailures, 429, "too-many-failures", "Too many failures"),
     (errors.GpuNotFound, 404, "gpu-not-found", "No such GPU"),
     (errors.SessionNotFound, 404, "session-not-found", "No such session"),
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
@@ -52,10 +55,20 @@ def register(app: Flask) -> None:
 def _gateway_error(error: errors.GatewayError) -> Response:
     status, kind, title = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
     answer = problem(status, kind, title, str(error), **_members(error))
-    if isinstance(error, errors.NoCapacity) and error.retry_at:
-        wait = (error.retry_at - datetime.now(UTC)).total_seconds()
-        answer.headers["Retry-After"] = str(max(1, round(wait)))
+    answer.headers.update(_headers(error))
     return answer
+
+
+def _headers(error: errors.GatewayError) -> dict[str, str]:
+    match error:
+        case errors.NoCapacity(retry_at=datetime() as retry_at):
+            wait = (retry_at - datetime.now(UTC)).total_seconds()
+            return {"Retry-After": str(max(1, round(wait)))}
+        case errors.TooManyFailures():
+            return {"Retry-After": str(error.wait_seconds)}
+        case errors.Unauthenticated():
+            return {"WWW-Authenticate": "Bearer" + (' error="invalid_token"' if error.given else "")}
+    return {}
 
 
 def _members(error: errors.GatewayError) -> dict[str, Any]:

@@ -7,8 +7,10 @@ from typing import Any
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
+from gateway.api.authorisation import own_user
 from gateway.api.schemas import CordonRequest, FitAnswer, FitRequest, GpuAnswer, ProfileAnswer
 from gateway.mig import Gpu, Profile
+from gateway.models import Session
 from gateway.occupancy import Occupancy
 from gateway.placement import Fit, Lease
 from gateway.pool import Pool
@@ -22,7 +24,7 @@ def blueprint(pool: Pool) -> Blueprint:
     @routes.get("")
     def list_gpus() -> ResponseReturnValue:
         occupancy = pool.occupancy()
-        return {"gpus": gpu_answer.dump([_gpu(gpu, occupancy) for gpu in occupancy.gpus])}
+        return {"gpus": gpu_answer.dump([_gpu(gpu, occupancy, own_user()) for gpu in occupancy.gpus])}
 
     @routes.get("/profiles")
     def list_profiles() -> ResponseReturnValue:
@@ -37,7 +39,7 @@ def blueprint(pool: Pool) -> Blueprint:
         wanted = fit_request.load(request.args)
         occupancy, now = pool.occupancy(), pool.clock()
         profile = occupancy.offered(wanted["profile"])
-        return {**fit_answer.dump(_fit(profile, occupancy.fit(profile, now), occupancy))}
+        return {**fit_answer.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
 
     @routes.put("/<int:index>/cordon")
     def cordon(index: int) -> ResponseReturnValue:
@@ -53,7 +55,7 @@ def blueprint(pool: Pool) -> Blueprint:
     return routes
 
 
-def _gpu(gpu: Gpu, occupancy: Occupancy) -> dict[str, Any]:
+def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
     leases = [lease for lease in occupancy.leases if lease.gpu_uuid == gpu.uuid]
     return {
         "index": gpu.index,
@@ -62,7 +64,7 @@ def _gpu(gpu: Gpu, occupancy: Occupancy) -> dict[str, Any]:
         "memory_mib": gpu.memory_mib,
         "mig_mode": gpu.mig_mode,
         "memory_slices": {"total": gpu.memory_slices, "used": sum(lease.placement.size for lease in leases)},
-        "instances": list(_instances(gpu, leases, occupancy)),
+        "instances": list(_instances(gpu, leases, occupancy, owner)),
         "healthy": gpu.fault is None,
         "cordoned": gpu.uuid in occupancy.cordons,
         "reason": occupancy.why_closed(gpu),
@@ -70,26 +72,29 @@ def _gpu(gpu: Gpu, occupancy: Occupancy) -> dict[str, Any]:
     }
 
 
-def _instances(gpu: Gpu, leases: list[Lease], occupancy: Occupancy) -> Iterator[dict[str, Any]]:
-    """What stands and what is promised, lowest start first."""
+def _instances(
+    gpu: Gpu, leases: list[Lease], occupancy: Occupancy, owner: str | None
+) -> Iterator[dict[str, Any]]:
+    """What stands and what is promised, lowest start first; with `owner`, others' without names."""
     standing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
     for lease in sorted(leases, key=lambda lease: lease.placement):
         session = occupancy.sessions.get(lease.session_id or "")
+        named = session if session and owner in (None, session.user_id) else None
         yield {
             "gpu_uuid": standing.get(lease.placement),
             "profile": lease.profile,
             "start": lease.placement.start,
             "size": lease.placement.size,
-            "session_id": lease.session_id,
+            "session_id": named.id if named else None,
             "owner": "gateway" if session and not session.borrowed else "other",
-            "user_id": session.user_id if session else None,
+            "user_id": named.user_id if named else None,
             "status": session.status if session else None,
             "expires_at": session.expires_at if session else None,
-            "problem": session.problem if session else None,
+            "problem": named.problem if named else None,
         }
 
 
-def _fit(profile: str, fit: Fit | None, occupancy: Occupancy) -> dict[str, Any]:
+def _fit(profile: str, fit: Fit | None, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
     if fit is None:
         return {"profile": profile, "fits": False, "now": None, "at": None, "waits_for": []}
     return {
@@ -97,7 +102,19 @@ def _fit(profile: str, fit: Fit | None, occupancy: Occupancy) -> dict[str, Any]:
         "fits": not fit.waits_for,
         "now": None if fit.waits_for else _place(fit, occupancy),
         "at": fit.at,
-        "waits_for": [occupancy.sessions[str(lease.session_id)] for lease in fit.waits_for],
+        "waits_for": [
+            _waited_for(occupancy.sessions[str(lease.session_id)], owner) for lease in fit.waits_for
+        ],
+    }
+
+
+def _waited_for(session: Session, owner: str | None) -> dict[str, Any]:
+    """With `owner`, others' without names."""
+    named = owner in (None, session.user_id)
+    return {
+        "session_id": session.id if named else None,
+        "user_id": session.user_id if named else None,
+        "expires_at": session.expires_at,
     }
 
 

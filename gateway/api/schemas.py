@@ -136,7 +136,7 @@ class PlaceAnswer(Schema):
 
 
 class WaitedForAnswer(Schema):
-    session_id = fields.String(attribute="id")
+    session_id = fields.String()
     user_id = fields.String()
     expires_at = UtcTime()
 

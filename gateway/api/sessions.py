@@ -7,6 +7,7 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
+from gateway.api.authorisation import own_user, require_own
 from gateway.api.schemas import SessionAnswer, SessionRequest
 from gateway.models import Session
 from gateway.sessions import Sessions
@@ -53,6 +54,7 @@ def blueprint(sessions: Sessions, entry: EntryPoint, max_ttl_minutes: int) -> Bl
     def create() -> ResponseReturnValue:
         """Returns when the user can log in."""
         wanted = session_request.load(request.get_json())
+        require_own(wanted["user_id"])
         opened = sessions.open(
             wanted["user_id"],
             timedelta(minutes=wanted["ttl_minutes"]),
@@ -67,15 +69,16 @@ def blueprint(sessions: Sessions, entry: EntryPoint, max_ttl_minutes: int) -> Bl
     @routes.get("")
     def list_live() -> ResponseReturnValue:
         """Live sessions, oldest first."""
-        return {"sessions": [answer(session) for session in sessions.list()]}
+        return {"sessions": [answer(session) for session in sessions.list(own_user())]}
 
     @routes.get("/<session_id>")
     def read(session_id: str) -> ResponseReturnValue:
-        return answer(sessions.get(session_id))
+        return answer(sessions.get(session_id, own_user()))
 
     @routes.delete("/<session_id>")
     def delete(session_id: str) -> ResponseReturnValue:
         """204 when everything is taken back; 202 when the reaper must try again."""
+        sessions.get(session_id, own_user())
         if sessions.close(session_id):
             return "", 204
         return answer(sessions.get(session_id)), 202

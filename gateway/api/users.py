@@ -4,6 +4,7 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from gateway import users
+from gateway.api.authorisation import require_own
 from gateway.api.schemas import KeysRequest
 from gateway.errors import InvalidRequest
 from gateway.user_keys import UserKeys
@@ -20,8 +21,9 @@ def blueprint(user_keys: UserKeys) -> Blueprint:
     @routes.put("/<user_id>/keys")
     def replace(user_id: str) -> ResponseReturnValue:
         """From the user's next session on."""
+        user_id = _checked(user_id)
         wanted = keys_request.load(request.get_json())
-        return {"ssh_public_keys": user_keys.replace(_checked(user_id), wanted["ssh_public_keys"])}
+        return {"ssh_public_keys": user_keys.replace(user_id, wanted["ssh_public_keys"])}
 
     return routes
 
@@ -29,4 +31,5 @@ def blueprint(user_keys: UserKeys) -> Blueprint:
 def _checked(user_id: str) -> str:
     if problem := users.problem_with(user_id):
         raise InvalidRequest(problem, {"user_id": [problem]})
+    require_own(user_id)
     return user_id

@@ -1,12 +1,12 @@
-"""Live sessions, ended ones, users and cordons, as rows inside one transaction."""
+"""Live sessions, ended ones, users, cordons and tokens, as rows inside one transaction."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 
-from sqlalchemy import delete, func, orm, select
+from sqlalchemy import delete, func, orm, select, update
 
-from gateway.models import FIRST_UID, Cordon, EndedSession, Session, Status, User
+from gateway.models import FIRST_UID, Cordon, EndedSession, Session, Status, Token, User
 
 _DEMAND_OF = 1000  # the latest sessions say what will be asked for
 
@@ -88,3 +88,21 @@ class SessionRows:
 
     def uncordon(self, gpu: str) -> None:
         self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))
+
+    def add_token(self, token: Token) -> None:
+        self._session.add(token)
+
+    def token(self, name: str) -> Token | None:
+        return self._session.get(Token, name)
+
+    def tokens(self) -> Sequence[Token]:
+        return self._session.scalars(select(Token).order_by(Token.created_at, Token.name)).all()
+
+    def has_tokens(self) -> bool:
+        return self._session.scalar(select(Token.name).limit(1)) is not None
+
+    def token_of_hash(self, hashed: str) -> Token | None:
+        return self._session.scalar(select(Token).where(Token.hash == hashed))
+
+    def note_use(self, name: str, now: datetime) -> None:
+        self._session.execute(update(Token).where(Token.name == name).values(used_at=now))

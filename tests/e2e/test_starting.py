@@ -1,6 +1,7 @@
 """What the command line says when it cannot do what was asked: one line, and an exit code that is not 0."""
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -29,7 +30,25 @@ def test_serving_without_a_database_names_the_command_that_makes_it(stopped: Gat
 
 def test_a_wrong_setting_is_named(stopped: Gateway) -> None:
     assert "--port (GATEWAY_PORT)" in one_line(stopped.run("serve", "--port", "eighty"))
-    assert "--insecure-listen" in one_line(stopped.run("serve", "--listen", "0.0.0.0"))
+
+
+def test_an_address_beyond_loopback_needs_a_token(stopped: Gateway) -> None:
+    stopped.run("migrate")
+    assert "gateway token create" in one_line(stopped.run("serve", "--listen", "0.0.0.0"))
+
+
+def test_tokens_are_made_listed_and_revoked_on_the_command_line(stopped: Gateway) -> None:
+    stopped.run("migrate")
+    made = stopped.run("token", "create", "ci", "--role", "user", "--user", "user123", "--expires", "30d")
+    assert re.fullmatch(r"gsg_[A-Za-z0-9_-]{43}\n", made.stdout)
+    assert "choose another name" in one_line(stopped.run("token", "create", "ci", "--role", "admin"))
+    assert "neither days" in one_line(
+        stopped.run("token", "create", "x", "--role", "admin", "--expires", "soon")
+    )
+    assert stopped.run("token", "revoke", "ci").returncode == 0
+    listed = stopped.run("token", "list").stdout
+    assert re.search(r"^ci +user +user123 .*revoked$", listed, re.M)
+    assert made.stdout.strip() not in listed
 
 
 def test_unknown_gpus_to_simulate_are_named(stopped: Gateway) -> None:

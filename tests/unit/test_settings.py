@@ -51,11 +51,14 @@ def test_a_wrong_variable_is_refused_like_a_flag() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "192.0.2.1", "::"])
-def test_an_address_beyond_loopback_is_refused_unless_accepted_as_insecure(address: str) -> None:
-    assert "--insecure-listen" in refusal(listen=address)
-    assert Settings.load({}, {"listen": address, "insecure_listen": True}).listen == address
+def test_an_address_beyond_loopback_is_not_local(address: str) -> None:
+    assert not Settings.load({}, {"listen": address}).listens_locally
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1"])
-def test_every_loopback_address_is_fine(address: str) -> None:
-    assert Settings.load({}, {"listen": address}).listen == address
+def test_the_old_way_to_listen_without_tokens_names_the_new_one() -> None:
+    assert "gateway token create" in refusal({"GATEWAY_INSECURE_LISTEN": "1"})
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "unix:/run/gateway.sock"])
+def test_loopback_and_unix_sockets_are_local(address: str) -> None:
+    assert Settings.load({}, {"listen": address}).listens_locally

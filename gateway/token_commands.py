@@ -1,0 +1,69 @@
+"""`gateway token`: works on the database of this host, like `gateway migrate`."""
+
+import os
+from datetime import UTC, datetime
+
+import click
+
+from gateway.access import Role
+from gateway.settings import Settings
+from gateway.tokens import Tokens, parse_expiry
+
+_ROLES = [role.value for role in Role if role is not Role.NOBODY]
+_DB = click.option(
+    "--db", default=None, help="SQLite database [GATEWAY_DB; /var/lib/orchestrator/sessions.db]"
+)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _tokens(db: str | None) -> Tokens:
+    from gateway.repositories import schema
+    from gateway.repositories.database import SqlDatabase
+
+    path = Settings.load(os.environ, {"db": db}).db
+    schema.require_current(path)
+    return Tokens(SqlDatabase(path), _now)
+
+
+@click.group()
+def token() -> None:
+    """Who may call the API: make, list and revoke its tokens, on the gateway's host."""
+
+
+@token.command()
+@click.argument("name")
+@click.option("--role", type=click.Choice(_ROLES), required=True, help="what it may do")
+@click.option("--user", default=None, help="whose sessions and keys, for role user")
+@click.option("--expires", default=None, help="30d, or a day such as 2026-12-31 [never]")
+@_DB
+def create(name: str, role: str, user: str | None, expires: str | None, db: str | None) -> None:
+    """Make the token NAME and print it, this once."""
+    expiry = parse_expiry(expires, _now()) if expires else None
+    click.echo(_tokens(db).create(name, Role(role), user, expiry))
+
+
+@token.command("list")
+@_DB
+def list_all(db: str | None) -> None:
+    """Every token that was made, oldest first."""
+    line = "{:<24} {:<9} {:<20} {:<17} {:<17} {}".format
+    click.echo(line("NAME", "ROLE", "USER", "EXPIRES", "LAST USE", "STATE"))
+    for made in _tokens(db).list():
+        state = "revoked" if made.revoked_at else "valid" if made.is_valid(_now()) else "expired"
+        used, expires = _time(made.used_at, "never"), _time(made.expires_at, "never")
+        click.echo(line(made.name, made.role, made.user_id or "-", expires, used, state))
+
+
+@token.command()
+@click.argument("name")
+@_DB
+def revoke(name: str, db: str | None) -> None:
+    """Let nobody in with the token NAME any more."""
+    _tokens(db).revoke(name)
+
+
+def _time(at: datetime | None, never: str) -> str:
+    return f"{at:%Y-%m-%dT%H:%MZ}" if at else never

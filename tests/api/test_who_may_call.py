@@ -1,0 +1,192 @@
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from gateway import access
+from gateway.access import Role
+from gateway.tokens import Tokens, parse_expiry
+from tests.conftest import Bench
+
+CALLS: dict[str, tuple[str, str, Any]] = {
+    "sessions.create": ("POST", "/sessions", {"user_id": "user123"}),
+    "sessions.list_live": ("GET", "/sessions", None),
+    "sessions.read": ("GET", "/sessions/abc", None),
+    "sessions.delete": ("DELETE", "/sessions/abc", None),
+    "users.read": ("GET", "/users/user123/keys", None),
+    "users.replace": ("PUT", "/users/user123/keys", {"ssh_public_keys": []}),
+    "gpus.list_gpus": ("GET", "/gpus", None),
+    "gpus.list_profiles": ("GET", "/gpus/profiles", None),
+    "gpus.fit": ("GET", "/gpus/fit?profile=1g.5gb", None),
+    "gpus.cordon": ("PUT", "/gpus/0/cordon", {}),
+    "gpus.uncordon": ("DELETE", "/gpus/0/cordon", None),
+    "health.healthz": ("GET", "/healthz", None),
+    "health.readyz": ("GET", "/readyz", None),
+}
+
+
+@pytest.fixture
+def tokens(bench: Bench) -> Tokens:
+    return Tokens(bench.database, bench.clock)
+
+
+@pytest.fixture
+def caller(bench: Bench, tokens: Tokens) -> Callable[..., FlaskClient]:
+    """`caller(Role.USER, "user123")`: a client that sends a token of this role."""
+
+    def make(role: Role, user_id: str | None = None, secret: str | None = None) -> FlaskClient:
+        client = bench.client
+        secret = secret or tokens.create(f"{role}-{user_id}", role, user_id)
+        client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {secret}"
+        return client
+
+    return make
+
+
+def call(client: FlaskClient, endpoint: str) -> TestResponse:
+    method, path, body = CALLS[endpoint]
+    return client.open(path, method=method, json=body)
+
+
+def assert_refused(answer: TestResponse, status: int) -> None:
+    assert answer.status_code == status, answer.text
+    assert answer.content_type == "application/problem+json"
+
+
+def test_every_endpoint_has_a_rule_and_no_rule_is_left_over(bench: Bench) -> None:
+    endpoints = {rule.endpoint for rule in bench.app.url_map.iter_rules()}
+    assert endpoints == set(access.RULES) == set(CALLS)
+
+
+def test_an_endpoint_without_a_rule_is_denied_to_all() -> None:
+    assert [access.reach(role, "sessions.new") for role in Role] == [None] * len(Role)
+
+
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.OPERATOR, Role.USER])
+@pytest.mark.parametrize("endpoint", CALLS)
+def test_each_role_gets_where_its_rule_says(
+    caller: Callable[..., FlaskClient], endpoint: str, role: Role
+) -> None:
+    answer = call(caller(role, "user123" if role is Role.USER else None), endpoint)
+    if access.reach(role, endpoint) is None:
+        assert_refused(answer, 403)
+    else:
+        assert answer.status_code not in {401, 403}
+
+
+@pytest.mark.parametrize("endpoint", CALLS)
+def test_without_a_token_only_health_answers_once_there_is_one(
+    bench: Bench, tokens: Tokens, endpoint: str
+) -> None:
+    tokens.create("admin", Role.ADMIN)
+    answer = call(bench.client, endpoint)
+    if endpoint.startswith("health."):
+        assert answer.status_code in {200, 503}
+    else:
+        assert_refused(answer, 401)
+        assert answer.headers["WWW-Authenticate"] == "Bearer"
+
+
+def test_the_last_tokens_revocation_does_not_open_the_door(bench: Bench, tokens: Tokens) -> None:
+    assert bench.client.get("/sessions").status_code == 200
+    tokens.create("admin", Role.ADMIN)
+    tokens.revoke("admin")
+    assert_refused(bench.client.get("/sessions"), 401)
+
+
+def test_without_any_token_only_the_host_itself_may_call(bench: Bench) -> None:
+    away = {"REMOTE_ADDR": "192.0.2.7", "HTTP_X_FORWARDED_FOR": "127.0.0.1"}
+    assert_refused(bench.client.get("/sessions", environ_base=away), 401)
+    assert bench.client.get("/sessions", environ_base={"REMOTE_ADDR": ""}).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["", "Bearer", "Bearer x", "Bearer gsg_" + "A" * 43, "Basic YTpi", "\x00"])
+def test_a_wrong_token_is_refused_even_where_none_exists(bench: Bench, header: str) -> None:
+    answer = bench.client.get("/sessions", headers={"Authorization": header})
+    assert_refused(answer, 401)
+    assert answer.headers["WWW-Authenticate"] == 'Bearer error="invalid_token"'
+
+
+def test_a_token_ends_with_its_expiry_and_with_its_revocation(
+    bench: Bench, tokens: Tokens, caller: Callable[..., FlaskClient]
+) -> None:
+    expiry = parse_expiry("1d", bench.clock())
+    short = caller(Role.ADMIN, secret=tokens.create("short", Role.ADMIN, expires_at=expiry))
+    revoked = caller(Role.ADMIN, secret=tokens.create("revoked", Role.ADMIN))
+    assert [short.get("/gpus").status_code, revoked.get("/gpus").status_code] == [200, 200]
+    tokens.revoke("revoked")
+    assert [short.get("/gpus").status_code, revoked.get("/gpus").status_code] == [200, 401]
+    bench.clock.advance(days=1)
+    assert short.get("/gpus").status_code == 401
+
+
+def test_use_is_noted_at_most_once_a_minute(
+    bench: Bench, tokens: Tokens, caller: Callable[..., FlaskClient]
+) -> None:
+    admin, first = caller(Role.ADMIN), bench.clock()
+    admin.get("/sessions")
+    bench.clock.advance(seconds=59)
+    admin.get("/sessions")
+    assert tokens.list()[0].used_at == first
+    bench.clock.advance(seconds=1)
+    admin.get("/sessions")
+    assert tokens.list()[0].used_at == bench.clock()
+
+
+def test_a_user_sees_and_touches_only_their_own(bench: Bench, caller: Callable[..., FlaskClient]) -> None:
+    admin, user = caller(Role.ADMIN), caller(Role.USER, "user123")
+    other = admin.post("/sessions", json={"user_id": "user456"}).json["session_id"]
+    own = user.post("/sessions", json={"user_id": "user123"}).json["session_id"]
+    assert_refused(user.post("/sessions", json={"user_id": "user456"}), 403)
+    assert_refused(user.get("/users/user456/keys"), 403)
+    assert_refused(user.put("/users/user456/keys", json={"ssh_public_keys": []}), 403)
+    assert [session["session_id"] for session in user.get("/sessions").json["sessions"]] == [own]
+    assert len(admin.get("/sessions").json["sessions"]) == 2
+    for path in ("/gpus", "/gpus/fit?profile=7g.40gb"):
+        assert other in admin.get(path).text
+        assert own in user.get(path).text
+        assert not {other, "user456"} & set(user.get(path).text.split('"'))
+    assert user.delete(f"/sessions/{own}").status_code == 204
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+def test_anothers_session_answers_as_one_that_never_was(
+    bench: Bench, caller: Callable[..., FlaskClient], method: str
+) -> None:
+    admin, user = caller(Role.ADMIN), caller(Role.USER, "user123")
+    other = admin.post("/sessions", json={"user_id": "user456"}).json["session_id"]
+    never = user.open("/sessions/never", method=method)
+    for _ in ("live", "ended"):
+        answer = user.open(f"/sessions/{other}", method=method)
+        assert (answer.status_code, answer.text) == (404, never.text.replace("never", other, 1).replace(
+            f"{other} was", "never was"
+        ))  # fmt: skip
+        admin.delete(f"/sessions/{other}")
+
+
+def test_readiness_names_what_ails_only_to_those_who_run_the_host(
+    bench: Bench, caller: Callable[..., FlaskClient]
+) -> None:
+    full = caller(Role.OPERATOR).get("/readyz").json["parts"]
+    assert full["gpus"] == "ok: 1 GPUs, simulated"
+    for stranger in (bench.client, caller(Role.USER, "user123")):
+        brief = stranger.get("/readyz").json["parts"]
+        assert set(brief) == set(full)
+        assert set(brief.values()) <= {"ok", "not ready"}
+
+
+def test_failures_are_slowed_by_address_and_a_valid_token_never(
+    bench: Bench, caller: Callable[..., FlaskClient]
+) -> None:
+    admin = caller(Role.ADMIN)
+    statuses = [bench.client.get("/sessions").status_code for _ in range(21)]
+    assert statuses == [401] * 20 + [429]
+    refused = bench.client.get("/sessions")
+    assert_refused(refused, 429)
+    assert refused.headers["Retry-After"] == "60"
+    assert admin.get("/sessions").status_code == 200
+    assert bench.client.get("/sessions", environ_base={"REMOTE_ADDR": "192.0.2.9"}).status_code == 401
+    bench.clock.advance(minutes=1)
+    assert bench.client.get("/sessions").status_code == 401

@@ -1,0 +1,66 @@
+"""Clients that dawdle or send garbage, against a served gateway."""
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+import requests
+
+from gateway.worker import REQUEST_SECONDS
+from tests.e2e.conftest import Gateway
+
+HALF_A_HEADER = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "
+HALF_A_BODY = (
+    b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
+)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    """Serving; these clients need no router and no session."""
+    gateway = Gateway(tmp_path_factory.mktemp("slow"))
+    assert gateway.run("migrate").returncode == 0
+    gateway.serve()
+    yield gateway
+    gateway.kill("serve")
+
+
+def connect(gateway: Gateway) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", gateway.port), timeout=REQUEST_SECONDS + 10)
+
+
+def status_of(gateway: Gateway, sent: bytes) -> int:
+    with connect(gateway) as connection:
+        connection.sendall(sent)
+        return int(connection.recv(4096).split()[1])
+
+
+def test_a_hundred_half_sent_requests_block_nobody_and_are_cut_off(served: Gateway) -> None:
+    with ExitStack() as stack:
+        slow = [stack.enter_context(connect(served)) for _ in range(100)]
+        for number, connection in enumerate(slow):
+            connection.sendall((HALF_A_HEADER, HALF_A_BODY)[number % 2])
+        begun = time.monotonic()
+        assert requests.get(f"{served.url}/healthz", timeout=2).ok
+        print(f"/healthz beside 100 slow clients: {(time.monotonic() - begun) * 1000:.0f} ms")
+        for connection in slow[:50]:
+            while connection.recv(4096):
+                pass  # whatever it says before it closes
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        b"\x00\xff\xfe\r\n\r\n",
+        b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n",
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 60 + b"\r\n",
+        b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        HALF_A_BODY.replace(b"99", b"99999999"),
+    ],
+)
+def test_garbage_is_the_clients_fault(served: Gateway, sent: bytes) -> None:
+    assert 400 <= status_of(served, sent) < 500
