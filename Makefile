@@ -18,6 +18,9 @@ test: host venv images lint types  ## Everything: linters, types, imports, unit 
 bench: host venv images  ## Ratios to Docker, OpenSSH, Flask and ruamel alone, within one run
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
+soak: host venv images  ## A storm of kills and faults over a gateway; MINUTES=20 SEED=7
+	$(AS_ROOT) $(BIN)/python -m tests.soak.storm --minutes $(or $(MINUTES),20) --seed $(or $(SEED),0)
+
 lint: venv  ## ruff, and which package may import which
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -37,4 +40,4 @@ venv: .venv/stamp  ## The virtual environment
 .venv/stamp: setup.cfg pyproject.toml
 	@docker/make-venv
 
-.PHONY: help up down test bench lint types host images venv
+.PHONY: help up down test bench soak lint types host images venv

@@ -29,7 +29,7 @@ GPUS = "2xA100-40GB,1xA30,1xRTX-PRO-6000"
 USERS = [f"user{number}" for number in range(40)]
 _CREATE, _CREATE_COMPUTE = "nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance"
 _DESTROY, _DESTROY_COMPUTE = "nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy"
-_FAULTS = [
+FAULTS = [
     *(Fault(call, pynvml.NVML_ERROR_TIMEOUT, effect=True, times=2) for call in (_CREATE, _CREATE_COMPUTE)),
     *(Fault(call, pynvml.NVML_ERROR_UNKNOWN, times=2) for call in (_CREATE, _CREATE_COMPUTE, _DESTROY)),
     Fault(_CREATE, pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES, times=3),
@@ -112,7 +112,7 @@ class Churn:
             self.bench.containers.lose(self.chance.choice(containers).session_id)
 
     def _break_driver(self) -> None:
-        self.faults.inject(self.chance.choice(_FAULTS))
+        self.faults.inject(self.chance.choice(FAULTS))
 
     def _lose_gpu(self) -> None:
         self.faults.lose(self.chance.randrange(self._count), pynvml.NVML_ERROR_GPU_IS_LOST)

@@ -1,4 +1,4 @@
-"""Races and churn, short; `tests.soak.churn` runs for as long as it is told to."""
+"""Races, churn and storm, short; `make soak` and `tests.soak.churn` run for as long as they are told to."""
 
 import json
 import subprocess
@@ -11,6 +11,7 @@ import pytest
 from gateway.repositories import schema
 from tests.soak.churn import churn
 from tests.soak.race import AT_ONCE
+from tests.soak.storm import storming
 
 
 class Racer:
@@ -62,3 +63,11 @@ def test_after_much_coming_and_going_with_faults_all_parts_agree(tmp_path: Path,
     events = churn(tmp_path, 200, seed)
     assert events["opened"] > 50
     assert events["agreements"] == 11
+
+
+def test_after_each_quiet_moment_of_a_storm_all_places_agree(tmp_path: Path) -> None:
+    """Over this machine's Docker, which is not restarted: that is for `make soak`."""
+    with storming(tmp_path, seed=7) as storm:
+        storm.blow(15)
+    assert storm.compared > 1
+    assert storm.ground.events["create 201"] > 0

@@ -1,0 +1,115 @@
+"""Whether the places where a session exists agree, looked at from outside: without asking the gateway."""
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway.pipe_file import Pipe, PipeFile
+from gateway.repositories import labels
+
+
+@dataclass(frozen=True)
+class Places:
+    """What is there of any session. `rows` by session id, `containers` session id to Docker's id and state,
+    `instances` by GPU's UUID and start, `pipes` session id to address, `files` and `workspaces` by name."""
+
+    rows: dict[str, dict[str, Any]]
+    containers: dict[str, tuple[str, str]]
+    instances: dict[tuple[str, int], tuple[int, list[str]]]
+    pipes: dict[str, tuple[str, str]]
+    files: set[str]
+    workspaces: dict[str, int]
+
+
+def look(directory: Path, network: str) -> Places:
+    """Of the gateway over `directory`."""
+    return Places(
+        rows=look_at_rows(directory),
+        containers=look_at_containers(network),
+        instances=_instances(directory / "state/simulated-gpus.json"),
+        pipes=_pipes(directory / "sshpiper/pipe.yaml"),
+        files=_names(directory / "state/sessions"),
+        workspaces={path.name: path.stat().st_uid for path in (directory / "workspaces").glob("*")}
+        | dict.fromkeys(_names(directory / "workspaces", ".*"), -1),
+    )
+
+
+def problems(places: Places) -> list[str]:
+    """One line for each that is not as it must be; none when all sessions are whole and nothing else is."""
+    return [
+        *_missing_or_left(places),
+        *(f"{id}: {row['status']}" for id, row in places.rows.items() if row["status"] != "active"),
+        *_broken(places),
+        *_unowned(places),
+        *(f"workspace {name} is half-made" for name, uid in places.workspaces.items() if uid < 0),
+    ]
+
+
+def _missing_or_left(places: Places) -> Iterator[str]:
+    for what, found in (("container", places.containers), ("pipe", places.pipes), ("files", places.files)):
+        yield from (f"{id}: {what} without a row" for id in set(found) - places.rows.keys())
+        yield from (f"{id}: no {what}" for id in places.rows.keys() - set(found))
+
+
+def _broken(places: Places) -> Iterator[str]:
+    for id, row in places.rows.items():
+        container = places.containers.get(id)
+        if container and container != (row["container_id"], "running"):
+            yield f"{id}: container {container[1]}"
+        if id in places.pipes and places.pipes[id] != (row["user_id"], row["address"]):
+            yield f"{id}: its pipe leads elsewhere"
+        if row["user_id"] not in places.workspaces:
+            yield f"{id}: no workspace"
+        found = places.instances.get((row["gpu"], row["start"]))
+        if found != (row["size"], [row["gpu_uuid"]]):
+            yield f"{id}: {_described(found)}"
+
+
+def _described(found: tuple[int, list[str]] | None) -> str:
+    if found is None:
+        return "no slice"
+    return "slice not as its row says" if found[1] else "slice without a compute instance"
+
+
+def _unowned(places: Places) -> Iterator[str]:
+    leased = {(row["gpu"], row["start"]) for row in places.rows.values()}
+    for gpu, start in places.instances.keys() - leased:
+        yield f"GPU instance at {start} of {gpu} without a row"
+
+
+def look_at_rows(directory: Path) -> dict[str, dict[str, Any]]:
+    with sqlite3.connect(directory / "state/sessions.db", timeout=10) as database:
+        database.row_factory = sqlite3.Row
+        found = {row["id"]: dict(row) for row in database.execute("SELECT * FROM sessions")}
+    database.close()
+    return found
+
+
+def look_at_containers(network: str) -> dict[str, tuple[str, str]]:
+    shown = f'{{{{.ID}}}} {{{{.State}}}} {{{{.Label "{labels.SESSION}"}}}}'
+    command = ["docker", "ps", "-a", "--no-trunc", "--filter", f"label={labels.NETWORK}={network}"]
+    listed = subprocess.run([*command, "--format", shown], capture_output=True, text=True, check=True)
+    fields = (line.split() for line in listed.stdout.splitlines())
+    return {session: (id, state) for id, state, session in fields}
+
+
+def _instances(path: Path) -> dict[tuple[str, int], tuple[int, list[str]]]:
+    return {
+        (gpu["uuid"], one["start"]): (one["size"], [compute["uuid"] for compute in one["compute_instances"]])
+        for gpu in json.loads(path.read_text())["gpus"]
+        for one in gpu["instances"]
+    }
+
+
+def _pipes(path: Path) -> dict[str, tuple[str, str]]:
+    file = PipeFile.parse(path.read_text() if path.exists() else "")
+    pipes = [Pipe.of(file.entry(line)) for line in file.lines]
+    return {pipe.session_id: (pipe.username, pipe.host) for pipe in pipes}
+
+
+def _names(directory: Path, pattern: str = "*") -> set[str]:
+    return {path.name for path in directory.glob(pattern)}

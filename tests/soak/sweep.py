@@ -1,0 +1,143 @@
+"""Every failpoint, killed and failed, over real Docker and sshd: `python -m tests.soak.sweep` is a table."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from gateway import failpoints
+from gateway.keys import make_pair
+from tests.e2e.conftest import NETWORK, eventually, remove_containers
+from tests.soak import agreement
+from tests.soak.prefork import PreforkedGateway
+
+CASES = [
+    (place, action)
+    for place in failpoints.CREATE + failpoints.DELETE
+    for action in sorted(failpoints.ACTIONS, reverse=True)
+]
+USER, WITNESS = "unlucky", "witness"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`answer` is the request's status or None when it had none, `remained` what did not agree after it,
+    `seconds` how long after the next start all did: 0 when the running gateway saw to it."""
+
+    place: str
+    action: str
+    answer: int | None
+    remained: list[str]
+    seconds: float
+
+    def __str__(self) -> str:
+        remained = "; ".join(line.partition(": ")[2] or line for line in self.remained) or "nothing"
+        answer = self.answer or "none"
+        return f"| {self.place} | {self.action} | {answer} | {self.seconds:.2f} | {remained} |"
+
+
+class Sweep:
+    """One gateway for all cases, with a healthy session that lives through them."""
+
+    def __init__(self, gateway: PreforkedGateway) -> None:
+        self.gateway = gateway
+        self.healthy = gateway.create(WITNESS, mig_profile="2g.10gb")
+        self.public_key = self._make_key()
+
+    def fail(self, place: str, action: str) -> Outcome:
+        """Fail there and see all of it agree; raises where it does not after one tick, which a start is."""
+        self._restart(f"{place}={action}")
+        answer = self._create() if place in failpoints.CREATE else self._create_and_delete()
+        remained = agreement.problems(self._look())
+        if action == "error" and not remained:
+            return Outcome(place, action, answer, [], 0)
+        began = time.monotonic()
+        self._restart()
+        eventually(self._agrees, seconds=10)
+        return Outcome(place, action, answer, remained, time.monotonic() - began)
+
+    def require_the_healthy_one_unharmed(self) -> None:
+        row = self._look().rows[self.healthy["session_id"]]
+        before = self.healthy["container_id"], self.healthy["gpu_uuid"]
+        assert (row["container_id"], row["gpu_uuid"]) == before
+        assert self.gateway.in_session(WITNESS, "echo $NVIDIA_VISIBLE_DEVICES").strip() == before[1]
+
+    def require_that_the_user_can_create_again(self) -> None:
+        """A session that was whole when the process died is reached by its user, and deleted, before."""
+        for session_id in self._look().rows.keys() - {self.healthy["session_id"]}:
+            assert self.gateway.in_session(USER, "id -un").strip() == USER
+            assert self.gateway.delete(session_id).status_code == 204
+        again = self.gateway.create(USER, ssh_public_keys=[self.public_key])
+        assert agreement.problems(self._look()) == []
+        assert self.gateway.delete(again["session_id"]).status_code == 204
+        assert self._look().rows.keys() == {self.healthy["session_id"]}
+        assert self._agrees()
+
+    def _look(self) -> agreement.Places:
+        return agreement.look(self.gateway.directory, NETWORK)
+
+    def _agrees(self) -> bool:
+        return not agreement.problems(self._look())
+
+    def _restart(self, failpoints: str = "") -> None:
+        self.gateway.kill("serve")
+        began = time.time()
+        self.gateway.serve(failpoints)
+        # The first tick must not meet the failpoint in the place of the request.
+        eventually(lambda: (self.gateway.directory / "state/reaper.lock").stat().st_mtime > began)
+
+    def _create(self) -> int | None:
+        return self._ask("POST", "/sessions", json={"user_id": USER, "ssh_public_keys": [self.public_key]})
+
+    def _make_key(self) -> str:
+        """Of a user who logs in to a session that was made, while the answer was lost."""
+        pair, directory = make_pair(), self.gateway.directory
+        (directory / f"{USER}.key").touch(mode=0o600)
+        (directory / f"{USER}.key").write_text(pair.private)
+        (directory / f"{USER}.known_hosts").write_bytes((directory / f"{WITNESS}.known_hosts").read_bytes())
+        return pair.public
+
+    def _create_and_delete(self) -> int | None:
+        session_id = self.gateway.create(USER, ssh_public_keys=[self.public_key])["session_id"]
+        return self._ask("DELETE", f"/sessions/{session_id}")
+
+    def _ask(self, method: str, path: str, **body: Any) -> int | None:
+        try:
+            return requests.request(method, self.gateway.url + path, timeout=60, **body).status_code
+        except requests.ConnectionError:
+            return None
+
+
+@contextmanager
+def sweeping(directory: Path) -> Iterator[Sweep]:
+    gateway = PreforkedGateway(directory)
+    assert gateway.run("migrate").returncode == 0
+    try:
+        gateway.start("router")
+        gateway.serve()
+        eventually(lambda: (directory / "sshpiper/ssh_host_ed25519_key.pub").exists())
+        yield Sweep(gateway)
+    finally:
+        gateway.end()
+        remove_containers(directory)
+
+
+def main() -> None:
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as directory, sweeping(Path(directory)) as sweep:
+        print("| failpoint | action | answer | agreed after (s) | what remained until the restart |")
+        print("|---|---|---|---|---|")
+        for place, action in CASES:
+            print(sweep.fail(place, action), flush=True)
+            sweep.require_the_healthy_one_unharmed()
+            sweep.require_that_the_user_can_create_again()
+    print(f"{len(CASES)} cases, all agree, {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
