@@ -98,6 +98,7 @@ class Ground:
         self.faults.clear()
         self._mend_pipe_file()
         self.gateway.serve()
+        _wait_for_the_door(self.gateway.ssh_port)  # of the router, if it was started just now
 
     def require_reachable(self) -> None:
         """By ssh: the witness, in its own container, and one other."""
@@ -124,17 +125,10 @@ class Ground:
             self._ask("delete", "DELETE", f"/sessions/{chance.choice(ids)}")
 
     def _ask(self, act: str, method: str, path: str, body: object = None) -> None:
-        self._wait_for_the_door()
+        _wait_for_the_door(self.gateway.port)
         answer = requests.request(method, self.gateway.url + path, json=body, timeout=60)
         assert answer.status_code in _EXPECTED[act], f"{method} {path}: {answer.status_code} {answer.text}"
         self._count(f"{act} {answer.status_code}")
-
-    def _wait_for_the_door(self) -> None:
-        """A gateway that is just being started is nothing to learn from."""
-        for _ in range(50):
-            with suppress(OSError), socket.create_connection(("127.0.0.1", self.gateway.port)):
-                return
-            time.sleep(0.1)
 
     def _log_in(self, chance: random.Random) -> None:
         rows = self._rows()
@@ -233,6 +227,14 @@ class Ground:
     def _count(self, event: str) -> None:
         with self._counting:
             self.events[event] += 1
+
+
+def _wait_for_the_door(port: int) -> None:
+    """What is just being started has nothing to tell."""
+    for _ in range(50):
+        with suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+            return
+        time.sleep(0.1)
 
 
 def _children(pid: int) -> Iterator[int]:
