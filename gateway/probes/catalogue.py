@@ -1,0 +1,72 @@
+"""The attempts from inside a session, in the order in which they are shown."""
+
+from gateway.probes.inside import files, kernel, network, resources
+from gateway.probes.probe import Probe
+
+
+def _tcp(name: str, addresses: str) -> Probe:
+    return Probe(name, network, "reach_tcp", {"addresses": addresses, "ports": "ports"})
+
+
+def _udp(name: str, addresses: str) -> Probe:
+    return Probe(name, network, "reach_udp", {"addresses": addresses, "ports": "ports"})
+
+
+def _ping(name: str, addresses: str) -> Probe:
+    return Probe(name, network, "ping", {"addresses": addresses})
+
+
+INSIDE: tuple[Probe, ...] = (
+    _tcp("another session, TCP", "neighbours"),
+    _udp("another session, UDP", "neighbours"),
+    _ping("another session, ping", "neighbours"),
+    Probe(
+        "another session, by name",
+        network,
+        "reach_by_name",
+        {"names": "neighbour_names", "ports": "ports"},
+    ),
+    _tcp("the host: API, sshd, router, Docker", "hosts"),
+    _udp("the host, UDP", "hosts"),
+    _ping("the host, ping", "hosts"),
+    Probe("IPv6 on the link", network, "ping_ipv6", {"addresses": "links"}),
+    _tcp("an outside address", "outside"),
+    _udp("an outside address, UDP", "outside"),
+    Probe("an outside name", network, "resolve_outside", {"name": "outside_name"}),
+    _tcp("the cloud's metadata", "metadata"),
+    Probe("raw sockets", network, "raw_sockets"),
+    Probe("another session's address", network, "take_address", {"addresses": "neighbours"}),
+    Probe("ARP and network parameters", network, "change_network"),
+    Probe("Docker's socket", files, "daemon_sockets"),
+    Probe("another user's workspace", files, "other_workspaces", {"users": "users"}),
+    Probe("directories of the host", files, "host_files"),
+    Probe("who may log in", files, "own_keys"),
+    Probe("a second door", files, "second_door", {"port": "ssh_port"}),
+    Probe("an administrator's trap", files, "system_files"),
+    Probe("a second GPU", kernel, "second_gpu"),
+    Probe("devices", kernel, "foreign_devices"),
+    Probe("the machine's memory and log", kernel, "machine_memory"),
+    Probe("mount", kernel, "mount"),
+    Probe("unshare", kernel, "unshare"),
+    Probe("other processes", kernel, "other_processes"),
+    Probe("capabilities", kernel, "hold_capabilities"),
+    Probe("root's identity", kernel, "become_root"),
+    Probe("setuid programs", kernel, "lending_programs"),
+    Probe("an administrator's system calls", kernel, "system_calls"),
+    Probe("core_pattern, release_agent", kernel, "kernel_parameters"),
+    Probe("a fork bomb", resources, "fork_bomb", {"most": "processes"}, alone=True),
+    Probe("a memory hog", resources, "memory_hog", {"most_mib": "memory_mib"}, alone=True),
+    Probe(
+        "filling the host's disk",
+        resources,
+        "fill",
+        {"directories": "scratch", "most_mib": "filler_mib"},
+        alone=True,
+    ),
+    Probe(
+        "a million files", resources, "many_files", {"directories": "scratch", "most": "files"}, alone=True
+    ),
+    Probe("open files", resources, "open_files", {"most": "open_files"}),
+    Probe("a log flood", resources, "flood_log", {"mib": "log_mib"}, alone=True),
+    Probe("a process that outlives the lease", resources, "linger", {"seconds": "linger_seconds"}),
+)

@@ -1,0 +1,166 @@
+"""Out of the session by the network. Whatever comes back, a refusal too, means that packets got there."""
+
+import contextlib
+import errno
+import fcntl
+import select
+import socket
+import struct
+import time
+
+_PATIENCE = 1.0  # seconds that any answer may take
+_SIOCSIFADDR = 0x8916
+_SIOCSARP = 0x8955
+
+
+def reach_tcp(addresses: list[str], ports: list[int]) -> str:
+    """A TCP connection to any of the ports of any of the addresses, all tried at once."""
+    waiting, deadline = {}, time.monotonic() + _PATIENCE
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        for port in ports:
+            connection = socket.socket(family, socket.SOCK_STREAM)
+            connection.setblocking(False)
+            number = connection.connect_ex(socket.getaddrinfo(address, port, family)[0][4])
+            if number in (0, errno.ECONNREFUSED):
+                return f"{address} port {port} answers"
+            if number == errno.EINPROGRESS:
+                waiting[connection] = f"{address} port {port}"
+            else:
+                connection.close()
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for connection in select.select([], list(waiting), [], left)[1]:
+            target = waiting.pop(connection)
+            number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            connection.close()
+            if number in (0, errno.ECONNREFUSED):
+                return f"{target} answers"
+    raise TimeoutError(f"no answer from {len(addresses)} addresses, {len(ports)} ports each")
+
+
+def reach_by_name(names: list[str], ports: list[int]) -> str:
+    """As `reach_tcp`, by the names that Docker's resolver gives."""
+    found = []
+    for name in names:
+        with contextlib.suppress(socket.gaierror):
+            found.append(socket.gethostbyname(name))
+    if not found:
+        raise ConnectionError("the names do not resolve")
+    return reach_tcp(found, ports)
+
+
+def reach_udp(addresses: list[str], ports: list[int]) -> str:
+    """A datagram that is answered, or refused by the target itself."""
+    for address in addresses:
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        for port in ports:
+            with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+                datagrams.settimeout(_PATIENCE / 4)
+                try:
+                    datagrams.connect(socket.getaddrinfo(address, port, family)[0][4])
+                    datagrams.send(b"?")
+                    datagrams.recv(1)
+                except ConnectionRefusedError:
+                    pass
+                except OSError:
+                    continue
+                return f"{address} port {port} answers"
+    raise TimeoutError("no answer")
+
+
+def ping(addresses: list[str]) -> str:
+    """An ICMP echo, by the sockets that need no privilege."""
+    for address in addresses:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as echo:
+            echo.settimeout(_PATIENCE / 4)
+            try:
+                echo.sendto(struct.pack("!BBHHH", 8, 0, 0, 0, 1), (address, 0))
+                echo.recv(64)
+            except OSError:
+                continue
+            return f"{address} answers a ping"
+    raise TimeoutError("no answer")
+
+
+def ping_ipv6(addresses: list[str]) -> str:
+    """An ICMPv6 echo to link-local addresses and to all nodes of the link."""
+    failures = []
+    for _, interface in socket.if_nameindex():
+        for address in [*addresses, "ff02::1", "ff02::2"]:
+            try:
+                with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6) as echo:
+                    echo.settimeout(_PATIENCE / 4)
+                    where = socket.getaddrinfo(f"{address}%{interface}", 0, socket.AF_INET6)[0][4]
+                    echo.sendto(struct.pack("!BBHHH", 128, 0, 0, 0, 1), where)
+                    answer, sender = echo.recvfrom(64)
+            except OSError as error:
+                failures.append(str(error))
+                continue
+            return f"{sender[0]} answers a ping"
+    raise ConnectionError(f"no answer: {failures[-1]}")
+
+
+def resolve_outside(name: str) -> str:
+    """A name of the world, by the session's resolver: an answer would be a way to carry data out."""
+    return f"{name} is {socket.gethostbyname(name)}"
+
+
+def raw_sockets() -> str:
+    """Sockets that could forge addresses: IP, ICMP, packets of any kind, and the hypervisor's."""
+    failures = []
+    for family, kind, protocol in (
+        (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
+        (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP),
+        (socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW),
+        (socket.AF_PACKET, socket.SOCK_RAW, 0x0300),
+        (socket.AF_PACKET, socket.SOCK_DGRAM, 0x0300),
+        (socket.AF_VSOCK, socket.SOCK_STREAM, 0),
+    ):
+        try:
+            socket.socket(family, kind, protocol).close()
+        except OSError as error:
+            failures.append(error)
+        else:
+            return f"{family.name} {kind.name} opens"
+    raise failures[0]
+
+
+def take_address(addresses: list[str]) -> str:
+    """Take another session's address: bind it, and put it on the interface."""
+    failure = OSError("no address to take")
+    for address in addresses:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+            try:
+                datagrams.bind((address, 0))
+                return f"{address} can be bound"
+            except OSError as error:
+                failure = error
+            for interface in (name for _, name in socket.if_nameindex() if name != "lo"):
+                request = struct.pack(
+                    "16sHH4s8x", interface.encode(), socket.AF_INET, 0, socket.inet_aton(address)
+                )
+                try:
+                    fcntl.ioctl(datagrams, _SIOCSIFADDR, request)
+                    return f"{interface} has the address {address}"
+                except OSError as error:
+                    failure = error
+    raise failure
+
+
+def change_network() -> str:
+    """An ARP entry, or a kernel parameter of the network, of one's own."""
+    entry = struct.pack("HH12x", socket.AF_INET, 0) + bytes(52)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            fcntl.ioctl(any_socket, _SIOCSARP, entry)
+            return "an ARP entry can be set"
+        except OSError as error:
+            failure = error
+    for parameter in ("ipv4/ip_forward", "ipv6/conf/all/disable_ipv6"):
+        try:
+            with open(f"/proc/sys/net/{parameter}", "w") as file:
+                file.write("0")
+            return f"{parameter} can be set"
+        except OSError as error:
+            failure = error
+    raise failure

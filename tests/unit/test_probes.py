@@ -1,0 +1,67 @@
+"""What the attempts of the probes answer, run here where some get through, and how answers are judged."""
+
+import subprocess
+from typing import Any
+
+import pytest
+
+from gateway.probes.catalogue import INSIDE
+from gateway.probes.inside import network, resources
+from gateway.probes.probe import Outcome, Probe, Targets, Verdict, judge
+
+TARGETS: dict[str, Any] = {
+    "neighbours": ["127.0.0.1"],
+    "neighbour_names": ["localhost"],
+    "users": [],
+    "hosts": [],
+    "links": [],
+    "ports": [9],
+    "memory_mib": 1,
+    "filler_mib": 1,
+}
+
+
+def run_here(probe: Probe, **changes: Any) -> Outcome:
+    command = probe.command(Targets(**TARGETS | changes))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    return judge(done.returncode, done.stdout)
+
+
+def test_a_target_that_refuses_was_reached() -> None:
+    by_address = Probe("x", network, "reach_tcp", {"addresses": "neighbours", "ports": "ports"})
+    assert run_here(by_address) == Outcome(Verdict.THROUGH, "127.0.0.1 port 9 answers")
+    by_udp = Probe("x", network, "reach_udp", {"addresses": "neighbours", "ports": "ports"})
+    assert run_here(by_udp).verdict == Verdict.THROUGH
+    by_name = Probe("x", network, "reach_by_name", {"names": "neighbour_names", "ports": "ports"})
+    assert run_here(by_name).verdict == Verdict.THROUGH
+
+
+def test_what_fills_a_directory_has_got_through(tmp_path: Any) -> None:
+    fill = Probe("x", resources, "fill", {"directories": "scratch", "most_mib": "filler_mib"})
+    assert run_here(fill, scratch=[str(tmp_path)]) == Outcome(Verdict.THROUGH, f"1 MiB in {tmp_path}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_error_that_stopped_an_attempt_is_told() -> None:
+    fill = Probe("x", resources, "fill", {"directories": "scratch", "most_mib": "filler_mib"})
+    stopped = run_here(fill, scratch=["/nowhere"])
+    assert stopped == Outcome(Verdict.STOPPED, "/nowhere: No such file or directory")
+
+
+@pytest.mark.parametrize(
+    "output", ["", "Traceback", '{"verdict": "through"}', '{"verdict": "?", "why": ""}', "1"]
+)
+def test_an_attempt_that_broke_is_not_taken_for_one_that_was_stopped(output: str) -> None:
+    assert judge(0, output).verdict == Verdict.UNCLEAR
+
+
+def test_an_attempt_that_failed_after_its_answer_is_unclear() -> None:
+    assert judge(1, '{"verdict": "stopped", "why": "x"}').verdict == Verdict.UNCLEAR
+
+
+def test_each_probe_names_an_attempt_targets_and_what_it_tries() -> None:
+    targets = Targets(**TARGETS)
+    for probe in INSIDE:
+        assert probe.command(targets)[0] == "python3"
+        assert probe.tries.endswith(".")
+    assert len({probe.name for probe in INSIDE}) == len(INSIDE)
