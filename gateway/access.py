@@ -32,6 +32,8 @@ RULES: Mapping[str, Mapping[Role, Reach]] = {
     "gpus.fit": _ALL_AND_OWN,
     "gpus.cordon": _ALL,
     "gpus.uncordon": _ALL,
+    "events.list_events": _ALL,
+    "events.of_session": _ALL_AND_OWN,
     "health.healthz": dict.fromkeys(Role, Reach.ALL),
     # Probes need the status; what ails a part may name what strangers need not know.
     "health.readyz": {**_ALL_AND_OWN, Role.NOBODY: Reach.OWN},

@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask
 
 from gateway import failpoints, simulation
-from gateway.api import authorisation, errors, gpus, health, sessions, users
+from gateway.api import authorisation, errors, events, gpus, health, sessions, users
 from gateway.errors import StartRefused, Unavailable
 from gateway.host import Host
 from gateway.mig import MigPolicy
@@ -28,6 +28,7 @@ from gateway.repositories.workspaces import HostWorkspaces
 from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.tokens import Tokens
+from gateway.trail import Trail
 from gateway.user_keys import UserKeys
 
 _LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
@@ -74,6 +75,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         clock=parts.clock,
     )
     reaper = Reaper(use_cases, settings.state_dir / "reaper.lock")
+    trail = Trail(parts.database, parts.clock)
     app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -81,10 +83,11 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     app.extensions["reaper"] = reaper
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     app.register_blueprint(sessions.blueprint(use_cases, entry, settings.max_ttl_minutes))
-    app.register_blueprint(users.blueprint(UserKeys(parts.database)))
+    app.register_blueprint(users.blueprint(UserKeys(parts.database, parts.clock)))
     app.register_blueprint(gpus.blueprint(Pool(parts.database, parts.host, policy, parts.clock)))
+    app.register_blueprint(events.blueprint(trail))
     app.register_blueprint(health.blueprint(_checks(parts, reaper)))
-    authorisation.register(app, Tokens(parts.database, parts.clock), parts.clock)
+    authorisation.register(app, Tokens(parts.database, parts.clock), trail, parts.clock)
     errors.register(app)
     return app
 

@@ -175,6 +175,21 @@ class Cordon(Base):
     reason: Mapped[str] = mapped_column(Text)
 
 
+class Event(Base):
+    """One entry of the audit trail: who did what, and to which session or user if to one."""
+
+    __tablename__ = "events"
+    __table_args__ = {"sqlite_autoincrement": True}  # an id is never given again: readers go on after one
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(80))
+    what: Mapped[str] = mapped_column(String(16))
+    session_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    user_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    detail: Mapped[str] = mapped_column(Text)
+
+
 class Token(Base):
     """Who may call the API. `hash` is the token's SHA-256 in hexadecimal; revoked ones stay on record."""
 

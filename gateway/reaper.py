@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import IO
 
+from gateway.audit import REAPER, acting, actor
 from gateway.errors import GatewayError
 from gateway.sessions import Sessions
 
@@ -47,11 +48,12 @@ class Reaper:
         """Take back every session whose lease is over, several at once."""
         expired = self._sessions.expired()
         if expired:
-            with ThreadPoolExecutor(_CLOSE_AT_ONCE, "reap") as pool:
+            with ThreadPoolExecutor(_CLOSE_AT_ONCE, "reap", actor.set, (REAPER,)) as pool:
                 list(pool.map(self._sessions.reap, expired))
 
     def reconcile(self) -> None:
-        self._sessions.reconcile()
+        with acting(REAPER):
+            self._sessions.reconcile()
 
     def last_tick(self) -> datetime | None:
         """When the leader, in whichever process, last looked; None before the first time."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway import intent, keys, reconcile
+from gateway.audit import What, event
 from gateway.errors import (
     DatabaseUnavailable,
     DriverUnavailable,
@@ -103,7 +104,7 @@ class Sessions:
         """
         with self._database.begin() as rows:
             session = _live(rows, session_id)
-            session.close(reason)
+            self._begin_closing(rows, session, reason)
         reach("after-closing-commit", DatabaseUnavailable)
         claimed = self._host.is_claimed(session_id)
         return False if session.is_being_opened(self._clock(), claimed) else self._finish(session)
@@ -130,7 +131,7 @@ class Sessions:
         self._host.secure()
         with self._database.begin() as rows:
             sessions = rows.list()
-            rows.forget_ended(self._clock() - self._history)
+            rows.forget(self._clock() - self._history)
         seen = reconcile.Seen(self._host.observe(), self._host.remains(), self._gpus_if_seen())
         plan = reconcile.plan(sessions, seen, self._clock())
         self._note(plan.problems)
@@ -198,6 +199,14 @@ class Sessions:
                 expires_at=now + ttl,
             )
             rows.add(session)
+            rows.tell(
+                event(
+                    now,
+                    What.CREATED,
+                    f"{profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC",
+                    session=session,
+                )
+            )
         plan = intent.plan(session, user.uid, lease, router, sshd)
         return session, plan, gpu, made.private if made else None
 
@@ -205,6 +214,9 @@ class Sessions:
         with self._database.begin() as rows:
             session = _live(rows, session_id)
             session.activate(container_id, gpu_uuid)
+            if session.status == Status.ACTIVE:
+                told = f"container {container_id[:12]}, slice {gpu_uuid}"
+                rows.tell(event(self._clock(), What.OPENED, told, session=session))
         if session.status == Status.CLOSING:
             raise SessionEnded(session_id, str(session.end_reason), self._clock())
         return session
@@ -215,6 +227,7 @@ class Sessions:
         try:
             with self._database.begin() as rows:
                 session = _live(rows, session_id)
+                rows.tell(event(self._clock(), What.FAILED, _why(error), session=session))
                 session.close(Reason.FAILED)
                 if isinstance(error, PlacementTaken):
                     session.forget_slice()
@@ -231,6 +244,7 @@ class Sessions:
             with self._database.begin() as rows:
                 if row := rows.get(session.id):
                     rows.end(row, self._clock())
+                    rows.tell(event(self._clock(), What.ENDED, str(row.end_reason), session=row))
             reach("after-end", DatabaseUnavailable)
         except GatewayError as failure:
             log.warning("closing it must be tried again: %s", failure, extra={"session_id": session.id})
@@ -253,8 +267,17 @@ class Sessions:
             return
         with self._database.begin() as rows:
             for session_id, problem in problems.items():
-                if session := rows.get(session_id):
+                session = rows.get(session_id)
+                if session and session.problem != problem:
                     session.problem = problem
+                    what = What.RECOVERED if problem is None else What.PROBLEM
+                    what = What.RETRY if session.status == Status.CLOSING else what
+                    rows.tell(event(self._clock(), what, problem or "", session=session))
+
+    def _begin_closing(self, rows: Rows, session: Session, reason: Reason) -> None:
+        if session.status != Status.CLOSING:
+            session.close(reason)
+            rows.tell(event(self._clock(), What.CLOSING, reason, session=session))
 
     def _take_back(self, seen: Session, reason: Reason) -> None:
         """Close what was judged as it was `seen`, unless its opener was done with it since."""
@@ -262,7 +285,7 @@ class Sessions:
             session = rows.get(seen.id)
             if session is None or session.container_id != seen.container_id:
                 return
-            session.close(reason)
+            self._begin_closing(rows, session, reason)
         log.warning("session is closed: %s", reason, extra={"session_id": seen.id})
         self._finish(session)
 
@@ -273,12 +296,19 @@ class Sessions:
                     return
             log.warning("removing what is left of a session", extra={"session_id": session_id})
             self._host.stop(session_id, None)
+            with self._database.begin() as rows:
+                rows.tell(event(self._clock(), What.ORPHAN_REMOVED, session_id=session_id))
 
     def _wanted_pipes(self) -> Sequence[Pipe]:
         """The routes that should be there; read while the pipe file is locked, or one published in between
         would be lost. Pending sessions count: theirs is published before they are active."""
         with self._database.read() as rows:
             return [intent.pipe(session) for session in rows.list() if session.status != Status.CLOSING]
+
+
+def _why(error: BaseException) -> str:
+    """A defect's own words are for the log."""
+    return str(error) if isinstance(error, GatewayError) else f"a defect: {type(error).__name__}"
 
 
 def _live(rows: Rows, session_id: str, owner: str | None = None) -> Session:

@@ -62,7 +62,7 @@ class Settings:
     session_cpus: float = _setting(lambda: float(min(8, os.cpu_count() or 1)), "CPU limit of a session")
     session_pids: int = _setting(1024, "process limit of a session")
     max_ttl_minutes: int = _setting(10080, "longest lease that a request may ask for")
-    history_days: int = _setting(30, "how long the record of an ended session is kept")
+    history_days: int = _setting(30, "how long ended sessions and events are kept")
     start_timeout_seconds: int = _setting(30, "how long a new session's sshd may take to answer")
     workers: int = _setting(1, "gunicorn worker processes")
     threads: int = _setting(128, "threads of each worker; one that waits for a slow client costs little")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from gateway.access import Role
+from gateway.audit import actor
 from gateway.settings import Settings
 from gateway.tokens import Tokens, parse_expiry
 
@@ -31,6 +32,8 @@ def _tokens(db: str | None) -> Tokens:
 @click.group()
 def token() -> None:
     """Who may call the API: make, list and revoke its tokens, on the gateway's host."""
+    name = os.environ.get("SUDO_USER") or os.environ.get("USER") or os.getuid()
+    actor.set(f"{name}@shell"[:80])
 
 
 @token.command()

@@ -14,6 +14,7 @@ from datetime import UTC, date, datetime, timedelta
 
 from gateway import users
 from gateway.access import Caller, Role
+from gateway.audit import GATEWAY, REAPER, What, event
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.models import Token
 from gateway.ports import Database
@@ -38,6 +39,10 @@ class Tokens:
             raise InvalidRequest(
                 f"{name!r} cannot be a token's name: use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'."
             )
+        if name in (REAPER, GATEWAY):
+            raise InvalidRequest(
+                f"{name!r} is who the gateway itself is in the audit trail: choose another name."
+            )
         if (role == Role.USER) != (user_id is not None):
             raise InvalidRequest("--user says whose token of role user it is: these two go together.")
         if user_id is not None and (problem := users.problem_with(user_id)):
@@ -58,6 +63,7 @@ class Tokens:
                     expires_at=expires_at,
                 )
             )
+            rows.tell(event(now, What.TOKEN_CREATED, f"{name}, role {role}", user_id=user_id))
         return secret
 
     def list(self) -> Sequence[Token]:
@@ -70,7 +76,9 @@ class Tokens:
             token = rows.token(name)
             if token is None:
                 raise InvalidRequest(f"There is no token {name!r}; `gateway token list` names them.")
-            token.revoked_at = token.revoked_at or self._clock()
+            if token.revoked_at is None:
+                token.revoked_at = self._clock()
+                rows.tell(event(token.revoked_at, What.TOKEN_REVOKED, name, user_id=token.user_id))
 
     def any(self) -> bool:
         """Whether a token was ever made. Revoked ones count: revoking the last must not open the door."""

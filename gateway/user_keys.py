@@ -1,14 +1,17 @@
 """The public keys stored for a user: they open each later session that brings none of its own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 
 from gateway import keys
+from gateway.audit import What, event
 from gateway.ports import Database
 
 
 class UserKeys:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
         self._database = database
+        self._clock = clock
 
     def get(self, user_id: str) -> Sequence[str]:
         """Empty for somebody who never stored one."""
@@ -20,4 +23,5 @@ class UserKeys:
         parsed = list(keys.parse_public_keys(lines)) if lines else []
         with self._database.begin() as rows:
             rows.user(user_id).public_keys = parsed
+            rows.tell(event(self._clock(), What.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id))
         return parsed

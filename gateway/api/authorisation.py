@@ -1,8 +1,12 @@
-"""Before each request: who calls, and may they. The rules are the table in `gateway.access`."""
+"""Before each request: who calls, and may they. The rules are the table in `gateway.access`.
+
+Denials are written to the log and to the audit trail, so many a minute for each who is denied.
+"""
 
 import ipaddress
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 
 from flask import Flask, g, request
@@ -10,28 +14,37 @@ from flask import Flask, g, request
 from gateway import access
 from gateway.access import Caller, Reach, Role
 from gateway.api.failures import Failures
+from gateway.audit import GATEWAY, actor
 from gateway.errors import Forbidden, GatewayError, TooManyFailures, Unauthenticated
 from gateway.tokens import Tokens
+from gateway.trail import Trail
 
 log = logging.getLogger("gateway.api")
 
 
-def register(app: Flask, tokens: Tokens, clock: Callable[[], datetime]) -> None:
-    failures = Failures(clock)
+def register(app: Flask, tokens: Tokens, trail: Trail, clock: Callable[[], datetime]) -> None:
+    denials = Denials(Failures(clock), trail)
 
     @app.before_request
     def authorise() -> None:
-        endpoint = request.endpoint or ""
+        g.denials, endpoint = denials, request.endpoint or ""
+        actor.set(f"anonymous@{_peer()}")
         if access.reach(Role.NOBODY, endpoint) is Reach.ALL:
             return
         caller = _identify(tokens)
+        if caller is not None and caller not in (access.ANONYMOUS, access.NOBODY):
+            actor.set(caller.name)
         reach = access.reach(caller.role, endpoint) if caller else None
         if caller is None or (caller is access.NOBODY and reach is None):
-            raise _refusal(failures, endpoint)
+            raise denials.stranger(endpoint)
         if reach is None and request.endpoint:  # an unknown path is answered 404 to those who may call
-            log.warning("denied: %s (%s) at %s", caller.name, caller.role, endpoint)
+            denials.tell(f"role {caller.role} at {endpoint}", caller.user_id)
             raise Forbidden(f"A token of role {caller.role} may not {request.method} {request.path}.")
         g.caller, g.reach = caller, reach
+
+    @app.teardown_request
+    def forget(_error: BaseException | None) -> None:
+        actor.set(GATEWAY)  # threads are used again
 
 
 def own_user() -> str | None:
@@ -43,7 +56,7 @@ def own_user() -> str | None:
 def require_own(user_id: str) -> None:
     """Raises `Forbidden` when the caller may not act for this user."""
     if own_user() not in (None, user_id):
-        log.warning("denied: %s acting for %s at %s", g.caller.name, user_id, request.endpoint)
+        g.denials.tell(f"acting for {user_id} at {request.endpoint}", own_user())
         raise Forbidden(f"This token is {own_user()}'s and acts for nobody else.")
 
 
@@ -57,13 +70,31 @@ def _identify(tokens: Tokens) -> Caller | None:
     return access.NOBODY
 
 
-def _refusal(failures: Failures, endpoint: str) -> GatewayError:
-    address = request.remote_addr or "unix socket"
-    given = "Authorization" in request.headers
-    if wait := failures.note(address):
-        return TooManyFailures(wait)
-    log.warning("denied: %s token from %s at %s", "invalid" if given else "no", address, endpoint)
-    return Unauthenticated(given)
+class Denials:
+    """Told in the log and in the audit trail, bounded for each who is denied."""
+
+    def __init__(self, failures: Failures, trail: Trail) -> None:
+        self._failures = failures
+        self._trail = trail
+
+    def tell(self, detail: str, user_id: str | None = None) -> int:
+        """The seconds after which whoever acts would be told of again; 0 when this was told."""
+        if wait := self._failures.note(actor.get()):
+            return wait
+        log.warning("denied: %s", detail)
+        with suppress(GatewayError):  # the log has it; a full disk must not turn a refusal into a failure
+            self._trail.deny(detail, user_id)
+        return 0
+
+    def stranger(self, endpoint: str) -> GatewayError:
+        """What somebody without a valid token is answered."""
+        given = "Authorization" in request.headers
+        wait = self.tell(f"{'invalid' if given else 'no'} token at {endpoint or 'an unknown path'}")
+        return TooManyFailures(wait) if wait else Unauthenticated(given)
+
+
+def _peer() -> str:
+    return request.remote_addr or "unix-socket"
 
 
 def _is_local(address: str | None) -> bool:

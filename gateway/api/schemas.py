@@ -1,11 +1,13 @@
 """The shapes of requests and answers."""
 
+from datetime import UTC
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
 from gateway import keys, users
 
+_LARGEST_ID = 2**63 - 1  # that a database counts to
 _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 
 
@@ -73,6 +75,16 @@ class CordonRequest(Schema):
     reason = fields.String(load_default="", validate=validate.Length(max=200))
 
 
+class EventsRequest(Schema):
+    """Query of `GET /events`."""
+
+    session_id = fields.String(load_default=None, validate=validate.Length(1, 36))
+    user_id = fields.String(load_default=None, validate=validate.Length(1, 32))
+    since = fields.AwareDateTime(load_default=None, default_timezone=UTC)
+    after = fields.Integer(load_default=None, validate=validate.Range(0, _LARGEST_ID))
+    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+
+
 class SessionAnswer(Schema):
     session_id = fields.String(attribute="id")
     user_id = fields.String()
@@ -83,6 +95,16 @@ class SessionAnswer(Schema):
     problem = fields.String()
     created_at = UtcTime()
     expires_at = UtcTime()
+
+
+class EventAnswer(Schema):
+    id = fields.Integer()
+    at = UtcTime()
+    actor = fields.String()
+    what = fields.String()
+    session_id = fields.String()
+    user_id = fields.String()
+    detail = fields.String()
 
 
 class InstanceAnswer(Schema):

@@ -1,4 +1,4 @@
-"""Live sessions, ended ones, users, cordons and tokens, as rows inside one transaction."""
+"""Live sessions, ended ones, users, cordons, tokens and events, as rows inside one transaction."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, orm, select, update
 
-from gateway.models import FIRST_UID, Cordon, EndedSession, Session, Status, Token, User
+from gateway.models import FIRST_UID, Cordon, EndedSession, Event, Session, Status, Token, User
 
 _DEMAND_OF = 1000  # the latest sessions say what will be asked for
 
@@ -66,8 +66,10 @@ class SessionRows:
     def get_ended(self, session_id: str) -> EndedSession | None:
         return self._session.get(EndedSession, session_id)
 
-    def forget_ended(self, before: datetime) -> None:
+    def forget(self, before: datetime) -> None:
+        """The records of sessions that ended before then, and events that are older."""
         self._session.execute(delete(EndedSession).where(EndedSession.ended_at < before))
+        self._session.execute(delete(Event).where(Event.at < before))
 
     def demand(self) -> Mapping[str, int]:
         """How often each profile was given, among the live sessions and the latest that ended."""
@@ -88,6 +90,30 @@ class SessionRows:
 
     def uncordon(self, gpu: str) -> None:
         self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))
+
+    def tell(self, event: Event) -> None:
+        self._session.add(event)
+
+    def events(
+        self,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        since: datetime | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Event]:
+        """The latest `limit` events that are as asked for, oldest first; `after` is an event's id."""
+        latest = select(Event).order_by(Event.id.desc()).limit(limit)
+        if session_id is not None:
+            latest = latest.where(Event.session_id == session_id)
+        if user_id is not None:
+            latest = latest.where(Event.user_id == user_id)
+        if since is not None:
+            latest = latest.where(Event.at >= since)
+        if after is not None:
+            latest = latest.where(Event.id > after)
+        return self._session.scalars(latest).all()[::-1]
 
     def add_token(self, token: Token) -> None:
         self._session.add(token)

@@ -22,6 +22,8 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "gpus.fit": ("GET", "/gpus/fit?profile=1g.5gb", None),
     "gpus.cordon": ("PUT", "/gpus/0/cordon", {}),
     "gpus.uncordon": ("DELETE", "/gpus/0/cordon", None),
+    "events.list_events": ("GET", "/events", None),
+    "events.of_session": ("GET", "/sessions/abc/events", None),
     "health.healthz": ("GET", "/healthz", None),
     "health.readyz": ("GET", "/readyz", None),
 }

@@ -1,0 +1,195 @@
+"""The audit trail: who did what to which session."""
+
+from typing import Any
+
+import pytest
+
+from gateway.access import Role
+from gateway.errors import ContainerFailed, DockerUnavailable, InvalidRequest
+from gateway.reaper import Reaper
+from gateway.tokens import Tokens
+from tests.conftest import Bench
+
+LOCAL = "anonymous@127.0.0.1"
+
+
+def create(bench: Bench, user_id: str = "user123") -> str:
+    return str(bench.client.post("/sessions", json={"user_id": user_id}).json["session_id"])
+
+
+def events(bench: Bench, path: str = "/events") -> list[dict[str, Any]]:
+    answer = bench.client.get(path)
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json["events"]
+    return found
+
+
+def told(bench: Bench, path: str = "/events") -> list[tuple[str, str]]:
+    return [(event["actor"], event["what"]) for event in events(bench, path)]
+
+
+def reaper(bench: Bench) -> Reaper:
+    found: Reaper = bench.app.extensions["reaper"]
+    return found
+
+
+def test_a_session_is_told_from_its_request_to_its_end(bench: Bench) -> None:
+    id = create(bench)
+    bench.client.delete(f"/sessions/{id}")
+    told_of = events(bench, f"/sessions/{id}/events")
+    assert [event["what"] for event in told_of] == ["created", "opened", "closing", "ended"]
+    assert {(event["session_id"], event["user_id"]) for event in told_of} == {(id, "user123")}
+    assert {event["actor"] for event in told_of} == {LOCAL}
+    assert told_of[0]["detail"].startswith("1g.5gb until ")
+    assert [event["detail"] for event in told_of[2:]] == ["deleted", "deleted"]
+
+
+def test_what_the_reaper_does_is_told_as_the_reapers(bench: Bench) -> None:
+    expired = create(bench)
+    bench.clock.advance(hours=1)
+    reaper(bench).reap()
+    left = create(bench, "user456")
+    bench.containers.end(left)
+    reaper(bench).reconcile()
+    assert told(bench, f"/sessions/{expired}/events")[2:] == [("reaper", "closing"), ("reaper", "ended")]
+    assert events(bench, f"/sessions/{left}/events")[2]["detail"] == "user_exit"
+    assert told(bench)[-1] == ("reaper", "ended")
+
+
+def test_a_session_that_could_not_be_opened_says_why(bench: Bench) -> None:
+    bench.containers.fail("run", ContainerFailed("The disk caught fire."))
+    assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 503
+    assert [(event["what"], event["detail"]) for event in events(bench)[1:]] == [
+        ("failed", "The disk caught fire."),
+        ("ended", "failed"),
+    ]
+
+
+def test_a_defect_is_told_by_its_kind_alone(bench: Bench) -> None:
+    bench.containers.fail("run", ValueError("secret"))
+    assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 500
+    assert events(bench)[1]["detail"] == "a defect: ValueError"
+
+
+def test_what_fails_again_and_again_is_told_when_it_fails_otherwise(bench: Bench) -> None:
+    id = create(bench)
+    bench.containers.fail("remove", DockerUnavailable("Out of reach."))
+    bench.client.delete(f"/sessions/{id}")
+    for failure in ("Out of reach.", "Out of reach.", "Refused."):
+        bench.containers.fail("remove", DockerUnavailable(failure))
+        reaper(bench).reconcile()
+    bench.containers.fail("remove", None)
+    reaper(bench).reconcile()
+    after = events(bench, f"/sessions/{id}/events")[2:]
+    assert [(event["what"], event["detail"]) for event in after] == [
+        ("closing", "deleted"),
+        ("retry", "Out of reach."),
+        ("retry", "Refused."),
+        ("ended", "deleted"),
+    ]
+    assert [event["actor"] for event in after] == [LOCAL, LOCAL, "reaper", "reaper"]
+
+
+def test_a_gpu_that_is_out_of_order_and_back_is_told_once_each(bench: Bench) -> None:
+    id = create(bench)
+    [gpu] = bench.gpus.list()
+    for fault in ("it needs a reset", "it needs a reset", None, None):
+        bench.gpus.set_fault(gpu.uuid, fault)
+        reaper(bench).reconcile()
+    assert told(bench, f"/sessions/{id}/events")[2:] == [("reaper", "problem"), ("reaper", "recovered")]
+
+
+def test_what_is_removed_without_a_row_is_told(bench: Bench) -> None:
+    id = create(bench)
+    with bench.database.begin() as rows:
+        row = rows.get(id)
+        assert row is not None
+        row.close("failed")
+        rows.end(row, bench.clock())
+    reaper(bench).reconcile()
+    assert told(bench, f"/sessions/{id}/events")[-1] == ("reaper", "orphan-removed")
+
+
+def test_keys_and_cordons_are_told(bench: Bench, public_key: str) -> None:
+    bench.client.put("/users/user123/keys", json={"ssh_public_keys": [public_key]})
+    bench.client.put("/gpus/0/cordon", json={"reason": "fan"})
+    bench.client.delete("/gpus/0/cordon")
+    told_of = events(bench)
+    assert [event["what"] for event in told_of] == ["keys-changed", "cordoned", "uncordoned"]
+    assert (told_of[0]["user_id"], told_of[0]["detail"]) == ("user123", "1 stored")
+    assert told_of[1]["detail"].endswith(": fan")
+    assert {event["session_id"] for event in told_of} == {None}
+
+
+def test_a_tokens_name_is_who_acts_and_denials_are_told(bench: Bench) -> None:
+    tokens = Tokens(bench.database, bench.clock)
+    admin, user = tokens.create("ci", Role.ADMIN), tokens.create("u", Role.USER, "user123")
+    bench.client.get("/sessions")
+    bench.client.get("/events", headers={"Authorization": f"Bearer {user}"})
+    bench.client.put("/gpus/0/cordon", json={}, headers={"Authorization": f"Bearer {admin}"})
+    answer = bench.client.get("/events", headers={"Authorization": f"Bearer {admin}"})
+    assert [(event["actor"], event["what"], event["detail"]) for event in answer.json["events"][:4]] == [
+        ("gateway", "token-created", "ci, role admin"),
+        ("gateway", "token-created", "u, role user"),
+        (LOCAL, "denied", "no token at sessions.list_live"),
+        ("u", "denied", "role user at events.list_events"),
+    ]
+    assert answer.json["events"][4]["actor"] == "ci"
+
+
+def test_denials_fill_the_trail_no_faster_than_their_limit(bench: Bench) -> None:
+    user = Tokens(bench.database, bench.clock).create("u", Role.USER, "user123")
+    for _ in range(30):
+        assert bench.client.get("/events", headers={"Authorization": f"Bearer {user}"}).status_code == 403
+    with bench.database.read() as rows:
+        assert sum(event.what == "denied" for event in rows.events()) == 20
+
+
+@pytest.mark.parametrize("name", ["reaper", "gateway"])
+def test_no_token_acts_in_the_gateways_own_name(bench: Bench, name: str) -> None:
+    with pytest.raises(InvalidRequest, match="audit trail"):
+        Tokens(bench.database, bench.clock).create(name, Role.ADMIN)
+
+
+def test_a_user_reads_the_events_of_their_own_sessions_only(bench: Bench) -> None:
+    own, other = create(bench), create(bench, "user456")
+    user = Tokens(bench.database, bench.clock).create("u", Role.USER, "user123")
+    header = {"Authorization": f"Bearer {user}"}
+    assert bench.client.get(f"/sessions/{own}/events", headers=header).status_code == 200
+    assert bench.client.get(f"/sessions/{other}/events", headers=header).status_code == 404
+
+
+def test_events_of_a_session_that_never_was_are_not_found(bench: Bench) -> None:
+    answer = bench.client.get("/sessions/never/events")
+    assert (answer.status_code, answer.json["type"]) == (404, "/problems/session-not-found")
+
+
+def test_the_trail_is_narrowed_by_session_user_time_place_and_number(bench: Bench) -> None:
+    first = create(bench)
+    bench.clock.advance(minutes=1)
+    second = create(bench, "user456")
+    assert len(events(bench)) == 4
+    assert {event["session_id"] for event in events(bench, f"/events?session_id={first}")} == {first}
+    assert {event["session_id"] for event in events(bench, "/events?user_id=user456")} == {second}
+    assert len(events(bench, f"/events?since={bench.clock():%Y-%m-%dT%H:%M:%SZ}")) == 2
+    latest = events(bench, "/events?limit=1")
+    assert [(event["session_id"], event["what"]) for event in latest] == [(second, "opened")]
+    assert events(bench, f"/events?after={latest[0]['id']}") == []
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=0", "limit=x", "since=yesterday", "after=-1", "from=1", f"after={2**63}"]
+)
+def test_a_query_that_cannot_be_is_refused(bench: Bench, query: str) -> None:
+    answer = bench.client.get(f"/events?{query}")
+    assert (answer.status_code, list(answer.json["errors"])) == (422, [query.split("=")[0]])
+
+
+def test_events_are_forgotten_after_the_days_of_the_history(bench: Bench) -> None:
+    create(bench)
+    bench.clock.advance(days=29)
+    bench.sessions.reconcile()
+    assert len(events(bench)) == 2
+    bench.clock.advance(days=2)
+    bench.sessions.reconcile()
+    assert events(bench) == []
