@@ -75,11 +75,16 @@ def _has_lost(gpu: Gpu, session: Session) -> bool:
 
 
 def _problems(staying: Sequence[Session], gpus: Mapping[str, Gpu]) -> Mapping[str, str | None]:
-    """Nothing ends on the word of a GPU that is out of order; its sessions are marked."""
-    seen = [(session, gpus.get(session.gpu or "")) for session in staying]
-    problems = {session: _problem(gpu) for session, gpu in seen if gpu}
+    """Nothing ends on the word of a GPU that is out of order, or that is not named by a driver that names
+    others: it does not tell the UUID of one that was lost before it was first asked. Sessions are marked."""
+    if not gpus:
+        return {}
+    problems = {session: _problem(session.gpu, gpus) for session in staying if session.gpu}
     return {session.id: problem for session, problem in problems.items() if problem != session.problem}
 
 
-def _problem(gpu: Gpu) -> str | None:
+def _problem(uuid: str, gpus: Mapping[str, Gpu]) -> str | None:
+    gpu = gpus.get(uuid)
+    if gpu is None:
+        return f"The driver does not answer for GPU {uuid}; see nvidia-smi -L and dmesg."
     return f"GPU {gpu.index} is out of order: {gpu.fault}." if gpu.fault else None

@@ -1,6 +1,7 @@
 from datetime import UTC, datetime, timedelta
 
 from gateway.host import Container
+from gateway.mig import Gpu, MigMode
 from gateway.models import OPENING_GRACE, Reason, Session, Status
 from gateway.reconcile import Seen, plan
 
@@ -70,3 +71,15 @@ def test_what_is_deleted_while_it_is_opened_is_left_to_its_opener_within_the_gra
 
 def test_an_opening_that_failed_and_could_not_be_undone_is_taken_back_at_once() -> None:
     assert plan([session("a", Status.CLOSING, reason="failed")], Seen([]), NOW).close == {"a": Reason.FAILED}
+
+
+def test_a_session_whose_gpu_the_driver_does_not_name_stays_and_is_marked() -> None:
+    """As after a start of the gateway with a GPU that is lost: its UUID cannot be asked for."""
+    other = Gpu(0, "GPU-1", "A100", 40960, MigMode.ENABLED, 8, 7, (), ())
+    marked = session("a")
+    marked.gpu, marked.start, marked.size = "GPU-0", 0, 4
+    containers = [Container("1", "a", ended=False)]
+    decided = plan([marked], Seen(containers, gpus=[other]), NOW)
+    assert decided.close == {}
+    assert "does not answer for GPU GPU-0" in str(decided.problems["a"])
+    assert plan([marked], Seen(containers), NOW).problems == {}, "no driver, no news"
