@@ -21,7 +21,7 @@ from gateway.simulation.machine import ComputeInstance, GpuInstance, Machine, Si
 
 class Store:
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self._path = path.resolve()  # publishing by renaming would take a link's place
         self._last: tuple[bytes, Machine] | None = None
 
     def prepare(self, kinds: Sequence[Kind]) -> None:

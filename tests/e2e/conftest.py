@@ -40,12 +40,14 @@ def free_port() -> int:
 
 @dataclass
 class Gateway:
-    """Processes of a gateway over `directory`; started and killed as a test likes."""
+    """Processes of a gateway over `directory`; started and killed as a test likes. `settings` are
+    environment variables, which count from the next start on."""
 
     directory: Path
     gpus: str = "2xA100-40GB"
     port: int = field(default_factory=free_port)
     ssh_port: int = field(default_factory=free_port)
+    settings: dict[str, str] = field(default_factory=dict)
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     @property
@@ -56,6 +58,7 @@ class Gateway:
     def environment(self) -> dict[str, str]:
         return os.environ | {
             "GATEWAY_PORT": str(self.port),
+            "GATEWAY_URL": self.url,
             "GATEWAY_DB": str(self.directory / "state/sessions.db"),
             "GATEWAY_PIPER_CONFIG": str(self.directory / "sshpiper/pipe.yaml"),
             "GATEWAY_WORKSPACE_ROOT": str(self.directory / "workspaces"),
@@ -66,6 +69,7 @@ class Gateway:
             "GATEWAY_SIMULATE_GPUS": self.gpus,
             "GATEWAY_SESSION_MEMORY": "512m",
             "GATEWAY_ROUTER_LISTEN": f"127.0.0.1:{self.ssh_port}",
+            **self.settings,
         }
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

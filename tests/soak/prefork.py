@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import gateway.app  # noqa: F401
@@ -43,14 +43,9 @@ class Forked:
 
 @dataclass
 class PreforkedGateway(Gateway):
-    """Serves within moments; `settings` are environment variables of its own."""
+    """Serves within moments."""
 
-    settings: dict[str, str] = field(default_factory=dict)
     _parent: subprocess.Popen[str] | None = None
-
-    @property
-    def environment(self) -> dict[str, str]:
-        return super().environment | self.settings
 
     def serve(self, failpoints: str = "") -> None:
         self.serve_unready(failpoints)
