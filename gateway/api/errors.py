@@ -49,6 +49,7 @@ def register(app: Flask) -> None:
     app.register_error_handler(errors.GatewayError, _gateway_error)
     app.register_error_handler(ValidationError, _validation_error)
     app.register_error_handler(HTTPException, _http_error)
+    app.register_error_handler(RecursionError, _too_deep)
     app.register_error_handler(Exception, _defect)
 
 
@@ -101,6 +102,11 @@ def _http_error(error: HTTPException) -> Response:
         if name.lower() not in {"content-type", "content-length"}:
             answer.headers[name] = value
     return answer
+
+
+def _too_deep(_error: RecursionError) -> Response:
+    """What the JSON parser says to arrays in arrays in arrays; nothing here nests by itself."""
+    return problem(400, "bad-request", "Bad Request", "The body is nested too deeply; send flat JSON.")
 
 
 def _defect(error: Exception) -> Response:

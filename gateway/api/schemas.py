@@ -69,10 +69,18 @@ class FitRequest(Schema):
     profile = fields.String(required=True, validate=validate.Length(1, 64))
 
 
+def _text(value: str) -> None:
+    """JSON can name half of a surrogate pair, which no text is and no database stores."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValidationError("Not valid Unicode.") from None
+
+
 class CordonRequest(Schema):
     """Body of `PUT /gpus/{index}/cordon`; it may be left out."""
 
-    reason = fields.String(load_default="", validate=validate.Length(max=200))
+    reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
 
 
 class EventsRequest(Schema):
