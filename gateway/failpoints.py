@@ -30,8 +30,8 @@ DELETE = (
     "after-container-remove",
     "after-compute-instance-destroy",
     "after-gpu-instance-destroy",
-    "after-session-files-remove",
     "after-end",
+    "after-session-files-remove",
 )
 ACTIONS = ("kill", "error")
 

@@ -171,6 +171,9 @@ class Host:
         reach("after-container-remove")
         if lease is not None and not lease.borrowed:
             self.gpus.destroy(lease.gpu, lease.profile, lease.placement, lease.mig_uuid)
+
+    def forget(self, session_id: str) -> None:
+        """Take back the session's files, last of all: while its row is there, its claim can be judged."""
         self.files.remove(session_id)
         reach("after-session-files-remove")
 

@@ -147,7 +147,11 @@ class Sessions:
     ) -> Opened:
         session_id = str(uuid.uuid4())
         with self._host.claim(session_id):  # before its row is there: who sees the row can judge its opener
-            session, plan, gpu, made_key = self._reserve(session_id, user_id, ttl, profile, public_keys)
+            try:
+                session, plan, gpu, made_key = self._reserve(session_id, user_id, ttl, profile, public_keys)
+            except BaseException:
+                self._host.forget(session_id)
+                raise
             try:
                 reach("after-intent-commit", DatabaseUnavailable)
                 started = self._host.start(plan, gpu)
@@ -246,6 +250,7 @@ class Sessions:
                     rows.end(row, self._clock())
                     rows.tell(event(self._clock(), What.ENDED, str(row.end_reason), session=row))
             reach("after-end", DatabaseUnavailable)
+            self._host.forget(session.id)
         except GatewayError as failure:
             log.warning("closing it must be tried again: %s", failure, extra={"session_id": session.id})
             with suppress(GatewayError):
@@ -298,6 +303,7 @@ class Sessions:
             self._host.stop(session_id, None)
             with self._database.begin() as rows:
                 rows.tell(event(self._clock(), What.ORPHAN_REMOVED, session_id=session_id))
+            self._host.forget(session_id)
 
     def _wanted_pipes(self) -> Sequence[Pipe]:
         """The routes that should be there; read while the pipe file is locked, or one published in between

@@ -81,15 +81,11 @@ class HostSessionFiles:
 
     @contextmanager
     def claim(self, session_id: str) -> Iterator[None]:
-        """The session's directory, made if it is missing and locked: the lock goes with its process. One
-        that is empty in the end is taken away."""
-        path = self._root / session_id
-        directory = self._locked(path)
+        """The session's directory, made if it is missing and locked: the lock goes with its process."""
+        directory = self._locked(self._root / session_id)
         try:
             yield
         finally:
-            with suppress(OSError):
-                path.rmdir()
             os.close(directory)
 
     def _locked(self, path: Path) -> int:

@@ -33,13 +33,6 @@ def test_a_claim_that_was_never_made_here_cannot_be_judged(tmp_path: Path) -> No
     assert HostSessionFiles(tmp_path).is_claimed("elsewhere") is None
 
 
-def test_a_claim_leaves_nothing_of_a_session_that_came_to_nothing(tmp_path: Path) -> None:
-    files = HostSessionFiles(tmp_path)
-    with files.claim("s1"):
-        assert files.is_claimed("s1") is True
-    assert files.list() == {}
-
-
 def test_a_claim_is_on_the_directory_that_is_there_now(tmp_path: Path) -> None:
     files = HostSessionFiles(tmp_path)
     with files.claim("s1"):

@@ -1,0 +1,66 @@
+"""Sessions whose opener was killed before they were active."""
+
+from datetime import timedelta
+
+import pytest
+from pytest_mock import MockerFixture
+
+from gateway.errors import DatabaseUnavailable, NoCapacity
+from gateway.models import Session, Status
+from tests.conftest import NOTHING, Bench
+
+ENDING = "gateway.repositories.sessions.SessionRows.end"
+
+
+@pytest.fixture
+def abandoned(bench: Bench) -> str:
+    """The id of one that is as its opener left it: a row and a claim that nobody holds."""
+    opened = bench.sessions.open("user123", timedelta(hours=1)).session
+    bench.containers.lose(opened.id)
+    with bench.database.begin() as rows:
+        session = rows.get(opened.id)
+        assert session
+        session.status, session.container_id = Status.PENDING, None
+    return opened.id
+
+
+def test_its_user_can_delete_it_at_once(bench: Bench, abandoned: str) -> None:
+    assert bench.sessions.close(abandoned) is True
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_deletion_of_it_that_breaks_off_at_the_last_step_is_finished_by_the_next_tick(
+    bench: Bench, abandoned: str, mocker: MockerFixture
+) -> None:
+    broken = mocker.patch(ENDING, side_effect=DatabaseUnavailable("The database does not answer."))
+    assert bench.sessions.close(abandoned) is False
+    mocker.stop(broken)
+    bench.sessions.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+def test_the_next_tick_leaves_one_alone_that_became_active_since_it_was_looked_at(
+    bench: Bench, abandoned: str, mocker: MockerFixture
+) -> None:
+    """Its opener was slow, not dead: it is judged by its row as it is now."""
+    gpus = bench.gpus.list
+
+    def activate_meanwhile() -> object:
+        with bench.database.begin() as rows:
+            session = rows.get(abandoned)
+            assert session
+            session.status, session.container_id = Status.ACTIVE, "c"
+        return gpus()
+
+    mocker.patch.object(bench.gpus, "list", side_effect=activate_meanwhile)
+    bench.sessions.reconcile()
+    [session] = bench.sessions.list()
+    assert isinstance(session, Session)
+    assert session.status == Status.ACTIVE
+
+
+def test_a_session_that_is_refused_leaves_no_files(bench: Bench) -> None:
+    bench.sessions.open("user123", timedelta(hours=1), "7g.40gb")
+    with pytest.raises(NoCapacity):
+        bench.sessions.open("user456", timedelta(hours=1))
+    assert len(bench.leftovers()["files"]) == 1
