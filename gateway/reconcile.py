@@ -11,10 +11,11 @@ from gateway.models import Reason, Session, Status
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """What the machine shows: `remains` are ids of sessions that have files, and whether somebody is
-    opening them; `gpus` those GPUs that could be asked. A GPU that is not among them is unknown, not gone."""
+    """What the machine shows: `containers` is None when Docker could not be asked; `remains` are ids of
+    sessions that have files, and whether somebody is opening them; `gpus` those GPUs that could be asked.
+    A GPU that is not among them is unknown, not gone."""
 
-    containers: Sequence[Container]
+    containers: Sequence[Container] | None
     remains: Mapping[str, bool] = field(default_factory=dict)
     gpus: Sequence[Gpu] = ()
 
@@ -31,12 +32,12 @@ class Plan:
 
 def plan(sessions: Iterable[Session], seen: Seen, now: datetime) -> Plan:
     """`sessions` were read before anything was `seen`."""
-    containers = {container.session_id: container for container in seen.containers}
+    containers = {container.session_id: container for container in seen.containers or ()}
     gpus = {gpu.uuid: gpu for gpu in seen.gpus}
     rows = {session.id: session for session in sessions}
     opening = {id for id, claimed in seen.remains.items() if claimed}
     verdicts = {
-        id: _verdict(session, containers.get(id), gpus.get(session.gpu or ""), seen.remains.get(id), now)
+        id: _verdict(session, seen, containers.get(id), gpus.get(session.gpu or ""), now)
         for id, session in rows.items()
     }
     return Plan(
@@ -47,10 +48,10 @@ def plan(sessions: Iterable[Session], seen: Seen, now: datetime) -> Plan:
 
 
 def _verdict(
-    session: Session, container: Container | None, gpu: Gpu | None, claimed: bool | None, now: datetime
+    session: Session, seen: Seen, container: Container | None, gpu: Gpu | None, now: datetime
 ) -> Reason | None:
     """Why the session must be closed, or None when it is fine as it is."""
-    if session.is_being_opened(now, claimed):
+    if session.is_being_opened(now, seen.remains.get(session.id)):
         return None
     if session.status == Status.CLOSING:
         return Reason(str(session.end_reason))
@@ -58,6 +59,8 @@ def _verdict(
         return Reason.FAILED
     if gpu is not None and _has_lost(gpu, session):
         return Reason.GPU_LOST
+    if seen.containers is None:
+        return None
     if container is None:
         return Reason.FAILED
     return Reason.USER_EXIT if container.ended else None

@@ -7,16 +7,17 @@ before the act: whatever exists can be found from a row, and undoing a failed st
 import ipaddress
 import logging
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
+from typing import TypeVar
 
 from gateway import intent, keys, reconcile
 from gateway.audit import What, event
 from gateway.errors import (
     DatabaseUnavailable,
-    DriverUnavailable,
     GatewayError,
     PlacementTaken,
     SessionEnded,
@@ -30,8 +31,11 @@ from gateway.models import Reason, Session, Status
 from gateway.occupancy import Occupancy
 from gateway.pipe_file import Pipe
 from gateway.ports import Database, Pipes, Rows
+from gateway.reconcile import Seen
 
 log = logging.getLogger("gateway.sessions")
+
+T = TypeVar("T")
 
 # Another program that shares the driver may be faster, so often that it is no coincidence.
 _CHOICES = 3
@@ -127,20 +131,20 @@ class Sessions:
 
         Rows are read before containers and GPUs, so what an active row lacks is really missing; a
         container without a row is looked up again, since a row always stands before its container.
+        A part that cannot be looked at keeps none of the others from being put right.
         """
-        self._host.secure()
+        _attempt("the sessions' network is not looked at", self._host.secure)
         with self._database.begin() as rows:
             sessions = rows.list()
             rows.forget(self._clock() - self._history)
-        seen = reconcile.Seen(self._host.observe(), self._host.remains(), self._gpus_if_seen())
-        plan = reconcile.plan(sessions, seen, self._clock())
+        plan = reconcile.plan(sessions, self._look(), self._clock())
         self._note(plan.problems)
         for session in sessions:
             if reason := plan.close.get(session.id):
                 self._take_back(session, reason)
         for session_id in plan.orphans:
-            self._remove_orphan(session_id)
-        self._pipes.replace(self._wanted_pipes)
+            _attempt("an orphan is left for the next time", partial(self._remove_orphan, session_id))
+        _attempt("the routes are not looked at", partial(self._pipes.replace, self._wanted_pipes))
 
     def _open(
         self, user_id: str, ttl: timedelta, profile: str | None, public_keys: tuple[str, ...] | None
@@ -240,11 +244,14 @@ class Sessions:
             log.warning("undoing it must be tried again: %s", failure, extra={"session_id": session_id})
 
     def _finish(self, session: Session) -> bool:
-        """The four steps of taking a closing session back; each finds "gone already" a success."""
+        """The four steps of taking a closing session back; each finds "gone already" a success.
+
+        The route goes first, so that nobody logs in to a dying session. Where it cannot be taken away,
+        container and slice go all the same, and the row stays: its address is nobody else's until then.
+        """
         try:
-            self._pipes.remove(session.id)
-            reach("after-pipe-remove")
-            self._host.stop(session.id, intent.lease(session))
+            with _failing_last(partial(self._remove_pipe, session.id)):
+                self._host.stop(session.id, intent.lease(session))
             with self._database.begin() as rows:
                 if row := rows.get(session.id):
                     rows.end(row, self._clock())
@@ -259,13 +266,17 @@ class Sessions:
         log.info("session ended", extra={"session_id": session.id, "reason": session.end_reason})
         return True
 
-    def _gpus_if_seen(self) -> Sequence[Gpu]:
-        """None of them where the driver cannot be asked: what it would have listed is unknown, not gone."""
-        try:
-            return self._host.list_gpus()
-        except DriverUnavailable as error:
-            log.warning("the slices of sessions are not looked at: %s", error)
-            return []
+    def _remove_pipe(self, session_id: str) -> None:
+        self._pipes.remove(session_id)
+        reach("after-pipe-remove")
+
+    def _look(self) -> Seen:
+        """What the machine shows. Where a part cannot be asked, what it holds is unknown, not gone."""
+        return Seen(
+            containers=_attempt("containers are not looked at", self._host.observe),
+            remains=_attempt("left-over files are not looked at", self._host.remains) or {},
+            gpus=_attempt("the slices of sessions are not looked at", self._host.list_gpus) or (),
+        )
 
     def _note(self, problems: Mapping[str, str | None]) -> None:
         if not problems:
@@ -310,6 +321,27 @@ class Sessions:
         would be lost. Pending sessions count: theirs is published before they are active."""
         with self._database.read() as rows:
             return [intent.pipe(session) for session in rows.list() if session.status != Status.CLOSING]
+
+
+def _attempt(otherwise: str, act: Callable[[], T]) -> T | None:
+    """What `act` gives; None, and a line in the log, when its part is out of reach."""
+    try:
+        return act()
+    except GatewayError as error:
+        log.warning("%s: %s", otherwise, error)
+        return None
+
+
+@contextmanager
+def _failing_last(first: Callable[[], None]) -> Iterator[None]:
+    """Does `first`, then the block whatever became of it; raises what failed first."""
+    try:
+        first()
+    except GatewayError as failure:
+        yield
+        raise failure
+    else:
+        yield
 
 
 def _why(error: BaseException) -> str:

@@ -2,7 +2,14 @@ from typing import Any
 
 import pytest
 
-from gateway.errors import DatabaseUnavailable, DockerUnavailable, SliceBusy
+from gateway.errors import (
+    DatabaseUnavailable,
+    DockerUnavailable,
+    DriverUnavailable,
+    NetworkUnavailable,
+    PipesUnavailable,
+    SliceBusy,
+)
 from gateway.models import Reason
 from tests.conftest import NOTHING, Bench
 
@@ -98,12 +105,18 @@ def test_the_slice_stays_when_the_container_cannot_be_removed(bench: Bench) -> N
     assert bench.instances() == ["1g.5gb"]
 
 
-def test_the_route_is_taken_back_before_the_container(bench: Bench) -> None:
+def test_a_route_that_cannot_be_taken_away_keeps_neither_container_nor_slice(bench: Bench) -> None:
     session = create(bench, "user123")
-    bench.pipes.fail("remove", DockerUnavailable("no"))
-    bench.containers.calls.clear()
-    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
-    assert bench.containers.calls == []
+    bench.pipes.fail("remove", PipesUnavailable("The pipe file is not valid YAML."))
+    answer = bench.client.delete(f"/sessions/{session['session_id']}")
+    assert answer.status_code == 202
+    assert "YAML" in answer.json["problem"]
+    left = bench.leftovers()
+    assert left["containers"] == left["instances"] == []
+    assert left["pipes"] == left["rows"] == [session["session_id"]]
+    bench.pipes.fail("remove", None)
+    bench.sessions.reconcile()
+    assert bench.leftovers() == NOTHING
 
 
 def test_unknown_paths_and_methods_are_problems_too(bench: Bench) -> None:
@@ -189,10 +202,23 @@ def test_when_docker_cannot_be_looked_at_nothing_is_taken_back(bench: Bench) -> 
     create(bench, "user123")
     before = bench.leftovers()
     bench.containers.fail("list", DockerUnavailable("no"))
-    with pytest.raises(DockerUnavailable):
-        bench.sessions.reconcile()
+    bench.sessions.reconcile()
     bench.containers.fail("list", None)
     assert bench.leftovers() == before
+
+
+def test_a_part_that_is_out_of_reach_keeps_no_other_from_being_put_right(bench: Bench) -> None:
+    bench.network.failure = NetworkUnavailable("The firewall cannot be asked.")
+    session = create(bench, "user123")
+    bench.pipes.remove(session["session_id"])
+    bench.containers.fail("list", DockerUnavailable("no"))
+    bench.sessions.reconcile()
+    assert [pipe.session_id for pipe in bench.pipes.list()] == [session["session_id"]]
+    bench.gpus.fail("list", DriverUnavailable("no"))
+    bench.containers.fail("list", None)
+    bench.containers.end(session["session_id"])
+    bench.sessions.reconcile()
+    assert bench.leftovers() == NOTHING
 
 
 def test_what_is_left_of_a_session_without_a_row_is_removed(bench: Bench) -> None:
