@@ -4,6 +4,7 @@ import sys
 
 from gateway.app import create_app
 from gateway.errors import StartRefused
+from gateway.logs import log_to_stderr
 from gateway.repositories import schema
 from gateway.settings import Settings
 
@@ -11,6 +12,7 @@ _GUNICORN_APP_LOAD_ERROR = 4  # tells the arbiter to stop instead of trying for 
 
 try:
     settings = Settings.from_env()
+    log_to_stderr(settings.log_format)
     schema.require_current(settings.db)
     app = create_app(settings)
 except StartRefused as error:

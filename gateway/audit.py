@@ -6,10 +6,7 @@ Who acts is named once, where a request or the reaper's work begins, and read wh
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from datetime import datetime
 from enum import StrEnum
-
-from gateway.models import Event, Session
 
 REAPER, GATEWAY = "reaper", "gateway"  # no token has one of these names
 
@@ -43,23 +40,3 @@ def acting(name: str) -> Iterator[None]:
         yield
     finally:
         actor.reset(before)
-
-
-def event(
-    now: datetime,
-    what: What,
-    detail: str = "",
-    *,
-    session: Session | None = None,
-    session_id: str | None = None,
-    user_id: str | None = None,
-) -> Event:
-    """What whoever acts now has done, for the transaction that does it; `session` gives both ids."""
-    return Event(
-        at=now,
-        actor=actor.get(),
-        what=what,
-        session_id=session.id if session else session_id,
-        user_id=session.user_id if session else user_id,
-        detail=detail,
-    )

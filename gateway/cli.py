@@ -54,11 +54,12 @@ gateway.add_command(token)
 def serve(**flags: str | bool | None) -> None:
     """Serve the API and take sessions back when their leases end."""
     # gunicorn, Flask and Docker load slowly; the other commands do without them
-    from gateway.server import Server, log_to_stderr, require_fit
+    from gateway.logs import log_to_stderr
+    from gateway.server import Server, require_fit
 
     settings = Settings.load(os.environ, flags)
     require_fit(settings)
-    log_to_stderr()
+    log_to_stderr(settings.log_format)
     Server(settings).run()
 
 
@@ -74,7 +75,7 @@ def migrate(**flags: str | bool | None) -> None:
 
 
 @gateway.command()
-@_settings_options("piper_config")
+@_settings_options("piper_config", "log_format")
 @click.option(
     "--listen",
     "addresses",
@@ -90,10 +91,13 @@ def migrate(**flags: str | bool | None) -> None:
 )
 def router(addresses: str, host_key: Path | None, **flags: str | bool | None) -> None:
     """Route SSH logins by the pipe file, where SSHPiper cannot be had."""
+    from gateway.logs import log_to_stderr
     from gateway.router import serve as serve_router
 
-    config = Settings.load(os.environ, flags).piper_config
+    settings = Settings.load(os.environ, flags)
+    config = settings.piper_config
     listen = [_address(text) for text in addresses.split(",")]
+    log_to_stderr(settings.log_format)
     serve_router(config, listen, host_key or config.parent / "ssh_host_ed25519_key")
 
 

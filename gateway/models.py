@@ -17,6 +17,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from gateway.audit import What, actor
 from gateway.mig import Placement
 
 # Longer than opening a session can take.
@@ -188,6 +189,27 @@ class Event(Base):
     session_id: Mapped[str | None] = mapped_column(String(36), index=True)
     user_id: Mapped[str | None] = mapped_column(String(32), index=True)
     detail: Mapped[str] = mapped_column(Text)
+
+    @classmethod
+    def of(
+        cls,
+        now: datetime,
+        what: What,
+        detail: str = "",
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+    ) -> "Event":
+        """What whoever acts now has done, for the transaction that does it; `session` gives both ids."""
+        return cls(
+            at=now,
+            actor=actor.get(),
+            what=what,
+            session_id=session.id if session else session_id,
+            user_id=session.user_id if session else user_id,
+            detail=detail,
+        )
 
 
 class Token(Base):

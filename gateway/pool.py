@@ -3,10 +3,11 @@
 from collections.abc import Callable
 from datetime import datetime
 
-from gateway.audit import What, event
+from gateway.audit import What
 from gateway.errors import GpuNotFound
 from gateway.host import Host
 from gateway.mig import MigPolicy
+from gateway.models import Event
 from gateway.occupancy import Occupancy
 from gateway.ports import Database
 
@@ -31,13 +32,13 @@ class Pool:
         with self._database.begin() as rows:
             rows.cordon(gpu, reason, self.clock())
             told = f"GPU {index} {gpu}" + (f": {reason}" if reason else "")
-            rows.tell(event(self.clock(), What.CORDONED, told))
+            rows.tell(Event.of(self.clock(), What.CORDONED, told))
 
     def uncordon(self, index: int) -> None:
         gpu = self._uuid(index)
         with self._database.begin() as rows:
             rows.uncordon(gpu)
-            rows.tell(event(self.clock(), What.UNCORDONED, f"GPU {index} {gpu}"))
+            rows.tell(Event.of(self.clock(), What.UNCORDONED, f"GPU {index} {gpu}"))
 
     def _uuid(self, index: int) -> str:
         gpus = {gpu.index: gpu for gpu in self._host.list_gpus()}

@@ -105,6 +105,6 @@ class Reaper:
         try:
             work()
         except GatewayError as error:
-            log.warning("%s Trying again.", error)
+            log.warning("a look failed and is tried again", extra={"error": str(error)})
         except Exception:  # noqa: BLE001
             log.exception("the reaper ran into a defect and goes on")

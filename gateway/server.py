@@ -4,13 +4,12 @@ Only the workers load the application: it is most of the memory, and gunicorn's 
 """
 
 import ctypes
-import logging
 import multiprocessing
-import sys
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from typing import Any
 
+from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 
 from gateway.settings import Settings
@@ -38,6 +37,7 @@ class Server(BaseApplication):
             "limit_request_field_size": 8190,
             "timeout": 120,
             "graceful_timeout": GRACEFUL_SECONDS,
+            "logger_class": _Log,
             "control_socket_disable": True,
             "proc_name": "gateway",
             "post_worker_init": _start_reaper,
@@ -51,6 +51,15 @@ class Server(BaseApplication):
 
         _keep_arenas_few()
         return create_app(self._settings)
+
+
+class _Log(glogging.Logger):
+    """gunicorn's own lines go the way of all others."""
+
+    def setup(self, cfg: Any) -> None:
+        super().setup(cfg)
+        self.error_log.handlers.clear()
+        self.error_log.propagate = True
 
 
 def require_fit(settings: Settings) -> None:
@@ -72,24 +81,6 @@ def _keep_arenas_few() -> None:
     """glibc keeps freed memory in an arena for each of up to 8 threads a core; two do as well here."""
     with suppress(OSError, AttributeError):  # another C library has no such thing
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-
-
-def log_to_stderr() -> None:
-    """One line an event."""
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s %(message)s%(session)s",
-    )
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    for handler in logging.getLogger().handlers:
-        handler.addFilter(_name_session)
-
-
-def _name_session(record: logging.LogRecord) -> bool:
-    session_id = getattr(record, "session_id", None)
-    record.session = f" session_id={session_id}" if session_id else ""
-    return True
 
 
 def _bind(settings: Settings) -> str:

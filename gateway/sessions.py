@@ -15,7 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from gateway import intent, keys, reconcile
-from gateway.audit import What, event
+from gateway.audit import What
 from gateway.errors import (
     DatabaseUnavailable,
     GatewayError,
@@ -27,7 +27,7 @@ from gateway.errors import (
 from gateway.failpoints import reach
 from gateway.host import Host, SessionPlan
 from gateway.mig import Gpu, MigPolicy
-from gateway.models import Reason, Session, Status
+from gateway.models import Event, Reason, Session, Status
 from gateway.occupancy import Occupancy
 from gateway.pipe_file import Pipe
 from gateway.ports import Database, Pipes, Rows
@@ -164,9 +164,9 @@ class Sessions:
                 session = self._activate(session_id, started.container_id, started.gpu_uuid)
                 reach("after-activate", DatabaseUnavailable)
             except BaseException as error:
-                self._undo(session_id, error)
+                self._undo(session, error)
                 raise
-        log.info("session opened", extra={"session_id": session.id, "user_id": user_id})
+        log.info("session opened", extra=_named(session))
         return Opened(session, made_key)
 
     def _reserve(
@@ -208,7 +208,7 @@ class Sessions:
             )
             rows.add(session)
             rows.tell(
-                event(
+                Event.of(
                     now,
                     What.CREATED,
                     f"{profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC",
@@ -224,24 +224,24 @@ class Sessions:
             session.activate(container_id, gpu_uuid)
             if session.status == Status.ACTIVE:
                 told = f"container {container_id[:12]}, slice {gpu_uuid}"
-                rows.tell(event(self._clock(), What.OPENED, told, session=session))
+                rows.tell(Event.of(self._clock(), What.OPENED, told, session=session))
         if session.status == Status.CLOSING:
             raise SessionEnded(session_id, str(session.end_reason), self._clock())
         return session
 
-    def _undo(self, session_id: str, error: BaseException) -> None:
+    def _undo(self, opened: Session, error: BaseException) -> None:
         """Undoing is closing. A placement that was somebody else's already must not be destroyed."""
-        log.warning("session failed to open: %s", error, extra={"session_id": session_id})
+        log.warning("session failed to open", extra={**_named(opened), "error": _why(error)})
         try:
             with self._database.begin() as rows:
-                session = _live(rows, session_id)
-                rows.tell(event(self._clock(), What.FAILED, _why(error), session=session))
+                session = _live(rows, opened.id)
+                rows.tell(Event.of(self._clock(), What.FAILED, _why(error), session=session))
                 session.close(Reason.FAILED)
                 if isinstance(error, PlacementTaken):
                     session.forget_slice()
             self._finish(session)
         except GatewayError as failure:
-            log.warning("undoing it must be tried again: %s", failure, extra={"session_id": session_id})
+            log.warning("undoing must be tried again", extra={**_named(opened), "error": str(failure)})
 
     def _finish(self, session: Session) -> bool:
         """The four steps of taking a closing session back; each finds "gone already" a success.
@@ -255,15 +255,15 @@ class Sessions:
             with self._database.begin() as rows:
                 if row := rows.get(session.id):
                     rows.end(row, self._clock())
-                    rows.tell(event(self._clock(), What.ENDED, str(row.end_reason), session=row))
+                    rows.tell(Event.of(self._clock(), What.ENDED, str(row.end_reason), session=row))
             reach("after-end", DatabaseUnavailable)
             self._host.forget(session.id)
         except GatewayError as failure:
-            log.warning("closing it must be tried again: %s", failure, extra={"session_id": session.id})
+            log.warning("closing must be tried again", extra={**_named(session), "error": str(failure)})
             with suppress(GatewayError):
                 self._note({session.id: str(failure)})
             return False
-        log.info("session ended", extra={"session_id": session.id, "reason": session.end_reason})
+        log.info("session ended", extra={**_named(session), "reason": session.end_reason})
         return True
 
     def _remove_pipe(self, session_id: str) -> None:
@@ -288,12 +288,12 @@ class Sessions:
                     session.problem = problem
                     what = What.RECOVERED if problem is None else What.PROBLEM
                     what = What.RETRY if session.status == Status.CLOSING else what
-                    rows.tell(event(self._clock(), what, problem or "", session=session))
+                    rows.tell(Event.of(self._clock(), what, problem or "", session=session))
 
     def _begin_closing(self, rows: Rows, session: Session, reason: Reason) -> None:
         if session.status != Status.CLOSING:
             session.close(reason)
-            rows.tell(event(self._clock(), What.CLOSING, reason, session=session))
+            rows.tell(Event.of(self._clock(), What.CLOSING, reason, session=session))
 
     def _take_back(self, seen: Session, reason: Reason) -> None:
         """Close what was judged as it was `seen`, unless its opener was done with it since."""
@@ -302,7 +302,7 @@ class Sessions:
             if session is None or session.container_id != seen.container_id:
                 return
             self._begin_closing(rows, session, reason)
-        log.warning("session is closed: %s", reason, extra={"session_id": seen.id})
+        log.warning("session is closed", extra={**_named(seen), "reason": reason})
         self._finish(session)
 
     def _remove_orphan(self, session_id: str) -> None:
@@ -313,7 +313,7 @@ class Sessions:
             log.warning("removing what is left of a session", extra={"session_id": session_id})
             self._host.stop(session_id, None)
             with self._database.begin() as rows:
-                rows.tell(event(self._clock(), What.ORPHAN_REMOVED, session_id=session_id))
+                rows.tell(Event.of(self._clock(), What.ORPHAN_REMOVED, session_id=session_id))
             self._host.forget(session_id)
 
     def _wanted_pipes(self) -> Sequence[Pipe]:
@@ -328,7 +328,7 @@ def _attempt(otherwise: str, act: Callable[[], T]) -> T | None:
     try:
         return act()
     except GatewayError as error:
-        log.warning("%s: %s", otherwise, error)
+        log.warning(otherwise, extra={"error": str(error)})
         return None
 
 
@@ -342,6 +342,10 @@ def _failing_last(first: Callable[[], None]) -> Iterator[None]:
         raise failure
     else:
         yield
+
+
+def _named(session: Session) -> dict[str, str]:
+    return {"session_id": session.id, "user_id": session.user_id}
 
 
 def _why(error: BaseException) -> str:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gateway import logs
 from gateway.errors import StartRefused
 
 _POSITIVE = (
@@ -64,6 +65,7 @@ class Settings:
     max_ttl_minutes: int = _setting(10080, "longest lease that a request may ask for")
     history_days: int = _setting(30, "how long ended sessions and events are kept")
     start_timeout_seconds: int = _setting(30, "how long a new session's sshd may take to answer")
+    log_format: str = _setting("text", "one line an event, as key=value (text) or json")
     workers: int = _setting(1, "gunicorn worker processes")
     threads: int = _setting(128, "threads of each worker; one that waits for a slow client costs little")
 
@@ -128,6 +130,8 @@ class Settings:
             yield "session-memory", f"{self.session_memory!r} is not a size such as 16g or 512m."
         if self.mig_policy not in _MIG_POLICIES:
             yield "mig-policy", f"{self.mig_policy!r} is none of {', '.join(_MIG_POLICIES)}."
+        if self.log_format not in logs.FORMATS:
+            yield "log-format", f"{self.log_format!r} is neither of {' and '.join(logs.FORMATS)}."
         yield from self._listen_problems()
         yield from self._subnet_problems()
 

@@ -14,9 +14,9 @@ from datetime import UTC, date, datetime, timedelta
 
 from gateway import users
 from gateway.access import Caller, Role
-from gateway.audit import GATEWAY, REAPER, What, event
+from gateway.audit import GATEWAY, REAPER, What
 from gateway.errors import GatewayError, InvalidRequest
-from gateway.models import Token
+from gateway.models import Event, Token
 from gateway.ports import Database
 
 PREFIX = "gsg_"
@@ -63,7 +63,7 @@ class Tokens:
                     expires_at=expires_at,
                 )
             )
-            rows.tell(event(now, What.TOKEN_CREATED, f"{name}, role {role}", user_id=user_id))
+            rows.tell(Event.of(now, What.TOKEN_CREATED, f"{name}, role {role}", user_id=user_id))
         return secret
 
     def list(self) -> Sequence[Token]:
@@ -78,7 +78,7 @@ class Tokens:
                 raise InvalidRequest(f"There is no token {name!r}; `gateway token list` names them.")
             if token.revoked_at is None:
                 token.revoked_at = self._clock()
-                rows.tell(event(token.revoked_at, What.TOKEN_REVOKED, name, user_id=token.user_id))
+                rows.tell(Event.of(token.revoked_at, What.TOKEN_REVOKED, name, user_id=token.user_id))
 
     def any(self) -> bool:
         """Whether a token was ever made. Revoked ones count: revoking the last must not open the door."""

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from gateway.audit import What, event
+from gateway.audit import What
 from gateway.errors import SessionNotFound
 from gateway.models import Event
 from gateway.ports import Database
@@ -41,4 +41,4 @@ class Trail:
     def deny(self, detail: str, user_id: str | None = None) -> None:
         """Somebody was refused what they asked for. Raises `DatabaseUnavailable`, `DiskFull`."""
         with self._database.begin() as rows:
-            rows.tell(event(self._clock(), What.DENIED, detail, user_id=user_id))
+            rows.tell(Event.of(self._clock(), What.DENIED, detail, user_id=user_id))

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from gateway import keys
-from gateway.audit import What, event
+from gateway.audit import What
+from gateway.models import Event
 from gateway.ports import Database
 
 
@@ -23,5 +24,5 @@ class UserKeys:
         parsed = list(keys.parse_public_keys(lines)) if lines else []
         with self._database.begin() as rows:
             rows.user(user_id).public_keys = parsed
-            rows.tell(event(self._clock(), What.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id))
+            rows.tell(Event.of(self._clock(), What.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id))
         return parsed

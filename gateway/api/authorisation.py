@@ -81,7 +81,7 @@ class Denials:
         """The seconds after which whoever acts would be told of again; 0 when this was told."""
         if wait := self._failures.note(actor.get()):
             return wait
-        log.warning("denied: %s", detail)
+        log.warning("denied", extra={"detail": detail, "user_id": user_id})
         with suppress(GatewayError):  # the log has it; a full disk must not turn a refusal into a failure
             self._trail.deny(detail, user_id)
         return 0

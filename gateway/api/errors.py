@@ -4,7 +4,7 @@ import logging
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Flask, Response, json
+from flask import Flask, Response, json, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
@@ -110,7 +110,9 @@ def _too_deep(_error: RecursionError) -> Response:
 
 
 def _defect(error: Exception) -> Response:
-    log.error("a request ran into a defect", exc_info=error)
+    session_id = (request.view_args or {}).get("session_id")
+    told = {"endpoint": request.endpoint, "session_id": session_id}
+    log.error("a request ran into a defect", exc_info=error, extra=told)
     return problem(
         500,
         "defect",

@@ -23,7 +23,8 @@ def make_engine(path: Path) -> Engine:
     A deferred transaction that reads, then writes, fails or loses updates under concurrency; the
     driver's own implicit BEGIN is therefore turned off and ours put in its place.
     """
-    engine = create_engine(f"sqlite:///{path}", pool_size=_CONNECTIONS_KEPT)
+    # parameters are hidden: rows hold private keys, which an error would quote to the log
+    engine = create_engine(f"sqlite:///{path}", pool_size=_CONNECTIONS_KEPT, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: Any) -> None:

@@ -4,7 +4,6 @@ The upstream is opened once the client has proved its key, never while a key is 
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -144,11 +143,9 @@ class Login(asyncssh.SSHServer):
             self._relay.close("Too many authentication failures", asyncssh.DISC_PROTOCOL_ERROR)
 
     def _log(self, what: str, **more: str) -> None:
-        facts = {"user": self._username, "address": self._address}
-        if self._route and self._route.session_id:
-            facts["session"] = self._route.session_id
-        told = (f"{name}={json.dumps(fact)}" for name, fact in {**facts, **more}.items())
-        log.info("%s %s", what, " ".join(told))
+        session_id = self._route.session_id if self._route else None
+        facts = {"user_id": self._username, "address": self._address, "session_id": session_id or None}
+        log.info(what, extra={**facts, **more})
 
 
 class _FarEnd(asyncssh.SSHClient):
@@ -187,7 +184,7 @@ def _admits(route: Route, username: str, key: bytes) -> bool:
     try:
         return route.admits(username, key)
     except (OSError, ValueError) as error:
-        log.warning("a pipe is not served: from %r: %s", username, error)
+        log.warning("a pipe is not served", extra={"user_id": username, "error": str(error)})
         return False
 
 

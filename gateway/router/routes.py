@@ -53,7 +53,7 @@ class Routes:
             self._signature = _signature(self._path)
             self._arrange(())
             self.readable = False
-            log.error("nobody gets in: %s", error)
+            log.error("nobody gets in", extra={"error": str(error)})
 
     def _arrange(self, named: Iterable[Named]) -> None:
         by_name: dict[str, tuple[float, Route | None]] = {}

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,6 @@ def serve(piper_config: Path, listen: list[tuple[str, int]], host_key: Path) -> 
     `DRAIN_SECONDS` or at the second SIGTERM."""
     key = host_keys.load_or_make(host_key)
     sockets = _passed_sockets() or [_bound(host, port) for host, port in listen]
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    logging.getLogger("asyncssh").setLevel(logging.ERROR)
     asyncio.run(_Router(piper_config, key).run(sockets))
 
 
@@ -77,7 +74,7 @@ class _Router:
 
     async def _listen(self, bound: socket.socket) -> asyncssh.SSHAcceptor:
         host, port = bound.getsockname()[:2]
-        log.info("listening on %s:%d", f"[{host}]" if ":" in host else host, port)
+        log.info("listening", extra={"address": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"})
         return await asyncssh.listen(
             sock=bound, server_factory=self._login, server_host_keys=[self._key], **_OPTIONS
         )
@@ -101,7 +98,7 @@ class _Router:
 
     async def _drain(self) -> None:
         """Wait for the connections that go on."""
-        log.info("stopping: no longer listening, %d connections go on", len(self._logins))
+        log.info("stopping: no longer listening", extra={"connections": len(self._logins)})
         deadline = asyncio.get_running_loop().time() + DRAIN_SECONDS
         while self._logins and asyncio.get_running_loop().time() < deadline and not self._stop_now.is_set():
             with suppress(TimeoutError):

@@ -1,6 +1,7 @@
 """From POST to the shell and back again, as an administrator and a researcher see it."""
 
 import json
+import re
 import sqlite3
 import subprocess
 import threading
@@ -173,8 +174,14 @@ def test_the_contracts_own_commands_answer(gateway: Gateway, session: dict[str, 
     assert (held["gpu_uuid"], held["owner"]) == (session["gpu_uuid"], "gateway")
 
 
-def test_no_log_carries_a_private_key(gateway: Gateway, session: dict[str, Any]) -> None:
+def test_logs_are_lines_of_fields_and_no_private_key_is_told(
+    gateway: Gateway, session: dict[str, Any]
+) -> None:
     gateway.in_session("user123", "true")
-    for name in ("serve", "router"):
-        assert "PRIVATE" not in gateway.log(name)
-        assert session["session_id"] in gateway.log(name)
+    logs = [gateway.log("serve"), gateway.log("router")]
+    secrets = ["PRIVATE", session["ssh_private_key"].splitlines()[1], "LS0tLS1CRUdJTi"]  # the last: base64
+    for text in [*logs, json.dumps(gateway.get("/events"))]:
+        assert session["session_id"] in text
+        assert [secret for secret in secrets if secret in text] == []
+    for line in "".join(logs).splitlines():
+        assert re.match(r"time=\S+Z level=[a-z]+ logger=[a-z.]+ message=", line), line

@@ -1,5 +1,6 @@
 import sqlite3
 import threading
+import traceback
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -76,6 +77,14 @@ def test_a_user_a_placement_and_an_address_belong_to_one_session(
     with pytest.raises(DatabaseUnavailable) as refused:
         add(database, session(user_id, **changes))
     assert isinstance(refused.value.__cause__, IntegrityError)
+
+
+def test_an_error_of_the_database_quotes_no_private_key(path: Path) -> None:
+    database, secret = SqlDatabase(path), " ".join(["a", "private", "key"])
+    add(database, session("a"))
+    with pytest.raises(DatabaseUnavailable) as refused:
+        add(database, session("b", private_key=secret))
+    assert secret not in "".join(traceback.format_exception(refused.value))
 
 
 def test_a_uid_is_never_given_to_another(path: Path) -> None:

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import gateway.app  # noqa: F401
-from gateway.server import Server, log_to_stderr
+from gateway.logs import log_to_stderr
+from gateway.server import Server
 from gateway.settings import Settings
 from tests.e2e.conftest import REPOSITORY, Gateway
 
@@ -84,8 +85,9 @@ def _serve(environment: dict[str, str], log: Path) -> None:
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.environ.clear()
     os.environ.update(environment)
-    log_to_stderr()
-    Server(Settings.load(os.environ)).run()
+    settings = Settings.load(os.environ)
+    log_to_stderr(settings.log_format)
+    Server(settings).run()
 
 
 def main() -> None:
