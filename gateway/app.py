@@ -5,7 +5,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 from flask import Flask
 
@@ -21,6 +20,7 @@ from gateway.repositories.containers import DockerContainers
 from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
 from gateway.repositories.gpus import Gpus
+from gateway.repositories.limits import Limits
 from gateway.repositories.network import Worknet
 from gateway.repositories.pipes import Pipes as PipesOnDisk
 from gateway.repositories.session_files import HostSessionFiles
@@ -94,20 +94,21 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
 
 def _parts_of_this_machine(settings: Settings) -> Parts:
     docker = Docker()
-    limits: dict[str, Any] = {
-        "mem_limit": settings.session_memory,
-        "memswap_limit": settings.session_memory,
-        "nano_cpus": int(settings.session_cpus * 1e9),
-        "pids_limit": settings.session_pids,
-        "shm_size": "1g",
-    }
     host = Host(
         gpus=Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus)),
         containers=DockerContainers(
             docker,
             image=settings.image,
             network=settings.network,
-            limits=limits,
+            limits=Limits(
+                memory=settings.session_memory,
+                cpus=settings.session_cpus,
+                pids=settings.session_pids,
+                open_files=settings.session_open_files,
+                shm=settings.session_shm,
+                tmp=settings.session_tmp,
+                read_only_root=settings.read_only_root,
+            ),
             start_timeout_seconds=settings.start_timeout_seconds,
             simulated_gpus=bool(settings.simulate_gpus),
         ),

@@ -24,15 +24,20 @@ def _settings_options(*only: str) -> Callable[[Callable[..., None]], Callable[..
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         for setting in reversed(dataclasses.fields(Settings)):
             if not only or setting.name in only:
-                command = click.option("--" + setting.name.replace("_", "-"), **_option(setting))(command)
+                command = click.option(_flag(setting), **_option(setting))(command)
         return command
 
     return decorate
 
 
+def _flag(setting: dataclasses.Field[Any]) -> str:
+    name = setting.name.replace("_", "-")
+    return f"--{name}/--no-{name}" if setting.default is True else f"--{name}"
+
+
 def _option(setting: dataclasses.Field[Any]) -> dict[str, Any]:
     explanation = f"{setting.metadata['help']} [GATEWAY_{setting.name.upper()}"
-    if setting.default is False:
+    if isinstance(setting.default, bool):
         return {"is_flag": True, "default": None, "help": explanation + "]"}
     default = setting.default
     if default is dataclasses.MISSING and callable(setting.default_factory):

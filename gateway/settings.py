@@ -17,6 +17,7 @@ from gateway.errors import StartRefused
 _POSITIVE = (
     "session-cpus",
     "session-pids",
+    "session-open-files",
     "max-ttl-minutes",
     "history-days",
     "start-timeout-seconds",
@@ -62,6 +63,12 @@ class Settings:
     session_memory: str = _setting("16g", "memory limit of a session (no swap beyond it)")
     session_cpus: float = _setting(lambda: float(min(8, os.cpu_count() or 1)), "CPU limit of a session")
     session_pids: int = _setting(1024, "process limit of a session")
+    session_open_files: int = _setting(16384, "open files of each process of a session")
+    session_shm: str = _setting("1g", "size of a session's /dev/shm; counts against its memory")
+    session_tmp: str = _setting("2g", "size of a session's /tmp and /var/tmp; counts against its memory")
+    read_only_root: bool = _setting(
+        True, "let a session write to nothing but its workspace and its temporary directories"
+    )
     max_ttl_minutes: int = _setting(10080, "longest lease that a request may ask for")
     history_days: int = _setting(30, "how long ended sessions and events are kept")
     start_timeout_seconds: int = _setting(30, "how long a new session's sshd may take to answer")
@@ -126,8 +133,9 @@ class Settings:
                 yield name, "must be greater than 0."
         if not _HOST_NAME.fullmatch(self.ssh_host):
             yield "ssh-host", f"{self.ssh_host!r} is not a host name."
-        if not _SIZE.fullmatch(self.session_memory):
-            yield "session-memory", f"{self.session_memory!r} is not a size such as 16g or 512m."
+        for name in ("session-memory", "session-shm", "session-tmp"):
+            if not _SIZE.fullmatch(size := getattr(self, name.replace("-", "_"))):
+                yield name, f"{size!r} is not a size such as 16g or 512m."
         if self.mig_policy not in _MIG_POLICIES:
             yield "mig-policy", f"{self.mig_policy!r} is none of {', '.join(_MIG_POLICIES)}."
         if self.log_format not in logs.FORMATS:

@@ -1,6 +1,6 @@
 """The attempts from inside a session, in the order in which they are shown."""
 
-from gateway.probes.inside import files, kernel, network, resources
+from gateway.probes.inside import devices, files, kernel, network, resources
 from gateway.probes.probe import Probe
 
 
@@ -43,9 +43,9 @@ INSIDE: tuple[Probe, ...] = (
     Probe("who may log in", files, "own_keys"),
     Probe("a second door", files, "second_door", {"port": "ssh_port"}),
     Probe("an administrator's trap", files, "system_files"),
-    Probe("a second GPU", kernel, "second_gpu"),
-    Probe("devices", kernel, "foreign_devices"),
-    Probe("the machine's memory and log", kernel, "machine_memory"),
+    Probe("a second GPU", devices, "second_gpu"),
+    Probe("devices", devices, "foreign_devices"),
+    Probe("the machine's memory and log", devices, "machine_memory"),
     Probe("mount", kernel, "mount"),
     Probe("unshare", kernel, "unshare"),
     Probe("other processes", kernel, "other_processes"),
@@ -54,6 +54,7 @@ INSIDE: tuple[Probe, ...] = (
     Probe("setuid programs", kernel, "lending_programs"),
     Probe("an administrator's system calls", kernel, "system_calls"),
     Probe("core_pattern, release_agent", kernel, "kernel_parameters"),
+    Probe("a core dump", kernel, "core_dump"),
     Probe("a fork bomb", resources, "fork_bomb", {"most": "processes"}, alone=True),
     Probe("a memory hog", resources, "memory_hog", {"most_mib": "memory_mib"}, alone=True),
     Probe(

@@ -10,7 +10,7 @@ from types import ModuleType
 from gateway.probes.inside import report
 
 _METADATA = ("169.254.169.254", "169.254.170.2", "100.100.100.200")  # AWS, GCP and Azure; ECS; Alibaba
-_SCRATCH = ("/tmp", "/var/tmp", "/run", "/run/lock", "/dev/shm", "/var/log", "/opt", "/")  # noqa: S108
+_SCRATCH = ("/tmp", "/var/tmp", "/run", "/run/lock", "/dev/shm", "/var/log", "/opt", "/")
 
 
 class Verdict(StrEnum):

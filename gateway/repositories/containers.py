@@ -15,6 +15,7 @@ from gateway.failpoints import reach
 from gateway.host import SSH_PORT, Container, ContainerSpec
 from gateway.repositories import labels
 from gateway.repositories.docker import NO_GPU_DRIVER, Docker, translated_errors
+from gateway.repositories.limits import Limits
 
 _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
@@ -25,9 +26,7 @@ _MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
 
 
 class DockerContainers:
-    """`limits` are Docker's own names and values: mem_limit, nano_cpus, pids_limit, …
-
-    With `simulated_gpus` a container asks for its GPU only if the daemon knows the `nvidia` driver;
+    """With `simulated_gpus` a container asks for its GPU only if the daemon knows the `nvidia` driver;
     with real ones it always does.
     """
 
@@ -37,7 +36,7 @@ class DockerContainers:
         *,
         image: str,
         network: str,
-        limits: dict[str, Any],
+        limits: Limits,
         start_timeout_seconds: float,
         simulated_gpus: bool = False,
     ) -> None:
@@ -138,9 +137,15 @@ class DockerContainers:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             init=True,
+            cgroupns="private",
+            # Docker switches IPv6 off on a network without it; here it is a promise
+            sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
+            # where Docker's resolver sends what it does not know itself: the session's own loopback. Before
+            # Docker 26 it asked the host's resolver even for internal networks, a way to carry data out.
+            dns=["127.0.0.1"],
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
             # no restart policy, as is Docker's default: the gateway decides what becomes of one that stops
-            **self._limits,
+            **self._limits.docker_options(),
         )
 
     def _remove_orphan_named(self, name: str) -> None:

@@ -16,9 +16,9 @@ _PATH = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin"
 _LIBRARY_PATH = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
 
 # PAM, passwords and a pid file need root; sshd's penalties would punish the router, from whose
-# address all users come (the image turns them off where its sshd has them).
+# address all users come (the image turns them off where its sshd has them). The first value of an
+# option counts, so the image's own come last.
 _SSHD_CONFIG = """\
-Include /etc/ssh/sshd_config.d/*.conf
 Port {port}
 HostKey /etc/gateway/ssh_host_ed25519_key
 AuthorizedKeysFile /etc/gateway/authorized_keys
@@ -35,9 +35,12 @@ ClientAliveInterval 60
 ClientAliveCountMax 3
 StreamLocalBindUnlink yes
 X11Forwarding no
+PermitTunnel no
+PermitUserEnvironment no
 AcceptEnv LANG LC_* COLORTERM
 Subsystem sftp internal-sftp
 SetEnv {environment}
+Include /etc/ssh/sshd_config.d/*.conf
 """
 
 

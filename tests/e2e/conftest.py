@@ -68,6 +68,8 @@ class Gateway:
             "GATEWAY_SSH_PORT": str(self.ssh_port),
             "GATEWAY_SIMULATE_GPUS": self.gpus,
             "GATEWAY_SESSION_MEMORY": "512m",
+            "GATEWAY_SESSION_TMP": "64m",
+            "GATEWAY_SESSION_SHM": "64m",
             "GATEWAY_ROUTER_LISTEN": f"127.0.0.1:{self.ssh_port}",
             **self.settings,
         }

@@ -13,17 +13,12 @@ from gateway.host import Containers, ContainerSpec
 from gateway.repositories import labels
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.docker import Docker
+from gateway.repositories.limits import Limits
 from gateway.repositories.network import Worknet
 from tests.fakes.containers import FakeContainers
 from tests.repositories.conftest import NETWORK
 
-LIMITS: dict[str, Any] = {
-    "mem_limit": "512m",
-    "memswap_limit": "512m",
-    "nano_cpus": 1_000_000_000,
-    "pids_limit": 64,
-    "shm_size": "64m",
-}
+LIMITS = Limits(memory="512m", cpus=1, pids=64, open_files=4096, shm="64m", tmp="32m", read_only_root=True)
 
 
 def docker_containers(docker: Docker, **changes: Any) -> DockerContainers:
@@ -106,7 +101,19 @@ def test_a_container_is_as_hard_as_promised(
     assert host["RestartPolicy"]["Name"] in ("", "no")
     assert (host["PidsLimit"], host["Memory"], host["MemorySwap"]) == (64, 2**29, 2**29)
     assert host["NanoCpus"] == 10**9
-    assert host["LogConfig"]["Config"]["max-size"]
+    assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "2"}
+    assert {limit["Name"]: limit["Hard"] for limit in host["Ulimits"]} == {"nofile": 4096, "core": 1}
+    assert host["ReadonlyRootfs"] is True
+    assert {place: "size=" in options for place, options in host["Tmpfs"].items()} == {
+        "/tmp": True,
+        "/var/tmp": True,
+        "/dev/shm": True,
+    }
+    assert (host["IpcMode"], host["PidMode"], host["CgroupnsMode"]) == ("private", "", "private")
+    assert host["GroupAdd"] is None
+    assert not host["Devices"]
+    assert "/proc/kcore" in host["MaskedPaths"]
+    assert "/proc/sys" in host["ReadonlyPaths"]
     assert found.attrs["Config"]["User"] == "20007:20007"
     mounts = {mount["Destination"]: (mount["Source"], mount["RW"]) for mount in found.attrs["Mounts"]}
     assert mounts == {

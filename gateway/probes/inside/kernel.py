@@ -4,13 +4,10 @@ import ctypes
 import errno
 import glob
 import os
+import resource
+import signal
 import stat
 from typing import Any
-
-_HARMLESS = set(
-    "console core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
-)
-
 
 _DENIED = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS}
 
@@ -121,54 +118,6 @@ def system_calls() -> str:
     )
 
 
-def machine_memory() -> str:
-    """Memory, ports and disks of the machine, its log and its switches."""
-    failures = []
-    paths = [
-        "/dev/mem",
-        "/dev/kmem",
-        "/dev/port",
-        "/dev/kmsg",
-        "/proc/kcore",
-        "/proc/kmsg",
-        "/proc/sysrq-trigger",
-    ]
-    for path in [*paths, *glob.glob("/dev/sd*"), *glob.glob("/dev/nvme*"), *glob.glob("/dev/vd*")]:
-        try:
-            with open(path, "wb" if path.endswith("trigger") else "rb", buffering=0) as file:
-                if path.endswith("trigger") or file.read(16):
-                    return f"{path} opens"
-        except OSError as error:
-            failures.append(error)
-        else:
-            failures.append(PermissionError(errno.EACCES, f"{path} is masked"))
-    raise failures[0]
-
-
-def foreign_devices() -> str:
-    """Devices that no session needs; NVIDIA's are looked at by `second_gpu`."""
-    for path in glob.glob("/dev/**", recursive=True):
-        name = path.removeprefix("/dev/").split("/")[0]
-        if name and name not in _HARMLESS and not name.startswith("nvidia"):
-            return path
-    raise PermissionError("nothing in /dev but the harmless ones")
-
-
-def second_gpu() -> str:
-    """More than the one slice that the session was given."""
-    import shutil
-    import subprocess
-
-    if not shutil.which("nvidia-smi"):
-        raise NotImplementedError("there is no NVIDIA driver in this session")
-    listed = subprocess.run(
-        ["nvidia-smi", "-L"], capture_output=True, text=True, timeout=20, check=False
-    ).stdout
-    if listed.count("(UUID: MIG-") > 1 or not listed.count("(UUID: MIG-"):
-        return listed
-    raise PermissionError("one MIG device is all that there is")
-
-
 def other_processes() -> str:
     """See a process that is not one's own: what is not seen can be neither read, traced nor killed."""
     for directory in glob.glob("/proc/[0-9]*"):
@@ -196,3 +145,19 @@ def kernel_parameters() -> str:
         else:
             return f"{path} can be written"
     raise failures[-1]
+
+
+def core_dump() -> str:
+    """A crash: where core_pattern names a program, the kernel starts it outside, as root."""
+    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    pid = os.fork()
+    if pid == 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if os.WCOREDUMP(os.waitpid(pid, 0)[1]):
+        return "a crash is dumped"
+    with open("/proc/sys/kernel/core_pattern") as file:
+        pattern = file.read().strip()
+    if most != 1 and pattern.startswith("|"):
+        return f"a crash starts {pattern.split()[0][1:]} outside"
+    raise PermissionError(f"no dump: the limit is {most} byte")
