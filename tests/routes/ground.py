@@ -198,7 +198,8 @@ class Router:
 def make_router(kind: str, directory: Path) -> Router:
     router = Router(kind, directory, free_port(), directory / "router.log")
     if kind == "embedded":
-        code = "import sys; from pathlib import Path; from gateway.router import serve; "
+        code = "import sys; from pathlib import Path; from gateway.logs import log_to_stderr; "
+        code += "from gateway.router import serve; log_to_stderr('text'); "
         code += "serve(Path(sys.argv[1]), [('127.0.0.1', int(sys.argv[2]))], Path(sys.argv[3]))"
         router.command = [
             sys.executable,

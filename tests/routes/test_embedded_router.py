@@ -141,9 +141,9 @@ def test_logins_are_told_in_one_line_each_and_no_key_is(client: Client, tmp_path
     until(lambda: "connection closed" in client.router.log.read_text())
     until(lambda: "login refused" in client.router.log.read_text())
     log = client.router.log.read_text()
-    facts = f'user="{USER}" address="127.0.0.1" session="session-of-{USER}"'
-    assert f"login accepted {facts}" in log
-    assert f"login refused {facts}" in log
+    facts = f"user_id={USER} address=127.0.0.1 session_id=session-of-{USER}"
+    assert f'message="login accepted" {facts}' in log
+    assert f'message="login refused" {facts}' in log
     assert "PRIVATE KEY" not in log
     assert client.keys.public.split()[1] not in log
 
