@@ -1,6 +1,7 @@
 """A gateway on fakes, for every test that needs no real machine."""
 
 import shutil
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from werkzeug.serving import make_server
 
 from gateway.app import Parts, assemble
 from gateway.host import Host
@@ -133,6 +135,18 @@ def bench_of(tmp_path: Path, empty_database: Path) -> Iterator[BenchMaker]:
 @pytest.fixture
 def bench(bench_of: BenchMaker) -> Bench:
     return bench_of(FakeGpus(["A100-40GB"]))
+
+
+@pytest.fixture
+def url(bench: Bench) -> Iterator[str]:
+    """The bench's API, served."""
+    server = make_server("127.0.0.1", 0, bench.app, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
 
 
 @pytest.fixture(scope="session")

@@ -1,34 +1,18 @@
 import json
-import threading
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner, Result
-from werkzeug.serving import make_server
 
-from gateway import slice_map
-from gateway.cli import gateway
+from gateway.cli import gateway, slice_map
 from gateway.errors import GatewayError, SliceBusy
 from gateway.mig import MigMode, Placement
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
-
-
-@pytest.fixture
-def url(bench: Bench) -> Iterator[str]:
-    """The bench's API, served."""
-    server = make_server("127.0.0.1", 0, bench.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.port}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 def run(*arguments: str, **options: Any) -> Result:

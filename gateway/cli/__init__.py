@@ -1,0 +1,29 @@
+"""The `gateway` command, a module a group of commands. A failure is one line and a non-zero exit."""
+
+import sys
+
+import click
+
+from gateway.cli.events import events
+from gateway.cli.gpus import gpus
+from gateway.cli.serving import migrate, router, serve
+from gateway.cli.token import token
+from gateway.errors import GatewayError
+
+
+@click.group(context_settings={"max_content_width": 120})
+@click.version_option(package_name="gpu-ssh-gateway")
+def gateway() -> None:
+    """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
+
+
+for command in (serve, migrate, router, token, gpus, events):
+    gateway.add_command(command)
+
+
+def main() -> None:
+    try:
+        gateway.main(standalone_mode=True)
+    except GatewayError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        sys.exit(1)
