@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from flask import Flask
 
 from gateway import failpoints, simulation
+from gateway.admission import Admission
 from gateway.api import authorisation, errors, events, gpus, health, sessions, users
 from gateway.errors import StartRefused, Unavailable
 from gateway.host import Host
@@ -74,6 +75,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         history=timedelta(days=settings.history_days),
         clock=parts.clock,
     )
+    user_keys = UserKeys(parts.database, Admission(parts.database, parts.host, parts.pipes), parts.clock)
     reaper = Reaper(use_cases, settings.state_dir / "reaper.lock")
     trail = Trail(parts.database, parts.clock)
     app = Flask("gateway", static_folder=None)
@@ -82,8 +84,8 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     app.extensions["sessions"] = use_cases
     app.extensions["reaper"] = reaper
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
-    app.register_blueprint(sessions.blueprint(use_cases, entry, settings.max_ttl_minutes))
-    app.register_blueprint(users.blueprint(UserKeys(parts.database, parts.clock)))
+    app.register_blueprint(sessions.blueprint(use_cases, user_keys, entry, settings.max_ttl_minutes))
+    app.register_blueprint(users.blueprint(user_keys))
     app.register_blueprint(gpus.blueprint(Pool(parts.database, parts.host, policy, parts.clock)))
     app.register_blueprint(events.blueprint(trail))
     app.register_blueprint(health.blueprint(_checks(parts, reaper)))

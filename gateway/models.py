@@ -1,5 +1,6 @@
 """The rows of the database and the rules that a row knows by itself."""
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
@@ -41,6 +42,14 @@ class Reason(StrEnum):
     GPU_LOST = "gpu_lost"
 
 
+class KeysFrom(StrEnum):
+    """Where a session's public keys came from: only stored ones follow what is stored for the user."""
+
+    GIVEN = "given"  # for this session, by a request
+    STORED = "stored"
+    MADE = "made"  # by the gateway, as a pair
+
+
 class UtcDateTime(TypeDecorator[datetime]):
     """SQLite forgets time zones: what goes in must have one, what comes out is UTC."""
 
@@ -77,7 +86,8 @@ class Session(Base):
     it is certain that no slice stands there on this session's account. `gpu_uuid` is the MIG device.
     A `borrowed` slice stood before the session and outlives it. `problem` says what is wrong with the
     session, None when all is well. `private_key` (OpenSSH PEM) opens the session's sshd to the router,
-    `host_key` is that sshd's public key, `public_keys` are the user's.
+    `host_key` is that sshd's public key, `public_keys` are the user's; with none nobody gets in.
+    `cut_due`: connections that a withdrawn key may have opened are still to be cut.
     """
 
     __tablename__ = "sessions"
@@ -101,6 +111,8 @@ class Session(Base):
     container_id: Mapped[str | None] = mapped_column(String(64))
     address: Mapped[str] = mapped_column(String(45), unique=True)
     public_keys: Mapped[list[str]]
+    keys_from: Mapped[str] = mapped_column(String(8), default=KeysFrom.GIVEN)
+    cut_due: Mapped[bool] = mapped_column(default=False, server_default=false())
     private_key: Mapped[str] = mapped_column(Text)
     host_key: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime]
@@ -128,6 +140,11 @@ class Session(Base):
         self.container_id, self.gpu_uuid = container_id, gpu_uuid
         if self.status == Status.PENDING:
             self.status = Status.ACTIVE
+
+    def admit(self, public_keys: Sequence[str], keys_from: KeysFrom) -> None:
+        """Let in these keys and no others. Both lists are as `parse_public_keys` returns them."""
+        self.cut_due = self.cut_due or not set(self.public_keys) <= set(public_keys)
+        self.public_keys, self.keys_from = list(public_keys), keys_from
 
     def close(self, reason: Reason) -> None:
         """The first reason stays: who ended a session first, ended it."""

@@ -15,6 +15,7 @@ from functools import partial
 from typing import TypeVar
 
 from gateway import intent, keys, reconcile
+from gateway.admission import Admission
 from gateway.audit import What
 from gateway.errors import (
     DatabaseUnavailable,
@@ -25,11 +26,10 @@ from gateway.errors import (
     SessionNotFound,
 )
 from gateway.failpoints import reach
-from gateway.host import Host, SessionPlan
+from gateway.host import Host, SessionPlan, Started
 from gateway.mig import Gpu, MigPolicy
-from gateway.models import Event, Reason, Session, Status
+from gateway.models import Event, KeysFrom, Reason, Session, Status
 from gateway.occupancy import Occupancy
-from gateway.pipe_file import Pipe
 from gateway.ports import Database, Pipes, Rows
 from gateway.reconcile import Seen
 
@@ -66,6 +66,7 @@ class Sessions:
         self._database = database
         self._host = host
         self._pipes = pipes
+        self._admission = Admission(database, host, pipes)
         self._subnet = subnet
         self._policy = mig_policy
         self._history = history
@@ -94,7 +95,7 @@ class Sessions:
         With `owner`, other users' sessions are as if they never were.
         """
         with self._database.read() as rows:
-            return _live(rows, session_id, owner)
+            return live(rows, session_id, owner)
 
     def list(self, owner: str | None = None) -> Sequence[Session]:
         with self._database.read() as rows:
@@ -107,7 +108,7 @@ class Sessions:
         to find. Raises as `get` does.
         """
         with self._database.begin() as rows:
-            session = _live(rows, session_id)
+            session = live(rows, session_id)
             self._begin_closing(rows, session, reason)
         reach("after-closing-commit", DatabaseUnavailable)
         claimed = self._host.is_claimed(session_id)
@@ -144,7 +145,7 @@ class Sessions:
                 self._take_back(session, reason)
         for session_id in plan.orphans:
             _attempt("an orphan is left for the next time", partial(self._remove_orphan, session_id))
-        _attempt("the routes are not looked at", partial(self._pipes.replace, self._wanted_pipes))
+        _attempt("the routes are not looked at", self._admission.settle)
 
     def _open(
         self, user_id: str, ttl: timedelta, profile: str | None, public_keys: tuple[str, ...] | None
@@ -161,7 +162,9 @@ class Sessions:
                 started = self._host.start(plan, gpu)
                 self._pipes.add(intent.pipe(session))
                 reach("after-pipe-publish")
-                session = self._activate(session_id, started.container_id, started.gpu_uuid)
+                session = self._activate(session, started)
+                if session.cut_due:
+                    self._admission.enforce(session_id)
                 reach("after-activate", DatabaseUnavailable)
             except BaseException as error:
                 self._undo(session, error)
@@ -185,11 +188,12 @@ class Sessions:
                 raise SessionExists(user_id, existing.id)
             user = rows.user(user_id)
             now = self._clock().replace(microsecond=0)
-            live = rows.list()
-            occupancy = Occupancy(gpus, live, rows.cordons(), self._policy)
+            others = rows.list()
+            occupancy = Occupancy(gpus, others, rows.cordons(), self._policy)
             profile = occupancy.offered(profile)
             gpu, lease = occupancy.place(profile, now + ttl, now, rows.demand())
             made = None if public_keys or user.public_keys else keys.make_pair()
+            keys_from = KeysFrom.MADE if made else KeysFrom.GIVEN if public_keys else KeysFrom.STORED
             session = Session(
                 id=session_id,
                 user_id=user_id,
@@ -199,8 +203,9 @@ class Sessions:
                 start=lease.placement.start,
                 size=lease.placement.size,
                 borrowed=lease.borrowed,
-                address=intent.free_address(self._subnet, {other.address for other in live}),
+                address=intent.free_address(self._subnet, {other.address for other in others}),
                 public_keys=[made.public] if made else list(public_keys or user.public_keys),
+                keys_from=keys_from,
                 private_key=router.private,
                 host_key=sshd.public,
                 created_at=now,
@@ -218,15 +223,17 @@ class Sessions:
         plan = intent.plan(session, user.uid, lease, router, sshd)
         return session, plan, gpu, made.private if made else None
 
-    def _activate(self, session_id: str, container_id: str, gpu_uuid: str) -> Session:
+    def _activate(self, opened: Session, started: Started) -> Session:
         with self._database.begin() as rows:
-            session = _live(rows, session_id)
-            session.activate(container_id, gpu_uuid)
+            session = live(rows, opened.id)
+            session.activate(started.container_id, started.gpu_uuid)
+            if session.public_keys != opened.public_keys:  # those published meanwhile are out of date
+                session.cut_due = True
             if session.status == Status.ACTIVE:
-                told = f"container {container_id[:12]}, slice {gpu_uuid}"
+                told = f"container {started.container_id[:12]}, slice {started.gpu_uuid}"
                 rows.tell(Event.of(self._clock(), What.OPENED, told, session=session))
         if session.status == Status.CLOSING:
-            raise SessionEnded(session_id, str(session.end_reason), self._clock())
+            raise SessionEnded(session.id, str(session.end_reason), self._clock())
         return session
 
     def _undo(self, opened: Session, error: BaseException) -> None:
@@ -234,7 +241,7 @@ class Sessions:
         log.warning("session failed to open", extra={**_named(opened), "error": _why(error)})
         try:
             with self._database.begin() as rows:
-                session = _live(rows, opened.id)
+                session = live(rows, opened.id)
                 rows.tell(Event.of(self._clock(), What.FAILED, _why(error), session=session))
                 session.close(Reason.FAILED)
                 if isinstance(error, PlacementTaken):
@@ -316,12 +323,6 @@ class Sessions:
                 rows.tell(Event.of(self._clock(), What.ORPHAN_REMOVED, session_id=session_id))
             self._host.forget(session_id)
 
-    def _wanted_pipes(self) -> Sequence[Pipe]:
-        """The routes that should be there; read while the pipe file is locked, or one published in between
-        would be lost. Pending sessions count: theirs is published before they are active."""
-        with self._database.read() as rows:
-            return [intent.pipe(session) for session in rows.list() if session.status != Status.CLOSING]
-
 
 def _attempt(otherwise: str, act: Callable[[], T]) -> T | None:
     """What `act` gives; None, and a line in the log, when its part is out of reach."""
@@ -353,7 +354,7 @@ def _why(error: BaseException) -> str:
     return str(error) if isinstance(error, GatewayError) else f"a defect: {type(error).__name__}"
 
 
-def _live(rows: Rows, session_id: str, owner: str | None = None) -> Session:
+def live(rows: Rows, session_id: str, owner: str | None = None) -> Session:
     session = rows.get(session_id)
     if session and owner in (None, session.user_id):
         return session

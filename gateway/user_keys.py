@@ -1,17 +1,23 @@
-"""The public keys stored for a user: they open each later session that brings none of its own."""
+"""The public keys stored for a user, and those of a live session.
+
+Stored keys open each session that brings none of its own, and a live one that they opened follows them.
+"""
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from gateway import keys
+from gateway.admission import Admission
 from gateway.audit import What
-from gateway.models import Event
+from gateway.models import Event, KeysFrom
 from gateway.ports import Database
+from gateway.sessions import live
 
 
 class UserKeys:
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, admission: Admission, clock: Callable[[], datetime]) -> None:
         self._database = database
+        self._admission = admission
         self._clock = clock
 
     def get(self, user_id: str) -> Sequence[str]:
@@ -20,9 +26,31 @@ class UserKeys:
             return rows.public_keys(user_id)
 
     def replace(self, user_id: str, lines: Sequence[str]) -> Sequence[str]:
-        """Store exactly these keys; none at all is fine. Raises `InvalidRequest`."""
+        """Store exactly these keys; none at all is fine. Raises `InvalidRequest`.
+
+        A live session that stored keys opened has them when this returns, and whoever a withdrawn one let in
+        is out. Raises what keeps that from being done; the reaper then does it.
+        """
         parsed = list(keys.parse_public_keys(lines)) if lines else []
         with self._database.begin() as rows:
             rows.user(user_id).public_keys = parsed
             rows.tell(Event.of(self._clock(), What.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id))
+            session = rows.of_user(user_id)
+            follows = session is not None and session.keys_from == KeysFrom.STORED
+            if session and follows:
+                session.admit(parsed, KeysFrom.STORED)
+        if session and follows:
+            self._admission.enforce(session.id)
+        return parsed
+
+    def replace_in_session(self, session_id: str, lines: Sequence[str]) -> Sequence[str]:
+        """Let exactly these keys into a live session, wherever its keys came from; with none, nobody. From
+        then on it no longer follows the stored ones. Raises as `replace` and `Sessions.get` do."""
+        parsed = list(keys.parse_public_keys(lines)) if lines else []
+        with self._database.begin() as rows:
+            session = live(rows, session_id)
+            session.admit(parsed, KeysFrom.GIVEN)
+            told = f"{len(parsed)} for this session"
+            rows.tell(Event.of(self._clock(), What.KEYS_CHANGED, told, session=session))
+        self._admission.enforce(session_id)
         return parsed

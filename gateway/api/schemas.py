@@ -54,7 +54,7 @@ class SessionRequest(Schema):
 
 
 class KeysRequest(Schema):
-    """Body of `PUT /users/{id}/keys`."""
+    """Body of `PUT /users/{id}/keys` and `PUT /sessions/{id}/keys`."""
 
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),

@@ -8,9 +8,10 @@ from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user, require_own
-from gateway.api.schemas import SessionAnswer, SessionRequest
+from gateway.api.schemas import KeysRequest, SessionAnswer, SessionRequest
 from gateway.models import Session
 from gateway.sessions import Sessions
+from gateway.user_keys import UserKeys
 
 
 class EntryPoint:
@@ -42,10 +43,10 @@ class EntryPoint:
         return f"{self._host if self._port == 22 else f'[{self._host}]:{self._port}'} {self._host_key}"
 
 
-def blueprint(sessions: Sessions, entry: EntryPoint, max_ttl_minutes: int) -> Blueprint:
+def blueprint(sessions: Sessions, user_keys: UserKeys, entry: EntryPoint, max_ttl_minutes: int) -> Blueprint:
     routes = Blueprint("sessions", __name__, url_prefix="/sessions")
     session_request = SessionRequest(max_ttl_minutes)
-    session_answer = SessionAnswer()
+    session_answer, keys_request = SessionAnswer(), KeysRequest()
 
     def answer(session: Session) -> dict[str, Any]:
         return {**session_answer.dump(session), **entry.describe(session.user_id)}
@@ -74,6 +75,12 @@ def blueprint(sessions: Sessions, entry: EntryPoint, max_ttl_minutes: int) -> Bl
     @routes.get("/<session_id>")
     def read(session_id: str) -> ResponseReturnValue:
         return answer(sessions.get(session_id, own_user()))
+
+    @routes.put("/<session_id>/keys")
+    def replace_keys(session_id: str) -> ResponseReturnValue:
+        """Who gets in, from now on; connections that a withdrawn key may have opened are cut."""
+        wanted = keys_request.load(request.get_json())
+        return {"ssh_public_keys": user_keys.replace_in_session(session_id, wanted["ssh_public_keys"])}
 
     @routes.delete("/<session_id>")
     def delete(session_id: str) -> ResponseReturnValue:

@@ -20,7 +20,7 @@ def blueprint(user_keys: UserKeys) -> Blueprint:
 
     @routes.put("/<user_id>/keys")
     def replace(user_id: str) -> ResponseReturnValue:
-        """From the user's next session on."""
+        """For the user's next session, and at once for a live one that stored keys opened."""
         user_id = _checked(user_id)
         wanted = keys_request.load(request.get_json())
         return {"ssh_public_keys": user_keys.replace(user_id, wanted["ssh_public_keys"])}

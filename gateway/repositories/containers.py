@@ -4,6 +4,7 @@ import re
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -21,6 +22,23 @@ _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
 _REMOVAL_SECONDS = 30
 _ENDED = frozenset({"exited", "dead"})
+# Processes named sshd, but for the listener: the oldest child of the container's init. A session's user can
+# trace and rename them, so the kernel's list of connections decides whether they are cut: while one is left
+# after a few rounds, everything goes that the user runs. SIGTERM would wait for what the user has stopped.
+_CUT_CONNECTIONS = f"""
+read -r listener others < /proc/1/task/1/children
+test -n "$listener" || exit 1
+for names in 'sshd*' 'sshd*' 'sshd*' '*' '*' '*'; do
+    for process in /proc/[0-9]*; do
+        id=${{process#/proc/}}
+        read -r name < $process/comm || continue
+        case $id in 1|$listener|$$) continue ;; esac
+        case $name in $names) kill -KILL $id ;; esac
+    done 2> /dev/null
+    grep -q ':{SSH_PORT:04X} [0-9A-F]*:[0-9A-F]* 01 ' /proc/net/tcp /proc/net/tcp6 || exit 0
+done
+exit 1
+"""
 # `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
 _MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
 
@@ -91,6 +109,19 @@ class DockerContainers:
                 self._refuse_dead(container_id)
                 look_at = now + _LIVENESS_POLL_SECONDS
             time.sleep(_BANNER_POLL_SECONDS)
+
+    def cut_connections(self, session_id: str) -> None:
+        """End the container's SSH connections; one that is gone or has ended has none."""
+        with translated_errors():
+            for found in self._with_label(f"{labels.SESSION}={session_id}"):
+                if found["State"] != "running":
+                    continue
+                with suppress(NotFound):
+                    container = self._docker.client.containers.get(found["Id"])
+                    if container.exec_run(["/bin/sh", "-c", _CUT_CONNECTIONS]).exit_code != 0:
+                        raise ContainerFailed(
+                            f"The connections of session {session_id} cannot be cut: delete it to end them."
+                        )
 
     def check(self) -> None:
         with translated_errors():

@@ -1,6 +1,10 @@
+from typing import Any
+
 import pytest
 
-from tests.conftest import Bench
+from gateway.errors import ContainerFailed, PipesUnavailable
+from gateway.keys import make_pair
+from tests.conftest import NOTHING, Bench
 
 
 def test_somebody_unknown_has_no_keys(bench: Bench) -> None:
@@ -33,3 +37,127 @@ def test_what_is_no_list_of_keys_is_refused(bench: Bench, body: object) -> None:
 def test_a_name_that_no_user_can_have_is_refused(bench: Bench, user_id: str) -> None:
     answer = bench.client.put(f"/users/{user_id}/keys", json={"ssh_public_keys": []})
     assert (answer.status_code, list(answer.json["errors"])) == (422, ["user_id"])
+
+
+FIRST, SECOND = make_pair().public, make_pair().public
+
+
+def store(bench: Bench, *keys: str) -> Any:
+    return bench.client.put("/users/user123/keys", json={"ssh_public_keys": list(keys)})
+
+
+def opened(bench: Bench, **body: Any) -> str:
+    return str(bench.client.post("/sessions", json={"user_id": "user123", **body}).json["session_id"])
+
+
+def admitted(bench: Bench) -> list[tuple[str, ...]]:
+    return [pipe.public_keys for pipe in bench.pipes.list()]
+
+
+def cuts(bench: Bench) -> int:
+    return bench.containers.calls.count("cut_connections")
+
+
+def test_a_live_session_follows_the_stored_keys_that_opened_it(bench: Bench) -> None:
+    store(bench, FIRST)
+    opened(bench)
+    store(bench, SECOND)
+    assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
+
+
+def test_a_key_that_is_added_cuts_nobody(bench: Bench) -> None:
+    store(bench, FIRST)
+    opened(bench)
+    store(bench, FIRST, SECOND)
+    assert (admitted(bench), cuts(bench)) == ([(FIRST, SECOND)], 0)
+
+
+def test_a_session_keeps_the_keys_that_were_given_for_it(bench: Bench) -> None:
+    opened(bench, ssh_public_keys=[FIRST])
+    store(bench, SECOND)
+    assert (admitted(bench), cuts(bench)) == ([(FIRST,)], 0)
+
+
+def test_a_session_keeps_the_pair_that_the_gateway_made(bench: Bench) -> None:
+    opened(bench)
+    before = admitted(bench)
+    store(bench, SECOND)
+    assert (admitted(bench), cuts(bench)) == (before, 0)
+
+
+def test_without_its_last_key_a_session_lives_on_without_a_route(bench: Bench) -> None:
+    store(bench, FIRST)
+    session_id = opened(bench)
+    assert store(bench).status_code == 200
+    bench.sessions.reconcile()
+    assert (admitted(bench), cuts(bench)) == ([], 1)
+    assert bench.client.get(f"/sessions/{session_id}").json["status"] == "active"
+    store(bench, SECOND)
+    assert admitted(bench) == [(SECOND,)]
+    assert bench.client.delete(f"/sessions/{session_id}").status_code == 204
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("body", [{}, {"ssh_public_keys": [FIRST]}])
+def test_an_administrator_replaces_a_live_session_s_keys_wherever_they_came_from(
+    bench: Bench, body: dict[str, Any]
+) -> None:
+    session_id = opened(bench, **body)
+    answer = bench.client.put(f"/sessions/{session_id}/keys", json={"ssh_public_keys": [SECOND]})
+    assert (answer.status_code, answer.json) == (200, {"ssh_public_keys": [SECOND]})
+    assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
+
+
+def test_a_session_with_keys_of_its_own_no_longer_follows_the_stored_ones(bench: Bench) -> None:
+    store(bench, FIRST)
+    session_id = opened(bench)
+    bench.client.put(f"/sessions/{session_id}/keys", json={"ssh_public_keys": []})
+    store(bench, FIRST)
+    assert admitted(bench) == []
+
+
+def test_the_keys_of_a_session_that_never_was_or_is_over_cannot_be_replaced(bench: Bench) -> None:
+    session_id = opened(bench)
+    bench.client.delete(f"/sessions/{session_id}")
+    for path, status in (("no-such-session", 404), (session_id, 410)):
+        answer = bench.client.put(f"/sessions/{path}/keys", json={"ssh_public_keys": [FIRST]})
+        assert answer.status_code == status
+
+
+def test_a_withdrawal_that_could_not_be_published_is_done_by_the_reaper(bench: Bench) -> None:
+    store(bench, FIRST)
+    opened(bench)
+    bench.pipes.fail("replace", PipesUnavailable("The pipe file is damaged."))
+    assert store(bench, SECOND).status_code == 503
+    assert (admitted(bench), cuts(bench)) == ([(FIRST,)], 0)
+    bench.pipes.fail("replace", None)
+    bench.sessions.reconcile()
+    assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
+
+
+def test_a_cut_that_failed_is_tried_until_it_works_and_then_no_more(bench: Bench) -> None:
+    store(bench, FIRST)
+    opened(bench)
+    bench.containers.fail("cut_connections", ContainerFailed("It does not answer."))
+    assert store(bench).status_code == 503
+    bench.sessions.reconcile()
+    bench.containers.fail("cut_connections", None)
+    bench.sessions.reconcile()
+    bench.sessions.reconcile()
+    assert cuts(bench) == 3
+
+
+def test_a_key_that_is_withdrawn_while_its_session_is_opened_lets_nobody_in(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(bench, FIRST)
+    run = bench.containers.run
+
+    def withdrawn_meanwhile(spec: Any) -> str:
+        store(bench, SECOND)
+        return run(spec)
+
+    monkeypatch.setattr(bench.containers, "run", withdrawn_meanwhile)
+    opened(bench)
+    assert admitted(bench) == [(SECOND,)]
+    assert bench.containers.calls[-1] == "cut_connections"

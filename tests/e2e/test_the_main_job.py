@@ -79,6 +79,29 @@ def test_deleting_cuts_the_live_connection_and_takes_everything_back(gateway: Ga
         assert gateway.leftovers(session["session_id"]) == []
         assert live.wait(timeout=5) != 0
     assert gateway.refused("leaver")
+
+
+def test_a_stored_key_that_is_withdrawn_is_out_at_once(gateway: Gateway) -> None:
+    first = gateway.create("rotator")  # leaves a key and the known_hosts line to log in with
+    gateway.delete(first["session_id"])
+    key = gateway.directory / "rotator.key"
+    made = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, text=True, check=True)
+    public = gateway.directory / "rotator.pub"
+    public.write_text(made.stdout)
+    url = ("--url", gateway.url)
+    assert gateway.run("keys", "rotator", str(public), *url).stdout.split() == made.stdout.split()[:2]
+    session = gateway.create("rotator")
+    with subprocess.Popen(gateway.ssh("rotator", "echo ready; sleep 600"), stdout=subprocess.PIPE) as live:
+        assert live.stdout is not None
+        assert live.stdout.readline() == b"ready\n"
+        removed = gateway.run("keys", "rotator", "--remove", *url)
+        assert (removed.returncode, removed.stdout) == (0, "")
+        assert live.wait(timeout=5) != 0
+    assert gateway.refused("rotator")
+    assert gateway.get(f"/sessions/{session['session_id']}")["status"] == "active"
+    gateway.run("keys", "rotator", str(public), *url)
+    assert gateway.in_session("rotator", "id -un").strip() == "rotator"
+    gateway.delete(session["session_id"])
     assert (
         requests.get(f"{gateway.url}/sessions/{session['session_id']}", timeout=5).json()["reason"]
         == "deleted"

@@ -48,6 +48,9 @@ class FakeContainers:
         if spec is None or spec.address != address:
             raise ContainerFailed("The session's container vanished while it started.")
 
+    def cut_connections(self, session_id: str) -> None:
+        self._did("cut_connections")
+
     def check(self) -> None:
         self._did("check")
 

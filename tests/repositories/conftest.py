@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gateway.host import ContainerSpec, SessionPlan, SliceLease
-from gateway.keys import make_pair
+from gateway.keys import KeyPair, make_pair
 from gateway.mig import Gpu, Placement
 from gateway.repositories.docker import Docker
 from gateway.repositories.network import Worknet
@@ -37,7 +37,12 @@ def gpu() -> Gpu:
 
 
 @pytest.fixture
-def spec(tmp_path: Path, gpu: Gpu) -> ContainerSpec:
+def router_key() -> KeyPair:
+    return make_pair()
+
+
+@pytest.fixture
+def spec(tmp_path: Path, gpu: Gpu, router_key: KeyPair) -> ContainerSpec:
     """What a session's container is made from, with real files and a real workspace beneath."""
     session_id, uid = str(uuid.uuid4()), 20007
     plan = SessionPlan(
@@ -46,7 +51,7 @@ def spec(tmp_path: Path, gpu: Gpu) -> ContainerSpec:
         uid=uid,
         lease=SliceLease(gpu.uuid, "3g.20gb", Placement(4, 4)),
         address=ADDRESS,
-        router_key=make_pair().public,
+        router_key=router_key.public,
         host_key=make_pair(),
         expires_at=datetime(2030, 1, 1, tzinfo=UTC),
     )

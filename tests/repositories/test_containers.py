@@ -2,14 +2,17 @@
 
 import dataclasses
 import os
+import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
 from gateway.host import Containers, ContainerSpec
+from gateway.keys import KeyPair
 from gateway.repositories import labels
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.docker import Docker
@@ -85,6 +88,48 @@ def test_waiting_for_a_container_that_is_gone_fails(containers: Containers, spec
     containers.remove(spec.session_id)
     with pytest.raises(ContainerFailed):
         containers.wait_for_ssh(container_id, spec.address)
+
+
+def test_cutting_the_connections_of_what_is_gone_is_success(
+    containers: Containers, spec: ContainerSpec
+) -> None:
+    containers.cut_connections(spec.session_id)
+    containers.run(spec)
+    containers.cut_connections(spec.session_id)
+    containers.remove(spec.session_id)
+    containers.cut_connections(spec.session_id)
+
+
+def test_connections_are_cut_and_what_runs_inside_goes_on(
+    real: DockerContainers, docker: Docker, spec: ContainerSpec, router_key: KeyPair, tmp_path: Path
+) -> None:
+    os.chown(spec.workspace, spec.uid, spec.uid)
+    key = tmp_path / "router.key"
+    key.touch(mode=0o600)
+    key.write_text(router_key.private)
+    options = [
+        "StrictHostKeyChecking=no",
+        "UserKnownHostsFile=/dev/null",
+        "BatchMode=yes",
+        "ConnectTimeout=5",
+    ]
+    ssh = ["ssh", "-F", "none", "-i", str(key), "-p", "2222", *(f"-o{option}" for option in options)]
+    ssh.append(f"gwtest-user@{spec.address}")
+
+    real.wait_for_ssh(real.run(spec), spec.address)
+    command = "setsid sleep 599 <&- >&- 2>&- & echo ready; sleep 600"
+    with (
+        subprocess.Popen([*ssh, command], stdout=subprocess.PIPE) as stopped,
+        subprocess.Popen([*ssh, command], stdout=subprocess.PIPE) as live,
+    ):
+        for connection in (stopped, live):
+            assert connection.stdout is not None
+            assert connection.stdout.readline() == b"ready\n"
+        container = docker.client.containers.get(of(real, spec)[0][0])
+        container.exec_run(["pkill", "-STOP", "-o", "-f", "sshd-session"])  # as its user could
+        real.cut_connections(spec.session_id)
+        assert stopped.wait(timeout=5) == live.wait(timeout=5) == 255
+    assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"2\n"
 
 
 def test_a_container_is_as_hard_as_promised(
