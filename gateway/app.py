@@ -11,6 +11,7 @@ from flask import Flask
 from gateway import failpoints, simulation
 from gateway.admission import Admission
 from gateway.api import authorisation, errors, events, gpus, health, sessions, users
+from gateway.closing import Closing
 from gateway.errors import StartRefused, Unavailable
 from gateway.host import Host
 from gateway.mig import MigPolicy
@@ -30,6 +31,7 @@ from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.tokens import Tokens
 from gateway.trail import Trail
+from gateway.upkeep import Upkeep
 from gateway.user_keys import UserKeys
 
 _LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
@@ -66,22 +68,34 @@ def create_app(settings: Settings) -> Flask:
 
 def assemble(settings: Settings, parts: Parts) -> Flask:
     policy = MigPolicy(settings.mig_policy)
+    closing = Closing(parts.database, parts.host, parts.pipes, parts.clock)
+    admission = Admission(parts.database, parts.host, parts.pipes)
     use_cases = Sessions(
         parts.database,
         parts.host,
         parts.pipes,
+        closing,
+        admission,
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=policy,
+        clock=parts.clock,
+    )
+    upkeep = Upkeep(
+        parts.database,
+        parts.host,
+        closing,
+        admission,
         history=timedelta(days=settings.history_days),
         clock=parts.clock,
     )
-    user_keys = UserKeys(parts.database, Admission(parts.database, parts.host, parts.pipes), parts.clock)
-    reaper = Reaper(use_cases, settings.state_dir / "reaper.lock")
+    user_keys = UserKeys(parts.database, admission, parts.clock)
+    reaper = Reaper(upkeep, settings.state_dir / "reaper.lock")
     trail = Trail(parts.database, parts.clock)
     app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["sessions"] = use_cases
+    app.extensions["upkeep"] = upkeep
     app.extensions["reaper"] = reaper
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     app.register_blueprint(sessions.blueprint(use_cases, user_keys, entry, settings.max_ttl_minutes))

@@ -16,7 +16,7 @@ from sqlalchemy import (
     TypeDecorator,
     false,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from gateway.audit import What, actor
 from gateway.mig import Placement
@@ -30,6 +30,15 @@ class Status(StrEnum):
     PENDING = "pending"
     ACTIVE = "active"
     CLOSING = "closing"
+
+
+# What a status may become. After the last the row goes: `Session.ended` is what is left.
+_NEXT: dict[str | None, frozenset[Status]] = {
+    None: frozenset({Status.PENDING}),
+    Status.PENDING: frozenset({Status.ACTIVE, Status.CLOSING}),
+    Status.ACTIVE: frozenset({Status.CLOSING}),
+    Status.CLOSING: frozenset(),
+}
 
 
 class Reason(StrEnum):
@@ -118,6 +127,18 @@ class Session(Base):
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
 
+    @validates("status")
+    def _only_forward(self, _column: str, status: Status) -> Status:
+        """Every change of a status comes by here, whoever makes it. Raises `ValueError`."""
+        if status not in _NEXT[self.status]:
+            raise ValueError(f"a session that is {self.status or 'new'} cannot become {status}")
+        return status
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What a line of the log calls it by."""
+        return {"session_id": self.id, "user_id": self.user_id}
+
     @property
     def placement(self) -> Placement | None:
         if self.start is None or self.size is None:
@@ -136,10 +157,9 @@ class Session(Base):
 
     def activate(self, container_id: str, gpu_uuid: str) -> None:
         """All its parts are made. One that was closed meanwhile stays closing."""
-        assert self.status != Status.ACTIVE, "an active session cannot become active"
-        self.container_id, self.gpu_uuid = container_id, gpu_uuid
-        if self.status == Status.PENDING:
+        if self.status != Status.CLOSING:
             self.status = Status.ACTIVE
+        self.container_id, self.gpu_uuid = container_id, gpu_uuid
 
     def admit(self, public_keys: Sequence[str], keys_from: KeysFrom) -> None:
         """Let in these keys and no others. Both lists are as `parse_public_keys` returns them."""
@@ -156,6 +176,9 @@ class Session(Base):
         self.gpu = self.start = self.size = None
 
     def ended(self, now: datetime) -> "EndedSession":
+        """What is kept of it once all its parts are gone. Raises `ValueError` for one that is not closing."""
+        if self.status != Status.CLOSING:
+            raise ValueError(f"a session that is {self.status} cannot end before it closes")
         return EndedSession(
             id=self.id,
             user_id=self.user_id,

@@ -17,7 +17,7 @@ from typing import IO
 
 from gateway.audit import REAPER, acting, actor
 from gateway.errors import GatewayError
-from gateway.sessions import Sessions
+from gateway.upkeep import Upkeep
 
 log = logging.getLogger("gateway.reaper")
 
@@ -27,8 +27,8 @@ _CLOSE_AT_ONCE = 8
 
 
 class Reaper:
-    def __init__(self, sessions: Sessions, lock_file: Path) -> None:
-        self._sessions = sessions
+    def __init__(self, upkeep: Upkeep, lock_file: Path) -> None:
+        self._upkeep = upkeep
         self._lock_file = lock_file
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -46,14 +46,14 @@ class Reaper:
 
     def reap(self) -> None:
         """Take back every session whose lease is over, several at once."""
-        expired = self._sessions.expired()
+        expired = self._upkeep.expired()
         if expired:
             with ThreadPoolExecutor(_CLOSE_AT_ONCE, "reap", actor.set, (REAPER,)) as pool:
-                list(pool.map(self._sessions.reap, expired))
+                list(pool.map(self._upkeep.reap, expired))
 
     def reconcile(self) -> None:
         with acting(REAPER):
-            self._sessions.reconcile()
+            self._upkeep.reconcile()
 
     def last_tick(self) -> datetime | None:
         """When the leader, in whichever process, last looked; None before the first time."""
@@ -92,7 +92,7 @@ class Reaper:
     def _pause(self) -> float:
         """Seconds until the next expiry that is known, or until it is time to look for new ones."""
         try:
-            expiry = self._sessions.next_expiry()
+            expiry = self._upkeep.next_expiry()
         except GatewayError:
             return _LOOK_SECONDS
         if expiry is None:

@@ -11,7 +11,6 @@ from gateway.admission import Admission
 from gateway.audit import What
 from gateway.models import Event, KeysFrom
 from gateway.ports import Database
-from gateway.sessions import live
 
 
 class UserKeys:
@@ -48,7 +47,7 @@ class UserKeys:
         then on it no longer follows the stored ones. Raises as `replace` and `Sessions.get` do."""
         parsed = list(keys.parse_public_keys(lines)) if lines else []
         with self._database.begin() as rows:
-            session = live(rows, session_id)
+            session = rows.live(session_id)
             session.admit(parsed, KeysFrom.GIVEN)
             told = f"{len(parsed)} for this session"
             rows.tell(Event.of(self._clock(), What.KEYS_CHANGED, told, session=session))

@@ -22,6 +22,7 @@ from gateway.repositories.session_files import HostSessionFiles
 from gateway.repositories.workspaces import HostWorkspaces
 from gateway.sessions import Sessions
 from gateway.settings import Settings
+from gateway.upkeep import Upkeep
 from tests.fakes.containers import FakeContainers, FakeNetwork
 from tests.fakes.gpus import FakeGpus
 from tests.fakes.pipes import FakePipes
@@ -57,6 +58,11 @@ class Bench:
     def sessions(self) -> Sessions:
         sessions: Sessions = self.app.extensions["sessions"]
         return sessions
+
+    @property
+    def upkeep(self) -> Upkeep:
+        upkeep: Upkeep = self.app.extensions["upkeep"]
+        return upkeep
 
     @property
     def client(self) -> FlaskClient:

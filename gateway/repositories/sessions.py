@@ -6,6 +6,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, func, orm, select, update
 
+from gateway.errors import SessionEnded, SessionNotFound
 from gateway.models import FIRST_UID, Cordon, EndedSession, Event, Session, Status, Token, User
 
 _DEMAND_OF = 1000  # the latest sessions say what will be asked for
@@ -23,6 +24,19 @@ class SessionRows:
 
     def get(self, session_id: str) -> Session | None:
         return self._session.get(Session, session_id)
+
+    def live(self, session_id: str, owner: str | None = None) -> Session:
+        """Raises `SessionNotFound` for an id that never was, `SessionEnded` for one that is over.
+
+        With `owner`, other users' sessions are as if they never were.
+        """
+        session = self.get(session_id)
+        if session and owner in (None, session.user_id):
+            return session
+        ended = self.get_ended(session_id)
+        if ended and owner in (None, ended.user_id):
+            raise SessionEnded(session_id, ended.reason, ended.ended_at)
+        raise SessionNotFound(session_id)
 
     def of_user(self, user_id: str) -> Session | None:
         return self._session.scalar(select(Session).where(Session.user_id == user_id))

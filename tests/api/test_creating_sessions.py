@@ -239,7 +239,7 @@ def test_what_could_not_be_undone_stays_closing_and_is_undone_later(bench: Bench
     assert (session.status, session.end_reason) == ("closing", "failed")
     assert bench.instances() == ["1g.5gb"]
     bench.containers.fail("remove", None)
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     assert bench.leftovers() == NOTHING
 
 

@@ -188,8 +188,8 @@ def test_a_query_that_cannot_be_is_refused(bench: Bench, query: str) -> None:
 def test_events_are_forgotten_after_the_days_of_the_history(bench: Bench) -> None:
     create(bench)
     bench.clock.advance(days=29)
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     assert len(events(bench)) == 2
     bench.clock.advance(days=2)
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     assert events(bench) == []

@@ -89,7 +89,7 @@ def test_without_its_last_key_a_session_lives_on_without_a_route(bench: Bench) -
     store(bench, FIRST)
     session_id = opened(bench)
     assert store(bench).status_code == 200
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     assert (admitted(bench), cuts(bench)) == ([], 1)
     assert bench.client.get(f"/sessions/{session_id}").json["status"] == "active"
     store(bench, SECOND)
@@ -131,7 +131,7 @@ def test_a_withdrawal_that_could_not_be_published_is_done_by_the_reaper(bench: B
     assert store(bench, SECOND).status_code == 503
     assert (admitted(bench), cuts(bench)) == ([(FIRST,)], 0)
     bench.pipes.fail("replace", None)
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
 
 
@@ -140,10 +140,10 @@ def test_a_cut_that_failed_is_tried_until_it_works_and_then_no_more(bench: Bench
     opened(bench)
     bench.containers.fail("cut_connections", ContainerFailed("It does not answer."))
     assert store(bench).status_code == 503
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     bench.containers.fail("cut_connections", None)
-    bench.sessions.reconcile()
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
+    bench.upkeep.reconcile()
     assert cuts(bench) == 3
 
 

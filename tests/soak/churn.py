@@ -66,7 +66,7 @@ class Churn:
         """All faults end, and the reaper comes by; a session that was being closed is closed then."""
         self._mend()
         self.bench.app.extensions["reaper"].reap()
-        self.bench.sessions.reconcile()
+        self.bench.upkeep.reconcile()
 
     def require_agreement(self) -> None:
         """Driver, database, containers, routes and files are of the same sessions."""
@@ -101,7 +101,7 @@ class Churn:
         self.bench.app.extensions["reaper"].reap()
 
     def _reconcile(self) -> None:
-        self.bench.sessions.reconcile()
+        self.bench.upkeep.reconcile()
 
     def _end_container(self) -> None:
         if containers := self.bench.containers.list():

@@ -17,10 +17,8 @@ def abandoned(bench: Bench) -> str:
     """The id of one that is as its opener left it: a row and a claim that nobody holds."""
     opened = bench.sessions.open("user123", timedelta(hours=1)).session
     bench.containers.lose(opened.id)
-    with bench.database.begin() as rows:
-        session = rows.get(opened.id)
-        assert session
-        session.status, session.container_id = Status.PENDING, None
+    with bench.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE sessions SET status = 'pending', container_id = NULL")
     return opened.id
 
 
@@ -35,7 +33,7 @@ def test_a_deletion_of_it_that_breaks_off_at_the_last_step_is_finished_by_the_ne
     broken = mocker.patch(ENDING, side_effect=DatabaseUnavailable("The database does not answer."))
     assert bench.sessions.close(abandoned) is False
     mocker.stop(broken)
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     assert bench.leftovers() == NOTHING
 
 
@@ -53,7 +51,7 @@ def test_the_next_tick_leaves_one_alone_that_became_active_since_it_was_looked_a
         return gpus()
 
     mocker.patch.object(bench.gpus, "list", side_effect=activate_meanwhile)
-    bench.sessions.reconcile()
+    bench.upkeep.reconcile()
     [session] = bench.sessions.list()
     assert isinstance(session, Session)
     assert session.status == Status.ACTIVE

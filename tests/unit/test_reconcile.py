@@ -11,8 +11,12 @@ NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 def session(
     id: str, status: Status = Status.ACTIVE, age: timedelta = timedelta(minutes=1), reason: str | None = None
 ) -> Session:
-    container_id = None if status == Status.PENDING or reason == Reason.FAILED else "c"
-    return Session(id=id, status=status, end_reason=reason, created_at=NOW - age, container_id=container_id)
+    made = Session(id=id, status=Status.PENDING, created_at=NOW - age)
+    if status != Status.PENDING and reason != Reason.FAILED:
+        made.activate("c", "")
+    if reason:
+        made.close(Reason(reason))
+    return made
 
 
 def test_what_agrees_is_left_alone() -> None:
