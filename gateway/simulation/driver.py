@@ -13,8 +13,7 @@ import pynvml
 
 from gateway.simulation import compute_instances, devices, gpu_instances  # noqa: F401 (they register)
 from gateway.simulation.c_interface import CHANGES, FUNCTIONS
-from gateway.simulation.faults import Fault
-from gateway.simulation.machine import Machine, RefusedError
+from gateway.simulation.machine import Fault, Machine, RefusedError
 from gateway.simulation.store import Store
 
 

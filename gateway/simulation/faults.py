@@ -1,33 +1,13 @@
 """What a test can make the simulated driver do wrong, while other processes use it."""
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from gateway.simulation.store import Store
-
-
-@dataclass(slots=True)
-class Fault:
-    """The C function `call` (`*` is every one) sleeps for `delay` seconds, then reports `code` without
-    doing anything; with `effect` it does its work all the same. A `code` of None leaves the work and the
-    answer as they are; 0 with no effect is a success that was none. It happens `times` times, or until
-    it is cleared."""
-
-    call: str
-    code: int | None = None
-    effect: bool = False
-    delay: float = 0.0
-    times: int | None = None
-
-    def hits(self, call: str) -> bool:
-        return self.call in ("*", call) and self.times != 0
+from gateway.simulation.machine import Fault
+from gateway.simulation.store import Store
 
 
 class Faults:
     """The switches. Each takes hold at once in every process that shares the state."""
 
-    def __init__(self, store: "Store") -> None:
+    def __init__(self, store: Store) -> None:
         self._store = store
 
     def inject(self, fault: Fault) -> None:

@@ -12,7 +12,6 @@ import pynvml
 
 from gateway.mig import Placement
 from gateway.simulation.catalogue import KINDS, Kind, KindProfile
-from gateway.simulation.faults import Fault
 
 
 class RefusedError(Exception):
@@ -21,6 +20,23 @@ class RefusedError(Exception):
     def __init__(self, code: int) -> None:
         super().__init__(code)
         self.code = code
+
+
+@dataclass(slots=True)
+class Fault:
+    """The C function `call` (`*` is every one) sleeps for `delay` seconds, then reports `code` without
+    doing anything; with `effect` it does its work all the same. A `code` of None leaves the work and the
+    answer as they are; 0 with no effect is a success that was none. It happens `times` times, or until
+    it is cleared."""
+
+    call: str
+    code: int | None = None
+    effect: bool = False
+    delay: float = 0.0
+    times: int | None = None
+
+    def hits(self, call: str) -> bool:
+        return self.call in ("*", call) and self.times != 0
 
 
 @dataclass(slots=True)

@@ -15,8 +15,7 @@ from typing import Any
 
 from gateway.errors import StartRefused
 from gateway.simulation.catalogue import Kind
-from gateway.simulation.faults import Fault
-from gateway.simulation.machine import ComputeInstance, GpuInstance, Machine, SimulatedGpu
+from gateway.simulation.machine import ComputeInstance, Fault, GpuInstance, Machine, SimulatedGpu
 
 
 class Store:

@@ -10,7 +10,8 @@ import pytest
 from werkzeug.test import TestResponse
 
 from gateway.repositories.gpus import Gpus
-from gateway.simulation.faults import Fault, Faults
+from gateway.simulation.faults import Faults
+from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, make_bench
 from tests.fakes.driver import simulated_driver
 

@@ -19,7 +19,8 @@ from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy
 from gateway.mig import Gpu, Instance, MigMode, Placement, Taken, free_placements
 from gateway.repositories.gpus import Gpus
 from gateway.simulation.catalogue import KINDS
-from gateway.simulation.faults import Fault, Faults
+from gateway.simulation.faults import Faults
+from gateway.simulation.machine import Fault
 from tests.fakes.driver import simulated_driver, unload
 from tests.fakes.gpus import FakeGpus
 

@@ -21,7 +21,8 @@ from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, Pip
 from gateway.mig import Instance
 from gateway.repositories import schema
 from gateway.repositories.gpus import Gpus
-from gateway.simulation.faults import Fault, Faults
+from gateway.simulation.faults import Faults
+from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, make_bench
 from tests.fakes.driver import simulated_driver
 
