@@ -98,6 +98,7 @@ class Containers(Protocol):
     def list(self) -> Sequence[Container]: ...
     def wait_for_ssh(self, container_id: str, address: str) -> None: ...
     def cut_connections(self, session_id: str) -> None: ...
+    def up_since(self) -> datetime: ...
     def check(self) -> None: ...
     def check_image(self) -> None: ...
 
@@ -189,6 +190,11 @@ class Host:
     def observe(self) -> Sequence[Container]:
         """The session containers that exist, whether anybody knows of their sessions or not."""
         return self.containers.list()
+
+    def up_since(self) -> datetime:
+        """No container that stood before has been kept; to be asked after `observe`, or one that ends with
+        a restart in between is judged by the time before it."""
+        return self.containers.up_since()
 
     def remains(self) -> Mapping[str, bool]:
         """The ids of sessions that have files here, and whether somebody is opening them."""

@@ -49,6 +49,7 @@ class Reason(StrEnum):
     USER_EXIT = "user_exit"
     FAILED = "failed"
     GPU_LOST = "gpu_lost"
+    RESTARTED = "restarted"  # with Docker or the whole server, which did not keep its container
 
 
 class KeysFrom(StrEnum):

@@ -13,11 +13,13 @@ from gateway.models import Reason, Session, Status
 class Seen:
     """What the machine shows: `containers` is None when Docker could not be asked; `remains` are ids of
     sessions that have files, and whether somebody is opening them; `gpus` those GPUs that could be asked.
-    A GPU that is not among them is unknown, not gone."""
+    A GPU that is not among them is unknown, not gone. What stood before `up_since` ended with a restart,
+    unless it is there; None when that is not known."""
 
     containers: Sequence[Container] | None
     remains: Mapping[str, bool] = field(default_factory=dict)
     gpus: Sequence[Gpu] = ()
+    up_since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +59,20 @@ def _verdict(
         return Reason(str(session.end_reason))
     if session.status == Status.PENDING:
         return Reason.FAILED
+    if seen.containers is None:
+        return None  # nor could it be taken back; what became of it is told by what Docker answers
+    if (container is None or container.ended) and _is_older(session, seen.up_since):
+        return Reason.RESTARTED
     if gpu is not None and _has_lost(gpu, session):
         return Reason.GPU_LOST
-    if seen.containers is None:
-        return None
     if container is None:
         return Reason.FAILED
     return Reason.USER_EXIT if container.ended else None
+
+
+def _is_older(session: Session, up_since: datetime | None) -> bool:
+    """Sessions are dated in whole seconds."""
+    return up_since is not None and session.created_at < up_since.replace(microsecond=0)
 
 
 def _has_lost(gpu: Gpu, session: Session) -> bool:

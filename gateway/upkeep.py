@@ -84,10 +84,12 @@ class Upkeep:
 
     def _look(self) -> Seen:
         """What the machine shows. Where a part cannot be asked, what it holds is unknown, not gone."""
+        containers = _attempt("containers are not looked at", self._host.observe)
         return Seen(
-            containers=_attempt("containers are not looked at", self._host.observe),
+            containers=containers,
             remains=_attempt("left-over files are not looked at", self._host.remains) or {},
             gpus=_attempt("the slices of sessions are not looked at", self._host.list_gpus) or (),
+            up_since=_attempt("restarts are not looked for", self._host.up_since),
         )
 
     def _take_back(self, seen: Session, reason: Reason) -> None:

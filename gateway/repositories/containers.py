@@ -5,6 +5,7 @@ import socket
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import datetime
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -122,6 +123,10 @@ class DockerContainers:
                         raise ContainerFailed(
                             f"The connections of session {session_id} cannot be cut: delete it to end them."
                         )
+
+    def up_since(self) -> datetime:
+        with translated_errors():
+            return self._docker.up_since()
 
     def check(self) -> None:
         with translated_errors():

@@ -222,6 +222,15 @@ def test_a_part_that_is_out_of_reach_keeps_no_other_from_being_put_right(bench: 
     assert bench.leftovers()["rows"] == bench.leftovers()["containers"] == []
 
 
+def test_a_session_that_did_not_live_through_a_restart_of_docker_says_so(bench: Bench) -> None:
+    session = create(bench, "user123")
+    bench.clock.advance(minutes=1)
+    bench.containers.restart(bench.clock.now)
+    bench.upkeep.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "restarted"
+    assert bench.leftovers() == NOTHING
+
+
 def test_what_is_left_of_a_session_without_a_row_is_removed(bench: Bench) -> None:
     session = create(bench, "user123")
     with bench.database.begin() as rows:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 
 from gateway.errors import ContainerFailed
 from gateway.host import Container, ContainerSpec
@@ -14,6 +15,7 @@ class FakeContainers:
     calls: list[str] = field(default_factory=list)
     _running: dict[str, tuple[Container, ContainerSpec]] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
+    _up_since: datetime = datetime(2020, 1, 1, tzinfo=UTC)
     _made: int = 0
 
     def fail(self, verb: str, error: Exception | None) -> None:
@@ -51,6 +53,10 @@ class FakeContainers:
     def cut_connections(self, session_id: str) -> None:
         self._did("cut_connections")
 
+    def up_since(self) -> datetime:
+        self._did("up_since")
+        return self._up_since
+
     def check(self) -> None:
         self._did("check")
 
@@ -64,6 +70,12 @@ class FakeContainers:
         """The container's main process ends, as when its user kills it."""
         container, spec = self._running[session_id]
         self._running[session_id] = (replace(container, ended=True), spec)
+
+    def restart(self, now: datetime) -> None:
+        """Docker is restarted, and no container is kept running."""
+        self._up_since = now
+        for session_id in self._running:
+            self.end(session_id)
 
     def lose(self, session_id: str) -> None:
         """Somebody removes the container behind the gateway's back."""

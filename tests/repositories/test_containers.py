@@ -6,6 +6,7 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -130,6 +131,14 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
         real.cut_connections(spec.session_id)
         assert stopped.wait(timeout=5) == live.wait(timeout=5) == 255
     assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"2\n"
+
+
+def test_no_container_that_stood_before_it_came_up_is_running(
+    containers: Containers, spec: ContainerSpec
+) -> None:
+    up_since = containers.up_since()
+    containers.run(spec)
+    assert containers.up_since() == up_since < datetime.now(UTC)
 
 
 def test_a_container_is_as_hard_as_promised(

@@ -1,4 +1,7 @@
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from gateway.host import Container
 from gateway.mig import Gpu, MigMode
@@ -30,6 +33,27 @@ def test_a_container_whose_main_process_ended_was_ended_by_its_user() -> None:
 
 def test_an_active_session_without_a_container_has_failed() -> None:
     assert plan([session("a")], Seen([]), NOW).close == {"a": Reason.FAILED}
+
+
+@pytest.mark.parametrize("containers", [[], [Container("1", "a", ended=True)]], ids=["gone", "ended"])
+def test_what_did_not_live_through_a_restart_has_ended_with_it(containers: list[Container]) -> None:
+    a_second = timedelta(seconds=1)
+    before = session("a")
+    lost = Gpu(0, "GPU-0", "A100", 40960, MigMode.ENABLED, 8, 7, (), ())
+    before.gpu, before.start, before.size = "GPU-0", 0, 4
+    seen = Seen(containers, gpus=[lost], up_since=before.created_at + a_second)
+    assert plan([before], seen, NOW).close == {"a": Reason.RESTARTED}
+    older = replace(seen, gpus=[], up_since=before.created_at + a_second / 2)
+    assert plan([before], older, NOW).close["a"] in (Reason.FAILED, Reason.USER_EXIT)
+
+
+def test_what_lived_through_a_restart_stays_and_may_lose_its_gpu_later() -> None:
+    survivor, running = session("a"), [Container("1", "a", ended=False)]
+    assert plan([survivor], Seen(running, up_since=NOW), NOW).close == {}
+    survivor.gpu, survivor.start, survivor.size = "GPU-0", 0, 4
+    empty = Gpu(0, "GPU-0", "A100", 40960, MigMode.ENABLED, 8, 7, (), ())
+    assert plan([survivor], Seen(running, gpus=[empty], up_since=NOW), NOW).close == {"a": Reason.GPU_LOST}
+    assert plan([survivor], Seen(None, gpus=[empty], up_since=NOW), NOW).close == {}
 
 
 def test_a_pending_session_is_spared_within_its_grace_and_failed_after_it() -> None:
