@@ -33,6 +33,7 @@ from gateway.tokens import Tokens
 from gateway.trail import Trail
 from gateway.upkeep import Upkeep
 from gateway.user_keys import UserKeys
+from gateway.watch import Watch
 
 _LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
 
@@ -89,7 +90,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         clock=parts.clock,
     )
     user_keys = UserKeys(parts.database, admission, parts.clock)
-    reaper = Reaper(upkeep, settings.state_dir / "reaper.lock")
+    reaper = Reaper(upkeep, Watch(parts.database, parts.host), settings.state_dir / "reaper.lock")
     trail = Trail(parts.database, parts.clock)
     app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST

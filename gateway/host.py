@@ -5,7 +5,7 @@ of the machine it runs on. A cluster's scheduler, which places slice and contain
 stand in its place with the same verbs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -90,6 +90,14 @@ class Gpus(Protocol):
     def check(self) -> None: ...
 
 
+class Endings(Protocol):
+    """Ids of sessions whose container ended or was removed, as it happens. The iteration is over when the
+    way to Docker breaks, or once `close` is called, from whatever thread."""
+
+    def __iter__(self) -> Iterator[str]: ...
+    def close(self) -> None: ...
+
+
 class Containers(Protocol):
     """Session containers; raises `DockerUnavailable`, `ImageMissing`, `ContainerFailed`."""
 
@@ -99,6 +107,7 @@ class Containers(Protocol):
     def wait_for_ssh(self, container_id: str, address: str) -> None: ...
     def cut_connections(self, session_id: str) -> None: ...
     def up_since(self) -> datetime: ...
+    def endings(self) -> Endings: ...
     def check(self) -> None: ...
     def check_image(self) -> None: ...
 
@@ -195,6 +204,10 @@ class Host:
         """No container that stood before has been kept; to be asked after `observe`, or one that ends with
         a restart in between is judged by the time before it."""
         return self.containers.up_since()
+
+    def endings(self) -> Endings:
+        """Follow the containers of sessions from now on."""
+        return self.containers.endings()
 
     def remains(self) -> Mapping[str, bool]:
         """The ids of sessions that have files here, and whether somebody is opening them."""

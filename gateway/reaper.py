@@ -18,6 +18,7 @@ from typing import IO
 from gateway.audit import REAPER, acting, actor
 from gateway.errors import GatewayError
 from gateway.upkeep import Upkeep
+from gateway.watch import Watch
 
 log = logging.getLogger("gateway.reaper")
 
@@ -27,20 +28,24 @@ _CLOSE_AT_ONCE = 8
 
 
 class Reaper:
-    def __init__(self, upkeep: Upkeep, lock_file: Path) -> None:
+    def __init__(self, upkeep: Upkeep, watch: Watch, lock_file: Path) -> None:
         self._upkeep = upkeep
+        self._watch = watch
         self._lock_file = lock_file
         self._stop = threading.Event()
+        self._look = threading.Event()  # now, and not only when it is time
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
         """Start this process's thread; again after a fork, which threads do not survive."""
         self._stop.clear()
+        self._look.clear()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
+        self._look.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
 
@@ -69,7 +74,8 @@ class Reaper:
                 if self._stop.wait(_LOOK_SECONDS / 2):
                     return
             log.info("reaper leads")
-            self._work()
+            with self._watch.following(self._look.set):
+                self._work()
 
     @staticmethod
     def _lead(lock: IO[str]) -> bool:
@@ -83,11 +89,12 @@ class Reaper:
         reconcile_at = time.monotonic()
         while not self._stop.is_set():
             self._guarded(self.reap)
-            if time.monotonic() >= reconcile_at:
+            if self._look.is_set() or time.monotonic() >= reconcile_at:
+                self._look.clear()
                 self._guarded(self.reconcile)
                 reconcile_at = time.monotonic() + RECONCILE_SECONDS
             os.utime(self._lock_file)
-            self._stop.wait(self._pause())
+            self._look.wait(self._pause())
 
     def _pause(self) -> float:
         """Seconds until the next expiry that is known, or until it is time to look for new ones."""

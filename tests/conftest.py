@@ -52,6 +52,7 @@ class Bench:
     network: FakeNetwork
     pipes: FakePipes
     clock: Clock
+    host: Host
     app: Flask
 
     @property
@@ -118,7 +119,7 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )
     app = assemble(settings, Parts(database, host, pipes, clock))
-    return Bench(settings, database, gpus, containers, network, pipes, clock, app)
+    return Bench(settings, database, gpus, containers, network, pipes, clock, host, app)
 
 
 BenchMaker = Callable[..., Bench]

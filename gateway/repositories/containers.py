@@ -17,6 +17,7 @@ from gateway.failpoints import reach
 from gateway.host import SSH_PORT, Container, ContainerSpec
 from gateway.repositories import labels
 from gateway.repositories.docker import NO_GPU_DRIVER, Docker, translated_errors
+from gateway.repositories.endings import DockerEndings
 from gateway.repositories.limits import Limits
 
 _BANNER_POLL_SECONDS = 0.005
@@ -127,6 +128,9 @@ class DockerContainers:
     def up_since(self) -> datetime:
         with translated_errors():
             return self._docker.up_since()
+
+    def endings(self) -> DockerEndings:
+        return DockerEndings(self._docker, self._network)
 
     def check(self) -> None:
         with translated_errors():

@@ -1,8 +1,9 @@
 """Containers without Docker: as stateful as the real ones, and able to fail."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from queue import SimpleQueue
 
 from gateway.errors import ContainerFailed
 from gateway.host import Container, ContainerSpec
@@ -17,6 +18,7 @@ class FakeContainers:
     _failures: dict[str, Exception] = field(default_factory=dict)
     _up_since: datetime = datetime(2020, 1, 1, tzinfo=UTC)
     _made: int = 0
+    _followers: "list[FakeEndings]" = field(default_factory=list)
 
     def fail(self, verb: str, error: Exception | None) -> None:
         """From now on `verb` raises `error`; None: no more."""
@@ -36,7 +38,8 @@ class FakeContainers:
 
     def remove(self, session_id: str) -> None:
         self._did("remove")
-        self._running.pop(session_id, None)
+        if self._running.pop(session_id, None):
+            self._tell(session_id)
 
     def list(self) -> Sequence[Container]:
         self._did("list")
@@ -57,6 +60,16 @@ class FakeContainers:
         self._did("up_since")
         return self._up_since
 
+    def endings(self) -> "FakeEndings":
+        self._did("endings")
+        self._followers.append(FakeEndings())
+        return self._followers[-1]
+
+    def break_connections(self) -> None:
+        """Docker tells nobody anything any more who does not ask again."""
+        while self._followers:
+            self._followers.pop().close()
+
     def check(self) -> None:
         self._did("check")
 
@@ -70,6 +83,7 @@ class FakeContainers:
         """The container's main process ends, as when its user kills it."""
         container, spec = self._running[session_id]
         self._running[session_id] = (replace(container, ended=True), spec)
+        self._tell(session_id)
 
     def restart(self, now: datetime) -> None:
         """Docker is restarted, and no container is kept running."""
@@ -80,11 +94,28 @@ class FakeContainers:
     def lose(self, session_id: str) -> None:
         """Somebody removes the container behind the gateway's back."""
         del self._running[session_id]
+        self._tell(session_id)
+
+    def _tell(self, session_id: str) -> None:
+        for follower in self._followers:
+            follower.told.put(session_id)
 
     def _did(self, verb: str) -> None:
         self.calls.append(verb)
         if verb in self._failures:
             raise self._failures[verb]
+
+
+class FakeEndings:
+    def __init__(self) -> None:
+        self.told: SimpleQueue[str | None] = SimpleQueue()
+
+    def __iter__(self) -> Iterator[str]:
+        while (session_id := self.told.get()) is not None:
+            yield session_id
+
+    def close(self) -> None:
+        self.told.put(None)
 
 
 @dataclass

@@ -5,8 +5,9 @@ import os
 import subprocess
 import threading
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -131,6 +132,23 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
         real.cut_connections(spec.session_id)
         assert stopped.wait(timeout=5) == live.wait(timeout=5) == 255
     assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"2\n"
+
+
+def test_who_follows_is_told_of_a_container_that_ends(containers: Containers, spec: ContainerSpec) -> None:
+    with closing(containers.endings()) as endings:
+        containers.run(spec)
+        containers.remove(spec.session_id)
+        assert next(iter(endings)) == spec.session_id
+
+
+def test_following_ends_when_another_thread_closes_it(containers: Containers) -> None:
+    endings, told = containers.endings(), list[str]()
+    follower = threading.Thread(target=lambda: told.extend(endings))
+    follower.start()
+    endings.close()
+    follower.join(timeout=5)
+    assert (told, follower.is_alive()) == ([], False)
+    endings.close()
 
 
 def test_no_container_that_stood_before_it_came_up_is_running(

@@ -22,7 +22,7 @@ from gateway.simulation.store import Store
 from tests.e2e.conftest import eventually, remove_containers
 from tests.soak import agreement
 from tests.soak.acts import ACTS, Ground
-from tests.soak.own_docker import OwnDocker
+from tests.soak.own_docker import OwnDocker, own_network
 from tests.soak.prefork import PreforkedGateway
 
 _AT_ONCE = 4
@@ -112,25 +112,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--own-network", action="store_true", help="already in a namespace of its own")
     asked = parser.parse_args()
-    if not asked.own_network:
-        command = f"ip link set lo up; exec {sys.executable} -m tests.soak.storm --own-network"
-        inside = f"{command} --minutes {asked.minutes} --seed {asked.seed}"
-        os.execvp("unshare", ["unshare", "--net", "sh", "-c", inside])
+    with own_network():
+        sys.exit(_blow(asked.minutes, asked.seed))
+
+
+def _blow(minutes: float, seed: int) -> int:
     docker = OwnDocker(os.environ.get("GATEWAY_IMAGE", "gpu-workspace"))
     try:
         with (
             tempfile.TemporaryDirectory() as directory,
-            storming(Path(directory), asked.seed, docker) as storm,
+            storming(Path(directory), seed, docker) as storm,
         ):
-            storm.blow(asked.minutes * 60, lambda line: print(line, flush=True))
+            storm.blow(minutes * 60, lambda line: print(line, flush=True))
             print(storm.summary())
     except BrokenInvariantError as error:
         print(error)
-        sys.exit(1)
+        return 1
     finally:
         docker.end()
+    return 0
 
 
 if __name__ == "__main__":
