@@ -12,7 +12,7 @@ up: host venv  ## A working gateway on this machine: install, build, start, open
 down:  ## Take all of it away but workspaces and database
 	@docker/down
 
-test: host venv images lint types  ## Everything: linters, types, imports, unit to end-to-end tests
+test: tools venv images lint types  ## Everything: linters, types, imports, unit to end-to-end tests
 	$(AS_ROOT) $(BIN)/pytest $(PYTEST)
 
 bench: host venv images  ## Ratios to Docker, OpenSSH, Flask and ruamel alone, within one run
@@ -32,6 +32,9 @@ types: venv  ## mypy, strict
 host:
 	@docker/install-host
 
+tools:
+	@docker/install-host tests
+
 images:
 	@docker/build-images gpu-workspace
 
@@ -40,4 +43,4 @@ venv: .venv/stamp  ## The virtual environment
 .venv/stamp: setup.cfg pyproject.toml
 	@docker/make-venv
 
-.PHONY: help up down test bench soak lint types host images venv
+.PHONY: help up down test bench soak lint types host tools images venv

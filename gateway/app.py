@@ -17,11 +17,12 @@ from gateway.host import Host
 from gateway.mig import MigPolicy
 from gateway.pool import Pool
 from gateway.ports import Database, Pipes
-from gateway.reaper import RECONCILE_SECONDS, Reaper
+from gateway.reaper import RECONCILE_SECONDS, Leadership, Reaper
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
 from gateway.repositories.gpus import Gpus
+from gateway.repositories.leadership import DatabaseLease, FileLock
 from gateway.repositories.limits import Limits
 from gateway.repositories.network import Worknet
 from gateway.repositories.pipes import Pipes as PipesOnDisk
@@ -90,7 +91,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         clock=parts.clock,
     )
     user_keys = UserKeys(parts.database, admission, parts.clock)
-    reaper = Reaper(upkeep, Watch(parts.database, parts.host), settings.state_dir / "reaper.lock")
+    reaper = Reaper(upkeep, Watch(parts.database, parts.host), _leadership(settings))
     trail = Trail(parts.database, parts.clock)
     app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
@@ -107,6 +108,12 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     authorisation.register(app, Tokens(parts.database, parts.clock), trail, parts.clock)
     errors.register(app)
     return app
+
+
+def _leadership(settings: Settings) -> Leadership:
+    if settings.db.path is None:
+        return DatabaseLease(settings.db)
+    return FileLock(settings.state_dir / "reaper.lock")
 
 
 def _parts_of_this_machine(settings: Settings) -> Parts:

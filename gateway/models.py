@@ -272,3 +272,17 @@ class Token(Base):
 
     def is_valid(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class Deployment(Base):
+    """One row, which PostgreSQL's gateways share: `machine` is the Docker Engine whose sessions these are,
+    `leader` the process that reaps them as long as its lease is not over, `ticked_at` when it last did."""
+
+    __tablename__ = "deployment"
+    __table_args__ = (CheckConstraint("id = 1", name="one_deployment"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    machine: Mapped[str | None] = mapped_column(String(96))
+    leader: Mapped[str | None] = mapped_column(String(96))
+    lease_until: Mapped[datetime | None]
+    ticked_at: Mapped[datetime | None]

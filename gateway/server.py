@@ -71,9 +71,11 @@ def require_fit(settings: Settings) -> None:
 
 def _try(settings: Settings) -> None:
     from gateway.app import create_app
-    from gateway.repositories import schema
+    from gateway.repositories import machine, schema
+    from gateway.repositories.docker import Docker
 
     schema.require_current(settings.db)
+    machine.require_own(settings.db, lambda: Docker().engine_id)
     create_app(settings)
 
 

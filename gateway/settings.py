@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from gateway import logs
+from gateway.database_url import DatabaseUrl
 from gateway.errors import StartRefused
 
+_STATE_DIR = Path("/var/lib/orchestrator")
 _POSITIVE = (
     "session-cpus",
     "session-pids",
@@ -43,8 +45,11 @@ class Settings:
     listen: str = _setting(
         "127.0.0.1", "address the API listens on, or unix:/PATH; beyond loopback only with tokens"
     )
-    db: Path = _setting(
-        Path("/var/lib/orchestrator/sessions.db"), "SQLite database; run-time state is kept beside it"
+    db: DatabaseUrl = _setting(
+        DatabaseUrl(_STATE_DIR / "sessions.db"), "SQLite database, or URL of one of PostgreSQL's"
+    )
+    state_dir: Path = _setting(
+        None, f"run-time state, mounted into sessions (that of an SQLite --db, else {_STATE_DIR})"
     )
     piper_config: Path = _setting(Path("/etc/sshpiper/pipe.yaml"), "SSHPiper configuration")
     workspace_root: Path = _setting(Path("/srv/workspaces"), "root of the workspaces")
@@ -77,6 +82,8 @@ class Settings:
     threads: int = _setting(128, "threads of each worker; one that waits for a slow client costs little")
 
     def __post_init__(self) -> None:
+        if self.state_dir is None:
+            object.__setattr__(self, "state_dir", self.db.path.parent if self.db.path else _STATE_DIR)
         for flag, problem in self._problems():
             raise StartRefused(f"--{flag} ({_variable(flag)}): {problem}")
 
@@ -101,16 +108,16 @@ class Settings:
                 text = environ.get(_variable(setting.name)) or None
             if text is not None:
                 given[setting.name] = _convert(setting.name, text, hints[setting.name])
+        if (flags or {}).get("db") and given["db"].has_password:
+            raise StartRefused(
+                "--db: everybody here can read a command line. Give the URL as GATEWAY_DB, or keep its "
+                "password in a file that PGPASSFILE names."
+            )
         return cls(**given)
 
     @classmethod
     def from_env(cls) -> "Settings":
         return cls.load(os.environ)
-
-    @property
-    def state_dir(self) -> Path:
-        """Where run-time state stands: locks, files mounted into sessions, the simulated driver's state."""
-        return self.db.parent
 
     @property
     def entry_host_key(self) -> Path:
@@ -125,7 +132,7 @@ class Settings:
         for name in ("port", "ssh-port"):
             if not 1 <= getattr(self, name.replace("-", "_")) <= 65535:
                 yield name, "a port lies between 1 and 65535."
-        for name in ("db", "piper-config", "workspace-root"):
+        for name in ("state-dir", "piper-config", "workspace-root"):
             if not getattr(self, name.replace("-", "_")).is_absolute():
                 yield name, "give an absolute path; Docker mounts it."
         for name in _POSITIVE:

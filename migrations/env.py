@@ -1,16 +1,15 @@
 """Runs migrations on the connection that `gateway migrate` hands over, or on the database named by -x db=."""
 
-from pathlib import Path
-
 from alembic import context
 from sqlalchemy import Connection
 
+from gateway.database_url import DatabaseUrl
 from gateway.models import Base
 from gateway.repositories.database import make_engine
 
 
 def migrate(connection: Connection) -> None:
-    """All of it in one transaction: SQLite can take back DDL, which Alembic does not expect."""
+    """All of it in one transaction: SQLite too can take back DDL, which Alembic does not expect."""
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
@@ -25,5 +24,5 @@ given = context.config.attributes.get("connection")
 if given is not None:
     migrate(given)
 else:
-    with make_engine(Path(context.get_x_argument(as_dictionary=True)["db"])).begin() as opened:
+    with make_engine(DatabaseUrl(context.get_x_argument(as_dictionary=True)["db"])).begin() as opened:
         migrate(opened)

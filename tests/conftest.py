@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from sqlalchemy.engine import make_url
 from werkzeug.serving import make_server
 
 from gateway.app import Parts, assemble
+from gateway.database_url import DatabaseUrl
 from gateway.host import Host
 from gateway.keys import make_pair
 from gateway.repositories import schema
@@ -26,6 +28,7 @@ from gateway.upkeep import Upkeep
 from tests.fakes.containers import FakeContainers, FakeNetwork
 from tests.fakes.gpus import FakeGpus
 from tests.fakes.pipes import FakePipes
+from tests.postgresql import PostgresServer
 
 
 @dataclass
@@ -93,22 +96,46 @@ NOTHING = {"rows": [], "containers": [], "instances": [], "pipes": [], "files": 
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated database, made once and copied: migrating takes longer than most tests."""
     path = tmp_path_factory.mktemp("database") / "empty.db"
-    schema.upgrade(path)
+    schema.upgrade(DatabaseUrl(path))
     return path
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[PostgresServer]:
+    server = PostgresServer()
+    yield server
+    server.end()
+
+
+@pytest.fixture(scope="session")
+def empty_postgresql(postgresql: PostgresServer) -> str:
+    """The name of a migrated database, to be copied."""
+    url = postgresql.create()
+    schema.upgrade(DatabaseUrl(url))
+    return str(make_url(url).database)
+
+
+@pytest.fixture
+def postgresql_url(postgresql: PostgresServer, empty_postgresql: str) -> DatabaseUrl:
+    """A migrated database of the test's own."""
+    return DatabaseUrl(postgresql.create(empty_postgresql))
 
 
 def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any) -> Bench:
     """Over `gpus`, fake or not; `changes` are settings. A database that is there already is kept."""
     settings = Settings(
-        db=directory / "state/sessions.db",
-        piper_config=directory / "pipe.yaml",
-        workspace_root=directory / "workspaces",
-        ssh_host="ssh.gw",
-        **changes,
+        **{
+            "db": DatabaseUrl(directory / "state/sessions.db"),
+            "state_dir": directory / "state",
+            "piper_config": directory / "pipe.yaml",
+            "workspace_root": directory / "workspaces",
+            "ssh_host": "ssh.gw",
+            **changes,
+        }
     )
     settings.state_dir.mkdir(exist_ok=True)
-    if not settings.db.exists():
-        shutil.copy(empty_database, settings.db)
+    if settings.db.path and not settings.db.path.exists():
+        shutil.copy(empty_database, settings.db.path)
     database, containers = SqlDatabase(settings.db), FakeContainers()
     network, pipes, clock = FakeNetwork(), FakePipes(), Clock(datetime.now(UTC).replace(microsecond=0))
     host = Host(

@@ -4,10 +4,11 @@ import sys
 
 import click
 
+from gateway.cli.database import backup, migrate, take_over
 from gateway.cli.events import events
 from gateway.cli.gpus import gpus
 from gateway.cli.keys import keys
-from gateway.cli.serving import migrate, router, serve
+from gateway.cli.serving import router, serve
 from gateway.cli.token import token
 from gateway.errors import GatewayError
 
@@ -18,7 +19,7 @@ def gateway() -> None:
     """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
 
 
-for command in (serve, migrate, router, token, keys, gpus, events):
+for command in (serve, router, migrate, backup, take_over, token, keys, gpus, events):
     gateway.add_command(command)
 
 

@@ -1,4 +1,4 @@
-"""`gateway serve`, `gateway migrate` and `gateway router`: what runs, and what comes before it.
+"""`gateway serve` and `gateway router`: what runs.
 
 Each loads what it needs when it is called: gunicorn, Flask and Docker load slowly, and the other commands
 do without them.
@@ -25,17 +25,6 @@ def serve(**flags: str | bool | None) -> None:
     require_fit(settings)
     log_to_stderr(settings.log_format)
     Server(settings).run()
-
-
-@click.command()
-@settings_options("db")
-def migrate(**flags: str | bool | None) -> None:
-    """Bring the database to this version's schema, keeping a backup copy."""
-    from gateway.repositories import schema
-
-    settings = Settings.load(os.environ, flags)
-    backup = schema.upgrade(settings.db)
-    click.echo(f"{settings.db} is current" + (f"; the copy from before is {backup}" if backup else ""))
 
 
 @click.command()

@@ -7,13 +7,10 @@ import click
 
 from gateway.access import Role
 from gateway.audit import actor
-from gateway.settings import Settings
+from gateway.cli.database import database, db_option
 from gateway.tokens import Tokens, parse_expiry
 
 _ROLES = [role.value for role in Role if role is not Role.NOBODY]
-_DB = click.option(
-    "--db", default=None, help="SQLite database [GATEWAY_DB; /var/lib/orchestrator/sessions.db]"
-)
 
 
 def _now() -> datetime:
@@ -24,9 +21,9 @@ def _tokens(db: str | None) -> Tokens:
     from gateway.repositories import schema
     from gateway.repositories.database import SqlDatabase
 
-    path = Settings.load(os.environ, {"db": db}).db
-    schema.require_current(path)
-    return Tokens(SqlDatabase(path), _now)
+    meant = database(db)
+    schema.require_current(meant)
+    return Tokens(SqlDatabase(meant), _now)
 
 
 @click.group()
@@ -41,7 +38,7 @@ def token() -> None:
 @click.option("--role", type=click.Choice(_ROLES), required=True, help="what it may do")
 @click.option("--user", default=None, help="whose sessions and keys, for role user")
 @click.option("--expires", default=None, help="30d, or a day such as 2026-12-31 [never]")
-@_DB
+@db_option
 def create(name: str, role: str, user: str | None, expires: str | None, db: str | None) -> None:
     """Make the token NAME and print it, this once."""
     expiry = parse_expiry(expires, _now()) if expires else None
@@ -49,7 +46,7 @@ def create(name: str, role: str, user: str | None, expires: str | None, db: str 
 
 
 @token.command("list")
-@_DB
+@db_option
 def list_all(db: str | None) -> None:
     """Every token that was made, oldest first."""
     line = "{:<24} {:<9} {:<20} {:<17} {:<17} {}".format
@@ -62,7 +59,7 @@ def list_all(db: str | None) -> None:
 
 @token.command()
 @click.argument("name")
-@_DB
+@db_option
 def revoke(name: str, db: str | None) -> None:
     """Let nobody in with the token NAME any more."""
     _tokens(db).revoke(name)

@@ -1,58 +1,41 @@
-"""The database: how it is opened so that nothing committed is lost, and how its failures read."""
+"""The database, SQLite or PostgreSQL: transactions over its rows, and how its failures read."""
 
-import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, orm, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import Engine, orm, text
+from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
-from gateway.errors import DatabaseUnavailable, DiskFull
+from gateway.database_url import DatabaseUrl
+from gateway.errors import DatabaseUnavailable, DiskFull, InvalidRequest
+from gateway.repositories import postgresql, sqlite
 from gateway.repositories.sessions import SessionRows
 
-_BUSY_TIMEOUT_MS = 5000
-_CONNECTIONS_KEPT = 32  # opening one takes longer than most of what is asked of it
+
+def make_engine(db: DatabaseUrl) -> Engine:
+    """An engine whose transactions come one after another, unless they are `read_only`."""
+    return postgresql.make_engine(db.url) if db.path is None else sqlite.make_engine(db.path)
 
 
-def make_engine(path: Path) -> Engine:
-    """An engine whose connections lose nothing: WAL with FULL sync, and every transaction IMMEDIATE.
-
-    A deferred transaction that reads, then writes, fails or loses updates under concurrency; the
-    driver's own implicit BEGIN is therefore turned off and ours put in its place.
-    """
-    # parameters are hidden: rows hold private keys, which an error would quote to the log
-    engine = create_engine(f"sqlite:///{path}", pool_size=_CONNECTIONS_KEPT, hide_parameters=True)
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection: sqlite3.Connection, _record: Any) -> None:
-        connection.isolation_level = None
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
-        connection.execute("PRAGMA foreign_keys=ON")
-        connection.execute("PRAGMA synchronous=FULL")
-
-    @event.listens_for(engine, "begin")
-    def _begin(connection: Connection) -> None:
-        read_only = connection.get_execution_options().get("read_only", False)
-        if not read_only:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
-
-    return engine
+def reading(engine: Engine) -> Engine:
+    """The same connections, without transactions: each statement sees what is committed by then."""
+    if engine.dialect.name == "postgresql":
+        return engine.execution_options(read_only=True, isolation_level="AUTOCOMMIT")
+    return engine.execution_options(read_only=True)  # the connections are in that mode already
 
 
 class SqlDatabase:
     """Transactions over the sessions' rows. Rows stay readable after their transaction is over."""
 
-    def __init__(self, path: Path) -> None:
-        self.engine = make_engine(path)
+    def __init__(self, db: DatabaseUrl) -> None:
+        self.engine = make_engine(db)
         # SQLite lets those who wait for its lock try again after ever longer pauses; with many threads some
-        # would never be lucky. Threads queue here, so that only processes contend there.
+        # would never be lucky. PostgreSQL's queue is fair, but each in it holds a connection. Threads queue
+        # here, so that only processes contend there.
         self._writing = threading.Lock()
         self._begin = orm.sessionmaker(self.engine, expire_on_commit=False)
-        self._read = orm.sessionmaker(self.engine.execution_options(read_only=True), expire_on_commit=False)
+        self._read = orm.sessionmaker(reading(self.engine), expire_on_commit=False)
 
     @contextmanager
     def begin(self) -> Iterator[SessionRows]:
@@ -76,12 +59,26 @@ class SqlDatabase:
 def translated_errors() -> Iterator[None]:
     try:
         yield
+    except DataError as error:  # SQLite keeps any text; PostgreSQL none that is too long or holds a NUL
+        raise InvalidRequest(f"The database cannot hold a value of this request ({cause(error)}).") from error
     except SQLAlchemyError as error:
-        cause = str(getattr(error, "orig", None) or type(error).__name__)
-        if "disk is full" in cause or "disk I/O error" in cause:
+        if _is_disk_full(error):
             raise DiskFull(
                 "The disk of the session database is full; nothing was changed. Free some space."
             ) from error
         raise DatabaseUnavailable(
-            f"The session database did not answer ({cause}); try again shortly."
+            f"The session database did not answer ({cause(error)}); try again shortly."
         ) from error
+
+
+def cause(error: SQLAlchemyError) -> str:
+    """The driver's own words, in a line."""
+    if not isinstance(error, DBAPIError):
+        return type(error).__name__
+    return postgresql.cause(error.orig) if hasattr(error.orig, "diag") else str(error.orig)
+
+
+def _is_disk_full(error: SQLAlchemyError) -> bool:
+    if isinstance(error, DBAPIError) and hasattr(error.orig, "diag"):
+        return postgresql.is_disk_full(error.orig)
+    return any(full in cause(error) for full in ("disk is full", "disk I/O error"))

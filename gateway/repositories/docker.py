@@ -31,6 +31,12 @@ class Docker:
             self._pid = os.getpid()
         return self._client
 
+    @property
+    def engine_id(self) -> str:
+        """Stays the same for as long as the Engine keeps its containers."""
+        with translated_errors():
+            return str(self.client.info()["ID"])
+
     def up_since(self) -> datetime:
         """Since when the daemon has lost no containers by a restart: when it started, unless it kept them.
 

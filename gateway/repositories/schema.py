@@ -2,7 +2,6 @@
 
 import fcntl
 import os
-import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,70 +11,84 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Connection
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
 
+from gateway.database_url import DatabaseUrl
 from gateway.errors import StartRefused
-from gateway.repositories.database import make_engine
+from gateway.repositories import sqlite
+from gateway.repositories.database import cause, make_engine
 
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 
-def require_current(path: Path) -> None:
-    """Raises `StartRefused`, naming the command that helps, when `path` does not have the current schema."""
-    found = _revision(path)
+def require_current(db: DatabaseUrl) -> None:
+    """Raises `StartRefused`, naming the command that helps, when `db` does not have the current schema."""
+    found = _revision(db)
     if found == _head():
         return
-    state = "does not exist" if not path.exists() else "is empty" if found is None else f"has schema {found}"
+    absent = db.path is not None and not db.path.exists()
+    state = "does not exist" if absent else "is empty" if found is None else f"has schema {found}"
     raise StartRefused(
-        f"The database {path} {state}, this version needs {_head()}: run `gateway migrate --db {path}` first."
+        f"The database {db} {state}, this version needs {_head()}: run `gateway migrate --db {db}` first."
     )
 
 
-def upgrade(path: Path) -> Path | None:
-    """Bring the database to the current schema, one process at a time; the copy made before, if any."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(path.with_name(path.name + ".migrate.lock"), "w") as lock:
+def upgrade(db: DatabaseUrl) -> Path | None:
+    """Bring the database to the current schema, one process at a time; the copy made before, if any.
+
+    PostgreSQL has nothing to copy here: its transaction takes back a migration that fails, lock included.
+    """
+    if db.path is None:
+        _migrate(db)
+        return None
+    db.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(db.path.with_name(db.path.name + ".migrate.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = _revision(path)
+        found = _revision(db)
         if found == _head():
             return None
-        backup = back_up(path, found) if found else None
-        with _connection(path) as connection:
-            config = alembic_config()
-            config.attributes["connection"] = connection
+        copy = db.path.with_name(f"{db.path.name}.{found}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
+        if found:
+            sqlite.back_up(db.path, copy)
+        _migrate(db)
+        os.chmod(db.path, 0o600)  # holds the keys that open the sessions' sshd to the router
+        return copy if found else None
+
+
+def _migrate(db: DatabaseUrl) -> None:
+    config = alembic_config()
+    with _connection(db) as connection:
+        if db.path is None:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        config.attributes["connection"] = connection
+        try:
             command.upgrade(config, "head")
-        os.chmod(path, 0o600)  # holds the keys that open the sessions' sshd to the router
-        return backup
-
-
-def back_up(path: Path, revision: str) -> Path:
-    """A consistent copy beside the database, even while it is served; its owner's alone."""
-    backup = path.with_name(f"{path.name}.{revision}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
-    backup.touch(mode=0o600)
-    source, target = sqlite3.connect(path), sqlite3.connect(backup)
-    try:
-        source.backup(target)
-    finally:
-        source.close()
-        target.close()
-    return backup
+        except CommandError as error:
+            raise StartRefused(
+                f"The database {db} cannot be migrated by this version ({error}): is it a later version's?"
+            ) from error
 
 
 @contextmanager
-def _connection(path: Path) -> Iterator[Connection]:
-    """Closed for good afterwards, so that the file is whole without its write-ahead log."""
-    engine = make_engine(path)
+def _connection(db: DatabaseUrl) -> Iterator[Connection]:
+    """A transaction. Closed for good afterwards, so that SQLite's file is whole without its log."""
+    engine = make_engine(db)
     try:
         with engine.begin() as connection:
             yield connection
+    except SQLAlchemyError as error:
+        advice = "" if db.path else "; see that the server runs and that --db (GATEWAY_DB) is right"
+        raise StartRefused(f"The database {db} cannot be used ({cause(error)}){advice}.") from error
     finally:
         engine.dispose()
 
 
-def _revision(path: Path) -> str | None:
-    if not path.exists():
+def _revision(db: DatabaseUrl) -> str | None:
+    if db.path is not None and not db.path.exists():
         return None
-    with _connection(path) as connection:
+    with _connection(db) as connection:
         return MigrationContext.configure(connection).get_current_revision()
 
 

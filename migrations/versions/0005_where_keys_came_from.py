@@ -16,8 +16,8 @@ def upgrade() -> None:
     op.add_column("sessions", sa.Column("cut_due", sa.Boolean(), nullable=False, server_default=sa.false()))
     # What opened a live session was not on record: keys that are those stored count as stored.
     op.execute(
-        "UPDATE sessions SET keys_from = 'stored' WHERE public_keys ="
-        " (SELECT users.public_keys FROM users WHERE users.id = sessions.user_id)"
+        "UPDATE sessions SET keys_from = 'stored' WHERE CAST(public_keys AS TEXT) ="
+        " (SELECT CAST(users.public_keys AS TEXT) FROM users WHERE users.id = sessions.user_id)"
     )
 
 

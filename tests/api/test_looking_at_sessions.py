@@ -126,7 +126,8 @@ def test_unknown_paths_and_methods_are_problems_too(bench: Bench) -> None:
 
 
 def test_a_database_out_of_reach_is_a_problem_without_sql(bench: Bench) -> None:
-    bench.settings.db.write_bytes(b"not a database at all" * 500)
+    assert bench.settings.db.path
+    bench.settings.db.path.write_bytes(b"not a database at all" * 500)
     answer = bench.client.get("/sessions")
     assert answer.status_code == 503
     assert answer.json["type"] == "/problems/database-unavailable"

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from gateway.database_url import DatabaseUrl
 from gateway.keys import make_pair
 from gateway.models import Session, Status
 from gateway.repositories.database import SqlDatabase
@@ -142,7 +143,7 @@ def _some(connection: socket.socket) -> bytes:
 def _know_many(ours: BenchGateway) -> None:
     """Rows of sessions that are being made: those alone are known without having a container."""
     now = datetime.now(UTC).replace(microsecond=0)
-    database = SqlDatabase(ours.database)
+    database = SqlDatabase(DatabaseUrl(ours.database))
     with database.begin() as rows:
         for number in range(_KNOWN):
             user, pair = rows.user(f"known{number}"), make_pair()

@@ -1,5 +1,6 @@
 """Real Docker for the repositories that stand before it, on a network of the tests' own."""
 
+import shutil
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -7,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from gateway.database_url import DatabaseUrl
 from gateway.host import ContainerSpec, SessionPlan, SliceLease
 from gateway.keys import KeyPair, make_pair
 from gateway.mig import Gpu, Placement
+from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
 from gateway.repositories.network import Worknet
 from gateway.repositories.session_files import HostSessionFiles
@@ -29,6 +32,18 @@ def worknet(docker: Docker) -> Iterator[Worknet]:
     network.ensure()
     yield network
     network.remove()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, empty_database: Path, tmp_path: Path) -> Iterator[SqlDatabase]:
+    """Of each kind, empty."""
+    if request.param == "sqlite":
+        shutil.copy(empty_database, tmp_path / "sessions.db")
+        database = SqlDatabase(DatabaseUrl(tmp_path / "sessions.db"))
+    else:
+        database = SqlDatabase(request.getfixturevalue("postgresql_url"))
+    yield database
+    database.engine.dispose()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pynvml
 
+from gateway.database_url import DatabaseUrl
 from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, PipesUnavailable
 from gateway.mig import Instance
 from gateway.repositories import schema
@@ -170,7 +171,7 @@ def _identity(instance: Instance) -> tuple[object, ...]:
 def churn(directory: Path, cycles: int, seed: int) -> Counter[str]:
     """Runs it and says how often what happened; raises where the parts do not agree."""
     template = directory / "empty.db"
-    schema.upgrade(template)
+    schema.upgrade(DatabaseUrl(template))
     with simulated_driver(GPUS, directory / "simulated-gpus.json") as faults:
         gpus = Gpus(directory / "locks", simulated=True, sleep=lambda _: None)
         bench = make_bench(directory, template, gpus)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from gateway.database_url import DatabaseUrl
 from gateway.repositories import schema
 from tests.soak.churn import churn
 from tests.soak.race import AT_ONCE
@@ -39,7 +40,7 @@ class Racer:
 @pytest.fixture
 def racers(tmp_path: Path) -> Any:
     """Two worker processes of one gateway."""
-    schema.upgrade(tmp_path / "state/sessions.db")
+    schema.upgrade(DatabaseUrl(tmp_path / "state/sessions.db"))
     racers = [Racer(tmp_path, name) for name in ("a", "b")]
     assert [racer.answer() for racer in racers] == ["ready\n"] * 2
     yield racers

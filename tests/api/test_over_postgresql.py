@@ -1,0 +1,61 @@
+"""The API over PostgreSQL: what differs there is the database, and nobody should notice."""
+
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from gateway.database_url import DatabaseUrl
+from tests.conftest import NOTHING, Bench, BenchMaker
+from tests.fakes.gpus import FakeGpus
+
+
+@pytest.fixture
+def bench(bench_of: BenchMaker, postgresql_url: DatabaseUrl) -> Bench:
+    return bench_of(FakeGpus(["A100-40GB"]), db=postgresql_url)
+
+
+def create(bench: Bench, user_id: str, **body: Any) -> Any:
+    return bench.client.post("/sessions", json={"user_id": user_id, **body})
+
+
+def test_a_session_lives_and_is_over(bench: Bench) -> None:
+    session = create(bench, "ann", mig_profile="3g.20gb").json
+    assert bench.client.get("/sessions").json["sessions"][0]["session_id"] == session["session_id"]
+    assert create(bench, "ann").status_code == 409
+    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 204
+    assert bench.client.get(f"/sessions/{session['session_id']}").status_code == 410
+    told = bench.client.get(f"/sessions/{session['session_id']}/events").json["events"]
+    assert [event["what"] for event in told] == ["created", "opened", "closing", "ended"]
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_lease_that_is_over_is_taken_back(bench: Bench) -> None:
+    session = create(bench, "ann", ttl_minutes=1).json
+    bench.clock.advance(minutes=2)
+    bench.app.extensions["reaper"].reap()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "expired"
+    assert bench.leftovers() == NOTHING
+
+
+def test_what_lost_its_container_is_closed(bench: Bench) -> None:
+    session = create(bench, "ann").json
+    bench.containers.lose(session["session_id"])
+    bench.upkeep.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "failed"
+    assert bench.leftovers() == NOTHING
+
+
+def test_many_at_once_share_out_what_there_is(bench: Bench) -> None:
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda number: create(bench, f"u{number}"), range(16)))
+    assert Counter(answer.status_code for answer in answers) == {201: 7, 503: 9}
+    assert len(bench.instances()) == 7
+
+
+def test_stored_keys_and_tokens_are_kept(bench: Bench, public_key: str) -> None:
+    stored = bench.client.put("/users/ann/keys", json={"ssh_public_keys": [public_key]})
+    assert stored.status_code == 200
+    assert bench.client.get("/users/ann/keys").json == stored.json
+    assert "ssh_private_key" not in create(bench, "ann").json

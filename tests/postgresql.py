@@ -1,0 +1,100 @@
+"""A PostgreSQL server of the tests' own: on a unix socket in a directory of its own, without TCP."""
+
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+import uuid
+from pathlib import Path
+from urllib.parse import quote
+
+import psycopg
+
+PASSWORD = "s3cr3t/@word"
+
+
+def programs() -> Path:
+    """The newest that is installed."""
+    found = [path.parent for path in Path("/usr/lib/postgresql").glob("*/bin/postgres")]
+    assert found, "PostgreSQL is not installed: docker/install-host tests"
+    return max(found, key=lambda path: float(path.parent.name))
+
+
+class PostgresServer:
+    """Everybody needs a password. Started by root it runs as the user postgres: it refuses to be root's."""
+
+    def __init__(self) -> None:
+        self.directory = Path(tempfile.mkdtemp(prefix="gateway-postgresql-"))
+        self._user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
+        password = self.directory / "password"
+        password.write_text(PASSWORD)
+        for path in (self.directory, password):
+            shutil.chown(path, self._user)
+        command = [
+            programs() / "initdb",
+            "--username=gateway",
+            f"--pwfile={password}",
+            "--auth=scram-sha-256",
+        ]
+        command += ["--no-sync", "--locale=C", "--encoding=UTF8", self.directory / "data"]
+        subprocess.run(self._as_user(*command), check=True, capture_output=True, cwd=self.directory)
+        self.start()
+
+    def start(self) -> None:
+        options = [
+            "-F",
+            "-h",
+            "",
+            "-k",
+            self.directory,
+            "-c",
+            "shared_buffers=16MB",
+            "-c",
+            "max_connections=50",
+        ]
+        with open(self.directory / "log", "ab") as log:
+            self._process = subprocess.Popen(
+                self._as_user(programs() / "postgres", "-D", self.directory / "data", *options),
+                cwd=self.directory,
+                stdout=log,
+                stderr=log,
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.ask("SELECT 1")
+                return
+            except psycopg.OperationalError:
+                assert time.monotonic() < deadline, (self.directory / "log").read_text()[-2000:]
+                time.sleep(0.02)
+
+    def stop(self) -> None:
+        """At once: whoever is connected is cut off."""
+        self._process.send_signal(signal.SIGINT)
+        self._process.wait(timeout=30)
+
+    def end(self) -> None:
+        self.stop()
+        shutil.rmtree(self.directory)
+
+    def url(self, name: str, user: str = "gateway", password: str = PASSWORD) -> str:
+        return f"postgresql://{user}:{quote(password, '')}@/{name}?host={self.directory}"
+
+    def create(self, template: str = "template0") -> str:
+        """The URL of a new database."""
+        name = f"d{uuid.uuid4().hex}"
+        self.ask(f"CREATE DATABASE {name} TEMPLATE {template}")
+        return self.url(name)
+
+    def ask(self, statement: str, database: str = "postgres") -> list[tuple[object, ...]]:
+        with psycopg.connect(self.url(database), autocommit=True) as connection:
+            answer = connection.execute(statement)
+            return answer.fetchall() if answer.description else []
+
+    def _as_user(self, *command: str | Path) -> list[str | Path]:
+        """It ends with the tests, however they end."""
+        switch = ["--reuid", self._user, "--regid", self._user, "--clear-groups"] if os.geteuid() == 0 else []
+        return ["setpriv", "--pdeathsig", "INT", *switch, *command]

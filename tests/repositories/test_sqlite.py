@@ -1,0 +1,159 @@
+"""What only SQLite's database has: a file, and copies of it."""
+
+import sqlite3
+import threading
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from alembic import command
+from click.testing import CliRunner, Result
+
+from gateway.cli import gateway as command_line
+from gateway.database_url import DatabaseUrl
+from gateway.errors import StartRefused
+from gateway.models import FIRST_UID
+from gateway.repositories import schema
+from gateway.repositories.database import SqlDatabase, make_engine
+from tests.repositories.rows import NOW, add, session
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    path = tmp_path / "state/sessions.db"
+    schema.upgrade(DatabaseUrl(path))
+    return path
+
+
+def test_the_database_is_its_owners_alone(path: Path) -> None:
+    assert path.stat().st_mode & 0o077 == 0
+
+
+def test_migrations_go_down_and_up_again(path: Path) -> None:
+    add(SqlDatabase(DatabaseUrl(path)), session("a"))
+    config = schema.alembic_config()
+    with make_engine(DatabaseUrl(path)).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    with sqlite3.connect(path) as raw:
+        assert raw.execute("SELECT name FROM sqlite_master WHERE name = 'sessions'").fetchall() == []
+    schema.upgrade(DatabaseUrl(path))
+    add(SqlDatabase(DatabaseUrl(path)), session("a"))
+
+
+def test_live_sessions_survive_each_migration(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    config = schema.alembic_config()
+    with make_engine(DatabaseUrl(path)).begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0001")
+    with sqlite3.connect(path) as raw:
+        raw.execute("INSERT INTO users VALUES ('a', 20000, '[]')")
+        raw.execute(
+            "INSERT INTO sessions VALUES ('id-of-a', 'a', 'active', NULL, '3g.20gb', 'GPU-1', 4, 4, 'MIG-1',"
+            " 'c1', '10.0.0.2', '[]', '', '', '2025-01-17 08:00:00', '2025-01-17 09:00:00')"
+        )
+    copy = schema.upgrade(DatabaseUrl(path))
+    assert copy is not None
+    with SqlDatabase(DatabaseUrl(path)).read() as rows:
+        [row] = rows.list()
+        assert rows.cordons() == {}
+    assert (row.gpu, row.start, row.gpu_uuid, row.expires_at) == (
+        "GPU-1",
+        4,
+        "MIG-1",
+        NOW + timedelta(hours=1),
+    )
+    assert (row.borrowed, row.problem) == (False, None)
+
+
+def test_migrating_again_changes_nothing_and_makes_no_copy(path: Path) -> None:
+    before = sorted(path.parent.iterdir())
+    assert schema.upgrade(DatabaseUrl(path)) is None
+    assert sorted(path.parent.iterdir()) == before
+
+
+def test_serving_is_refused_without_a_current_schema_and_names_the_command(tmp_path: Path) -> None:
+    path = tmp_path / "sessions.db"
+    with pytest.raises(StartRefused, match=f"does not exist.*gateway migrate --db {path}"):
+        schema.require_current(DatabaseUrl(path))
+    path.touch()
+    with pytest.raises(StartRefused, match="is empty"):
+        schema.require_current(DatabaseUrl(path))
+    schema.upgrade(DatabaseUrl(path))
+    schema.require_current(DatabaseUrl(path))
+    with sqlite3.connect(path) as raw:
+        raw.execute("UPDATE alembic_version SET version_num = 'from-the-future'")
+    with pytest.raises(StartRefused, match="from-the-future"):
+        schema.require_current(DatabaseUrl(path))
+
+
+def test_several_migrations_at_once_all_succeed(tmp_path: Path) -> None:
+    path, failures = tmp_path / "sessions.db", []
+
+    def migrate() -> None:
+        try:
+            schema.upgrade(DatabaseUrl(path))
+        except Exception as error:  # noqa: BLE001
+            failures.append(error)
+
+    threads = [threading.Thread(target=migrate) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failures == []
+    schema.require_current(DatabaseUrl(path))
+
+
+def test_an_older_database_is_copied_before_it_is_migrated(path: Path) -> None:
+    add(SqlDatabase(DatabaseUrl(path)), session("a"))
+    config = schema.alembic_config()
+    with make_engine(DatabaseUrl(path)).begin() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "-1")
+    copy = schema.upgrade(DatabaseUrl(path))
+    assert copy is not None
+    require_private_copy(copy)
+
+
+def require_private_copy(copy: Path) -> None:
+    assert copy.stat().st_mode & 0o077 == 0
+    with sqlite3.connect(copy) as raw:
+        assert raw.execute("SELECT user_id FROM sessions").fetchall() == [("a",)]
+
+
+def gateway(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(command_line, [str(argument) for argument in arguments])
+
+
+def test_a_backup_is_made_while_the_database_is_written_to(path: Path) -> None:
+    database = SqlDatabase(DatabaseUrl(path))
+    add(database, session("a"))
+    with database.begin() as rows:
+        rows.user("b")
+        done = gateway("backup", path.parent / "copy.db", "--db", path)
+    assert (done.exit_code, done.output) == (0, f"{path.parent / 'copy.db'}\n")
+    require_private_copy(path.parent / "copy.db")
+    with SqlDatabase(DatabaseUrl(path.parent / "copy.db")).begin() as rows:
+        assert rows.user("c").uid == FIRST_UID + 1  # what was not committed is not in it
+
+
+def test_a_backup_without_a_name_stands_beside_the_database(path: Path) -> None:
+    add(SqlDatabase(DatabaseUrl(path)), session("a"))
+    copy = Path(gateway("backup", "--db", path).output.strip())
+    assert copy.parent == path.parent
+    require_private_copy(copy)
+
+
+def test_a_backup_overwrites_nothing_and_leaves_no_half(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "taken").write_text("mine")
+    refused = gateway("backup", tmp_path / "taken", "--db", path)
+    assert "exists already" in str(refused.exception)
+    assert (tmp_path / "taken").read_text() == "mine"
+    assert "cannot be written" in str(gateway("backup", tmp_path / "no/such", "--db", path).exception)
+    broken = tmp_path / "broken.db"
+    broken.write_bytes(b"not a database at all" * 500)
+    assert "cannot be copied" in str(gateway("backup", tmp_path / "half", "--db", broken).exception)
+    assert not (tmp_path / "half").exists()
+    assert "does not exist" in str(gateway("backup", "--db", tmp_path / "none.db").exception)
