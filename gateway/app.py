@@ -8,9 +8,10 @@ from datetime import UTC, datetime, timedelta
 
 from flask import Flask
 
-from gateway import failpoints, simulation
+from gateway import clock, failpoints, simulation
 from gateway.admission import Admission
 from gateway.api import authorisation, errors, events, gpus, health, sessions, users
+from gateway.clock import Clock
 from gateway.closing import Closing
 from gateway.errors import StartRefused, Unavailable
 from gateway.host import Host
@@ -46,7 +47,7 @@ class Parts:
     database: Database
     host: Host
     pipes: Pipes
-    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    clock: Clock = clock.read
 
 
 def create_app(settings: Settings) -> Flask:

@@ -3,11 +3,11 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from datetime import datetime
 from functools import partial
 
 from gateway import intent
 from gateway.audit import What
+from gateway.clock import Clock
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.failpoints import reach
 from gateway.host import Host
@@ -18,9 +18,7 @@ log = logging.getLogger("gateway.sessions")
 
 
 class Closing:
-    """`clock` gives aware UTC times."""
-
-    def __init__(self, database: Database, host: Host, pipes: Pipes, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, host: Host, pipes: Pipes, clock: Clock) -> None:
         self._database = database
         self._host = host
         self._pipes = pipes
@@ -43,7 +41,7 @@ class Closing:
         """The intent; from its commit on the session can only end."""
         if session.status != Status.CLOSING:
             session.close(reason)
-            rows.tell(Event.of(self._clock(), What.CLOSING, reason, session=session))
+            rows.tell(Event.of(self._clock().wall, What.CLOSING, reason, session=session))
 
     def finish(self, session: Session) -> bool:
         """The four steps of taking a closing session back; each finds "gone already" a success. True when all
@@ -57,8 +55,8 @@ class Closing:
                 self._host.stop(session.id, intent.lease(session))
             with self._database.begin() as rows:
                 if row := rows.get(session.id):
-                    rows.end(row, self._clock())
-                    rows.tell(Event.of(self._clock(), What.ENDED, str(row.end_reason), session=row))
+                    rows.end(row, self._clock().wall)
+                    rows.tell(Event.of(self._clock().wall, What.ENDED, str(row.end_reason), session=row))
             reach("after-end", DatabaseUnavailable)
             self._host.forget(session.id)
         except GatewayError as failure:
@@ -80,7 +78,7 @@ class Closing:
                     session.problem = problem
                     what = What.RECOVERED if problem is None else What.PROBLEM
                     what = What.RETRY if session.status == Status.CLOSING else what
-                    rows.tell(Event.of(self._clock(), what, problem or "", session=session))
+                    rows.tell(Event.of(self._clock().wall, what, problem or "", session=session))
 
     def _remove_pipe(self, session_id: str) -> None:
         self._pipes.remove(session_id)

@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     DateTime,
     Dialect,
+    Double,
     ForeignKey,
     Index,
     String,
@@ -19,6 +20,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from gateway.audit import What, actor
+from gateway.clock import JUMP, Moment
 from gateway.mig import Placement
 
 # Longer than opening a session can take.
@@ -97,7 +99,8 @@ class Session(Base):
     A `borrowed` slice stood before the session and outlives it. `problem` says what is wrong with the
     session, None when all is well. `private_key` (OpenSSH PEM) opens the session's sshd to the router,
     `host_key` is that sshd's public key, `public_keys` are the user's; with none nobody gets in.
-    `cut_due`: connections that a withdrawn key may have opened are still to be cut.
+    `cut_due`: connections that a withdrawn key may have opened are still to be cut. The lease ends when the
+    server has been up for `expires_uptime` seconds, unless it was booted since `boot`, an id of the kernel's.
     """
 
     __tablename__ = "sessions"
@@ -127,6 +130,8 @@ class Session(Base):
     host_key: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
+    boot: Mapped[str | None] = mapped_column(String(36))
+    expires_uptime: Mapped[float | None] = mapped_column(Double)
 
     @validates("status")
     def _only_forward(self, _column: str, status: Status) -> Status:
@@ -146,7 +151,26 @@ class Session(Base):
             return None
         return Placement(self.start, self.size)
 
-    def is_being_opened(self, now: datetime, claimed: bool | None) -> bool:
+    def lease_from(self, now: Moment, ttl: timedelta) -> None:
+        """Dated in whole seconds."""
+        self.created_at = now.wall.replace(microsecond=0)
+        self.expires_at = self.created_at + ttl
+        self.boot, self.expires_uptime = now.boot, (now.uptime + ttl).total_seconds()
+
+    def time_left(self, now: Moment) -> timedelta:
+        """Of its lease: by the uptime, so that setting the wall clock neither ends nor prolongs it; after a
+        reboot there is nothing but the wall clock."""
+        if self.boot == now.boot and self.expires_uptime is not None:
+            return timedelta(seconds=self.expires_uptime) - now.uptime
+        return self.expires_at - now.wall
+
+    def follow_wall_clock(self, now: Moment) -> None:
+        """What people are told of the lease's end, after the wall clock was set."""
+        ends = now.wall + self.time_left(now)
+        if abs(ends - self.expires_at) > JUMP:
+            self.expires_at = ends.replace(microsecond=0)
+
+    def is_being_opened(self, now: Moment, claimed: bool | None) -> bool:
         """Whether somebody may still be making its parts. Taking them back meanwhile would miss those that
         are made next; who opens it finds it closing when done, and takes all of it back.
 
@@ -154,7 +178,8 @@ class Session(Base):
         hurry either.
         """
         unfinished = self.container_id is None and self.end_reason != Reason.FAILED
-        return unfinished and claimed is not False and now - self.created_at <= OPENING_GRACE
+        age = (self.expires_at - self.created_at) - self.time_left(now)
+        return unfinished and claimed is not False and age <= OPENING_GRACE
 
     def activate(self, container_id: str, gpu_uuid: str) -> None:
         """All its parts are made. One that was closed meanwhile stays closing."""

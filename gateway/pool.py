@@ -1,9 +1,7 @@
 """What people ask of the host's GPUs: what is on them, and to keep new slices off one."""
 
-from collections.abc import Callable
-from datetime import datetime
-
 from gateway.audit import What
+from gateway.clock import Clock
 from gateway.errors import GpuNotFound
 from gateway.host import Host
 from gateway.mig import MigPolicy
@@ -13,9 +11,7 @@ from gateway.ports import Database
 
 
 class Pool:
-    def __init__(
-        self, database: Database, host: Host, policy: MigPolicy, clock: Callable[[], datetime]
-    ) -> None:
+    def __init__(self, database: Database, host: Host, policy: MigPolicy, clock: Clock) -> None:
         self._database = database
         self._host = host
         self._policy = policy
@@ -30,15 +26,15 @@ class Pool:
         """No new sessions there until `uncordon`; those that are there stay."""
         gpu = self._uuid(index)
         with self._database.begin() as rows:
-            rows.cordon(gpu, reason, self.clock())
+            rows.cordon(gpu, reason, self.clock().wall)
             told = f"GPU {index} {gpu}" + (f": {reason}" if reason else "")
-            rows.tell(Event.of(self.clock(), What.CORDONED, told))
+            rows.tell(Event.of(self.clock().wall, What.CORDONED, told))
 
     def uncordon(self, index: int) -> None:
         gpu = self._uuid(index)
         with self._database.begin() as rows:
             rows.uncordon(gpu)
-            rows.tell(Event.of(self.clock(), What.UNCORDONED, f"GPU {index} {gpu}"))
+            rows.tell(Event.of(self.clock().wall, What.UNCORDONED, f"GPU {index} {gpu}"))
 
     def _uuid(self, index: int) -> str:
         gpus = {gpu.index: gpu for gpu in self._host.list_gpus()}

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Protocol, TypeVar
 
 from gateway.audit import REAPER, acting, actor
@@ -112,12 +112,12 @@ class Reaper:
     def _pause(self) -> float:
         """Seconds until the next expiry that is known, or until it is time to look for new ones."""
         try:
-            expiry = self._upkeep.next_expiry()
+            left = self._upkeep.next_expiry()
         except GatewayError:
             return _LOOK_SECONDS
-        if expiry is None:
+        if left is None:
             return _LOOK_SECONDS
-        return min(_LOOK_SECONDS, max(0.01, (expiry - datetime.now(UTC)).total_seconds()))
+        return min(_LOOK_SECONDS, max(0.01, left.total_seconds()))
 
     @staticmethod
     def _guarded(work: Callable[[], T]) -> T | None:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from gateway.clock import Moment
 from gateway.host import Container
 from gateway.mig import Gpu, MigMode
 from gateway.models import Reason, Session, Status
@@ -32,7 +33,7 @@ class Plan:
     orphans: Sequence[str]
 
 
-def plan(sessions: Iterable[Session], seen: Seen, now: datetime) -> Plan:
+def plan(sessions: Iterable[Session], seen: Seen, now: Moment) -> Plan:
     """`sessions` were read before anything was `seen`."""
     containers = {container.session_id: container for container in seen.containers or ()}
     gpus = {gpu.uuid: gpu for gpu in seen.gpus}
@@ -50,7 +51,7 @@ def plan(sessions: Iterable[Session], seen: Seen, now: datetime) -> Plan:
 
 
 def _verdict(
-    session: Session, seen: Seen, container: Container | None, gpu: Gpu | None, now: datetime
+    session: Session, seen: Seen, container: Container | None, gpu: Gpu | None, now: Moment
 ) -> Reason | None:
     """Why the session must be closed, or None when it is fine as it is."""
     if session.is_being_opened(now, seen.remains.get(session.id)):

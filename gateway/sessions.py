@@ -7,14 +7,15 @@ before the act: whatever exists can be found from a row, and undoing a failed st
 import ipaddress
 import logging
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from gateway import intent, keys
 from gateway.admission import Admission
 from gateway.audit import What
+from gateway.clock import Clock
 from gateway.closing import Closing
 from gateway.errors import (
     DatabaseUnavailable,
@@ -45,7 +46,7 @@ class Opened:
 
 
 class Sessions:
-    """The use cases. `subnet` is where the sessions' addresses come from, `clock` gives aware UTC times."""
+    """The use cases. `subnet` is where the sessions' addresses come from."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Sessions:
         *,
         subnet: ipaddress.IPv4Network,
         mig_policy: MigPolicy,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         self._database = database
         self._host = host
@@ -138,11 +139,12 @@ class Sessions:
             if existing := rows.of_user(user_id):
                 raise SessionExists(user_id, existing.id)
             user = rows.user(user_id)
-            now = self._clock().replace(microsecond=0)
+            now = self._clock()
+            dated = now.wall.replace(microsecond=0)
             others = rows.list()
             occupancy = Occupancy(gpus, others, rows.cordons(), self._policy)
             profile = occupancy.offered(profile)
-            gpu, lease = occupancy.place(profile, now + ttl, now, rows.demand())
+            gpu, lease = occupancy.place(profile, dated + ttl, dated, rows.demand())
             made = None if public_keys or user.public_keys else keys.make_pair()
             keys_from = KeysFrom.MADE if made else KeysFrom.GIVEN if public_keys else KeysFrom.STORED
             session = Session(
@@ -159,13 +161,12 @@ class Sessions:
                 keys_from=keys_from,
                 private_key=router.private,
                 host_key=sshd.public,
-                created_at=now,
-                expires_at=now + ttl,
             )
+            session.lease_from(now, ttl)
             rows.add(session)
             rows.tell(
                 Event.of(
-                    now,
+                    dated,
                     What.CREATED,
                     f"{profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC",
                     session=session,
@@ -182,9 +183,9 @@ class Sessions:
                 session.cut_due = True
             if session.status == Status.ACTIVE:
                 told = f"container {started.container_id[:12]}, slice {started.gpu_uuid}"
-                rows.tell(Event.of(self._clock(), What.OPENED, told, session=session))
+                rows.tell(Event.of(self._clock().wall, What.OPENED, told, session=session))
         if session.status == Status.CLOSING:
-            raise SessionEnded(session.id, str(session.end_reason), self._clock())
+            raise SessionEnded(session.id, str(session.end_reason), self._clock().wall)
         return session
 
     def _undo(self, opened: Session, error: BaseException) -> None:
@@ -193,7 +194,7 @@ class Sessions:
         try:
             with self._database.begin() as rows:
                 session = rows.live(opened.id)
-                rows.tell(Event.of(self._clock(), What.FAILED, _why(error), session=session))
+                rows.tell(Event.of(self._clock().wall, What.FAILED, _why(error), session=session))
                 session.close(Reason.FAILED)
                 if isinstance(error, PlacementTaken):
                     session.forget_slice()

@@ -8,13 +8,14 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 
 from gateway import users
 from gateway.access import Caller, Role
 from gateway.audit import GATEWAY, REAPER, What
+from gateway.clock import Clock
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.models import Event, Token
 from gateway.ports import Database
@@ -26,7 +27,7 @@ _USE_IS_NOTED_EVERY = timedelta(minutes=1)  # else every read would write
 
 
 class Tokens:
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
@@ -34,7 +35,7 @@ class Tokens:
         self, name: str, role: Role, user_id: str | None = None, expires_at: datetime | None = None
     ) -> str:
         """The token itself, which is kept nowhere. Raises `InvalidRequest`."""
-        now = self._clock()
+        now = self._clock().wall.replace(microsecond=0)
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 f"{name!r} cannot be a token's name: use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'."
@@ -77,7 +78,7 @@ class Tokens:
             if token is None:
                 raise InvalidRequest(f"There is no token {name!r}; `gateway token list` names them.")
             if token.revoked_at is None:
-                token.revoked_at = self._clock()
+                token.revoked_at = self._clock().wall
                 rows.tell(Event.of(token.revoked_at, What.TOKEN_REVOKED, name, user_id=token.user_id))
 
     def any(self) -> bool:
@@ -89,7 +90,7 @@ class Tokens:
         """Whose token it is; None for one that is unknown, expired or revoked."""
         if not _SECRET.fullmatch(secret):
             return None
-        now, hashed = self._clock(), _hash(secret)
+        now, hashed = self._clock().wall, _hash(secret)
         with self._database.read() as rows:
             token = rows.token_of_hash(hashed)
         if token is None or not hmac.compare_digest(token.hash, hashed) or not token.is_valid(now):

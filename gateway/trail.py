@@ -1,16 +1,17 @@
 """The audit trail as people read it, and as denials are written to it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from gateway.audit import What
+from gateway.clock import Clock
 from gateway.errors import SessionNotFound
 from gateway.models import Event
 from gateway.ports import Database
 
 
 class Trail:
-    def __init__(self, database: Database, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
 
@@ -41,4 +42,4 @@ class Trail:
     def deny(self, detail: str, user_id: str | None = None) -> None:
         """Somebody was refused what they asked for. Raises `DatabaseUnavailable`, `DiskFull`."""
         with self._database.begin() as rows:
-            rows.tell(Event.of(self._clock(), What.DENIED, detail, user_id=user_id))
+            rows.tell(Event.of(self._clock().wall, What.DENIED, detail, user_id=user_id))

@@ -3,18 +3,19 @@
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from typing import TypeVar
 
 from gateway import reconcile
 from gateway.admission import Admission
 from gateway.audit import What
+from gateway.clock import JUMP, Clock, Moment
 from gateway.closing import Closing
 from gateway.errors import GatewayError, SessionEnded, SessionNotFound
 from gateway.host import Host
-from gateway.models import Event, Reason, Session
-from gateway.ports import Database
+from gateway.models import Event, Reason, Session, Status
+from gateway.ports import Database, Rows
 from gateway.reconcile import Plan, Seen
 
 log = logging.getLogger("gateway.sessions")
@@ -23,7 +24,7 @@ T = TypeVar("T")
 
 
 class Upkeep:
-    """Ended sessions and events are kept for `history`; `clock` gives aware UTC times."""
+    """Ended sessions and events are kept for `history`."""
 
     def __init__(
         self,
@@ -33,7 +34,7 @@ class Upkeep:
         admission: Admission,
         *,
         history: timedelta,
-        clock: Callable[[], datetime],
+        clock: Clock,
     ) -> None:
         self._database = database
         self._host = host
@@ -41,10 +42,12 @@ class Upkeep:
         self._admission = admission
         self._history = history
         self._clock = clock
+        self._looked = clock()
 
-    def next_expiry(self) -> datetime | None:
+    def next_expiry(self) -> timedelta | None:
+        """How soon it is; None when there is nothing to wait for."""
         with self._database.read() as rows:
-            return rows.next_expiry()
+            return rows.next_expiry(self._clock())
 
     def expired(self) -> Sequence[Session]:
         with self._database.read() as rows:
@@ -61,8 +64,10 @@ class Upkeep:
         A part that cannot be looked at keeps none of the others from being put right.
         """
         _attempt("the sessions' network is not looked at", self._host.secure)
+        now = self._clock()
         with self._database.begin() as rows:
-            rows.forget(self._clock() - self._history)
+            rows.forget(now.wall - self._history)
+            self._follow_wall_clock(rows, now)
         sessions, plan = self.plan()
         self._closing.note(plan.problems)
         for session in sessions:
@@ -81,6 +86,15 @@ class Upkeep:
         with self._database.read() as rows:
             sessions = rows.list()
         return sessions, reconcile.plan(sessions, self._look(), self._clock())
+
+    def _follow_wall_clock(self, rows: Rows, now: Moment) -> None:
+        jump = now.jump_since(self._looked)
+        self._looked = now
+        if abs(jump) > JUMP:
+            log.warning("the wall clock was set, leases last as long as before", extra={"by": str(jump)})
+        for session in rows.list():
+            if session.status == Status.ACTIVE:
+                session.follow_wall_clock(now)
 
     def _look(self) -> Seen:
         """What the machine shows. Where a part cannot be asked, what it holds is unknown, not gone."""
@@ -110,7 +124,7 @@ class Upkeep:
             log.warning("removing what is left of a session", extra={"session_id": session_id})
             self._host.stop(session_id, None)
             with self._database.begin() as rows:
-                rows.tell(Event.of(self._clock(), What.ORPHAN_REMOVED, session_id=session_id))
+                rows.tell(Event.of(self._clock().wall, What.ORPHAN_REMOVED, session_id=session_id))
             self._host.forget(session_id)
 
 

@@ -3,18 +3,18 @@
 Stored keys open each session that brings none of its own, and a live one that they opened follows them.
 """
 
-from collections.abc import Callable, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 
 from gateway import keys
 from gateway.admission import Admission
 from gateway.audit import What
+from gateway.clock import Clock
 from gateway.models import Event, KeysFrom
 from gateway.ports import Database
 
 
 class UserKeys:
-    def __init__(self, database: Database, admission: Admission, clock: Callable[[], datetime]) -> None:
+    def __init__(self, database: Database, admission: Admission, clock: Clock) -> None:
         self._database = database
         self._admission = admission
         self._clock = clock
@@ -33,7 +33,9 @@ class UserKeys:
         parsed = list(keys.parse_public_keys(lines)) if lines else []
         with self._database.begin() as rows:
             rows.user(user_id).public_keys = parsed
-            rows.tell(Event.of(self._clock(), What.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id))
+            rows.tell(
+                Event.of(self._clock().wall, What.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id)
+            )
             session = rows.of_user(user_id)
             follows = session is not None and session.keys_from == KeysFrom.STORED
             if session and follows:
@@ -50,6 +52,6 @@ class UserKeys:
             session = rows.live(session_id)
             session.admit(parsed, KeysFrom.GIVEN)
             told = f"{len(parsed)} for this session"
-            rows.tell(Event.of(self._clock(), What.KEYS_CHANGED, told, session=session))
+            rows.tell(Event.of(self._clock().wall, What.KEYS_CHANGED, told, session=session))
         self._admission.enforce(session_id)
         return parsed

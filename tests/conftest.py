@@ -15,6 +15,7 @@ from sqlalchemy.engine import make_url
 from werkzeug.serving import make_server
 
 from gateway.app import Parts, assemble
+from gateway.clock import Moment
 from gateway.database_url import DatabaseUrl
 from gateway.host import Host
 from gateway.keys import make_pair
@@ -36,12 +37,22 @@ class Clock:
     """Stands still until a test moves it."""
 
     now: datetime
+    boot: str = "first"
+    uptime: timedelta = timedelta(days=1)
 
-    def __call__(self) -> datetime:
-        return self.now
+    def __call__(self) -> Moment:
+        return Moment(self.now, self.boot, self.uptime)
 
     def advance(self, **delta: float) -> None:
         self.now += timedelta(**delta)
+        self.uptime += timedelta(**delta)
+
+    def jump(self, **delta: float) -> None:
+        """Somebody sets the wall clock."""
+        self.now += timedelta(**delta)
+
+    def reboot(self) -> None:
+        self.boot, self.uptime = "second", timedelta()
 
 
 @dataclass

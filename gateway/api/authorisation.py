@@ -5,9 +5,7 @@ Denials are written to the log and to the audit trail, so many a minute for each
 
 import ipaddress
 import logging
-from collections.abc import Callable
 from contextlib import suppress
-from datetime import datetime
 
 from flask import Flask, g, request
 
@@ -15,6 +13,7 @@ from gateway import access
 from gateway.access import Caller, Reach, Role
 from gateway.api.failures import Failures
 from gateway.audit import GATEWAY, actor
+from gateway.clock import Clock
 from gateway.errors import Forbidden, GatewayError, TooManyFailures, Unauthenticated
 from gateway.tokens import Tokens
 from gateway.trail import Trail
@@ -22,7 +21,7 @@ from gateway.trail import Trail
 log = logging.getLogger("gateway.api")
 
 
-def register(app: Flask, tokens: Tokens, trail: Trail, clock: Callable[[], datetime]) -> None:
+def register(app: Flask, tokens: Tokens, trail: Trail, clock: Clock) -> None:
     denials = Denials(Failures(clock), trail)
 
     @app.before_request

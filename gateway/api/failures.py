@@ -6,8 +6,9 @@ token is let in from every address at any time.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
+
+from gateway.clock import Clock
 
 _ALLOWED = 20
 _WINDOW = timedelta(minutes=1)
@@ -17,14 +18,14 @@ _ADDRESSES = 4096  # the longest known are forgotten first
 class Failures:
     """Counted in the memory of one worker."""
 
-    def __init__(self, clock: Callable[[], datetime]) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._lock = threading.Lock()
-        self._counts: OrderedDict[str, tuple[datetime, int]] = OrderedDict()
+        self._counts: OrderedDict[str, tuple[timedelta, int]] = OrderedDict()
 
     def note(self, address: str) -> int:
         """One more from there; the seconds it is to wait, 0 while it is within its limit."""
-        now = self._clock()
+        now = self._clock().uptime
         with self._lock:
             since, count = self._counts.get(address, (now, 0))
             if now - since >= _WINDOW:

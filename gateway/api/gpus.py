@@ -28,7 +28,7 @@ def blueprint(pool: Pool) -> Blueprint:
 
     @routes.get("/profiles")
     def list_profiles() -> ResponseReturnValue:
-        occupancy, now = pool.occupancy(), pool.clock()
+        occupancy, now = pool.occupancy(), pool.clock().wall
         described = [_profile(gpu, profile, occupancy, now) for gpu, profile in occupancy.offers().values()]
         described.sort(key=lambda offer: (offer["compute_slices"], offer["memory_mib"], offer["name"]))
         return {"profiles": profile_answer.dump(described)}
@@ -37,7 +37,7 @@ def blueprint(pool: Pool) -> Blueprint:
     def fit() -> ResponseReturnValue:
         """Would this profile fit now, and if not, whose expiry makes room?"""
         wanted = fit_request.load(request.args)
-        occupancy, now = pool.occupancy(), pool.clock()
+        occupancy, now = pool.occupancy(), pool.clock().wall
         profile = occupancy.offered(wanted["profile"])
         return {**fit_answer.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
 

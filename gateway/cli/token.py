@@ -1,10 +1,11 @@
 """`gateway token`: works on the database of this host, like `gateway migrate`."""
 
 import os
-from datetime import UTC, datetime
+from datetime import datetime
 
 import click
 
+from gateway import clock
 from gateway.access import Role
 from gateway.audit import actor
 from gateway.cli.database import database, db_option
@@ -13,17 +14,13 @@ from gateway.tokens import Tokens, parse_expiry
 _ROLES = [role.value for role in Role if role is not Role.NOBODY]
 
 
-def _now() -> datetime:
-    return datetime.now(UTC).replace(microsecond=0)
-
-
 def _tokens(db: str | None) -> Tokens:
     from gateway.repositories import schema
     from gateway.repositories.database import SqlDatabase
 
     meant = database(db)
     schema.require_current(meant)
-    return Tokens(SqlDatabase(meant), _now)
+    return Tokens(SqlDatabase(meant), clock.read)
 
 
 @click.group()
@@ -41,7 +38,7 @@ def token() -> None:
 @db_option
 def create(name: str, role: str, user: str | None, expires: str | None, db: str | None) -> None:
     """Make the token NAME and print it, this once."""
-    expiry = parse_expiry(expires, _now()) if expires else None
+    expiry = parse_expiry(expires, clock.read().wall) if expires else None
     click.echo(_tokens(db).create(name, Role(role), user, expiry))
 
 
@@ -52,7 +49,7 @@ def list_all(db: str | None) -> None:
     line = "{:<24} {:<9} {:<20} {:<17} {:<17} {}".format
     click.echo(line("NAME", "ROLE", "USER", "EXPIRES", "LAST USE", "STATE"))
     for made in _tokens(db).list():
-        state = "revoked" if made.revoked_at else "valid" if made.is_valid(_now()) else "expired"
+        state = "revoked" if made.revoked_at else "valid" if made.is_valid(clock.read().wall) else "expired"
         used, expires = _time(made.used_at, "never"), _time(made.expires_at, "never")
         click.echo(line(made.name, made.role, made.user_id or "-", expires, used, state))
 

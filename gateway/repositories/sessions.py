@@ -2,12 +2,13 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
-from sqlalchemy import delete, func, orm, select, update
+from sqlalchemy import and_, case, delete, func, or_, orm, select, type_coerce, update
 
+from gateway.clock import Moment
 from gateway.errors import SessionEnded, SessionNotFound
-from gateway.models import FIRST_UID, Cordon, EndedSession, Event, Session, Status, Token, User
+from gateway.models import FIRST_UID, Cordon, EndedSession, Event, Session, Status, Token, User, UtcDateTime
 
 _DEMAND_OF = 1000  # the latest sessions say what will be asked for
 
@@ -45,15 +46,23 @@ class SessionRows:
         """Every live session, oldest first."""
         return self._session.scalars(select(Session).order_by(Session.created_at, Session.id)).all()
 
-    def expired(self, now: datetime) -> Sequence[Session]:
-        """Sessions whose lease is over and that nobody has begun to close."""
-        over = (Session.expires_at <= now, Session.status != Status.CLOSING)
+    def expired(self, now: Moment) -> Sequence[Session]:
+        """Sessions whose lease is over and that nobody has begun to close; as `Session.time_left`."""
+        since_boot = and_(Session.boot == now.boot, Session.expires_uptime <= now.uptime.total_seconds())
+        before = and_(Session.boot.is_distinct_from(now.boot), Session.expires_at <= now.wall)
+        over = (or_(since_boot, before), Session.status != Status.CLOSING)
         return self._session.scalars(select(Session).where(*over).order_by(Session.expires_at)).all()
 
-    def next_expiry(self) -> datetime | None:
-        return self._session.scalar(
-            select(func.min(Session.expires_at)).where(Session.status != Status.CLOSING)
-        )
+    def next_expiry(self, now: Moment) -> timedelta | None:
+        """How soon the next lease ends that nobody has begun to close; None when there is none."""
+        since_boot = func.min(case((Session.boot == now.boot, Session.expires_uptime)))
+        before = func.min(case((Session.boot.is_distinct_from(now.boot), Session.expires_at)))
+        uptime, wall = self._session.execute(
+            select(since_boot, type_coerce(before, UtcDateTime)).where(Session.status != Status.CLOSING)
+        ).one()
+        left = [] if uptime is None else [timedelta(seconds=uptime) - now.uptime]
+        left += [] if wall is None else [wall - now.wall]
+        return min(left, default=None)
 
     def user(self, user_id: str) -> User:
         """The user's row, made with the next free uid when there was none."""

@@ -105,7 +105,7 @@ def test_what_is_removed_without_a_row_is_told(bench: Bench) -> None:
         row = rows.get(id)
         assert row is not None
         row.close("failed")
-        rows.end(row, bench.clock())
+        rows.end(row, bench.clock.now)
     reaper(bench).reconcile()
     assert told(bench, f"/sessions/{id}/events")[-1] == ("reaper", "orphan-removed")
 
@@ -171,7 +171,7 @@ def test_the_trail_is_narrowed_by_session_user_time_place_and_number(bench: Benc
     assert len(events(bench)) == 4
     assert {event["session_id"] for event in events(bench, f"/events?session_id={first}")} == {first}
     assert {event["session_id"] for event in events(bench, "/events?user_id=user456")} == {second}
-    assert len(events(bench, f"/events?since={bench.clock():%Y-%m-%dT%H:%M:%SZ}")) == 2
+    assert len(events(bench, f"/events?since={bench.clock.now:%Y-%m-%dT%H:%M:%SZ}")) == 2
     latest = events(bench, "/events?limit=1")
     assert [(event["session_id"], event["what"]) for event in latest] == [(second, "opened")]
     assert events(bench, f"/events?after={latest[0]['id']}") == []

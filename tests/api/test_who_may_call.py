@@ -115,7 +115,7 @@ def test_a_wrong_token_is_refused_even_where_none_exists(bench: Bench, header: s
 def test_a_token_ends_with_its_expiry_and_with_its_revocation(
     bench: Bench, tokens: Tokens, caller: Callable[..., FlaskClient]
 ) -> None:
-    expiry = parse_expiry("1d", bench.clock())
+    expiry = parse_expiry("1d", bench.clock.now)
     short = caller(Role.ADMIN, secret=tokens.create("short", Role.ADMIN, expires_at=expiry))
     revoked = caller(Role.ADMIN, secret=tokens.create("revoked", Role.ADMIN))
     assert [short.get("/gpus").status_code, revoked.get("/gpus").status_code] == [200, 200]
@@ -128,14 +128,14 @@ def test_a_token_ends_with_its_expiry_and_with_its_revocation(
 def test_use_is_noted_at_most_once_a_minute(
     bench: Bench, tokens: Tokens, caller: Callable[..., FlaskClient]
 ) -> None:
-    admin, first = caller(Role.ADMIN), bench.clock()
+    admin, first = caller(Role.ADMIN), bench.clock.now
     admin.get("/sessions")
     bench.clock.advance(seconds=59)
     admin.get("/sessions")
     assert tokens.list()[0].used_at == first
     bench.clock.advance(seconds=1)
     admin.get("/sessions")
-    assert tokens.list()[0].used_at == bench.clock()
+    assert tokens.list()[0].used_at == bench.clock.now
 
 
 def test_a_user_sees_and_touches_only_their_own(bench: Bench, caller: Callable[..., FlaskClient]) -> None:

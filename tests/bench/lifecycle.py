@@ -158,7 +158,9 @@ def _set_ends(ours: BenchGateway, ids: Sequence[str]) -> dict[str, float]:
     with sqlite3.connect(ours.database) as database:
         for session_id, end in ends.items():
             text = f"{datetime.fromtimestamp(end, UTC):%Y-%m-%d %H:%M:%S.%f}"
-            database.execute("UPDATE sessions SET expires_at = ? WHERE id = ?", (text, session_id))
+            database.execute(
+                "UPDATE sessions SET boot = NULL, expires_at = ? WHERE id = ?", (text, session_id)
+            )
     return ends
 
 

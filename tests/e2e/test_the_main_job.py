@@ -18,7 +18,7 @@ def expire(gateway: Gateway, session_id: str) -> None:
     """Put the lease's end at now, so that no test waits a minute for it."""
     with sqlite3.connect(gateway.directory / "state/sessions.db") as database:
         now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
-        database.execute("UPDATE sessions SET expires_at = ? WHERE id = ?", (now, session_id))
+        database.execute("UPDATE sessions SET boot = NULL, expires_at = ? WHERE id = ?", (now, session_id))
 
 
 def test_the_user_is_in_the_container_as_soon_as_the_answer_is_there(

@@ -99,7 +99,7 @@ def test_when_the_leader_is_killed_the_other_takes_over_and_ends_a_lease_once(pa
     [survivor] = pair.gateways.keys() - {leader}
     session = pair.gateways[survivor].create("ann")
     pair.gateways[leader].kill(leader)
-    pair.ask(f"UPDATE sessions SET expires_at = now() WHERE id = '{session['session_id']}'")
+    pair.ask(f"UPDATE sessions SET boot = NULL, expires_at = now() WHERE id = '{session['session_id']}'")
     gateway = pair.gateways[survivor]
     eventually(lambda: "reaper leads" in gateway.log(survivor), seconds=4)
     eventually(lambda: gateway.leftovers(session["session_id"]) == [])

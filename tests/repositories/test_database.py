@@ -9,6 +9,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
+from gateway.clock import Moment
 from gateway.errors import DatabaseUnavailable
 from gateway.models import FIRST_UID, Base, Reason
 from gateway.repositories.database import SqlDatabase
@@ -114,3 +115,26 @@ def test_demand_counts_live_sessions_and_those_that_ended(database: SqlDatabase)
         rows.end(row, NOW)
     with database.read() as rows:
         assert rows.demand() == {"1g.5gb": 1, "3g.20gb": 1}
+
+
+def test_leases_end_by_the_uptime_of_their_boot_and_others_by_the_wall_clock(database: SqlDatabase) -> None:
+    now = Moment(NOW, "this", timedelta(hours=5))
+    with database.read() as rows:
+        assert (list(rows.expired(now)), rows.next_expiry(now)) == ([], None)
+    hour = timedelta(hours=1)
+    add(database, session("over", 0, boot="this", expires_uptime=5 * 3600.0))
+    add(database, session("runs", 1, boot="this", expires_uptime=6 * 3600.0, expires_at=NOW - hour))
+    add(database, session("before", 2, boot="another", expires_uptime=0.0, expires_at=NOW + 2 * hour))
+    add(database, session("unknown", 3, expires_at=NOW))
+    with database.read() as rows:
+        assert {row.user_id for row in rows.expired(now)} == {"over", "unknown"}
+        assert rows.next_expiry(now) == timedelta()
+    with database.begin() as rows:
+        for row in rows.expired(now):
+            row.close(Reason.EXPIRED)
+    with database.read() as rows:
+        assert list(rows.expired(now)) == []
+        assert rows.next_expiry(now) == hour
+        later = Moment(NOW, "next", timedelta())
+        assert {row.user_id for row in rows.expired(later)} == {"runs"}
+        assert rows.next_expiry(later) == -hour

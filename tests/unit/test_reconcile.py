@@ -3,18 +3,20 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
+from gateway.clock import Moment
 from gateway.host import Container
 from gateway.mig import Gpu, MigMode
 from gateway.models import OPENING_GRACE, Reason, Session, Status
 from gateway.reconcile import Seen, plan
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
+MOMENT = Moment(NOW, "boot", timedelta(days=1))
 
 
 def session(
     id: str, status: Status = Status.ACTIVE, age: timedelta = timedelta(minutes=1), reason: str | None = None
 ) -> Session:
-    made = Session(id=id, status=Status.PENDING, created_at=NOW - age)
+    made = Session(id=id, status=Status.PENDING, created_at=NOW - age, expires_at=NOW + timedelta(hours=1))
     if status != Status.PENDING and reason != Reason.FAILED:
         made.activate("c", "")
     if reason:
@@ -23,16 +25,18 @@ def session(
 
 
 def test_what_agrees_is_left_alone() -> None:
-    decided = plan([session("a")], Seen([Container("1", "a", ended=False)], {"a": False}), NOW)
+    decided = plan([session("a")], Seen([Container("1", "a", ended=False)], {"a": False}), MOMENT)
     assert (decided.close, decided.orphans) == ({}, [])
 
 
 def test_a_container_whose_main_process_ended_was_ended_by_its_user() -> None:
-    assert plan([session("a")], Seen([Container("1", "a", ended=True)]), NOW).close == {"a": Reason.USER_EXIT}
+    assert plan([session("a")], Seen([Container("1", "a", ended=True)]), MOMENT).close == {
+        "a": Reason.USER_EXIT
+    }
 
 
 def test_an_active_session_without_a_container_has_failed() -> None:
-    assert plan([session("a")], Seen([]), NOW).close == {"a": Reason.FAILED}
+    assert plan([session("a")], Seen([]), MOMENT).close == {"a": Reason.FAILED}
 
 
 @pytest.mark.parametrize("containers", [[], [Container("1", "a", ended=True)]], ids=["gone", "ended"])
@@ -42,51 +46,51 @@ def test_what_did_not_live_through_a_restart_has_ended_with_it(containers: list[
     lost = Gpu(0, "GPU-0", "A100", 40960, MigMode.ENABLED, 8, 7, (), ())
     before.gpu, before.start, before.size = "GPU-0", 0, 4
     seen = Seen(containers, gpus=[lost], up_since=before.created_at + a_second)
-    assert plan([before], seen, NOW).close == {"a": Reason.RESTARTED}
+    assert plan([before], seen, MOMENT).close == {"a": Reason.RESTARTED}
     older = replace(seen, gpus=[], up_since=before.created_at + a_second / 2)
-    assert plan([before], older, NOW).close["a"] in (Reason.FAILED, Reason.USER_EXIT)
+    assert plan([before], older, MOMENT).close["a"] in (Reason.FAILED, Reason.USER_EXIT)
 
 
 def test_what_lived_through_a_restart_stays_and_may_lose_its_gpu_later() -> None:
     survivor, running = session("a"), [Container("1", "a", ended=False)]
-    assert plan([survivor], Seen(running, up_since=NOW), NOW).close == {}
+    assert plan([survivor], Seen(running, up_since=NOW), MOMENT).close == {}
     survivor.gpu, survivor.start, survivor.size = "GPU-0", 0, 4
     empty = Gpu(0, "GPU-0", "A100", 40960, MigMode.ENABLED, 8, 7, (), ())
-    assert plan([survivor], Seen(running, gpus=[empty], up_since=NOW), NOW).close == {"a": Reason.GPU_LOST}
-    assert plan([survivor], Seen(None, gpus=[empty], up_since=NOW), NOW).close == {}
+    assert plan([survivor], Seen(running, gpus=[empty], up_since=NOW), MOMENT).close == {"a": Reason.GPU_LOST}
+    assert plan([survivor], Seen(None, gpus=[empty], up_since=NOW), MOMENT).close == {}
 
 
 def test_a_pending_session_is_spared_within_its_grace_and_failed_after_it() -> None:
     young = session("a", Status.PENDING, OPENING_GRACE)
     old = session("b", Status.PENDING, OPENING_GRACE + timedelta(seconds=1))
-    assert plan([young, old], Seen([]), NOW).close == {"b": Reason.FAILED}
+    assert plan([young, old], Seen([]), MOMENT).close == {"b": Reason.FAILED}
 
 
 def test_a_pending_session_whose_opener_has_died_is_taken_back_at_once() -> None:
     sessions = [session(id, Status.PENDING) for id in ("died", "lives", "elsewhere")]
-    assert plan(sessions, Seen([], {"died": False, "lives": True}), NOW).close == {"died": Reason.FAILED}
+    assert plan(sessions, Seen([], {"died": False, "lives": True}), MOMENT).close == {"died": Reason.FAILED}
 
 
 def test_what_was_deleted_while_it_was_opened_is_taken_back_when_its_opener_has_died() -> None:
     deleted = session("a", Status.CLOSING, reason="deleted")
     deleted.container_id = None
-    assert plan([deleted], Seen([], {"a": True}), NOW).close == {}
-    assert plan([deleted], Seen([], {"a": False}), NOW).close == {"a": Reason.DELETED}
+    assert plan([deleted], Seen([], {"a": True}), MOMENT).close == {}
+    assert plan([deleted], Seen([], {"a": False}), MOMENT).close == {"a": Reason.DELETED}
 
 
 def test_what_somebody_is_about_to_open_is_no_orphan() -> None:
-    assert plan([], Seen([], {"a": True, "b": False}), NOW).orphans == ["b"]
+    assert plan([], Seen([], {"a": True, "b": False}), MOMENT).orphans == ["b"]
 
 
 def test_closing_is_finished_for_the_reason_it_was_begun_with() -> None:
-    assert plan([session("a", Status.CLOSING, reason="deleted")], Seen([]), NOW).close == {
+    assert plan([session("a", Status.CLOSING, reason="deleted")], Seen([]), MOMENT).close == {
         "a": Reason.DELETED
     }
 
 
 def test_containers_and_files_without_a_row_are_orphans() -> None:
     containers = [Container("1", "a", False), Container("2", "b", False)]
-    decided = plan([session("a")], Seen(containers, {"c": False}), NOW)
+    decided = plan([session("a")], Seen(containers, {"c": False}), MOMENT)
     assert decided.orphans == ["b", "c"]
 
 
@@ -94,11 +98,13 @@ def test_what_is_deleted_while_it_is_opened_is_left_to_its_opener_within_the_gra
     young = session("a", Status.CLOSING, reason="deleted")
     old = session("b", Status.CLOSING, OPENING_GRACE + timedelta(seconds=1), reason="deleted")
     young.container_id = old.container_id = None
-    assert plan([young, old], Seen([]), NOW).close == {"b": Reason.DELETED}
+    assert plan([young, old], Seen([]), MOMENT).close == {"b": Reason.DELETED}
 
 
 def test_an_opening_that_failed_and_could_not_be_undone_is_taken_back_at_once() -> None:
-    assert plan([session("a", Status.CLOSING, reason="failed")], Seen([]), NOW).close == {"a": Reason.FAILED}
+    assert plan([session("a", Status.CLOSING, reason="failed")], Seen([]), MOMENT).close == {
+        "a": Reason.FAILED
+    }
 
 
 def test_a_session_whose_gpu_the_driver_does_not_name_stays_and_is_marked() -> None:
@@ -107,7 +113,7 @@ def test_a_session_whose_gpu_the_driver_does_not_name_stays_and_is_marked() -> N
     marked = session("a")
     marked.gpu, marked.start, marked.size = "GPU-0", 0, 4
     containers = [Container("1", "a", ended=False)]
-    decided = plan([marked], Seen(containers, gpus=[other]), NOW)
+    decided = plan([marked], Seen(containers, gpus=[other]), MOMENT)
     assert decided.close == {}
     assert "does not answer for GPU GPU-0" in str(decided.problems["a"])
-    assert plan([marked], Seen(containers), NOW).problems == {}, "no driver, no news"
+    assert plan([marked], Seen(containers), MOMENT).problems == {}, "no driver, no news"
