@@ -2,23 +2,22 @@
 
 import ipaddress
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from flask import Flask
 
-from gateway import clock, failpoints, simulation
+from gateway import clock, failpoints, readiness, simulation
 from gateway.admission import Admission
 from gateway.api import authorisation, errors, events, gpus, health, sessions, users
 from gateway.clock import Clock
 from gateway.closing import Closing
-from gateway.errors import StartRefused, Unavailable
+from gateway.errors import StartRefused
 from gateway.host import Host
 from gateway.mig import MigPolicy
 from gateway.pool import Pool
 from gateway.ports import Database, Pipes
-from gateway.reaper import RECONCILE_SECONDS, Leadership, Reaper
+from gateway.reaper import Leadership, Reaper
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
@@ -60,7 +59,7 @@ def create_app(settings: Settings) -> Flask:
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
-    parts = _parts_of_this_machine(settings)
+    parts = parts_of_this_machine(settings)
     if not settings.listens_locally and not Tokens(parts.database, parts.clock).any():
         raise StartRefused(
             f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback and no token exists yet: make one "
@@ -92,8 +91,9 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         clock=parts.clock,
     )
     user_keys = UserKeys(parts.database, admission, parts.clock)
-    reaper = Reaper(upkeep, Watch(parts.database, parts.host), _leadership(settings))
+    reaper = Reaper(upkeep, Watch(parts.database, parts.host), leadership_of(settings))
     trail = Trail(parts.database, parts.clock)
+    parts_ready = readiness.checks(parts.database, parts.host, parts.pipes, reaper.last_tick)
     app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     app.json.sort_keys = False  # type: ignore[attr-defined]
@@ -105,19 +105,20 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     app.register_blueprint(users.blueprint(user_keys))
     app.register_blueprint(gpus.blueprint(Pool(parts.database, parts.host, policy, parts.clock)))
     app.register_blueprint(events.blueprint(trail))
-    app.register_blueprint(health.blueprint(_checks(parts, reaper)))
+    app.register_blueprint(health.blueprint(parts_ready))
     authorisation.register(app, Tokens(parts.database, parts.clock), trail, parts.clock)
     errors.register(app)
     return app
 
 
-def _leadership(settings: Settings) -> Leadership:
+def leadership_of(settings: Settings) -> Leadership:
     if settings.db.path is None:
         return DatabaseLease(settings.db)
     return FileLock(settings.state_dir / "reaper.lock")
 
 
-def _parts_of_this_machine(settings: Settings) -> Parts:
+def parts_of_this_machine(settings: Settings) -> Parts:
+    """None of them is opened, asked or made by this."""
     docker = Docker()
     host = Host(
         gpus=Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus)),
@@ -142,35 +143,3 @@ def _parts_of_this_machine(settings: Settings) -> Parts:
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )
     return Parts(SqlDatabase(settings.db), host, PipesOnDisk(settings.piper_config))
-
-
-def _checks(parts: Parts, reaper: Reaper) -> dict[str, health.Check]:
-    def ok(check: Callable[[], None]) -> health.Check:
-        return lambda: check() or "ok"  # type: ignore[func-returns-value]
-
-    return {
-        "database": ok(parts.database.check),
-        "docker": ok(parts.host.containers.check),
-        "image": ok(parts.host.containers.check_image),
-        "network": ok(parts.host.network.check),
-        "gpus": lambda: _describe_gpus(parts.host),
-        "pipes": ok(parts.pipes.check),
-        "reaper": lambda: _describe_reaper(reaper.last_tick()),
-    }
-
-
-def _describe_gpus(host: Host) -> str:
-    host.gpus.check()
-    found = host.list_gpus()
-    faults = [f"GPU {gpu.index} {gpu.fault}" for gpu in found if gpu.fault]
-    simulated = ", simulated" if any(gpu.simulated for gpu in found) else ""
-    return "; ".join([f"ok: {len(found)} GPUs{simulated}", *faults])
-
-
-def _describe_reaper(last_tick: datetime | None) -> str:
-    if last_tick is None:
-        raise Unavailable("The reaper has not looked yet.")
-    age = (datetime.now(UTC) - last_tick).total_seconds()
-    if age > 2 * RECONCILE_SECONDS:
-        raise Unavailable(f"The reaper has not looked for {age:.0f} s; restart the gateway and read its log.")
-    return f"ok: last tick {last_tick:%Y-%m-%dT%H:%M:%SZ}"

@@ -44,6 +44,9 @@ class Leadership(Protocol):
     def last_tick(self) -> datetime | None:
         """When the leader, in whichever process, last looked; None before the first time."""
 
+    def leader(self) -> str | None:
+        """Who leads, wherever it runs; None: nobody."""
+
 
 class Reaper:
     def __init__(self, upkeep: Upkeep, watch: Watch, leadership: Leadership) -> None:

@@ -64,7 +64,7 @@ def _verdict(
         return None  # nor could it be taken back; what became of it is told by what Docker answers
     if (container is None or container.ended) and _is_older(session, seen.up_since):
         return Reason.RESTARTED
-    if gpu is not None and _has_lost(gpu, session):
+    if gpu is not None and has_lost_slice(gpu, session):
         return Reason.GPU_LOST
     if container is None:
         return Reason.FAILED
@@ -76,7 +76,7 @@ def _is_older(session: Session, up_since: datetime | None) -> bool:
     return up_since is not None and session.created_at < up_since.replace(microsecond=0)
 
 
-def _has_lost(gpu: Gpu, session: Session) -> bool:
+def has_lost_slice(gpu: Gpu, session: Session) -> bool:
     """Whether a GPU that answers in full does not list the session's slice. One without a compute
     instance has no UUID to tell it by, and is given the benefit of the doubt."""
     if gpu.fault is not None or gpu.mig_mode is MigMode.UNSUPPORTED:

@@ -1,14 +1,13 @@
 """/healthz and /readyz: is the process alive, and is every part that a session needs there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user
 from gateway.errors import GatewayError
-
-Check = Callable[[], str]  # a line about the part; raises GatewayError when it is not ready
+from gateway.readiness import Check
 
 
 def blueprint(parts: Mapping[str, Check]) -> Blueprint:

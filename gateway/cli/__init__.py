@@ -5,6 +5,7 @@ import sys
 import click
 
 from gateway.cli.database import backup, migrate, take_over
+from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.gpus import gpus
 from gateway.cli.keys import keys
@@ -19,7 +20,7 @@ def gateway() -> None:
     """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
 
 
-for command in (serve, router, migrate, backup, take_over, token, keys, gpus, events):
+for command in (serve, router, migrate, backup, take_over, token, keys, gpus, events, doctor):
     gateway.add_command(command)
 
 

@@ -1,7 +1,7 @@
 """The database, SQLite or PostgreSQL: transactions over its rows, and how its failures read."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, orm, text
@@ -18,6 +18,13 @@ def make_engine(db: DatabaseUrl) -> Engine:
     return postgresql.make_engine(db.url) if db.path is None else sqlite.make_engine(db.path)
 
 
+def make_looking_engine(db: DatabaseUrl) -> Engine:
+    """An engine for one look, which changes nothing: see `sqlite.make_looking_engine`."""
+    if db.path is not None:
+        return sqlite.make_looking_engine(db.path)
+    return reading(postgresql.make_engine(db.url))
+
+
 def reading(engine: Engine) -> Engine:
     """The same connections, without transactions: each statement sees what is committed by then."""
     if engine.dialect.name == "postgresql":
@@ -28,8 +35,8 @@ def reading(engine: Engine) -> Engine:
 class SqlDatabase:
     """Transactions over the sessions' rows. Rows stay readable after their transaction is over."""
 
-    def __init__(self, db: DatabaseUrl) -> None:
-        self.engine = make_engine(db)
+    def __init__(self, db: DatabaseUrl, engine: Callable[[DatabaseUrl], Engine] = make_engine) -> None:
+        self.engine = engine(db)
         # SQLite lets those who wait for its lock try again after ever longer pauses; with many threads some
         # would never be lucky. PostgreSQL's queue is fair, but each in it holds a connection. Threads queue
         # here, so that only processes contend there.

@@ -6,6 +6,7 @@ import secrets
 import socket
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -58,6 +59,19 @@ class FileLock:
         except FileNotFoundError:
             return None
 
+    def leader(self) -> str | None:
+        """A shared lock, let go at once, tells whether anybody leads without becoming the leader; the
+        kernel's list names those that this process may see."""
+        try:
+            with open(self._path, "rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return None
+        except BlockingIOError:
+            return next((f"process {pid}" for pid in _holders(inode)), "a process not seen from here")
+        return None
+
 
 class DatabaseLease:
     """A lease in PostgreSQL, by the server's clock, renewed by a thread as long as it is held.
@@ -100,6 +114,11 @@ class DatabaseLease:
         with translated_errors(), self.engine.connect() as connection:
             return connection.scalar(select(Deployment.ticked_at))
 
+    def leader(self) -> str | None:
+        with translated_errors(), self.engine.connect() as connection:
+            holds = Deployment.lease_until > func.now()
+            return connection.scalar(select(Deployment.leader).where(holds))
+
     def _keep(self) -> None:
         while self.held() and not self._released.wait(_RENEW_SECONDS):
             with suppress(DatabaseUnavailable):
@@ -119,3 +138,11 @@ class DatabaseLease:
     def _set(self, condition: ColumnElement[bool], **values: Any) -> bool:
         with translated_errors(), self.engine.connect() as connection:
             return bool(connection.execute(update(Deployment).where(condition).values(**values)).rowcount)
+
+
+def _holders(inode: int) -> Iterator[str]:
+    """Ids of processes that hold a lock on that file, not of those that wait for one."""
+    for line in Path("/proc/locks").read_text().splitlines():
+        _number, kind, *others = line.split()
+        if kind == "FLOCK" and others[3].endswith(f":{inode}"):
+            yield others[2]

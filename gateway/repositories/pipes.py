@@ -54,20 +54,23 @@ class Pipes:
             self._publish(content, {pipe.session_id: content.file.line(pipe) for pipe in wanted()})
 
     def list(self) -> list[Pipe]:
-        """The gateway's own pipes."""
-        with self._locked() as content:
-            return [_pipe(content.file, line) for line in content.lines.values()]
+        """The gateway's own pipes, as they are published; waits for nobody and makes no file."""
+        content = self._published()
+        return [_pipe(content.file, line) for line in content.lines.values()]
 
     def handwritten_usernames(self) -> set[str]:
-        """The users whom a pipe written by hand routes elsewhere."""
-        with self._locked() as content:
-            entries = [entry for part in content.file.handwritten() for entry in part]
-        return {str(source.get("username")) for entry in entries for source in entry.get("from") or []}
+        """The users whom a pipe written by hand routes elsewhere: one above the gateway's own."""
+        above, _below = self._published().file.handwritten()
+        return {str(source.get("username")) for entry in above for source in entry.get("from") or []}
 
     def check(self) -> None:
         """Raises what keeps pipes from being published, if anything does."""
         with self._locked(), _temporary(self._path):
             pass
+
+    def _published(self) -> _Content:
+        with _errors_told():
+            return self._read(_signature(self._path))
 
     @contextmanager
     def _locked(self) -> Iterator[_Content]:

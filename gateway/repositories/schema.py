@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from gateway.database_url import DatabaseUrl
 from gateway.errors import StartRefused
 from gateway.repositories import sqlite
-from gateway.repositories.database import cause, make_engine
+from gateway.repositories.database import cause, make_engine, make_looking_engine
 
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
@@ -76,20 +76,31 @@ def _connection(db: DatabaseUrl) -> Iterator[Connection]:
     """A transaction. Closed for good afterwards, so that SQLite's file is whole without its log."""
     engine = make_engine(db)
     try:
-        with engine.begin() as connection:
+        with _errors_told(db), engine.begin() as connection:
             yield connection
-    except SQLAlchemyError as error:
-        advice = "" if db.path else "; see that the server runs and that --db (GATEWAY_DB) is right"
-        raise StartRefused(f"The database {db} cannot be used ({cause(error)}){advice}.") from error
     finally:
         engine.dispose()
 
 
+@contextmanager
+def _errors_told(db: DatabaseUrl) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        advice = "" if db.path else "; see that the server runs and that --db (GATEWAY_DB) is right"
+        raise StartRefused(f"The database {db} cannot be used ({cause(error)}){advice}.") from error
+
+
 def _revision(db: DatabaseUrl) -> str | None:
+    """Read without changing anything: the doctor asks too."""
     if db.path is not None and not db.path.exists():
         return None
-    with _connection(db) as connection:
-        return MigrationContext.configure(connection).get_current_revision()
+    engine = make_looking_engine(db)
+    try:
+        with _errors_told(db), engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
 
 
 def alembic_config() -> Config:

@@ -4,8 +4,9 @@ import os
 import sqlite3
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from sqlalchemy import Connection, Engine, create_engine, event
+from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from gateway.errors import DiskFull, StartRefused
 
@@ -36,6 +37,16 @@ def make_engine(path: Path) -> Engine:
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+def make_looking_engine(path: Path) -> Engine:
+    """One that changes nothing: it makes no file, not even the index of the write-ahead log, and leaves a
+    log as a dead process left it. Where there is no such log, nobody has the database open."""
+    how = "readonly_shm" if path.with_name(path.name + "-wal").exists() else "immutable"
+    query = {"uri": "true", "mode": "ro", how: "1"}
+    return create_engine(
+        URL.create("sqlite", database=f"file:{quote(str(path))}", query=query), hide_parameters=True
+    )
 
 
 def back_up(path: Path, copy: Path) -> None:

@@ -18,8 +18,12 @@ def install(spec: str, state_file: Path) -> None:
     """Put simulated GPUs (`2xA100-40GB,1xL4`) in the driver's place, in this process and its children.
 
     Every process that names the same state file sees the same GPUs."""
-    store = Store(state_file)
-    store.prepare(parse_spec(spec))
-    pynvml.nvmlLib = Library(store)
+    Store(state_file).prepare(parse_spec(spec))
+    attach(state_file)
+
+
+def attach(state_file: Path) -> None:
+    """The same over a state that is there already; nothing is made or changed by looking at it."""
+    pynvml.nvmlLib = Library(Store(state_file))
     # pynvml remembers each function that it looked up, maybe in another library.
     pynvml._nvmlGetFunctionPointer_cache.clear()

@@ -1,5 +1,7 @@
 """One process at a time leads: by a lock on a file, or by a lease in PostgreSQL."""
 
+import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -40,6 +42,16 @@ def test_one_leads_and_the_others_do_not(candidate: Candidate) -> None:
     first, second = candidate(), candidate()
     assert [first.acquire(), second.acquire()] == [True, False]
     assert [first.held(), second.held()] == [True, False]
+
+
+def test_everybody_can_see_who_leads_and_nobody_leads_by_looking(candidate: Candidate) -> None:
+    first, onlooker = candidate(), candidate()
+    assert onlooker.leader() is None
+    assert first.acquire()
+    leader = str(onlooker.leader())
+    assert leader == f"process {os.getpid()}" or leader.startswith(socket.gethostname())
+    first.release()
+    assert onlooker.leader() is None
 
 
 def test_when_the_leader_goes_another_leads(candidate: Candidate) -> None:

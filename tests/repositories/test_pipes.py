@@ -1,6 +1,7 @@
 """One contract for the pipes in the file and the pipes in memory; then what only a file can do."""
 
 import errno
+import fcntl
 import multiprocessing
 import os
 import stat
@@ -144,6 +145,22 @@ def test_what_was_written_by_hand_is_kept_byte_for_byte(path: Path) -> None:
     marks = f"    {BEGIN}\r\n    {END}\r\n"
     assert path.read_bytes().decode() == text + marks
     assert pipes.handwritten_usernames() == {"admin"}
+
+
+def test_looking_makes_nothing_and_waits_for_nobody(path: Path) -> None:
+    assert Pipes(path.parent / "absent/pipe.yaml").list() == []
+    Pipes(path).add(pipe())
+    with open(path.with_name(".pipe.yaml.lock"), "rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert Pipes(path).list() == [pipe()]
+    assert sorted(os.listdir(path.parent)) == [".pipe.yaml.lock", "pipe.yaml"]
+
+
+def test_a_pipe_written_by_hand_below_the_gateway_s_routes_nobody_elsewhere(path: Path) -> None:
+    Pipes(path).add(pipe())
+    below = "  - from: [{username: admin}]\n    to: {host: h}\n"
+    path.write_text(path.read_text() + below)
+    assert Pipes(path).handwritten_usernames() == set()
 
 
 def test_an_edit_by_hand_between_two_publications_is_kept(path: Path) -> None:

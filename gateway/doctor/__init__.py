@@ -1,0 +1,6 @@
+"""What an administrator asks when in doubt: do the places where sessions exist agree, is all there that
+sessions need. It looks and changes nothing, whether a gateway serves or is dead.
+
+`differences` is the judgement, `places` the looking, `checks` what else must be right on this host, and
+`diagnosis` puts them together.
+"""

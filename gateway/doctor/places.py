@@ -1,0 +1,85 @@
+"""Looks at the places where a session exists. What cannot be looked at is said, never taken for gone."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from gateway.clock import Clock
+from gateway.doctor.differences import Difference, Place, Sight, differences, strange_slices
+from gateway.errors import GatewayError
+from gateway.host import Host
+from gateway.mig import MigPolicy
+from gateway.models import Session
+from gateway.ports import Database
+from gateway.repositories.pipes import Pipes
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """`sessions`: how many there are, None when that could not be learned. `others` are not the gateway's
+    and no difference; `unseen` tells why a place could not be looked at."""
+
+    sessions: int | None
+    differences: Sequence[Difference]
+    others: Sequence[Difference]
+    unseen: Mapping[Place, str]
+
+
+class Places:
+    def __init__(self, database: Database, host: Host, pipes: Pipes, policy: MigPolicy, clock: Clock) -> None:
+        self._database = database
+        self._host = host
+        self._pipes = pipes
+        self._policy = policy
+        self._clock = clock
+        self._unseen: dict[Place, str] = {}
+
+    def compare(self) -> Comparison:
+        """Rows are read before and after the rest: what a gateway at work changes meanwhile is no
+        difference. Without the rows nothing can be judged."""
+        self._unseen = {}
+        before = self._attempt(Place.DATABASE, self._rows)
+        sight = self._look(before or ())
+        after = self._attempt(Place.DATABASE, self._rows)
+        if before is None or after is None:
+            return Comparison(None, (), (), self._unseen)
+        changed = _changed(before, after)
+        differ = [one for one in differences(sight, self._clock()) if one.session_id not in changed]
+        others = list(strange_slices(sight.gpus or (), [*before, *after], self._policy))
+        return Comparison(len(after), differ, others, self._unseen)
+
+    def _look(self, sessions: Sequence[Session]) -> Sight:
+        return Sight(
+            sessions=sessions,
+            containers=self._attempt(Place.DOCKER, self._host.observe),
+            gpus=self._attempt(Place.DRIVER, self._host.list_gpus),
+            pipes=self._attempt(Place.PIPES, self._pipes.list),
+            handwritten=self._attempt(Place.PIPES, self._pipes.handwritten_usernames) or (),
+            files=self._attempt(Place.FILES, self._host.remains),
+            up_since=self._attempt(Place.DOCKER, self._host.up_since),
+        )
+
+    def _rows(self) -> Sequence[Session]:
+        with self._database.read() as rows:
+            return rows.list()
+
+    def _attempt(self, place: Place, look: Callable[[], T]) -> T | None:
+        try:
+            return look()
+        except GatewayError as error:
+            self._unseen[place] = str(error)
+        except OSError as error:
+            self._unseen[place] = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        return None
+
+
+def _changed(before: Sequence[Session], after: Sequence[Session]) -> set[str]:
+    """The sessions that came, went, or became another meanwhile."""
+    first, second = ({session.id: _signature(session) for session in rows} for rows in (before, after))
+    return {id for id in first.keys() | second.keys() if first.get(id) != second.get(id)}
+
+
+def _signature(session: Session) -> tuple[object, ...]:
+    return session.status, session.container_id, session.public_keys, session.cut_due, session.problem

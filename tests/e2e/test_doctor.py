@@ -1,0 +1,61 @@
+"""`gateway doctor` on a machine where everything was killed at once, and after the gateway is back."""
+
+import json
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.conftest import Gateway, eventually, remove_containers
+
+
+@pytest.fixture
+def doomed(tmp_path: Path) -> Iterator[Gateway]:
+    """Serving with two workers; everything of it is killed in the end, whoever is left."""
+    gateway = Gateway(tmp_path, settings={"GATEWAY_WORKERS": "2"})
+    gateway.run("migrate")
+    gateway.start("router")
+    gateway.serve()
+    yield gateway
+    for name in list(gateway.processes):
+        gateway.kill(name)
+    remove_containers(tmp_path)
+
+
+def examine(gateway: Gateway) -> dict[str, Any]:
+    examined = gateway.run("doctor", "--json")
+    told: dict[str, Any] = json.loads(examined.stdout)
+    assert examined.returncode == (0 if told["healthy"] else 1)
+    return told
+
+
+def test_after_everything_was_killed_it_tells_what_differs_and_all_agree_within_a_tick(
+    doomed: Gateway,
+) -> None:
+    kept, ended, lost = (doomed.create(user) for user in ("kept", "ended", "lost"))
+
+    for name in ("serve", "router"):
+        doomed.kill(name)
+    subprocess.run(["docker", "kill", "ended-container"], check=True, capture_output=True)
+    with sqlite3.connect(doomed.directory / "state/sessions.db") as database:  # as after a restored backup
+        database.execute("DELETE FROM sessions WHERE id = ?", (lost["session_id"],))
+    database.close()
+
+    told = examine(doomed)
+    assert "Nobody leads" in next(check["says"] for check in told["checks"] if check["name"] == "reaper")
+    found = {(one["place"], one["session_id"]): one["then"] for one in told["differences"]}
+    assert found == {
+        ("Docker", ended["session_id"]): "the session is closed (user_exit) at the next tick",
+        ("Docker", lost["session_id"]): "removed at the next tick",
+        ("pipe file", lost["session_id"]): "removed at the next tick",
+        ("session files", lost["session_id"]): "removed at the next tick",
+    }
+    assert "left alone" in told["others"][0]["then"]
+
+    doomed.serve()
+    eventually(lambda: doomed.leftovers(ended["session_id"]) == doomed.leftovers(lost["session_id"]) == [])
+    assert examine(doomed)["healthy"]
+    assert doomed.get(f"/sessions/{kept['session_id']}")["status"] == "active"

@@ -1,0 +1,292 @@
+"""What the doctor says of each kind of difference, and that the reaper then does as it was said."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from gateway.doctor.differences import NOT_OURS, Difference, Place
+from gateway.doctor.places import Comparison, Places
+from gateway.errors import DatabaseUnavailable, DockerUnavailable, DriverUnavailable, PipesUnavailable
+from gateway.host import Host
+from gateway.mig import MigPolicy, Placement
+from gateway.models import OPENING_GRACE, Reason, Session
+from gateway.repositories.session_files import HostSessionFiles
+from gateway.repositories.workspaces import HostWorkspaces
+from tests.conftest import Bench
+from tests.fakes.pipe_parts import pipe
+
+
+def host_of(bench: Bench) -> Host:
+    return Host(
+        gpus=bench.gpus,
+        containers=bench.containers,
+        network=bench.network,
+        workspaces=HostWorkspaces(bench.settings.workspace_root),
+        files=files_of(bench),
+    )
+
+
+def files_of(bench: Bench) -> HostSessionFiles:
+    return HostSessionFiles(bench.settings.state_dir / "sessions")
+
+
+def compare(bench: Bench, policy: MigPolicy = MigPolicy.DYNAMIC, **parts: Any) -> Comparison:
+    database = parts.get("database", bench.database)
+    return Places(database, host_of(bench), bench.pipes, policy, bench.clock).compare()
+
+
+def shown(bench: Bench) -> list[tuple[str, str, str]]:
+    return [(one.place, one.what, one.then) for one in compare(bench).differences]
+
+
+@contextmanager
+def row(bench: Bench, session_id: str) -> Iterator[Session]:
+    with bench.database.begin() as rows:
+        found = rows.get(session_id)
+        assert found
+        yield found
+
+
+@pytest.fixture
+def ann(bench: Bench) -> str:
+    """The id of a session that is as it must be."""
+    return str(bench.client.post("/sessions", json={"user_id": "ann"}).json["session_id"])
+
+
+def lose_container(bench: Bench, id: str) -> None:
+    bench.containers.lose(id)
+
+
+def end_container(bench: Bench, id: str) -> None:
+    bench.containers.end(id)
+
+
+def lose_slice(bench: Bench, id: str) -> None:
+    with row(bench, id) as session:
+        bench.gpus.destroy(session.gpu, session.mig_profile, session.placement)
+
+
+def lose_route(bench: Bench, id: str) -> None:
+    bench.pipes.remove(id)
+
+
+def bend_route(bench: Bench, id: str) -> None:
+    bench.pipes.add(replace(bench.pipes.list()[0], host="10.0.0.1"))
+
+
+def withdraw_keys(bench: Bench, id: str) -> None:
+    with row(bench, id) as session:
+        session.public_keys = []
+
+
+def owe_a_cut(bench: Bench, id: str) -> None:
+    with row(bench, id) as session:
+        session.cut_due = True
+
+
+def leave_pending(bench: Bench, id: str) -> None:
+    """As an opener leaves it that is killed."""
+    with bench.database.engine.begin() as connection:
+        pending = "UPDATE sessions SET status = 'pending', container_id = NULL WHERE id = ?"
+        connection.exec_driver_sql(pending, (id,))
+
+
+def leave_closing(bench: Bench, id: str) -> None:
+    with row(bench, id) as session:
+        session.close(Reason.DELETED)
+        session.problem = "Docker is out of reach."
+
+
+def mark(bench: Bench, id: str) -> None:
+    with row(bench, id) as session:
+        session.problem = "GPU 0 is out of order: on fire."
+
+
+BROKEN: list[tuple[Callable[[Bench, str], None], tuple[str, str, str]]] = [
+    (lose_container, ("Docker", "no container", "the session is closed (failed) at the next tick")),
+    (
+        end_container,
+        ("Docker", "its container has ended", "the session is closed (user_exit) at the next tick"),
+    ),
+    (
+        lose_slice,
+        ("GPU driver", "its 1g.5gb on GPU 0 is gone", "the session is closed (gpu_lost) at the next tick"),
+    ),
+    (lose_route, ("pipe file", "no route", "published at the next tick")),
+    (bend_route, ("pipe file", "its route is not as its record says", "published anew at the next tick")),
+    (withdraw_keys, ("pipe file", "a route, where no key is let in", "removed at the next tick")),
+    (owe_a_cut, ("database", "connections of a withdrawn key are not cut yet", "cut at the next tick")),
+    (leave_pending, ("database", "pending, and its opener is dead", "taken back at the next tick")),
+    (
+        leave_closing,
+        (
+            "database",
+            "closing (deleted): Docker is out of reach.",
+            "its closing is finished at the next tick",
+        ),
+    ),
+    (
+        mark,
+        (
+            "GPU driver",
+            "it is well again but marked: GPU 0 is out of order: on fire.",
+            "the mark is taken away at the next tick",
+        ),
+    ),
+]
+
+
+def test_a_whole_session_differs_nowhere(bench: Bench, ann: str) -> None:
+    assert compare(bench) == Comparison(1, [], [], {})
+
+
+@pytest.mark.parametrize(("break_it", "told"), BROKEN, ids=lambda value: getattr(value, "__name__", ""))
+def test_one_difference_is_told_once_and_is_gone_after_the_next_tick(
+    bench: Bench, ann: str, break_it: Callable[[Bench, str], None], told: tuple[str, str, str]
+) -> None:
+    break_it(bench, ann)
+    [difference] = compare(bench).differences
+    assert (difference.place, difference.what, difference.then) == told
+    assert (difference.session_id, difference.user_id) == (ann, "ann")
+    bench.app.extensions["reaper"].reconcile()
+    assert compare(bench).differences == []
+
+
+def test_a_lease_that_is_over_is_told_until_it_is_taken_back(bench: Bench, ann: str) -> None:
+    bench.clock.advance(minutes=60)
+    [difference] = compare(bench).differences
+    assert "its lease ended" in difference.what
+    assert difference.then == "the session is closed (expired) at the next tick"
+    bench.app.extensions["reaper"].reap()
+    assert compare(bench) == Comparison(0, [], [], {})
+
+
+def test_what_belongs_to_no_session_is_told_place_by_place_and_removed(bench: Bench, ann: str) -> None:
+    with bench.database.begin() as rows:
+        lost = rows.get(ann)
+        lost.close(Reason.DELETED)
+        rows.end(lost, bench.clock.now)
+    removed = "removed at the next tick"
+    found = compare(bench)
+    assert found.differences == [
+        Difference(Place.DOCKER, "a container of no session", removed, ann),
+        Difference(Place.FILES, "files of no session", removed, ann),
+        Difference(Place.PIPES, "a route of no session", removed, ann, "ann"),
+    ]
+    assert found.others == [
+        Difference(Place.DRIVER, "a 1g.5gb at memory slices 6-6 of GPU 0 that no session has", NOT_OURS)
+    ]
+    bench.app.extensions["reaper"].reconcile()
+    assert compare(bench) == Comparison(0, [], found.others, {})
+
+
+def test_where_the_administrator_makes_slices_idle_ones_are_no_strangers(bench: Bench) -> None:
+    gpu = bench.gpus.list()[0]
+    bench.gpus.create(gpu.uuid, "3g.20gb", Placement(4, 4))
+    assert compare(bench, MigPolicy.STATIC).others == []
+    [stranger] = compare(bench).others
+    assert stranger.what == "a 3g.20gb at memory slices 4-7 of GPU 0 that no session has"
+
+
+def test_a_gpu_that_is_out_of_order_closes_nothing(bench: Bench, ann: str) -> None:
+    bench.gpus.set_fault(bench.gpus.list()[0].uuid, "on fire")
+    for _ in range(2):
+        [(place, what, then)] = shown(bench)
+        assert (place, what) == ("GPU driver", "GPU 0 is out of order: on fire.")
+        assert "nothing is closed" in then
+        bench.app.extensions["reaper"].reconcile()
+
+
+def test_a_pipe_written_by_hand_before_a_session_s_is_told_and_left_alone(bench: Bench, ann: str) -> None:
+    bench.pipes._handwritten.add("ann")
+    assert shown(bench) == [("pipe file", "a pipe written by hand routes this user elsewhere", NOT_OURS)]
+
+
+def test_files_that_are_missing_are_not_put_right(bench: Bench, ann: str) -> None:
+    files_of(bench).remove(ann)
+    [(place, _, then)] = shown(bench)
+    assert (place, then) == ("session files", "not put right: delete the session")
+
+
+def test_a_session_that_somebody_is_opening_is_no_difference(bench: Bench, ann: str) -> None:
+    leave_pending(bench, ann)
+    with files_of(bench).claim(ann):
+        assert shown(bench) == []
+
+
+def test_a_session_whose_opener_cannot_be_seen_is_left_to_it_for_its_grace(bench: Bench, ann: str) -> None:
+    leave_pending(bench, ann)
+    files_of(bench).remove(ann)
+    until = bench.clock.now + OPENING_GRACE
+    [(_, what, then)] = shown(bench)
+    assert (what, then) == (
+        "pending; whether its opener lives is not known",
+        f"left to it until {until:%H:%M:%S} UTC",
+    )
+    bench.clock.advance(minutes=5, seconds=1)
+    assert [then for _, _, then in shown(bench)] == ["taken back at the next tick"]
+
+
+@pytest.mark.parametrize(
+    ("part", "verb", "error", "place"),
+    [
+        ("containers", "list", DockerUnavailable("Docker is out of reach."), Place.DOCKER),
+        ("gpus", "list", DriverUnavailable("no driver"), Place.DRIVER),
+        ("pipes", "list", PipesUnavailable("open to others"), Place.PIPES),
+    ],
+)
+def test_what_cannot_be_looked_at_is_said_and_not_taken_for_gone(
+    bench: Bench, ann: str, part: str, verb: str, error: Exception, place: Place
+) -> None:
+    getattr(bench, part).fail(verb, error)
+    assert compare(bench) == Comparison(1, [], [], {place: str(error)})
+
+
+def test_a_slice_that_is_gone_waits_for_docker(bench: Bench, ann: str) -> None:
+    lose_slice(bench, ann)
+    bench.containers.fail("list", DockerUnavailable("Docker is out of reach."))
+    assert shown(bench) == [("GPU driver", "its 1g.5gb on GPU 0 is gone", "it is closed once Docker answers")]
+
+
+def test_files_that_cannot_be_listed_are_said(
+    bench: Bench, ann: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_self: Any) -> None:
+        raise PermissionError(13, "Permission denied", "/state/sessions")
+
+    monkeypatch.setattr(HostSessionFiles, "list", refuse)
+    assert compare(bench).unseen == {Place.FILES: "Permission denied: /state/sessions"}
+
+
+class DeadDatabase:
+    def read(self) -> Any:
+        raise DatabaseUnavailable("The session database did not answer.")
+
+
+def test_without_the_rows_nothing_is_judged(bench: Bench, ann: str) -> None:
+    found = compare(bench, database=DeadDatabase())
+    assert found == Comparison(None, (), (), {Place.DATABASE: "The session database did not answer."})
+
+
+def test_what_a_gateway_at_work_changes_meanwhile_is_no_difference(
+    bench: Bench, ann: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = bench.containers.list
+
+    def list_while_others_work() -> Any:
+        monkeypatch.undo()
+        bench.client.delete(f"/sessions/{ann}")
+        bench.client.post("/sessions", json={"user_id": "bob"})
+        return listed()
+
+    monkeypatch.setattr(bench.containers, "list", list_while_others_work)
+    assert compare(bench) == Comparison(1, [], [], {})
+
+
+def test_a_route_of_a_session_that_never_was_names_its_user(bench: Bench) -> None:
+    bench.pipes.add(pipe("never", "eve"))
+    [difference] = compare(bench).differences
+    assert (difference.session_id, difference.user_id) == ("never", "eve")
