@@ -27,6 +27,7 @@ from gateway.repositories.limits import Limits
 from gateway.repositories.network import Worknet
 from gateway.repositories.pipes import Pipes as PipesOnDisk
 from gateway.repositories.session_files import HostSessionFiles
+from gateway.repositories.time_limit import TimeLimitedGpus
 from gateway.repositories.workspaces import HostWorkspaces
 from gateway.sessions import Sessions
 from gateway.settings import Settings
@@ -121,7 +122,7 @@ def parts_of_this_machine(settings: Settings) -> Parts:
     """None of them is opened, asked or made by this."""
     docker = Docker()
     host = Host(
-        gpus=Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus)),
+        gpus=TimeLimitedGpus(Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus))),
         containers=DockerContainers(
             docker,
             image=settings.image,

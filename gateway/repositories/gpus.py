@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import IO
 
 import pynvml
 
@@ -19,15 +20,22 @@ _LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
 _UNDECIDED = (pynvml.NVMLError_Timeout, pynvml.NVMLError_Unknown)
 # What holds a GPU instance often lets go within moments: a process that is ending, a monitor's glance.
 _PATIENCE = (0.1, 0.2, 0.4, 0.8)
+_LOCK_POLL_SECONDS = 0.005
 
 
 class Gpus:
-    """Creates and destroys one at a time on each GPU, among all processes that share `lock_dir`."""
+    """Creates and destroys one at a time on each GPU, among all processes that share `lock_dir`. Nobody waits
+    for longer than `lock_seconds` for his turn."""
 
     def __init__(
-        self, lock_dir: Path, simulated: bool = False, sleep: Callable[[float], None] = time.sleep
+        self,
+        lock_dir: Path,
+        simulated: bool = False,
+        sleep: Callable[[float], None] = time.sleep,
+        lock_seconds: float = 20.0,
     ) -> None:
         self._lock_dir = lock_dir
+        self._lock_seconds = lock_seconds
         self._simulated = simulated
         self._sleep = sleep
         self._initialise = Initialiser()
@@ -136,8 +144,22 @@ class Gpus:
                 f"The gateway cannot lock GPU {gpu_uuid}: {error.strerror}; make its lock directory writable."
             ) from error
         with lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+            self._take(lock, gpu_uuid)
             yield
+
+    def _take(self, lock: IO[str], gpu_uuid: str) -> None:
+        """A wait that ends by itself: who gave up on a create must not have one that begins later."""
+        ends = time.monotonic() + self._lock_seconds
+        while True:
+            try:
+                return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > ends:
+                    raise DriverUnavailable(
+                        f"Another call for GPU {gpu_uuid} has not ended within {self._lock_seconds:g} s; see "
+                        "whether nvidia-smi answers, and dmesg."
+                    ) from error
+                time.sleep(_LOCK_POLL_SECONDS)
 
 
 def _offered(device: GpuDevice, profile_name: str) -> Profile:

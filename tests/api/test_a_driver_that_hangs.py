@@ -1,0 +1,99 @@
+"""Calls to the driver that do not come back in time, and what becomes of what they made."""
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.errors import DriverUnavailable
+from gateway.mig import Placement
+from gateway.repositories.gpus import Gpus
+from gateway.repositories.time_limit import TimeLimitedGpus
+from gateway.simulation.faults import Faults
+from gateway.simulation.machine import Fault
+from tests.conftest import NOTHING, Bench, BenchMaker
+from tests.fakes.driver import simulated_driver
+
+CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
+LIMIT, HANGS = 0.3, 0.9  # seconds: a thread in a C call knows no other clock
+
+
+@pytest.fixture
+def faults(tmp_path: Path) -> Iterator[Faults]:
+    with simulated_driver("1xA100-40GB", tmp_path / "simulated-gpus.json") as faults:
+        yield faults
+        for thread in threading.enumerate():
+            if thread.name == "driver":
+                thread.join(timeout=5)
+
+
+@pytest.fixture
+def gpus(faults: Faults, tmp_path: Path) -> TimeLimitedGpus:
+    return TimeLimitedGpus(Gpus(tmp_path / "locks", simulated=True, lock_seconds=LIMIT / 2), LIMIT)
+
+
+@pytest.fixture
+def bench(bench_of: BenchMaker, gpus: TimeLimitedGpus) -> Bench:
+    return bench_of(gpus)
+
+
+@pytest.mark.parametrize(
+    "call", ["nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance"]
+)
+def test_a_create_that_succeeds_too_late_is_taken_back(bench: Bench, faults: Faults, call: str) -> None:
+    faults.inject(Fault(call, delay=HANGS, times=1))
+    answer: Any = bench.client.post("/sessions", json={"user_id": "ann"})
+    assert answer.status_code == 503
+    assert "did not answer within" in answer.json["detail"]
+    time.sleep(HANGS)
+    bench.upkeep.reconcile()
+    assert bench.leftovers() == NOTHING
+    assert bench.client.post("/sessions", json={"user_id": "ann"}).status_code == 201
+
+
+def test_a_deletion_that_hangs_is_finished_later(bench: Bench, faults: Faults) -> None:
+    session: Any = bench.client.post("/sessions", json={"user_id": "ann"}).json
+    faults.inject(Fault("nvmlGpuInstanceDestroy", delay=HANGS, times=1))
+    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
+    time.sleep(HANGS)
+    bench.upkeep.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_look_that_hangs_ends_nothing(bench: Bench, faults: Faults) -> None:
+    session: Any = bench.client.post("/sessions", json={"user_id": "ann"}).json
+    faults.inject(Fault("nvmlDeviceGetCount_v2", delay=HANGS, times=1))
+    bench.upkeep.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["status"] == "active"
+
+
+def test_nobody_waits_for_a_gpu_for_ever(gpus: TimeLimitedGpus, faults: Faults) -> None:
+    uuid = gpus.list()[0].uuid
+    faults.inject(Fault(CREATE, delay=HANGS, times=1))
+    with pytest.raises(DriverUnavailable, match="did not answer within 0.3 s"):
+        gpus.create(uuid, "1g.5gb", Placement(0, 1))
+    with pytest.raises(DriverUnavailable, match="Another call for GPU"):
+        gpus.create(uuid, "1g.5gb", Placement(1, 1))
+    time.sleep(HANGS)
+    assert [instance.placement for instance in gpus.list()[0].instances] == [Placement(0, 1)]
+
+
+def test_threads_that_wait_are_bounded(gpus: TimeLimitedGpus, faults: Faults) -> None:
+    faults.inject(Fault("nvmlDeviceGetCount_v2", delay=3 * HANGS))
+    callers = [threading.Thread(target=_list, args=(gpus,)) for _ in range(40)]
+    for caller in callers:
+        caller.start()
+    time.sleep(LIMIT / 2)
+    waiting = [thread for thread in threading.enumerate() if thread.name == "driver"]
+    assert len(waiting) == 32
+    for caller in callers:
+        caller.join(timeout=5)
+    faults.clear()
+
+
+def _list(gpus: TimeLimitedGpus) -> None:
+    with pytest.raises(DriverUnavailable):
+        gpus.list()
