@@ -1,6 +1,7 @@
 """Before each request: who calls, and may they. The rules are the table in `gateway.access`.
 
-Denials are written to the log and to the audit trail, so many a minute for each who is denied.
+Denials are written to the log and to the audit trail, so many a minute for each who is denied and for all
+strangers together: addresses cost nothing.
 """
 
 import ipaddress
@@ -20,9 +21,12 @@ from gateway.trail import Trail
 
 log = logging.getLogger("gateway.api")
 
+_EACH, _ALL_STRANGERS = 20, 200  # denials a minute
+_LONGEST_PATH = 200  # characters that are told of it
+
 
 def register(app: Flask, tokens: Tokens, trail: Trail, clock: Clock) -> None:
-    denials = Denials(Failures(clock), trail)
+    denials = Denials(clock, trail)
 
     @app.before_request
     def authorise() -> None:
@@ -35,9 +39,9 @@ def register(app: Flask, tokens: Tokens, trail: Trail, clock: Clock) -> None:
             actor.set(caller.name)
         reach = access.reach(caller.role, endpoint) if caller else None
         if caller is None or (caller is access.NOBODY and reach is None):
-            raise denials.stranger(endpoint)
+            raise denials.stranger()
         if reach is None and request.endpoint:  # an unknown path is answered 404 to those who may call
-            denials.tell(f"role {caller.role} at {endpoint}", caller.user_id)
+            denials.tell(f"role {caller.role}", caller.user_id)
             raise Forbidden(f"A token of role {caller.role} may not {request.method} {request.path}.")
         g.caller, g.reach = caller, reach
 
@@ -55,7 +59,7 @@ def own_user() -> str | None:
 def require_own(user_id: str) -> None:
     """Raises `Forbidden` when the caller may not act for this user."""
     if own_user() not in (None, user_id):
-        g.denials.tell(f"acting for {user_id} at {request.endpoint}", own_user())
+        g.denials.tell(f"acting for {user_id}", own_user())
         raise Forbidden(f"This token is {own_user()}'s and acts for nobody else.")
 
 
@@ -70,30 +74,49 @@ def _identify(tokens: Tokens) -> Caller | None:
 
 
 class Denials:
-    """Told in the log and in the audit trail, bounded for each who is denied."""
+    """Told in the log and in the audit trail: why, and what was asked."""
 
-    def __init__(self, failures: Failures, trail: Trail) -> None:
-        self._failures = failures
+    def __init__(self, clock: Clock, trail: Trail) -> None:
+        self._each = Failures(clock, _EACH)
+        self._strangers = Failures(clock, _ALL_STRANGERS)
         self._trail = trail
 
-    def tell(self, detail: str, user_id: str | None = None) -> int:
-        """The seconds after which whoever acts would be told of again; 0 when this was told."""
-        if wait := self._failures.note(actor.get()):
-            return wait
+    def tell(self, why: str, user_id: str | None = None) -> None:
+        """Of somebody with a token."""
+        too_many, _ = self._each.note(actor.get())
+        self._tell(too_many, why, user_id)
+
+    def stranger(self) -> GatewayError:
+        """What somebody without a valid token is answered."""
+        given = "Authorization" in request.headers
+        too_many, wait = self._each.note(_neighbourhood())
+        if too_many <= 1:  # the others take no part of what all may be told of
+            too_many_of_all, _ = self._strangers.note("")
+            self._tell(max(too_many, too_many_of_all), "invalid token" if given else "no token")
+        return TooManyFailures(wait) if too_many else Unauthenticated(given)
+
+    def _tell(self, too_many: int, why: str, user_id: str | None = None) -> None:
+        if too_many > 1:
+            return
+        path = "".join(each if each.isprintable() else "?" for each in request.path[:_LONGEST_PATH])
+        detail = f"{why}: {request.method} {path}" + (
+            "; more of this minute are not told" if too_many else ""
+        )
         log.warning("denied", extra={"detail": detail, "user_id": user_id})
         with suppress(GatewayError):  # the log has it; a full disk must not turn a refusal into a failure
             self._trail.deny(detail, user_id)
-        return 0
-
-    def stranger(self, endpoint: str) -> GatewayError:
-        """What somebody without a valid token is answered."""
-        given = "Authorization" in request.headers
-        wait = self.tell(f"{'invalid' if given else 'no'} token at {endpoint or 'an unknown path'}")
-        return TooManyFailures(wait) if wait else Unauthenticated(given)
 
 
 def _peer() -> str:
     return request.remote_addr or "unix-socket"
+
+
+def _neighbourhood() -> str:
+    """The peer's address; of IPv6 the /64, for whoever has one address of it has them all."""
+    address = ipaddress.ip_address(request.remote_addr) if request.remote_addr else None
+    if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
+        return str(ipaddress.IPv6Network((address.packed, 64), strict=False))
+    return _peer()
 
 
 def _is_local(address: str | None) -> bool:

@@ -121,28 +121,98 @@ def test_keys_and_cordons_are_told(bench: Bench, public_key: str) -> None:
     assert {event["session_id"] for event in told_of} == {None}
 
 
-def test_a_tokens_name_is_who_acts_and_denials_are_told(bench: Bench) -> None:
-    tokens = Tokens(bench.database, bench.clock)
-    admin, user = tokens.create("ci", Role.ADMIN), tokens.create("u", Role.USER, "user123")
-    bench.client.get("/sessions")
-    bench.client.get("/events", headers={"Authorization": f"Bearer {user}"})
-    bench.client.put("/gpus/0/cordon", json={}, headers={"Authorization": f"Bearer {admin}"})
-    answer = bench.client.get("/events", headers={"Authorization": f"Bearer {admin}"})
-    assert [(event["actor"], event["what"], event["detail"]) for event in answer.json["events"][:4]] == [
-        ("gateway", "token-created", "ci, role admin"),
-        ("gateway", "token-created", "u, role user"),
-        (LOCAL, "denied", "no token at sessions.list_live"),
-        ("u", "denied", "role user at events.list_events"),
+def bearer(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def test_a_tokens_name_is_who_acts(bench: Bench, public_key: str) -> None:
+    ci = bearer(Tokens(bench.database, bench.clock).create("ci", Role.ADMIN))
+    session = bench.client.post("/sessions", json={"user_id": "user123"}, headers=ci).json["session_id"]
+    keys = {"ssh_public_keys": [public_key]}
+    bench.client.put(f"/sessions/{session}/keys", json=keys, headers=ci)
+    bench.client.put("/users/user123/keys", json=keys, headers=ci)
+    bench.client.delete(f"/sessions/{session}", headers=ci)
+    bench.client.put("/gpus/0/cordon", json={}, headers=ci)
+    bench.client.delete("/gpus/0/cordon", headers=ci)
+    told_of = bench.client.get("/events", headers=ci).json["events"]
+    assert [(event["actor"], event["what"]) for event in told_of] == [
+        ("gateway", "token-created"),
+        ("ci", "created"),
+        ("ci", "opened"),
+        ("ci", "keys-changed"),
+        ("ci", "keys-changed"),
+        ("ci", "closing"),
+        ("ci", "ended"),
+        ("ci", "cordoned"),
+        ("ci", "uncordoned"),
     ]
-    assert answer.json["events"][4]["actor"] == "ci"
+
+
+def denials(bench: Bench) -> list[tuple[str, str, str | None]]:
+    with bench.database.read() as rows:
+        return [
+            (event.actor, event.detail, event.user_id) for event in rows.events() if event.what == "denied"
+        ]
+
+
+def test_denials_are_told_with_who_was_refused_and_what_they_asked(bench: Bench) -> None:
+    tokens = Tokens(bench.database, bench.clock)
+    user = bearer(tokens.create("u", Role.USER, "user123"))
+    bench.client.get("/sessions")
+    bench.client.delete("/sessions/abc", headers=bearer("gsg_wrong"))
+    bench.client.get("/a%00b%0a" + "c" * 300, environ_base={"REMOTE_ADDR": "192.0.2.7"})
+    bench.client.get("/events", headers=user)
+    bench.client.post("/sessions", json={"user_id": "user456"}, headers=user)
+    assert denials(bench) == [
+        (LOCAL, "no token: GET /sessions", None),
+        (LOCAL, "invalid token: DELETE /sessions/abc", None),
+        ("anonymous@192.0.2.7", "no token: GET /a?b?" + "c" * 195, None),
+        ("u", "role user: GET /events", "user123"),
+        ("u", "acting for user456: POST /sessions", "user123"),
+    ]
 
 
 def test_denials_fill_the_trail_no_faster_than_their_limit(bench: Bench) -> None:
-    user = Tokens(bench.database, bench.clock).create("u", Role.USER, "user123")
+    user = bearer(Tokens(bench.database, bench.clock).create("u", Role.USER, "user123"))
     for _ in range(30):
-        assert bench.client.get("/events", headers={"Authorization": f"Bearer {user}"}).status_code == 403
-    with bench.database.read() as rows:
-        assert sum(event.what == "denied" for event in rows.events()) == 20
+        assert bench.client.get("/events", headers=user).status_code == 403
+    assert len(denials(bench)) == 21
+    assert denials(bench)[-1] == (
+        "u",
+        "role user: GET /events; more of this minute are not told",
+        "user123",
+    )
+    bench.clock.advance(minutes=1)
+    bench.client.get("/events", headers=user)
+    assert len(denials(bench)) == 22
+
+
+def test_the_first_that_is_answered_429_is_told(bench: Bench) -> None:
+    Tokens(bench.database, bench.clock).create("ci", Role.ADMIN)
+    statuses = [bench.client.get("/sessions").status_code for _ in range(23)]
+    assert statuses == [401] * 20 + [429] * 3
+    assert len(denials(bench)) == 21
+    assert denials(bench)[-1][1].endswith("more of this minute are not told")
+
+
+def test_strangers_with_many_addresses_share_one_limit(bench: Bench) -> None:
+    Tokens(bench.database, bench.clock).create("ci", Role.ADMIN)
+    for number in range(250):
+        away = {"REMOTE_ADDR": f"192.0.2.{number}"}
+        assert bench.client.get("/sessions", environ_base=away).status_code == 401
+    assert len(denials(bench)) == 201
+
+
+def test_the_addresses_of_one_ipv6_network_are_one_stranger(bench: Bench) -> None:
+    Tokens(bench.database, bench.clock).create("ci", Role.ADMIN)
+    for number in range(20):
+        away = {"REMOTE_ADDR": f"2001:db8::{number:x}"}
+        assert bench.client.get("/sessions", environ_base=away).status_code == 401
+    others = ("2001:db8:0:1::1", "::ffff:192.0.2.1", "::ffff:192.0.2.2")  # the last two are of IPv4
+    for address, status in (("2001:db8::ffff%eth0", 429), *((other, 401) for other in others * 10)):
+        away = {"REMOTE_ADDR": address}
+        assert bench.client.get("/sessions", environ_base=away).status_code == status
+    assert denials(bench)[0][0] == "anonymous@2001:db8::0"
 
 
 @pytest.mark.parametrize("name", ["reaper", "gateway"])
