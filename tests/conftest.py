@@ -186,7 +186,7 @@ def bench(bench_of: BenchMaker) -> Bench:
 def url(bench: Bench) -> Iterator[str]:
     """The bench's API, served."""
     server = make_server("127.0.0.1", 0, bench.app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()
     yield f"http://127.0.0.1:{server.port}"
     server.shutdown()

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from gateway.cli.options import settings_options
+from gateway.cli.attack import run_attack
+from gateway.cli.options import client_options, settings_options
 from gateway.cli.table import Table, colour
+from gateway.client import Client
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,21 +30,35 @@ _SETTINGS = (
     "image",
     "network",
     "subnet",
+    "port",
+    "ssh_port",
+    "session_memory",
+    "session_pids",
+    "session_shm",
+    "session_tmp",
 )
 
 
 @click.command()
+@client_options
 @settings_options(*_SETTINGS)
 @click.option("--json", "as_json", is_flag=True, help="one JSON object, for scripts")
-def doctor(as_json: bool, **flags: str | bool | None) -> None:
+@click.option("--attack", is_flag=True, help="try to get out of two sessions that are made for it")
+def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | None) -> None:
     """Compare the places where sessions exist, and say what differs and what becomes of it.
 
     Changes nothing, and works on the gateway's host whether the gateway runs or not. Exits with 0 when all
     agree and nothing is wrong, else with 1.
+
+    With --attack it asks the running gateway for two sessions instead, tries from inside one of them what its
+    user should not be able to do, and takes both away again. Exits with 1 when anything got through.
     """
+    settings = Settings.load(os.environ, flags)
+    if attack:
+        sys.exit(run_attack(client, settings, as_json))
     from gateway.doctor.diagnosis import diagnose
 
-    diagnosis = diagnose(Settings.load(os.environ, flags))
+    diagnosis = diagnose(settings)
     if as_json:
         click.echo(json.dumps(_json(diagnosis), indent=2))
     else:

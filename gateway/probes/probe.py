@@ -56,7 +56,7 @@ class Targets:
 class Probe:
     """An attempt: the function `attempt` of a script, and which of the `Targets` its parameters get.
 
-    `alone`: it takes what others need meanwhile, so run nothing beside it.
+    `alone`: it takes what others need meanwhile, or takes them for something else: run nothing beside it.
     """
 
     name: str

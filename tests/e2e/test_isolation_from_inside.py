@@ -1,68 +1,51 @@
-"""What a session's user would try, from inside a real session by ssh: none of it gets through."""
+"""What a session's user would try, from inside a real session, by `gateway doctor --attack`."""
 
-import shlex
+import json
 import subprocess
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from gateway.client import Client
+from gateway.doctor.attack import ATTACKER, VICTIM, arena
 from gateway.probes.catalogue import INSIDE
-from gateway.probes.probe import Outcome, Probe, Targets, Verdict, judge
+from gateway.probes.probe import Probe, Verdict
 from gateway.repositories.docker import Docker
+from gateway.repositories.inside import Inside
+from gateway.settings import Settings
 from tests.e2e.conftest import NETWORK, Gateway
 
-
-@dataclass(frozen=True)
-class Arena:
-    """Two sessions, and what the one aims at."""
-
-    gateway: Gateway
-    attacker: dict[str, Any]
-    victim: dict[str, Any]
-    targets: Targets
-
-    def attempt(self, probe: Probe) -> Outcome:
-        command = self.gateway.ssh("attacker", shlex.join(probe.command(self.targets)))
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        return judge(done.returncode, done.stdout + done.stderr if done.returncode else done.stdout)
-
-
-def address_of(session: dict[str, Any]) -> str:
-    container = Docker().client.containers.get(session["container_id"])
-    address: str = container.attrs["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
-    return address
-
-
-def addresses_of_the_host() -> list[str]:
-    shown = subprocess.check_output(["ip", "-oneline", "address"], text=True)
-    return [line.split()[3].partition("/")[0] for line in shown.splitlines()]
+_ONLY_WITH_A_DRIVER = "a second GPU"
 
 
 @pytest.fixture(scope="module")
-def arena(gateway: Gateway) -> Iterator[Arena]:
-    victim, attacker = gateway.create("victim"), gateway.create("attacker")
-    hosts = [address for address in addresses_of_the_host() if not address.startswith(("127.", "::1"))]
-    targets = Targets(
-        neighbours=[address_of(victim)],
-        neighbour_names=["victim-container", "victim-gpu"],
-        users=["victim"],
-        hosts=[address for address in hosts if not address.startswith("fe80")],
-        links=[address for address in hosts if address.startswith("fe80")],
-        ports=[22, 80, 111, 2222, 2375, 2376, 8080, gateway.port, gateway.ssh_port],
-        memory_mib=1024,
-        filler_mib=128,
-        processes=2000,
-        files=110_000,
-    )
-    yield Arena(gateway, attacker, victim, targets)
-    for session in (victim, attacker):
-        gateway.delete(session["session_id"])
+def attempts(gateway: Gateway) -> dict[str, dict[str, Any]]:
+    done = gateway.run("doctor", "--attack", "--json")
+    told = json.loads(done.stdout)
+    print(json.dumps(told, indent=2))
+    assert done.returncode == (0 if told["withstood"] else 1), done.stderr
+    return {one["name"]: one["outcome"] for one in told["attempts"]}
 
 
 @pytest.mark.parametrize("probe", INSIDE, ids=lambda probe: probe.name)
-def test_it_does_not_get_through(arena: Arena, probe: Probe) -> None:
-    outcome = arena.attempt(probe)
-    print(f"{probe.name} | {outcome.verdict} | {outcome.why}")
-    assert outcome.verdict in (Verdict.STOPPED, Verdict.UNTRIED), outcome.why
+def test_it_does_not_get_through(attempts: dict[str, dict[str, Any]], probe: Probe) -> None:
+    outcome = attempts[probe.name]
+    expected = Verdict.UNTRIED if probe.name == _ONLY_WITH_A_DRIVER else Verdict.STOPPED
+    assert outcome["verdict"] == expected, outcome["why"]
+
+
+def test_no_session_and_no_workspace_is_left(gateway: Gateway, attempts: dict[str, dict[str, Any]]) -> None:
+    assert gateway.get("/sessions")["sessions"] == []
+    assert not {VICTIM, ATTACKER} & {path.name for path in (gateway.directory / "workspaces").iterdir()}
+
+
+def test_a_host_that_is_open_is_told(gateway: Gateway) -> None:
+    """Without the gateway's own chain of the firewall, as after somebody flushed it."""
+    the_host = next(probe for probe in INSIDE if probe.parameters.get("addresses") == "hosts")
+    settings = Settings.load(gateway.environment)
+    with arena(Client(gateway.url), settings, Inside(Docker())) as place:
+        assert place.attempt(the_host).verdict == Verdict.STOPPED
+        subprocess.run(["iptables", "-w", "5", "-F", f"GATEWAY-{NETWORK}"], check=True)
+        outcome = place.attempt(the_host)
+    assert outcome.verdict == Verdict.THROUGH
+    assert "answers" in outcome.why

@@ -50,35 +50,45 @@ def reach_by_name(names: list[str], ports: list[int]) -> str:
 
 
 def reach_udp(addresses: list[str], ports: list[int]) -> str:
-    """A datagram that is answered, or refused by the target itself."""
+    """A datagram that is answered, or refused by the target itself; all are sent at once."""
+    waiting = {}
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for port in ports:
-            with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
-                datagrams.settimeout(_PATIENCE / 4)
-                try:
-                    datagrams.connect(socket.getaddrinfo(address, port, family)[0][4])
-                    datagrams.send(b"?")
-                    datagrams.recv(1)
-                except ConnectionRefusedError:
-                    pass
-                except OSError:
-                    continue
-                return f"{address} port {port} answers"
-    raise TimeoutError("no answer")
+            datagrams = socket.socket(family, socket.SOCK_DGRAM)
+            with contextlib.suppress(OSError):  # there may be no way to send it
+                datagrams.connect(socket.getaddrinfo(address, port, family)[0][4])
+                datagrams.send(b"?")
+                waiting[datagrams] = f"{address} port {port} answers"
+    return _answered(waiting)
 
 
 def ping(addresses: list[str]) -> str:
     """An ICMP echo, by the sockets that need no privilege."""
+    waiting = {}
     for address in addresses:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM, socket.IPPROTO_ICMP) as echo:
-            echo.settimeout(_PATIENCE / 4)
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        protocol, kind = (socket.IPPROTO_ICMPV6, 128) if ":" in address else (socket.IPPROTO_ICMP, 8)
+        echo = socket.socket(family, socket.SOCK_DGRAM, protocol)
+        with contextlib.suppress(OSError):
+            echo.sendto(struct.pack("!BBHHH", kind, 0, 0, 0, 1), (address, 0))
+            waiting[echo] = f"{address} answers a ping"
+    return _answered(waiting)
+
+
+def _answered(waiting: dict[socket.socket, str]) -> str:
+    """The first to which something comes back, a refusal too."""
+    deadline = time.monotonic() + _PATIENCE
+    while waiting and (left := deadline - time.monotonic()) > 0:
+        for answered in select.select(list(waiting), [], [], left)[0]:
+            told = waiting.pop(answered)
             try:
-                echo.sendto(struct.pack("!BBHHH", 8, 0, 0, 0, 1), (address, 0))
-                echo.recv(64)
-            except OSError:
+                answered.recv(64)
+            except ConnectionRefusedError:
+                return told
+            except OSError:  # no way to there: a router's word, or the kernel's own
                 continue
-            return f"{address} answers a ping"
+            return told
     raise TimeoutError("no answer")
 
 

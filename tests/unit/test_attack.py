@@ -1,0 +1,240 @@
+"""`gateway doctor --attack` over fakes: whom it attacks, how it judges, and that it leaves nothing."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gateway.cli import gateway
+from gateway.client import Client
+from gateway.doctor import attack as attacking
+from gateway.doctor.attack import ATTACKER, VICTIM, Attempt, attack
+from gateway.doctor.targets import host_addresses, listening_ports, mib, targets
+from gateway.errors import DockerUnavailable, GatewayError, Unavailable
+from gateway.probes.catalogue import INSIDE
+from gateway.probes.probe import Outcome, Verdict
+from tests.conftest import NOTHING, Bench
+
+MIB = 2**20
+
+
+class FakeInside:
+    """Answers that each attempt was stopped, but those of `answers`, by the attempt's name."""
+
+    def __init__(self, **answers: tuple[int, str] | BaseException) -> None:
+        self.answers = answers
+        self.tried: list[str] = []
+        self.log = 10 * MIB
+
+    def run(self, container_id: str, command: Sequence[str]) -> tuple[int, str]:
+        assert command[:2] == ["timeout", "--signal=KILL"]
+        attempt = command[-2]
+        self.tried.append(attempt)
+        answer = self.answers.get(attempt, (0, json.dumps({"verdict": "stopped", "why": "no"})))
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    def log_size(self, container_id: str) -> int:
+        return self.log
+
+
+def said(verdict: str, why: str = "evidence") -> tuple[int, str]:
+    return 0, json.dumps({"verdict": verdict, "why": why})
+
+
+def run(bench: Bench, url: str, inside: FakeInside) -> dict[str, Attempt]:
+    attempts = attack(Client(url), bench.settings, inside, INSIDE)
+    assert [attempt.name for attempt in attempts] == [probe.name for probe in INSIDE]
+    return {attempt.name: attempt for attempt in attempts}
+
+
+def left(bench: Bench) -> tuple[dict[str, list[str]], list[str]]:
+    return bench.leftovers(), os.listdir(bench.settings.workspace_root)
+
+
+def test_all_is_tried_once_from_inside_and_nothing_is_left(bench: Bench, url: str) -> None:
+    inside = FakeInside()
+    attempts = run(bench, url, inside)
+    assert sorted(inside.tried) == sorted(probe.attempt for probe in INSIDE)
+    assert all(attempt.failed for attempt in attempts.values())
+    assert attempts["mount"].outcome == Outcome(Verdict.STOPPED, "no")
+    assert left(bench) == (NOTHING, [])
+
+
+@pytest.mark.parametrize(
+    ("answer", "verdict"),
+    [
+        (said("through"), Verdict.THROUGH),
+        ((137, "Killed"), Verdict.UNCLEAR),
+        (DockerUnavailable("Docker did not answer within 30 s"), Verdict.UNCLEAR),
+    ],
+)
+def test_what_gets_through_or_breaks_has_not_failed(
+    bench: Bench, url: str, answer: Any, verdict: Verdict
+) -> None:
+    attempts = run(bench, url, FakeInside(mount=answer))
+    assert attempts["mount"].outcome.verdict == verdict
+    assert [attempt.name for attempt in attempts.values() if not attempt.failed] == ["mount"]
+
+
+def test_a_flooded_log_is_judged_by_what_was_kept_of_it(bench: Bench, url: str) -> None:
+    inside = FakeInside(flood_log=said("untried"))
+    assert run(bench, url, inside)["a log flood"].outcome == Outcome(
+        Verdict.STOPPED, "10 of 64 MiB were kept"
+    )
+    inside.log = 64 * MIB
+    assert run(bench, url, inside)["a log flood"].outcome.verdict == Verdict.THROUGH
+
+
+@pytest.mark.parametrize(
+    ("counted", "verdict"),
+    [((2, 0), Verdict.STOPPED), ((2, 1), Verdict.THROUGH), ((0, 0), Verdict.UNTRIED)],
+)
+def test_a_process_is_looked_for_after_its_session(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch, counted: tuple[int, int], verdict: Verdict
+) -> None:
+    """Where none is seen while the session lives, none can be seen after it."""
+    counts = iter(counted)
+    monkeypatch.setattr(attacking, "_processes_of", lambda _id: next(counts))
+    attempts = run(bench, url, FakeInside(linger=said("untried")))
+    assert attempts["a process that outlives the lease"].outcome.verdict == verdict
+
+
+def test_what_there_is_no_time_for_has_not_failed(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attacking, "_PATIENCE_SECONDS", 0.0)
+    inside = FakeInside()
+    assert not any(attempt.failed for attempt in run(bench, url, inside).values())
+    assert inside.tried == []
+
+
+def test_a_hog_that_cannot_reach_the_limit_in_time_is_not_tried(bench: Bench, url: str) -> None:
+    large = replace(bench.settings, session_memory="64g")
+    attempts = {one.name: one for one in attack(Client(url), large, FakeInside(), INSIDE)}
+    assert attempts["a memory hog"].outcome.verdict == Verdict.UNTRIED
+
+
+def test_without_room_for_two_it_says_so_and_leaves_nothing(bench: Bench, url: str) -> None:
+    for number in range(6):
+        bench.client.post("/sessions", json={"user_id": f"user{number}"})
+    before = len(bench.leftovers()["rows"])
+    with pytest.raises(GatewayError, match=r"No GPU has room for a 1g\.5gb now"):
+        run(bench, url, FakeInside())
+    assert len(bench.leftovers()["rows"]) == before
+    assert not {VICTIM, ATTACKER} & set(os.listdir(bench.settings.workspace_root))
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
+def test_nothing_is_left_when_it_is_broken_off(bench: Bench, url: str, error: type[BaseException]) -> None:
+    with pytest.raises(error):
+        run(bench, url, FakeInside(fork_bomb=error()))
+    assert left(bench) == (NOTHING, [])
+
+
+def test_a_session_that_stays_is_told_with_what_is_to_be_done(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attacking, "_CLOSING_SECONDS", 0.0)
+    bench.containers.fail("remove", DockerUnavailable("Docker is out of reach."))
+    with pytest.raises(Unavailable, match="still closing.*lease ends within 5 minutes; remove "):
+        run(bench, url, FakeInside())
+
+
+def test_a_gateway_with_another_database_is_not_attacked(bench: Bench, url: str, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    other.write_bytes((bench.settings.state_dir / "sessions.db").read_bytes())
+    inside = FakeInside()
+    with pytest.raises(GatewayError, match="another database"):
+        attack(Client(url), replace(bench.settings, db=type(bench.settings.db)(other)), inside, INSIDE)
+    assert inside.tried == []
+    assert left(bench) == (NOTHING, [])
+
+
+# What it aims at.
+
+FIB_TRIE = """\
+Local:
+  +-- 0.0.0.0/0 3 0 5
+     |-- 10.213.0.1
+        /32 host LOCAL
+     |-- 10.213.15.255
+        /32 link BROADCAST
+     |-- 127.0.0.1
+        /32 host LOCAL
+     |-- 192.0.2.7
+        /32 host LOCAL
+"""
+IF_INET6 = """\
+00000000000000000000000000000001 01 80 10 80       lo
+fe80000000000000004213fffe0f0001 05 40 20 80  worknet
+20010db8000000000000000000000007 02 40 00 80     eth0
+"""
+TCP = """\
+  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode
+   0: 0100007F:1F90 00000000:0000 0A 00000000:00000000 00:00000000 00000000     0        0 1 1 0 100 0 0 10 0
+   1: 0100007F:9C40 0100007F:1F90 01 00000000:00000000 00:00000000 00000000     0        0 2 1 0 20 4 0 10 -1
+"""
+
+
+def test_the_hosts_addresses_and_open_ports_are_the_kernels(tmp_path: Path) -> None:
+    for name, text in {"fib_trie": FIB_TRIE, "if_inet6": IF_INET6, "tcp": TCP}.items():
+        (tmp_path / name).write_text(text)
+    assert host_addresses(tmp_path) == ["10.213.0.1", "192.0.2.7", "2001:db8::7", "fe80::42:13ff:fe0f:1"]
+    assert listening_ports(tmp_path) == {8080}
+
+
+def test_the_settings_limits_are_exceeded(bench: Bench) -> None:
+    aims = targets(bench.settings, VICTIM, "10.213.0.2")
+    assert (aims.memory_mib, aims.filler_mib, aims.processes) == (20 * 1024, 4 * 1024, 2024)
+    assert {2222, 8080, 22} <= set(aims.ports)
+    assert [mib("512m"), mib("2g"), mib("64k")] == [512, 2048, 1]
+
+
+# The command.
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    def run(attempts: list[Attempt], *arguments: str, **options: Any) -> Result:
+        monkeypatch.setattr(attacking, "attack", lambda *_: attempts)
+        return CliRunner().invoke(gateway, ["doctor", "--attack", *arguments], **options)
+
+    return run
+
+
+STOPPED = Attempt("inside", "mount", "A file system.", Outcome(Verdict.STOPPED, "Operation not permitted"))
+UNTRIED = Attempt("inside", "a second GPU", "More.", Outcome(Verdict.UNTRIED, "no driver"))
+THROUGH = Attempt("inside", "the host", "A port.", Outcome(Verdict.THROUGH, "10.0.0.1 port 22 answers"))
+
+
+def test_a_table_says_what_stopped_each(command: Callable[..., Result]) -> None:
+    shown = command([STOPPED, UNTRIED])
+    assert shown.exit_code == 0
+    assert shown.stdout.splitlines() == [
+        "FROM    WHAT WAS TRIED  RESULT   WHAT STOPPED IT",
+        "inside  mount           stopped  Operation not permitted",
+        "inside  a second GPU    untried  no driver",
+        "",
+        "None of 2 attacks got through.",
+    ]
+
+
+@pytest.mark.parametrize("verdict", [Verdict.THROUGH, Verdict.UNCLEAR])
+def test_one_that_was_not_stopped_is_exit_1(command: Callable[..., Result], verdict: Verdict) -> None:
+    shown = command([STOPPED, replace(THROUGH, outcome=Outcome(verdict, "why"))], color=True)
+    assert shown.exit_code == 1
+    assert "1 of 2 attacks were not stopped." in shown.stdout
+    assert f"\x1b[31minside  the host        {verdict}" in shown.stdout
+
+
+def test_scripts_get_json_alone(command: Callable[..., Result]) -> None:
+    told = json.loads(command([STOPPED, THROUGH], "--json").stdout)
+    assert told["withstood"] is False
+    assert told["attempts"][1]["outcome"] == {"verdict": "through", "why": "10.0.0.1 port 22 answers"}
