@@ -85,6 +85,8 @@ def _lines(diagnosis: "Diagnosis") -> Iterator[str]:
     for place, why in comparison.unseen.items():
         yield click.style(f"{place}: could not look: {why}", fg="red")
     yield _summary(diagnosis)
+    if os.geteuid() and not diagnosis.healthy:
+        yield "Not everything can be looked at as this user: run it as root."
 
 
 def _row(one: "Difference") -> list[str]:

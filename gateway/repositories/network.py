@@ -19,6 +19,7 @@ from gateway.repositories.docker import Docker, translated_errors
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LONGEST_INTERFACE_NAME = 15
+_DONE, _NOT_THERE = 0, (1, 2)  # exit codes of iptables; others are that it could not look
 _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
 
@@ -136,6 +137,7 @@ def _iptables(*arguments: str, may_fail: bool = False) -> bool:
         raise NetworkUnavailable(
             "iptables is missing or hangs; the gateway needs it to close the sessions' network."
         ) from error
-    if done.returncode and not may_fail:
-        raise NetworkUnavailable(f"iptables refused to close the sessions' network: {done.stderr.strip()}")
-    return done.returncode == 0
+    if done.returncode not in (_DONE, *_NOT_THERE) or (done.returncode and not may_fail):
+        said = " ".join(done.stderr.split())
+        raise NetworkUnavailable(f"iptables cannot look at the sessions' network, or close it: {said}")
+    return done.returncode == _DONE

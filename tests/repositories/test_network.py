@@ -2,6 +2,7 @@
 
 import subprocess
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -107,3 +108,14 @@ def test_a_network_of_that_name_that_is_open_is_refused(docker: Docker) -> None:
 def test_a_subnet_that_is_in_use_is_named(docker: Docker, worknet: Worknet) -> None:
     with pytest.raises(NetworkUnavailable, match="--subnet"):
         Worknet(docker, "gwtest-twin", SUBNET).ensure()
+
+
+def test_rules_that_cannot_be_looked_at_are_not_taken_for_missing(
+    worknet: Worknet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess([], 4, stderr="Permission denied (you must be root)\n")
+
+    monkeypatch.setattr(subprocess, "run", refused)
+    with pytest.raises(NetworkUnavailable, match="cannot look.*you must be root"):
+        worknet.check()

@@ -198,6 +198,15 @@ def test_anything_else_is_exit_1(
     assert "\x1b" in doctor(findings, comparison, color=True).stdout
 
 
+def test_somebody_who_is_not_root_is_told_to_be(
+    doctor: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    unseen = Comparison(None, [], [], {Place.DATABASE: "unable to open database file"})
+    assert doctor([FINE], unseen).stdout.splitlines()[-1].endswith("run it as root.")
+    assert "root" not in doctor([FINE], Comparison(0, [], [], {})).stdout
+
+
 def test_scripts_get_all_of_it_as_json(doctor: Callable[..., Result]) -> None:
     shown = doctor([FINE], Comparison(1, [DIFFERENCE], [STRANGER], {Place.DOCKER: "gone"}), "--json")
     told = json.loads(shown.stdout)
