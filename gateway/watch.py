@@ -16,6 +16,7 @@ from gateway.ports import Database
 
 log = logging.getLogger("gateway.watch")
 
+_BEGIN_SECONDS = 1  # a Docker that hangs delays no lease's end by more
 _END_SECONDS = 5
 
 
@@ -27,15 +28,19 @@ class Watch:
         self._host = host
         self._pause = pause_seconds
         self._over = threading.Event()
+        self._tried = threading.Event()
         self._endings: Endings | None = None
 
     @contextmanager
     def following(self, look: Callable[[], None]) -> Iterator[None]:
         """Until the end of the block a thread calls `look` each time that it begins to follow, and when the
-        container of an active session has ended."""
+        container of an active session has ended. The block begins once it has tried to follow, so that the
+        first look of whoever works there is that one too."""
         self._over.clear()
+        self._tried.clear()
         thread = threading.Thread(target=self._run, args=(look,), name="watch", daemon=True)
         thread.start()
+        self._tried.wait(_BEGIN_SECONDS)
         try:
             yield
         finally:
@@ -52,6 +57,7 @@ class Watch:
                 log.debug("containers are not followed", extra={"error": str(error)})
             except Exception:  # noqa: BLE001
                 log.exception("the watch ran into a defect and goes on")
+            self._tried.set()
             self._over.wait(self._pause)
 
     def _follow(self, look: Callable[[], None]) -> None:
@@ -60,6 +66,7 @@ class Watch:
             if self._over.is_set():  # it was too early to be closed by whoever said so
                 return
             look()
+            self._tried.set()
             for session_id in endings:
                 if self._is_news(session_id):
                     look()

@@ -82,3 +82,10 @@ def test_the_thread_ends_with_the_block(watch: Watch, looks: Looks) -> None:
         assert "watch" in [thread.name for thread in threading.enumerate()]
     assert "watch" not in [thread.name for thread in threading.enumerate()]
     assert not looks.more()
+
+
+def test_whoever_works_meanwhile_begins_after_the_first_look_was_asked_for(
+    watch: Watch, looks: Looks
+) -> None:
+    with watch.following(looks):
+        assert looks.more()
