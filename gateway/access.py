@@ -35,6 +35,7 @@ RULES: Mapping[str, Mapping[Role, Reach]] = {
     "gpus.uncordon": _ALL,
     "events.list_events": _ALL,
     "events.of_session": _ALL_AND_OWN,
+    "openapi.document": dict.fromkeys(Role, Reach.ALL),
     "health.healthz": dict.fromkeys(Role, Reach.ALL),
     # Probes need the status; what ails a part may name what strangers need not know.
     "health.readyz": {**_ALL_AND_OWN, Role.NOBODY: Reach.OWN},

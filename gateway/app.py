@@ -9,7 +9,7 @@ from flask import Flask
 
 from gateway import clock, failpoints, readiness, simulation
 from gateway.admission import Admission
-from gateway.api import authorisation, errors, events, gpus, health, sessions, users
+from gateway.api import authorisation, errors, events, gpus, health, openapi, sessions, users
 from gateway.clock import Clock
 from gateway.closing import Closing
 from gateway.errors import StartRefused
@@ -109,6 +109,7 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     app.register_blueprint(health.blueprint(parts_ready))
     authorisation.register(app, Tokens(parts.database, parts.clock), trail, parts.clock)
     errors.register(app)
+    app.register_blueprint(openapi.blueprint(app))
     return app
 
 

@@ -7,8 +7,10 @@ from typing import Any
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
+from gateway.api.answers import FitAnswer, GpuAnswer, GpusAnswer, ProfileAnswer, ProfilesAnswer
 from gateway.api.authorisation import own_user
-from gateway.api.schemas import CordonRequest, FitAnswer, FitRequest, GpuAnswer, ProfileAnswer
+from gateway.api.openapi import describes
+from gateway.api.requests import CordonRequest, FitRequest
 from gateway.mig import Gpu, Profile
 from gateway.models import Session
 from gateway.occupancy import Occupancy
@@ -22,18 +24,23 @@ def blueprint(pool: Pool) -> Blueprint:
     fit_request, cordon_request = FitRequest(), CordonRequest()
 
     @routes.get("")
+    @describes({200: GpusAnswer})
     def list_gpus() -> ResponseReturnValue:
+        """What is on each GPU."""
         occupancy = pool.occupancy()
         return {"gpus": gpu_answer.dump([_gpu(gpu, occupancy, own_user()) for gpu in occupancy.gpus])}
 
     @routes.get("/profiles")
+    @describes({200: ProfilesAnswer})
     def list_profiles() -> ResponseReturnValue:
+        """Which MIG profiles there are, how many are free, and when the next one is."""
         occupancy, now = pool.occupancy(), pool.clock().wall
         described = [_profile(gpu, profile, occupancy, now) for gpu, profile in occupancy.offers().values()]
         described.sort(key=lambda offer: (offer["compute_slices"], offer["memory_mib"], offer["name"]))
         return {"profiles": profile_answer.dump(described)}
 
     @routes.get("/fit")
+    @describes({200: FitAnswer}, query=fit_request, problems=(422,))
     def fit() -> ResponseReturnValue:
         """Would this profile fit now, and if not, whose expiry makes room?"""
         wanted = fit_request.load(request.args)
@@ -42,13 +49,17 @@ def blueprint(pool: Pool) -> Blueprint:
         return {**fit_answer.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
 
     @routes.put("/<int:index>/cordon")
+    @describes({204: None}, optional_body=cordon_request, problems=(404, 422, 507))
     def cordon(index: int) -> ResponseReturnValue:
+        """Keep new sessions off a GPU."""
         wanted = cordon_request.load(request.get_json() if request.content_length else {})
         pool.cordon(index, wanted["reason"])
         return "", 204
 
     @routes.delete("/<int:index>/cordon")
+    @describes({204: None}, problems=(404, 507))
     def uncordon(index: int) -> ResponseReturnValue:
+        """Let new sessions onto a GPU again."""
         pool.uncordon(index)
         return "", 204
 

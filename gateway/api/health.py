@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
+from gateway.api.answers import HealthAnswer, ReadinessAnswer
 from gateway.api.authorisation import own_user
+from gateway.api.openapi import describes
 from gateway.errors import GatewayError
 from gateway.readiness import Check
 
@@ -14,12 +16,15 @@ def blueprint(parts: Mapping[str, Check]) -> Blueprint:
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
+    @describes({200: HealthAnswer})
     def healthz() -> ResponseReturnValue:
+        """The process answers."""
         return {"status": "ok"}
 
     @routes.get("/readyz")
+    @describes({200: ReadinessAnswer, 503: ReadinessAnswer})
     def readyz() -> ResponseReturnValue:
-        """A line a part, for strangers and users just ok or not; 503 when one is not ready."""
+        """Each part is ready: a line for each; strangers and users are told no more than that."""
         lines, ready, brief = {}, True, own_user() is not None
         for name, check in parts.items():
             try:

@@ -7,8 +7,10 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
+from gateway.api.answers import KeysAnswer, OpenedAnswer, SessionAnswer, SessionsAnswer
 from gateway.api.authorisation import own_user, require_own
-from gateway.api.schemas import KeysRequest, SessionAnswer, SessionRequest
+from gateway.api.openapi import describes
+from gateway.api.requests import KeysRequest, SessionRequest
 from gateway.models import Session
 from gateway.sessions import Sessions
 from gateway.user_keys import UserKeys
@@ -52,8 +54,9 @@ def blueprint(sessions: Sessions, user_keys: UserKeys, entry: EntryPoint, max_tt
         return {**session_answer.dump(session), **entry.describe(session.user_id)}
 
     @routes.post("")
+    @describes({201: OpenedAnswer}, body=session_request, problems=(409, 422, 507))
     def create() -> ResponseReturnValue:
-        """Returns when the user can log in."""
+        """Open a session; returns when the user can log in."""
         wanted = session_request.load(request.get_json())
         require_own(wanted["user_id"])
         opened = sessions.open(
@@ -68,23 +71,28 @@ def blueprint(sessions: Sessions, user_keys: UserKeys, entry: EntryPoint, max_tt
         return body, 201, {"Location": url_for("sessions.read", session_id=opened.session.id)}
 
     @routes.get("")
+    @describes({200: SessionsAnswer})
     def list_live() -> ResponseReturnValue:
         """Live sessions, oldest first."""
         return {"sessions": [answer(session) for session in sessions.list(own_user())]}
 
     @routes.get("/<session_id>")
+    @describes({200: SessionAnswer}, problems=(404, 410))
     def read(session_id: str) -> ResponseReturnValue:
+        """A live session."""
         return answer(sessions.get(session_id, own_user()))
 
     @routes.put("/<session_id>/keys")
+    @describes({200: KeysAnswer}, body=keys_request, problems=(404, 410, 422, 507))
     def replace_keys(session_id: str) -> ResponseReturnValue:
         """Who gets in, from now on; connections that a withdrawn key may have opened are cut."""
         wanted = keys_request.load(request.get_json())
         return {"ssh_public_keys": user_keys.replace_in_session(session_id, wanted["ssh_public_keys"])}
 
     @routes.delete("/<session_id>")
+    @describes({204: None, 202: SessionAnswer}, problems=(404, 410, 507))
     def delete(session_id: str) -> ResponseReturnValue:
-        """204 when everything is taken back; 202 when the reaper must try again."""
+        """End a session: 204 when everything is taken back, 202 when a step is tried again."""
         sessions.get(session_id, own_user())
         if sessions.close(session_id):
             return "", 204

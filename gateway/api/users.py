@@ -4,8 +4,10 @@ from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
 from gateway import users
+from gateway.api.answers import KeysAnswer
 from gateway.api.authorisation import require_own
-from gateway.api.schemas import KeysRequest
+from gateway.api.openapi import describes
+from gateway.api.requests import KeysRequest
 from gateway.errors import InvalidRequest
 from gateway.user_keys import UserKeys
 
@@ -15,12 +17,15 @@ def blueprint(user_keys: UserKeys) -> Blueprint:
     keys_request = KeysRequest()
 
     @routes.get("/<user_id>/keys")
+    @describes({200: KeysAnswer}, problems=(422,))
     def read(user_id: str) -> ResponseReturnValue:
+        """The public keys stored for a user."""
         return {"ssh_public_keys": user_keys.get(_checked(user_id))}
 
     @routes.put("/<user_id>/keys")
+    @describes({200: KeysAnswer}, body=keys_request, problems=(422, 507))
     def replace(user_id: str) -> ResponseReturnValue:
-        """For the user's next session, and at once for a live one that stored keys opened."""
+        """Store these, for the next session, and at once for a live one that stored keys opened."""
         user_id = _checked(user_id)
         wanted = keys_request.load(request.get_json())
         return {"ssh_public_keys": user_keys.replace(user_id, wanted["ssh_public_keys"])}

@@ -1,0 +1,165 @@
+"""/openapi.json: the API described, from its routes, their schemas and the table of who may call."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from apispec import APISpec
+from apispec.ext.marshmallow import MarshmallowPlugin
+from flask import Blueprint, Flask
+from flask.typing import ResponseReturnValue
+from marshmallow import Schema
+from werkzeug.routing import IntegerConverter, Rule
+
+from gateway import access
+from gateway.access import Reach, Role
+from gateway.api.answers import OPTIONAL, Answer, ProblemAnswer
+
+View = TypeVar("View", bound=Callable[..., ResponseReturnValue])
+
+_MEANINGS = {
+    200: "Done",
+    201: "Made",
+    202: "Begun, and tried again until it is done",
+    204: "Done",
+    400: "Not JSON, or not HTTP",
+    401: "A valid token is needed",
+    403: "The token does not allow this",
+    404: "There is no such thing",
+    409: "The user has a live session",
+    410: "The session has ended",
+    413: "The body is too large",
+    415: "The body is not called JSON",
+    422: "The request cannot be carried out as it is",
+    429: "Too many denied requests",
+    503: "A part is out of reach, or no slice is free",
+    507: "A disk is full",
+}
+_HEADERS = {
+    201: ("Location",),
+    401: ("WWW-Authenticate",),
+    429: ("Retry-After",),
+    503: ("Retry-After",),
+}
+_PROBLEM = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    answers: Mapping[int, type[Answer] | None]
+    body: Schema | None
+    body_is_required: bool
+    query: Schema | None
+    problems: tuple[int, ...]
+
+
+def describes(
+    answers: Mapping[int, type[Answer] | None],
+    *,
+    body: Schema | None = None,
+    optional_body: Schema | None = None,
+    query: Schema | None = None,
+    problems: tuple[int, ...] = (),
+) -> Callable[[View], View]:
+    """What a view answers when all is well, what it takes, and which problems are its own."""
+    described = _Described(answers, body or optional_body, body is not None, query, problems)
+
+    def mark(view: View) -> View:
+        view.described = described  # type: ignore[attr-defined]
+        return view
+
+    return mark
+
+
+def blueprint(app: Flask) -> Blueprint:
+    """Describes all that `app` serves by then, and itself."""
+    routes = Blueprint("openapi", __name__)
+    described = _document(app)
+
+    @routes.get("/openapi.json")
+    def document() -> ResponseReturnValue:
+        """This description."""
+        return described
+
+    return routes
+
+
+def _document(app: Flask) -> dict[str, Any]:
+    spec = APISpec(
+        title="GPU SSH Gateway",
+        version=version("gpu-ssh-gateway"),
+        openapi_version="3.1.0",
+        plugins=[MarshmallowPlugin()],
+    )
+    spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
+    for rule in app.url_map.iter_rules():
+        path = rule.rule.replace("<int:", "<").replace("<", "{").replace(">", "}")
+        view = app.view_functions[rule.endpoint]
+        methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        spec.path(path, operations={method.lower(): _operation(rule, view) for method in methods})
+    document = spec.to_dict()
+    for name, schema in document["components"]["schemas"].items():
+        if name.endswith("Answer"):
+            _require_all(schema)
+    return document
+
+
+def _operation(rule: Rule, view: Any) -> dict[str, Any]:
+    described: _Described = view.described
+    roles = access.RULES[rule.endpoint]
+    operation: dict[str, Any] = {
+        "operationId": rule.endpoint,
+        "summary": view.__doc__.partition("\n")[0],
+        "security": [{}] if Role.NOBODY in roles else [{"token": []}, {}],
+        "parameters": [_path_parameter(rule, name) for name in sorted(rule.arguments)],
+        "responses": {str(status): _answer(status, schema) for status, schema in described.answers.items()},
+    }
+    if described.query:
+        operation["parameters"].append({"in": "query", "schema": described.query})
+    if described.body:
+        operation["requestBody"] = {
+            "required": described.body_is_required,
+            "content": {"application/json": {"schema": described.body}},
+        }
+    for status in sorted({*described.problems, *_problems_of_all(described, roles, rule)}):
+        answer = operation["responses"].setdefault(str(status), _answer(status, None))
+        answer.setdefault("content", {})[_PROBLEM] = {"schema": ProblemAnswer}
+    return operation
+
+
+def _problems_of_all(described: _Described, roles: Mapping[Role, Reach], rule: Rule) -> set[int]:
+    problems = {400}
+    if roles.get(Role.NOBODY) is not Reach.ALL:
+        problems |= {401, 403, 429, 503}
+    if described.body:
+        problems |= {413, 415}
+    if rule.arguments:
+        problems |= {404}
+    return problems
+
+
+def _path_parameter(rule: Rule, name: str) -> dict[str, Any]:
+    index = isinstance(rule._converters[name], IntegerConverter)
+    schema = {"type": "integer", "minimum": 0} if index else {"type": "string", "minLength": 1}
+    return {"in": "path", "name": name, "required": True, "schema": schema}
+
+
+def _answer(status: int, schema: type[Answer] | None) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": _MEANINGS[status]}
+    if schema:
+        answer["content"] = {"application/json": {"schema": schema}}
+    if status in _HEADERS:
+        answer["headers"] = {name: {"schema": {"type": "string"}} for name in _HEADERS[status]}
+    return answer
+
+
+def _require_all(schema: dict[str, Any]) -> None:
+    """A schema of marshmallow's does not say which fields an answer has always; and apispec gives a time of
+    a format of its own the format None, which is no format."""
+    fields: dict[str, Any] = schema.get("properties", {})
+    for field in fields.values():
+        if field.get("format", "") is None:
+            field["format"] = "date-time"
+    optional = {name for name, field in fields.items() if field.pop(OPTIONAL, False)}
+    schema["required"] = sorted(fields.keys() - optional)
