@@ -55,6 +55,10 @@ class HostWorkspaces:
     def _make(self, path: Path, uid: int) -> None:
         """Made aside and renamed into place, so that a crash leaves no half-made workspace."""
         self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for left in self._root.glob(
+            f".{path.name}.*"
+        ):  # of one who was killed at this; a user has one opener
+            shutil.rmtree(left)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self._root))
         try:
             for directory in ("projects", "data"):

@@ -30,6 +30,13 @@ def test_the_next_session_finds_it_unchanged(tmp_path: Path) -> None:
     assert not (path / "data").exists()
 
 
+def test_what_a_killed_maker_left_goes_when_the_workspace_is_made(tmp_path: Path) -> None:
+    (tmp_path / ".user123.k1ll3d/projects").mkdir(parents=True)
+    (tmp_path / ".user1234.0ther").mkdir()
+    HostWorkspaces(tmp_path).ensure("user123", UID)
+    assert sorted(os.listdir(tmp_path)) == [".user1234.0ther", "user123"]
+
+
 def test_a_workspace_that_was_opened_to_others_is_closed_again(tmp_path: Path) -> None:
     workspaces = HostWorkspaces(tmp_path)
     workspaces.ensure("user123", UID).chmod(0o777)

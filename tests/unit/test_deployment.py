@@ -89,6 +89,16 @@ def test_systemd_accepts_the_unit(unit: str, tmp_path: Path) -> None:
     assert complaints == []
 
 
+@pytest.mark.parametrize("unit", ["gateway.service", "gateway-router.service"])
+def test_the_unit_has_no_more_rights_than_it_needs(unit: str) -> None:
+    """By systemd's own score, of which 3.0 is 30 here."""
+    if not shutil.which("systemd-analyze"):
+        pytest.skip("no systemd-analyze here")
+    command = ["systemd-analyze", "security", "--offline=true", "--threshold=30", str(DOCKER / unit)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-200:]
+
+
 def test_systemd_waits_longer_than_gunicorn_does() -> None:
     from gateway.server import GRACEFUL_SECONDS
 
