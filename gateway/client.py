@@ -14,6 +14,7 @@ _TIMEOUT_SECONDS = 60
 class Client:
     def __init__(self, url: str, token: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self.token = token
         self._headers = {"Content-Type": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -35,6 +36,22 @@ class Client:
                 f"No gateway answers at {self._url} ({why}); start one with `gateway serve`, or name "
                 "another by --url or GATEWAY_URL."
             ) from failure
+
+    def status(self, method: str, path: str, body: object = None, token: str | None = None) -> int:
+        """How a request with `token`, or with none, is answered; this client's own is not sent."""
+        headers = {"Content-Type": "application/json"}
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token}"
+        data = None if body is None else json.dumps(body).encode()
+        try:
+            asked = request.Request(self._url + path, data, headers, method=method)
+            with request.urlopen(asked, timeout=_TIMEOUT_SECONDS) as answer:
+                return int(answer.status)
+        except error.HTTPError as refusal:
+            with refusal:
+                return refusal.code
+        except (OSError, ValueError) as failure:
+            raise Unavailable(f"No gateway answers at {self._url} ({failure}).") from failure
 
 
 def read_token(path: Path | None) -> str | None:

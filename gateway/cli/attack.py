@@ -1,4 +1,4 @@
-"""`gateway doctor --attack`: what was tried to get out of a session, and what stopped it."""
+"""`gateway doctor --attack`: what was tried to get into and out of a session, and what stopped it."""
 
 import dataclasses
 import json
@@ -21,14 +21,21 @@ _COLOURS = {"stopped": "green", "through": "red", "unclear": "red"}
 
 def run_attack(client: Client, settings: Settings, as_json: bool) -> int:
     """The exit code."""
+    from gateway import clock
     from gateway.doctor.attack import attack
-    from gateway.probes.catalogue import INSIDE
+    from gateway.doctor.outside import Outside, login_with_ssh
+    from gateway.probes.catalogue import INSIDE, OUTSIDE
+    from gateway.repositories.database import SqlDatabase
     from gateway.repositories.docker import Docker
     from gateway.repositories.inside import Inside
+    from gateway.repositories.pipes import Pipes
+    from gateway.tokens import Tokens
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was made is taken away
-    with click.progressbar(length=len(INSIDE), label="Attacking", file=sys.stderr) as bar:
-        attempts = attack(client, settings, Inside(Docker()), INSIDE, lambda: bar.update(1))
+    tokens = Tokens(SqlDatabase(settings.db), clock.read)
+    outside = Outside(client, Pipes(settings.piper_config), tokens, clock.read, login_with_ssh)
+    with click.progressbar(length=len(INSIDE) + len(OUTSIDE), label="Attacking", file=sys.stderr) as bar:
+        attempts = attack(client, settings, Inside(Docker()), outside, INSIDE, lambda: bar.update(1))
     withstood = all(attempt.failed for attempt in attempts)
     if as_json:
         told = [dataclasses.asdict(attempt) for attempt in attempts]

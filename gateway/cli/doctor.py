@@ -51,7 +51,8 @@ def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | No
     agree and nothing is wrong, else with 1.
 
     With --attack it asks the running gateway for two sessions instead, tries from inside one of them what its
-    user should not be able to do, and takes both away again. Exits with 1 when anything got through.
+    user should not be able to do, and from outside what nobody should, and takes both away again. Exits with
+    1 when anything got through. With tokens in use it needs an administrator's.
     """
     settings = Settings.load(os.environ, flags)
     if attack:

@@ -1,4 +1,5 @@
-"""Attacks on this gateway, from inside two sessions that are made for it and taken away again."""
+"""Attacks on this gateway, by two sessions that are made for it and taken away again: from inside the one
+at the other, and from outside by somebody who has the one and wants the other."""
 
 import shutil
 import time
@@ -11,10 +12,14 @@ from typing import Any
 
 from gateway.client import Client
 from gateway.database_url import DatabaseUrl
+from gateway.doctor.outside import Outside, attack_after_the_end, attack_from_outside
 from gateway.doctor.targets import targets
 from gateway.errors import GatewayError, Unavailable
-from gateway.probes.probe import Outcome, Probe, Targets, Verdict, judge
-from gateway.repositories.database import SqlDatabase, make_looking_engine
+from gateway.probes.catalogue import ENDED, OUTSIDE
+from gateway.probes.outcome import Outcome, Verdict
+from gateway.probes.probe import Probe, Targets, judge
+from gateway.repositories import schema
+from gateway.repositories.database import SqlDatabase
 from gateway.repositories.inside import Inside
 from gateway.settings import Settings
 
@@ -46,9 +51,13 @@ class Attempt:
 class Arena:
     """Two live sessions: `attempt` runs a probe inside the one, aimed at the other and at the host."""
 
-    def __init__(self, inside: Inside, container_id: str, aims: Targets) -> None:
+    def __init__(
+        self, inside: Inside, victim: dict[str, Any], attacker: dict[str, Any], aims: Targets
+    ) -> None:
+        self.victim = victim
+        self.attacker = attacker
+        self.container_id: str = attacker["container_id"]
         self._inside = inside
-        self.container_id = container_id
         self._aims = aims
         self._deadline = time.monotonic() + _PATIENCE_SECONDS
 
@@ -76,13 +85,16 @@ def attack(
     client: Client,
     settings: Settings,
     inside: Inside,
+    outside: Outside,
     probes: Sequence[Probe],
     tried: Callable[[], None] = lambda: None,
 ) -> list[Attempt]:
-    """Every probe from inside, in the order given; `tried` is called after each. Raises what the gateway
-    says when it has no room for two sessions, and when they cannot be taken away again."""
+    """All probes from outside and those given from inside; `tried` is called after each. Raises what the
+    gateway says when it has no room for two sessions, and when they cannot be taken away again."""
     outcomes: dict[str, Outcome] = {}
     with arena(client, settings, inside) as place:
+        with outside.stranger(place.victim, place.attacker) as stranger:
+            from_outside = attack_from_outside(stranger, tried)
 
         def run(probe: Probe) -> None:
             outcomes[probe.name] = place.attempt(probe)
@@ -98,17 +110,24 @@ def attack(
     for probe in probes:
         if probe.attempt == "linger":
             outcomes[probe.name] = _survival(lived, _processes_of(place.container_id), outcomes[probe.name])
-    return [Attempt("inside", probe.name, probe.tries, outcomes[probe.name]) for probe in probes]
+    before = from_outside["SSH with another user's key"]
+    from_outside[ENDED.name] = attack_after_the_end(stranger, before)
+    tried()
+    return [
+        *(Attempt("inside", probe.name, probe.tries, outcomes[probe.name]) for probe in probes),
+        *(Attempt("outside", probe.name, probe.tries, from_outside[probe.name]) for probe in OUTSIDE),
+    ]
 
 
 @contextmanager
 def arena(client: Client, settings: Settings, inside: Inside) -> Iterator[Arena]:
+    schema.require_current(settings.db)
     with (
         _session(client, VICTIM, settings.workspace_root) as victim,
         _session(client, ATTACKER, settings.workspace_root) as attacker,
     ):
         aims = targets(settings, VICTIM, _address(settings.db, victim["session_id"]))
-        yield Arena(inside, attacker["container_id"], aims)
+        yield Arena(inside, victim, attacker, aims)
 
 
 @contextmanager
@@ -138,7 +157,8 @@ def _end(client: Client, session_id: str) -> None:
 
 
 def _address(db: DatabaseUrl, session_id: str) -> str:
-    with SqlDatabase(db, make_looking_engine).read() as rows:
+    # not a looking engine: one in the process would keep SQLite from writing here, as lent tokens need
+    with SqlDatabase(db).read() as rows:
         session = rows.get(session_id)
     if session is None:
         raise Unavailable("The gateway that answers has another database than --db (GATEWAY_DB) names.")

@@ -1,6 +1,8 @@
-"""The attempts from inside a session, in the order in which they are shown."""
+"""The attempts from inside a session and from outside, in the order in which they are shown."""
 
 from gateway.probes.inside import devices, files, kernel, network, resources
+from gateway.probes.outside import api, logins
+from gateway.probes.outside.stranger import OutsideProbe
 from gateway.probes.probe import Probe
 
 
@@ -71,4 +73,22 @@ INSIDE: tuple[Probe, ...] = (
     Probe("open files", resources, "open_files", {"most": "open_files"}),
     Probe("a log flood", resources, "flood_log", {"mib": "log_mib"}, alone=True),
     Probe("a process that outlives the lease", resources, "linger", {"seconds": "linger_seconds"}),
+)
+
+# After the session has ended, and only then.
+ENDED = OutsideProbe("SSH with an ended session's key", logins.with_an_ended_sessions_key)
+
+OUTSIDE: tuple[OutsideProbe, ...] = (
+    OutsideProbe("the API without a token", api.without_a_token),
+    OutsideProbe("the API with a forged token", api.with_a_forged_token),
+    OutsideProbe("the API in the wrong role", api.with_the_wrong_role),
+    OutsideProbe("the API for another user", api.as_another_user),
+    OutsideProbe("the API with an expired token", api.with_an_expired_token),
+    OutsideProbe("paths, YAML and shell in names", api.smuggled_names),
+    OutsideProbe("a session without a key", api.keyless_sessions),
+    OutsideProbe("SSH with another user's key", logins.with_another_users_key),
+    OutsideProbe("SSH without a key", logins.with_a_password),
+    OutsideProbe("SSH as nobody", logins.as_nobody),
+    OutsideProbe("a session with another host key", logins.behind_a_changed_host_key),
+    ENDED,
 )

@@ -4,28 +4,13 @@ import inspect
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 from types import ModuleType
 
 from gateway.probes.inside import report
+from gateway.probes.outcome import Outcome, Verdict
 
 _METADATA = ("169.254.169.254", "169.254.170.2", "100.100.100.200")  # AWS, GCP and Azure; ECS; Alibaba
 _SCRATCH = ("/tmp", "/var/tmp", "/run", "/run/lock", "/dev/shm", "/var/log", "/opt", "/")
-
-
-class Verdict(StrEnum):
-    THROUGH = "through"  # the attack succeeded
-    STOPPED = "stopped"
-    UNTRIED = "untried"  # there was nothing to try, or only the outside can tell
-    UNCLEAR = "unclear"  # the attempt itself broke: as bad as having got through
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """`why` is the evidence, or what stopped it."""
-
-    verdict: Verdict
-    why: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -141,6 +141,9 @@ class SessionRows:
     def add_token(self, token: Token) -> None:
         self._session.add(token)
 
+    def remove_token(self, token: Token) -> None:
+        self._session.delete(token)
+
     def token(self, name: str) -> Token | None:
         return self._session.get(Token, name)
 

@@ -9,15 +9,20 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from cryptography.hazmat.primitives import serialization
 
+from gateway.access import Role
 from gateway.cli import gateway
 from gateway.client import Client
 from gateway.doctor import attack as attacking
 from gateway.doctor.attack import ATTACKER, VICTIM, Attempt, attack
+from gateway.doctor.outside import Outside
 from gateway.doctor.targets import host_addresses, listening_ports, mib, targets
 from gateway.errors import DockerUnavailable, GatewayError, Unavailable
-from gateway.probes.catalogue import INSIDE
-from gateway.probes.probe import Outcome, Verdict
+from gateway.probes.catalogue import INSIDE, OUTSIDE
+from gateway.probes.outcome import Outcome, Verdict
+from gateway.probes.outside.stranger import Login
+from gateway.tokens import Tokens
 from tests.conftest import NOTHING, Bench
 
 MIB = 2**20
@@ -48,10 +53,111 @@ def said(verdict: str, why: str = "evidence") -> tuple[int, str]:
     return 0, json.dumps({"verdict": verdict, "why": why})
 
 
-def run(bench: Bench, url: str, inside: FakeInside) -> dict[str, Attempt]:
-    attempts = attack(Client(url), bench.settings, inside, INSIDE)
-    assert [attempt.name for attempt in attempts] == [probe.name for probe in INSIDE]
+def public_of(private_key: str) -> str:
+    public = serialization.load_ssh_private_key(private_key.encode(), None).public_key()
+    return public.public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH).decode()
+
+
+DENIED = (255, "Permission denied (publickey).")
+
+
+class FakeEntry:
+    """A router that serves the bench's pipes, and the sessions' sshds behind it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+
+    def to(self, _answer: Any) -> Login:
+        return self.login
+
+    def login(self, user: str, private_key: str, *options: str) -> tuple[int, str]:
+        public = public_of(private_key)
+        pipes = [pipe for pipe in self._bench.pipes.list() if pipe.username == user]
+        if "PubkeyAuthentication=no" in options or not any(public in pipe.public_keys for pipe in pipes):
+            return DENIED
+        with self._bench.database.read() as rows:
+            session = rows.get(pipes[0].session_id)
+        if session is None or session.host_key != pipes[0].host_key:
+            return 255, "Connection closed by 127.0.0.1 port 2222"
+        return 0, ""
+
+
+def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | None = None) -> Outside:
+    tokens = Tokens(bench.database, bench.clock)
+    entry = FakeEntry(bench)
+    return Outside(
+        Client(url, token),
+        bench.pipes,
+        tokens,
+        bench.clock,
+        entry.to if login is None else lambda _answer: login,
+        wait=lambda seconds: bench.clock.advance(seconds=seconds),
+    )
+
+
+def run(bench: Bench, url: str, inside: FakeInside, outside: Outside | None = None) -> dict[str, Attempt]:
+    outside = outside or outside_of(bench, url)
+    attempts = attack(outside.client, bench.settings, inside, outside, INSIDE)
+    assert [attempt.name for attempt in attempts] == [probe.name for probe in (*INSIDE, *OUTSIDE)]
     return {attempt.name: attempt for attempt in attempts}
+
+
+def of_outside(attempts: dict[str, Attempt], verdict: Verdict) -> set[str]:
+    names = {name for name, one in attempts.items() if one.origin == "outside"}
+    return {name for name in names if attempts[name].outcome.verdict is verdict}
+
+
+SSH = {probe.name for probe in OUTSIDE if probe.attempt.__module__.endswith("logins")}
+WITH_TOKENS = {probe.name for probe in OUTSIDE if probe.name.startswith("the API")}
+ALL_OUTSIDE = {probe.name for probe in OUTSIDE}
+
+
+def test_a_stranger_is_stopped_everywhere_and_his_tokens_are_gone(bench: Bench, url: str) -> None:
+    tokens = Tokens(bench.database, bench.clock)
+    admin = tokens.create("admin", Role.ADMIN)
+    attempts = run(bench, url, FakeInside(), outside_of(bench, url, admin))
+    stopped = {name: attempts[name].outcome for name in ALL_OUTSIDE}
+    assert of_outside(attempts, Verdict.STOPPED) == ALL_OUTSIDE, stopped
+    assert [token.name for token in tokens.list()] == ["admin"]
+    assert left(bench) == (NOTHING, [])
+
+
+def test_without_tokens_in_use_that_is_what_it_says(bench: Bench, url: str) -> None:
+    attempts = run(bench, url, FakeInside())
+    assert of_outside(attempts, Verdict.UNTRIED) == WITH_TOKENS
+    assert of_outside(attempts, Verdict.STOPPED) == ALL_OUTSIDE - WITH_TOKENS
+
+
+def test_an_entry_that_lets_anybody_in_is_told(bench: Bench, url: str) -> None:
+    attempts = run(bench, url, FakeInside(), outside_of(bench, url, login=lambda *_: (0, "")))
+    assert of_outside(attempts, Verdict.THROUGH) == SSH
+
+
+@pytest.mark.parametrize("answer", [DENIED, (255, "ssh: connect to host ssh.gw port 22: Connection refused")])
+def test_an_entry_that_lets_nobody_in_proves_nothing(bench: Bench, url: str, answer: tuple[int, str]) -> None:
+    attempts = run(bench, url, FakeInside(), outside_of(bench, url, login=lambda *_: answer))
+    assert of_outside(attempts, Verdict.UNCLEAR) == SSH
+
+
+@pytest.mark.parametrize(("status", "verdict"), [(200, Verdict.THROUGH), (500, Verdict.UNCLEAR)])
+def test_an_api_that_refuses_nobody_is_told(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch, status: int, verdict: Verdict
+) -> None:
+    admin = Tokens(bench.database, bench.clock).create("admin", Role.ADMIN)
+    monkeypatch.setattr(Client, "status", lambda *_: status)
+    attempts = run(bench, url, FakeInside(), outside_of(bench, url, admin))
+    assert of_outside(attempts, verdict) == ALL_OUTSIDE - SSH
+
+
+def test_the_route_is_put_back_after_the_other_host_key(bench: Bench, url: str) -> None:
+    routes: list[Any] = []
+
+    def login(user: str, private_key: str, *options: str) -> tuple[int, str]:
+        routes.append({pipe.session_id: pipe.host_key for pipe in bench.pipes.list()})
+        return FakeEntry(bench).login(user, private_key, *options)
+
+    run(bench, url, FakeInside(), outside_of(bench, url, login=login))
+    assert [routes[0] == one for one in routes if one] == [*[True] * (len(routes) - 3), False, True]
 
 
 def left(bench: Bench) -> tuple[dict[str, list[str]], list[str]]:
@@ -111,13 +217,16 @@ def test_what_there_is_no_time_for_has_not_failed(
 ) -> None:
     monkeypatch.setattr(attacking, "_PATIENCE_SECONDS", 0.0)
     inside = FakeInside()
-    assert not any(attempt.failed for attempt in run(bench, url, inside).values())
+    attempts = run(bench, url, inside).values()
+    assert not any(attempt.failed for attempt in attempts if attempt.origin == "inside")
     assert inside.tried == []
 
 
 def test_a_hog_that_cannot_reach_the_limit_in_time_is_not_tried(bench: Bench, url: str) -> None:
     large = replace(bench.settings, session_memory="64g")
-    attempts = {one.name: one for one in attack(Client(url), large, FakeInside(), INSIDE)}
+    outside = outside_of(bench, url)
+    found = attack(outside.client, large, FakeInside(), outside, INSIDE)
+    attempts = {one.name: one for one in found}
     assert attempts["a memory hog"].outcome.verdict == Verdict.UNTRIED
 
 
@@ -151,8 +260,9 @@ def test_a_gateway_with_another_database_is_not_attacked(bench: Bench, url: str,
     other = tmp_path / "other.db"
     other.write_bytes((bench.settings.state_dir / "sessions.db").read_bytes())
     inside = FakeInside()
+    settings = replace(bench.settings, db=type(bench.settings.db)(other))
     with pytest.raises(GatewayError, match="another database"):
-        attack(Client(url), replace(bench.settings, db=type(bench.settings.db)(other)), inside, INSIDE)
+        attack(Client(url), settings, inside, outside_of(bench, url), INSIDE)
     assert inside.tried == []
     assert left(bench) == (NOTHING, [])
 

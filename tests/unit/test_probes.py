@@ -7,7 +7,8 @@ import pytest
 
 from gateway.probes.catalogue import INSIDE
 from gateway.probes.inside import network, resources
-from gateway.probes.probe import Outcome, Probe, Targets, Verdict, judge
+from gateway.probes.outcome import Outcome, Verdict
+from gateway.probes.probe import Probe, Targets, judge
 
 TARGETS: dict[str, Any] = {
     "neighbours": ["127.0.0.1"],

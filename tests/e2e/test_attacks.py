@@ -1,4 +1,5 @@
-"""What a session's user would try, from inside a real session, by `gateway doctor --attack`."""
+"""What a session's user would try from inside a real session, and a stranger from outside, by
+`gateway doctor --attack` of a gateway that has tokens."""
 
 import json
 import subprocess
@@ -8,8 +9,10 @@ import pytest
 
 from gateway.client import Client
 from gateway.doctor.attack import ATTACKER, VICTIM, arena
-from gateway.probes.catalogue import INSIDE
-from gateway.probes.probe import Probe, Verdict
+from gateway.probes.catalogue import INSIDE, OUTSIDE
+from gateway.probes.outcome import Verdict
+from gateway.probes.outside.stranger import OutsideProbe
+from gateway.probes.probe import Probe
 from gateway.repositories.docker import Docker
 from gateway.repositories.inside import Inside
 from gateway.settings import Settings
@@ -19,31 +22,39 @@ _ONLY_WITH_A_DRIVER = "a second GPU"
 
 
 @pytest.fixture(scope="module")
-def attempts(gateway: Gateway) -> dict[str, dict[str, Any]]:
-    done = gateway.run("doctor", "--attack", "--json")
+def token(gateway: Gateway) -> str:
+    return gateway.run("token", "create", "test", "--role", "admin").stdout.strip()
+
+
+@pytest.fixture(scope="module")
+def attempts(gateway: Gateway, token: str) -> dict[str, dict[str, Any]]:
+    done = gateway.run("doctor", "--attack", "--json", GATEWAY_TOKEN=token)
     told = json.loads(done.stdout)
     print(json.dumps(told, indent=2))
     assert done.returncode == (0 if told["withstood"] else 1), done.stderr
     return {one["name"]: one["outcome"] for one in told["attempts"]}
 
 
-@pytest.mark.parametrize("probe", INSIDE, ids=lambda probe: probe.name)
-def test_it_does_not_get_through(attempts: dict[str, dict[str, Any]], probe: Probe) -> None:
+@pytest.mark.parametrize("probe", [*INSIDE, *OUTSIDE], ids=lambda probe: probe.name)
+def test_it_does_not_get_through(attempts: dict[str, dict[str, Any]], probe: Probe | OutsideProbe) -> None:
     outcome = attempts[probe.name]
     expected = Verdict.UNTRIED if probe.name == _ONLY_WITH_A_DRIVER else Verdict.STOPPED
     assert outcome["verdict"] == expected, outcome["why"]
 
 
-def test_no_session_and_no_workspace_is_left(gateway: Gateway, attempts: dict[str, dict[str, Any]]) -> None:
-    assert gateway.get("/sessions")["sessions"] == []
+def test_no_session_workspace_or_token_is_left(
+    gateway: Gateway, token: str, attempts: dict[str, dict[str, Any]]
+) -> None:
+    assert Client(gateway.url, token).ask("GET", "/sessions")["sessions"] == []
+    assert [line.split()[0] for line in gateway.run("token", "list").stdout.splitlines()] == ["NAME", "test"]
     assert not {VICTIM, ATTACKER} & {path.name for path in (gateway.directory / "workspaces").iterdir()}
 
 
-def test_a_host_that_is_open_is_told(gateway: Gateway) -> None:
+def test_a_host_that_is_open_is_told(gateway: Gateway, token: str) -> None:
     """Without the gateway's own chain of the firewall, as after somebody flushed it."""
     the_host = next(probe for probe in INSIDE if probe.parameters.get("addresses") == "hosts")
     settings = Settings.load(gateway.environment)
-    with arena(Client(gateway.url), settings, Inside(Docker())) as place:
+    with arena(Client(gateway.url, token), settings, Inside(Docker())) as place:
         assert place.attempt(the_host).verdict == Verdict.STOPPED
         subprocess.run(["iptables", "-w", "5", "-F", f"GATEWAY-{NETWORK}"], check=True)
         outcome = place.attempt(the_host)
