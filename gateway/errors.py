@@ -106,6 +106,14 @@ class SessionExists(GatewayError):
         self.session_id = session_id
 
 
+class UserRouted(GatewayError):
+    def __init__(self, user_id: str) -> None:
+        super().__init__(
+            f"A pipe written by hand above the gateway's takes {user_id} elsewhere, so nobody would reach "
+            "the session: move that pipe below the gateway's marks, or choose another user_id."
+        )
+
+
 class NoCapacity(GatewayError):
     """`retry_at` is the earliest known expiry that makes room, None when no expiry would."""
 

@@ -105,6 +105,7 @@ class Containers(Protocol):
     def remove(self, session_id: str) -> None: ...
     def list(self) -> Sequence[Container]: ...
     def wait_for_ssh(self, container_id: str, address: str) -> None: ...
+    def check_gpu(self, container_id: str, gpu_uuid: str) -> None: ...
     def cut_connections(self, session_id: str) -> None: ...
     def up_since(self) -> datetime: ...
     def endings(self) -> Endings: ...
@@ -149,7 +150,8 @@ class Host:
         return self.gpus.list()
 
     def start(self, plan: SessionPlan, gpu: Gpu) -> Started:
-        """Make everything that `plan` names and return when the session's sshd has spoken.
+        """Make everything that `plan` names and return when the session's sshd has spoken and the
+        slice is seen from inside.
 
         Undoes nothing: whoever asked for it has the intent on record and calls `stop`.
         """
@@ -172,6 +174,7 @@ class Host:
             )
         )
         self.containers.wait_for_ssh(container_id, plan.address)
+        self.containers.check_gpu(container_id, gpu_uuid)
         reach("after-sshd-answer", ContainerFailed)
         return Started(container_id, gpu_uuid)
 

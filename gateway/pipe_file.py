@@ -83,11 +83,26 @@ class PipeFile:
         """The pipes above the marks and those below them."""
         return _handwritten(self.head, f"{self.indent}- {json.dumps(_STAND_IN)}{self.newline}", self.tail)
 
+    def routes_elsewhere(self, username: str) -> bool:
+        """Whether a pipe above the marks takes this user: SSHPiper serves the first that fits."""
+        above, _below = self.handwritten()
+        return any(_fits(source, username) for entry in above for source in entry.get("from") or [])
+
     def parts(self, lines: Iterable[str]) -> Iterator[str]:
         """The whole file with `lines` between the marks, piece by piece: it may be large."""
         yield self.head
         yield from lines
         yield self.tail
+
+
+def _fits(source: Entry, username: str) -> bool:
+    meant = str(source.get("username") or "")
+    if source.get("username_regex_match") is not True:
+        return meant == username
+    try:
+        return re.search(meant, username) is not None
+    except re.error:  # nobody gets in by it
+        return False
 
 
 @lru_cache(maxsize=4)

@@ -23,6 +23,7 @@ from gateway.errors import (
     PlacementTaken,
     SessionEnded,
     SessionExists,
+    UserRouted,
 )
 from gateway.failpoints import reach
 from gateway.host import Host, SessionPlan, Started
@@ -78,9 +79,11 @@ class Sessions:
     ) -> Opened:
         """A session that its user can reach when this returns; nothing is left behind when it raises.
 
-        Raises `SessionExists`, `NoCapacity`, `InvalidRequest`, `Unavailable`, `DiskFull`.
+        Raises `SessionExists`, `UserRouted`, `NoCapacity`, `InvalidRequest`, `Unavailable`, `DiskFull`.
         """
         given_keys = keys.parse_public_keys(public_keys) if public_keys else None
+        if self._pipes.routed_elsewhere([user_id]):
+            raise UserRouted(user_id)
         for _ in range(_CHOICES - 1):
             with suppress(PlacementTaken):
                 return self._open(user_id, ttl, mig_profile, given_keys)

@@ -23,6 +23,7 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.SessionNotFound, 404, "session-not-found", "No such session"),
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
     (errors.SessionExists, 409, "session-exists", "The user has a live session"),
+    (errors.UserRouted, 409, "user-routed", "The user is routed elsewhere"),
     (errors.NoCapacity, 503, "no-capacity", "No GPU slice is free"),
     (errors.DatabaseUnavailable, 503, "database-unavailable", "The session database is out of reach"),
     (errors.DockerUnavailable, 503, "docker-unavailable", "Docker is out of reach"),

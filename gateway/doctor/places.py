@@ -51,12 +51,13 @@ class Places:
         return Comparison(len(after), differ, others, self._unseen)
 
     def _look(self, sessions: Sequence[Session]) -> Sight:
+        users = [session.user_id for session in sessions]
         return Sight(
             sessions=sessions,
             containers=self._attempt(Place.DOCKER, self._host.observe),
             gpus=self._attempt(Place.DRIVER, self._host.list_gpus),
             pipes=self._attempt(Place.PIPES, self._pipes.list),
-            handwritten=self._attempt(Place.PIPES, self._pipes.handwritten_usernames) or (),
+            handwritten=self._attempt(Place.PIPES, lambda: self._pipes.routed_elsewhere(users)) or (),
             files=self._attempt(Place.FILES, self._host.remains),
             up_since=self._attempt(Place.DOCKER, self._host.up_since),
         )

@@ -18,6 +18,7 @@ from gateway.host import SSH_PORT, Container, ContainerSpec
 from gateway.repositories import labels
 from gateway.repositories.docker import NO_GPU_DRIVER, Docker, translated_errors
 from gateway.repositories.endings import DockerEndings
+from gateway.repositories.inside import Inside
 from gateway.repositories.limits import Limits
 
 _BANNER_POLL_SECONDS = 0.005
@@ -43,6 +44,9 @@ exit 1
 """
 # `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
 _MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
+# Lines of `nvidia-smi -L`: `GPU 0: NVIDIA A100 (UUID: GPU-…)`, `  MIG 3g.20gb  Device  0: (UUID: MIG-…)`.
+_GPU_LISTED = re.compile(r"\(UUID: (GPU-[^)]+)\)")
+_MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 
 class DockerContainers:
@@ -111,6 +115,21 @@ class DockerContainers:
                 self._refuse_dead(container_id)
                 look_at = now + _LIVENESS_POLL_SECONDS
             time.sleep(_BANNER_POLL_SECONDS)
+
+    def check_gpu(self, container_id: str, gpu_uuid: str) -> None:
+        """Raises `ContainerFailed` unless the MIG device, of one GPU, is all that nvidia-smi lists inside.
+        Simulated ones cannot be seen from there."""
+        if self._simulated_gpus:
+            return
+        code, listing = Inside(self._docker).run(container_id, ["nvidia-smi", "-L"])
+        gpus = _GPU_LISTED.findall(listing)
+        migs = _MIG_LISTED.findall(listing)
+        if code or len(gpus) != 1 or migs != [gpu_uuid]:
+            seen = ", ".join(gpus + migs) or " ".join(listing.split())[:200]
+            raise ContainerFailed(
+                f"The session's container should see {gpu_uuid} and no other GPU device, but sees: {seen}. "
+                "Look at the NVIDIA container toolkit's configuration."
+            )
 
     def cut_connections(self, session_id: str) -> None:
         """End the container's SSH connections; one that is gone or has ended has none."""

@@ -85,6 +85,7 @@ class Worknet:
                 self._name,
                 driver="bridge",
                 internal=True,
+                enable_ipv6=False,
                 ipam=IPAMConfig(pool_configs=[IPAMPool(subnet=str(self._subnet), gateway=gateway)]),
                 options={_ICC: "false", _BRIDGE: self._bridge},
                 labels={labels.NETWORK: self._name},
@@ -101,6 +102,8 @@ class Worknet:
     def _problem(self, found: dict[str, Any]) -> str | None:
         options = found.get("Options") or {}
         subnets = [config.get("Subnet") for config in found["IPAM"]["Config"] or []]
+        if found.get("EnableIPv6"):
+            return "it has IPv6, for which there are no rules"
         if not found["Internal"]:
             return "it reaches the outside"
         if options.get(_ICC) != "false":

@@ -58,10 +58,10 @@ class Pipes:
         content = self._published()
         return [_pipe(content.file, line) for line in content.lines.values()]
 
-    def handwritten_usernames(self) -> set[str]:
-        """The users whom a pipe written by hand routes elsewhere: one above the gateway's own."""
-        above, _below = self._published().file.handwritten()
-        return {str(source.get("username")) for entry in above for source in entry.get("from") or []}
+    def routed_elsewhere(self, users: Iterable[str]) -> set[str]:
+        """Those of `users` whom a pipe written by hand takes before the gateway's own could."""
+        file = self._published().file
+        return {user for user in users if file.routes_elsewhere(user)}
 
     def check(self) -> None:
         """Raises what keeps pipes from being published, if anything does."""
@@ -70,7 +70,8 @@ class Pipes:
 
     def _published(self) -> _Content:
         with _errors_told():
-            return self._read(_signature(self._path))
+            signature, known = _signature(self._path), self._content
+            return known if known and known.signature == signature else self._read(signature)
 
     @contextmanager
     def _locked(self) -> Iterator[_Content]:

@@ -192,7 +192,7 @@ def test_when_nothing_is_free_the_answer_says_when_something_will_be(bench: Benc
     assert len(bench.sessions.list()) == 2
 
 
-@pytest.mark.parametrize("verb", ["run", "wait_for_ssh"])
+@pytest.mark.parametrize("verb", ["run", "wait_for_ssh", "check_gpu"])
 @pytest.mark.parametrize(
     ("error", "status"), [(DockerUnavailable("x"), 503), (ContainerFailed("x"), 503), (DiskFull("x"), 507)]
 )
@@ -210,6 +210,14 @@ def test_a_container_that_cannot_be_started_leaves_nothing_behind(
 def test_a_slice_that_cannot_be_made_leaves_nothing_behind(bench: Bench) -> None:
     bench.gpus.fail("create", DriverUnavailable("no"))
     assert create(bench).json["type"] == "/problems/driver-unavailable"
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_user_whom_a_pipe_written_by_hand_takes_elsewhere_gets_no_session(bench: Bench) -> None:
+    bench.pipes._handwritten.add("user123")
+    answer = create(bench)
+    assert (answer.status_code, answer.json["type"]) == (409, "/problems/user-routed")
+    assert "takes user123 elsewhere" in answer.json["detail"]
     assert bench.leftovers() == NOTHING
 
 

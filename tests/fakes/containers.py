@@ -53,6 +53,13 @@ class FakeContainers:
         if spec is None or spec.address != address:
             raise ContainerFailed("The session's container vanished while it started.")
 
+    def check_gpu(self, container_id: str, gpu_uuid: str) -> None:
+        self._did("check_gpu")
+        if gpu_uuid not in {
+            spec.gpu_uuid for container, spec in self._running.values() if container.id == container_id
+        }:
+            raise ContainerFailed("The session's container should see another GPU device.")
+
     def cut_connections(self, session_id: str) -> None:
         self._did("cut_connections")
 

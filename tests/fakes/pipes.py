@@ -37,9 +37,9 @@ class FakePipes:
         self._maybe_fail("list")
         return builtins.list(self._pipes.values())
 
-    def handwritten_usernames(self) -> set[str]:
-        self._maybe_fail("handwritten_usernames")
-        return set(self._handwritten)
+    def routed_elsewhere(self, users: Iterable[str]) -> set[str]:
+        self._maybe_fail("routed_elsewhere")
+        return self._handwritten & set(users)
 
     def check(self) -> None:
         self._maybe_fail("check")

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +298,42 @@ def test_a_daemon_that_is_not_there_is_unavailable(
     ):
         with pytest.raises(DockerUnavailable):
             act()
+
+
+@pytest.fixture
+def image_with_nvidia_smi(docker: Docker) -> Iterator[str]:
+    """Its `nvidia-smi` prints the file `listing` beside sshd's; without one it fails."""
+    script = "#!/bin/sh\\ncat /etc/gateway/listing\\n"
+    recipe = (
+        f"FROM gpu-workspace\nRUN printf '{script}' > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi\n"
+    )
+    image, _log = docker.client.images.build(fileobj=BytesIO(recipe.encode()), tag="gwtest-nvidia-smi")
+    yield "gwtest-nvidia-smi"
+    docker.client.images.remove(image.id, force=True)
+
+
+def test_a_container_is_looked_at_from_inside_for_exactly_its_slice(
+    docker: Docker, image_with_nvidia_smi: str, real: DockerContainers, spec: ContainerSpec
+) -> None:
+    container_id = docker_containers(docker, image=image_with_nvidia_smi).run(spec)
+    looking = docker_containers(docker, simulated_gpus=False)
+    gpu = "GPU {}: NVIDIA A100-SXM4-40GB (UUID: GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a7{})\n"
+    mig = "  MIG 1g.5gb      Device  {}: (UUID: {})\n"
+    other = "MIG-00000000-aaaa-5555-bbbb-000000000000"
+    right = gpu.format(0, 0) + mig.format(0, spec.gpu_uuid)
+    listing = spec.files / "etc/listing"
+    with pytest.raises(ContainerFailed, match="No such file"):
+        looking.check_gpu(container_id, spec.gpu_uuid)
+    for wrong in (
+        gpu.format(0, 0),
+        gpu.format(0, 0) + mig.format(0, other),
+        right + mig.format(1, other),
+        right + gpu.format(1, 1),
+        "",
+    ):
+        listing.write_text(wrong)
+        with pytest.raises(ContainerFailed, match=f"should see {spec.gpu_uuid} .* sees: (GPU-.*)?\\. Look"):
+            looking.check_gpu(container_id, spec.gpu_uuid)
+    listing.write_text(right)
+    looking.check_gpu(container_id, spec.gpu_uuid)
+    real.check_gpu(container_id, other)  # simulated: there is nothing to be seen

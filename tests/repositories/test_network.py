@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from docker.types import IPAMConfig, IPAMPool
 
 from gateway.errors import NetworkUnavailable
 from gateway.repositories.docker import Docker
@@ -103,6 +104,17 @@ def test_a_network_of_that_name_that_is_open_is_refused(docker: Docker) -> None:
         for arguments in (["-D", "INPUT", "-j", "GATEWAY-gwtest-open"], ["-F"], ["-X"]):
             last = arguments if "-j" in arguments else [*arguments, "GATEWAY-gwtest-open"]
             iptables(*last)
+
+
+def test_a_network_of_that_name_that_has_ipv6_is_refused(docker: Docker) -> None:
+    name = "gwtest-ipv6"
+    pools = [IPAMPool(subnet="fd00:6777::/64")]
+    docker.client.networks.create(name, internal=True, enable_ipv6=True, ipam=IPAMConfig(pool_configs=pools))
+    try:
+        with pytest.raises(NetworkUnavailable, match="it has IPv6.*docker network rm gwtest-ipv6"):
+            Worknet(docker, name, "10.211.0.0/24").check()
+    finally:
+        docker.client.networks.get(name).remove()
 
 
 def test_a_subnet_that_is_in_use_is_named(docker: Docker, worknet: Worknet) -> None:

@@ -51,7 +51,7 @@ def write(path: Path, text: str, mode: int = 0o600) -> None:
 
 def test_there_are_no_pipes_at_first(pipes: Pipes | FakePipes) -> None:
     assert pipes.list() == []
-    assert pipes.handwritten_usernames() == set()
+    assert pipes.routed_elsewhere(["admin", "user123"]) == set()
     pipes.check()
 
 
@@ -144,7 +144,7 @@ def test_what_was_written_by_hand_is_kept_byte_for_byte(path: Path) -> None:
     pipes.remove("s1")
     marks = f"    {BEGIN}\r\n    {END}\r\n"
     assert path.read_bytes().decode() == text + marks
-    assert pipes.handwritten_usernames() == {"admin"}
+    assert pipes.routed_elsewhere(["admin", "user123"]) == {"admin"}
 
 
 def test_looking_makes_nothing_and_waits_for_nobody(path: Path) -> None:
@@ -160,7 +160,19 @@ def test_a_pipe_written_by_hand_below_the_gateway_s_routes_nobody_elsewhere(path
     Pipes(path).add(pipe())
     below = "  - from: [{username: admin}]\n    to: {host: h}\n"
     path.write_text(path.read_text() + below)
-    assert Pipes(path).handwritten_usernames() == set()
+    assert Pipes(path).routed_elsewhere(["admin", "user123"]) == set()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "taken"), [("^ad", {"admin"}), ("", {"admin", "user123"}), ("[", set()), ("3$", {"user123"})]
+)
+def test_a_pipe_written_by_hand_may_name_users_by_a_pattern(
+    path: Path, pattern: str, taken: set[str]
+) -> None:
+    source = f'{{username: "{pattern}", username_regex_match: true}}'
+    write(path, f"version: '1.0'\npipes:\n  - from: [{source}]\n    to: {{host: h}}\n")
+    Pipes(path).add(pipe())
+    assert Pipes(path).routed_elsewhere(["admin", "user123"]) == taken
 
 
 def test_an_edit_by_hand_between_two_publications_is_kept(path: Path) -> None:
@@ -171,7 +183,7 @@ def test_an_edit_by_hand_between_two_publications_is_kept(path: Path) -> None:
     )
     path.write_text(edited)
     pipes.add(pipe("s2", "other"))
-    assert pipes.handwritten_usernames() == {"admin"}
+    assert pipes.routed_elsewhere(["admin", "user123"]) == {"admin"}
     assert len(pipes.list()) == 2
     assert edited.splitlines()[:4] == path.read_text().splitlines()[:4]
 
