@@ -18,7 +18,7 @@ from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.driver import simulated_driver
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
-LIMIT, HANGS = 0.3, 0.9  # seconds: a thread in a C call knows no other clock
+LIMIT, HANGS = 0.8, 2.0  # seconds: a thread in a C call knows no other clock
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ def test_a_look_that_hangs_ends_nothing(bench: Bench, faults: Faults) -> None:
 def test_nobody_waits_for_a_gpu_for_ever(gpus: TimeLimitedGpus, faults: Faults) -> None:
     uuid = gpus.list()[0].uuid
     faults.inject(Fault(CREATE, delay=HANGS, times=1))
-    with pytest.raises(DriverUnavailable, match="did not answer within 0.3 s"):
+    with pytest.raises(DriverUnavailable, match="did not answer within 0.8 s"):
         gpus.create(uuid, "1g.5gb", Placement(0, 1))
     with pytest.raises(DriverUnavailable, match="Another call for GPU"):
         gpus.create(uuid, "1g.5gb", Placement(1, 1))
@@ -82,7 +82,7 @@ def test_nobody_waits_for_a_gpu_for_ever(gpus: TimeLimitedGpus, faults: Faults) 
 
 
 def test_threads_that_wait_are_bounded(gpus: TimeLimitedGpus, faults: Faults) -> None:
-    faults.inject(Fault("nvmlDeviceGetCount_v2", delay=3 * HANGS))
+    faults.inject(Fault("nvmlDeviceGetCount_v2", delay=2 * HANGS))
     callers = [threading.Thread(target=_list, args=(gpus,)) for _ in range(40)]
     for caller in callers:
         caller.start()

@@ -307,7 +307,9 @@ def image_with_nvidia_smi(docker: Docker) -> Iterator[str]:
     recipe = (
         f"FROM gpu-workspace\nRUN printf '{script}' > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi\n"
     )
-    image, _log = docker.client.images.build(fileobj=BytesIO(recipe.encode()), tag="gwtest-nvidia-smi")
+    image, _log = docker.client.images.build(
+        fileobj=BytesIO(recipe.encode()), tag="gwtest-nvidia-smi", network_mode="none"
+    )
     yield "gwtest-nvidia-smi"
     docker.client.images.remove(image.id, force=True)
 
