@@ -12,6 +12,7 @@ from gateway.admission import Admission
 from gateway.api import authorisation, errors, events, gpus, health, openapi, sessions, users
 from gateway.clock import Clock
 from gateway.closing import Closing
+from gateway.disk_use import DiskUse
 from gateway.errors import StartRefused
 from gateway.host import Host
 from gateway.mig import MigPolicy
@@ -73,12 +74,14 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
     policy = MigPolicy(settings.mig_policy)
     closing = Closing(parts.database, parts.host, parts.pipes, parts.clock)
     admission = Admission(parts.database, parts.host, parts.pipes)
+    disk_use = DiskUse(parts.database, parts.host, settings.workspace_quota_bytes, parts.clock)
     use_cases = Sessions(
         parts.database,
         parts.host,
         parts.pipes,
         closing,
         admission,
+        disk_use,
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=policy,
         clock=parts.clock,
@@ -92,14 +95,15 @@ def assemble(settings: Settings, parts: Parts) -> Flask:
         clock=parts.clock,
     )
     user_keys = UserKeys(parts.database, admission, parts.clock)
-    reaper = Reaper(upkeep, Watch(parts.database, parts.host), leadership_of(settings))
+    reaper = Reaper(upkeep, Watch(parts.database, parts.host), disk_use, leadership_of(settings))
     trail = Trail(parts.database, parts.clock)
-    parts_ready = readiness.checks(parts.database, parts.host, parts.pipes, reaper.last_tick)
+    parts_ready = readiness.checks(parts.database, parts.host, parts.pipes, disk_use, reaper.last_tick)
     app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["sessions"] = use_cases
     app.extensions["upkeep"] = upkeep
+    app.extensions["disk_use"] = disk_use
     app.extensions["reaper"] = reaper
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     app.register_blueprint(sessions.blueprint(use_cases, user_keys, entry, settings.max_ttl_minutes))
@@ -141,7 +145,7 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             simulated_gpus=bool(settings.simulate_gpus),
         ),
         network=Worknet(docker, settings.network, settings.subnet),
-        workspaces=HostWorkspaces(settings.workspace_root),
+        workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )
     return Parts(SqlDatabase(settings.db), host, PipesOnDisk(settings.piper_config))

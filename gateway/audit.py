@@ -25,6 +25,8 @@ class What(StrEnum):
     ENDED = "ended"
     ORPHAN_REMOVED = "orphan-removed"
     KEYS_CHANGED = "keys-changed"
+    DISK_NEARLY_FULL = "disk-nearly-full"  # of a user's quota, where the file system keeps none
+    DISK_FULL = "disk-full"
     CORDONED = "cordoned"
     UNCORDONED = "uncordoned"
     DENIED = "denied"

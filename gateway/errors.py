@@ -27,6 +27,7 @@ carries a host path, an SQL text or a secret.
     │   ├── PlacementTaken        something stands where the GPU instance was to go
     │   ├── PipesUnavailable      the pipe file cannot be read, understood or written
     │   └── WorkspaceRefused      a symlink or a stranger's directory stands in a workspace's place
+    ├── WorkspaceFull           the user holds more of the disk than the quota
     ├── DiskFull                nothing more can be written
     └── StartRefused            the settings or the schema are not fit to serve with
 """
@@ -168,6 +169,14 @@ class PipesUnavailable(Unavailable):
 
 class WorkspaceRefused(Unavailable):
     pass
+
+
+class WorkspaceFull(GatewayError):
+    def __init__(self, user_id: str, used: str, quota: str) -> None:
+        super().__init__(
+            f"{user_id}'s workspace held {used} when last measured and may hold {quota}: have files in it "
+            "removed, or raise --workspace-quota. It is measured again every five minutes."
+        )
 
 
 class DiskFull(GatewayError):

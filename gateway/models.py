@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     CheckConstraint,
     DateTime,
     Dialect,
@@ -82,13 +83,16 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """Someone who had a session once. The uid is assigned at the first and never given to another."""
+    """Someone who had a session once. The uid is assigned at the first and never given to another.
+
+    `workspace_bytes` is what the workspace held when it was last measured, None if it never was."""
 
     __tablename__ = "users"
 
     id: Mapped[str] = mapped_column(String(32), primary_key=True)
     uid: Mapped[int] = mapped_column(unique=True)
     public_keys: Mapped[list[str]] = mapped_column(default=list)
+    workspace_bytes: Mapped[int | None] = mapped_column(BigInteger)
 
 
 class Session(Base):

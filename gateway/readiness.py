@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
+from gateway.disk_use import DiskUse
 from gateway.errors import Unavailable
 from gateway.host import Host
 from gateway.ports import Database, Pipes
@@ -12,7 +13,11 @@ Check = Callable[[], str]  # a line about the part; raises GatewayError when it 
 
 
 def checks(
-    database: Database, host: Host, pipes: Pipes, last_tick: Callable[[], datetime | None]
+    database: Database,
+    host: Host,
+    pipes: Pipes,
+    disk_use: DiskUse,
+    last_tick: Callable[[], datetime | None],
 ) -> Mapping[str, Check]:
     return {
         "database": _ok(database.check),
@@ -21,6 +26,7 @@ def checks(
         "network": _ok(host.network.check),
         "gpus": lambda: _describe_gpus(host),
         "pipes": _ok(pipes.check),
+        "workspaces": disk_use.describe,
         "reaper": lambda: _describe_reaper(last_tick()),
     }
 

@@ -7,12 +7,14 @@ longer does.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 from typing import Protocol, TypeVar
 
 from gateway.audit import REAPER, acting, actor
+from gateway.disk_use import DiskUse
 from gateway.errors import GatewayError
 from gateway.models import Session
 from gateway.upkeep import Upkeep
@@ -21,6 +23,7 @@ from gateway.watch import Watch
 log = logging.getLogger("gateway.reaper")
 
 RECONCILE_SECONDS = 60.0
+_SURVEY_SECONDS = 300.0
 _LOOK_SECONDS = 1.0  # how late an expiry that another process has just written is noticed
 _TRY_SECONDS = 0.25  # how often those that do not lead ask whether they may
 _CLOSE_AT_ONCE = 8
@@ -49,9 +52,10 @@ class Leadership(Protocol):
 
 
 class Reaper:
-    def __init__(self, upkeep: Upkeep, watch: Watch, leadership: Leadership) -> None:
+    def __init__(self, upkeep: Upkeep, watch: Watch, disk_use: DiskUse, leadership: Leadership) -> None:
         self._upkeep = upkeep
         self._watch = watch
+        self._disk_use = disk_use
         self._leadership = leadership
         self._stop = threading.Event()
         self._look = threading.Event()  # now, and not only when it is time
@@ -93,7 +97,7 @@ class Reaper:
         while not self._stop.is_set():
             if self._guarded(self._leadership.acquire):
                 log.info("reaper leads")
-                with self._watch.following(self._look.set):
+                with self._watch.following(self._look.set), self._surveying():
                     self._work()
             self._stop.wait(_TRY_SECONDS)
         self._guarded(self._leadership.release)
@@ -111,6 +115,23 @@ class Reaper:
             self._look.wait(self._pause())
         if not self._stop.is_set():
             log.warning("reaper leads no more")
+
+    @contextmanager
+    def _surveying(self) -> Iterator[None]:
+        """Until the end of the block a thread measures workspaces, which may take longer than any look."""
+        over = threading.Event()
+
+        def survey() -> None:
+            with acting(REAPER):
+                while not over.is_set():
+                    self._guarded(self._disk_use.survey)
+                    over.wait(_SURVEY_SECONDS)
+
+        threading.Thread(target=survey, name="survey", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
 
     def _pause(self) -> float:
         """Seconds until the next expiry that is known, or until it is time to look for new ones."""

@@ -17,6 +17,7 @@ from gateway.admission import Admission
 from gateway.audit import What
 from gateway.clock import Clock
 from gateway.closing import Closing
+from gateway.disk_use import DiskUse
 from gateway.errors import (
     DatabaseUnavailable,
     GatewayError,
@@ -56,6 +57,7 @@ class Sessions:
         pipes: Pipes,
         closing: Closing,
         admission: Admission,
+        disk_use: DiskUse,
         *,
         subnet: ipaddress.IPv4Network,
         mig_policy: MigPolicy,
@@ -66,6 +68,7 @@ class Sessions:
         self._pipes = pipes
         self._closing = closing
         self._admission = admission
+        self._disk_use = disk_use
         self._subnet = subnet
         self._policy = mig_policy
         self._clock = clock
@@ -79,7 +82,8 @@ class Sessions:
     ) -> Opened:
         """A session that its user can reach when this returns; nothing is left behind when it raises.
 
-        Raises `SessionExists`, `UserRouted`, `NoCapacity`, `InvalidRequest`, `Unavailable`, `DiskFull`.
+        Raises `SessionExists`, `UserRouted`, `WorkspaceFull`, `NoCapacity`, `InvalidRequest`, `Unavailable`,
+        `DiskFull`.
         """
         given_keys = keys.parse_public_keys(public_keys) if public_keys else None
         if self._pipes.routed_elsewhere([user_id]):
@@ -142,6 +146,7 @@ class Sessions:
             if existing := rows.of_user(user_id):
                 raise SessionExists(user_id, existing.id)
             user = rows.user(user_id)
+            self._disk_use.require_room(user)
             now = self._clock()
             dated = now.wall.replace(microsecond=0)
             others = rows.list()

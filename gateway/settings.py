@@ -29,6 +29,8 @@ _POSITIVE = (
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _MIG_POLICIES = ("dynamic", "static", "mixed")
 _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
+_QUOTA = re.compile(r"([1-9][0-9]*)([mgt])")
+_BYTES = {"m": 2**20, "g": 2**30, "t": 2**40}
 
 
 def _setting(default: Any, explanation: str) -> Any:
@@ -53,6 +55,7 @@ class Settings:
     )
     piper_config: Path = _setting(Path("/etc/sshpiper/pipe.yaml"), "SSHPiper configuration")
     workspace_root: Path = _setting(Path("/srv/workspaces"), "root of the workspaces")
+    workspace_quota: str = _setting("", "the most that a user's workspace may hold, such as 200g")
     ssh_host: str = _setting(socket.gethostname, "name that users give to ssh")
     ssh_port: int = _setting(22, "port of the SSH entry point")
     ssh_host_key: Path | None = _setting(
@@ -124,6 +127,12 @@ class Settings:
         return self.ssh_host_key or self.piper_config.parent / "ssh_host_ed25519_key.pub"
 
     @property
+    def workspace_quota_bytes(self) -> int | None:
+        if not (size := _QUOTA.fullmatch(self.workspace_quota)):
+            return None
+        return int(size[1]) * _BYTES[size[2]]
+
+    @property
     def listens_locally(self) -> bool:
         """On loopback or a unix socket."""
         return self.listen.startswith("unix:") or ipaddress.ip_address(self.listen).is_loopback
@@ -143,6 +152,8 @@ class Settings:
         for name in ("session-memory", "session-shm", "session-tmp"):
             if not _SIZE.fullmatch(size := getattr(self, name.replace("-", "_"))):
                 yield name, f"{size!r} is not a size such as 16g or 512m."
+        if self.workspace_quota and not _QUOTA.fullmatch(self.workspace_quota):
+            yield "workspace-quota", f"{self.workspace_quota!r} is not a size such as 200g or 2t."
         if self.mig_policy not in _MIG_POLICIES:
             yield "mig-policy", f"{self.mig_policy!r} is none of {', '.join(_MIG_POLICIES)}."
         if self.log_format not in logs.FORMATS:

@@ -17,6 +17,7 @@ from werkzeug.serving import make_server
 from gateway.app import Parts, assemble
 from gateway.clock import Moment
 from gateway.database_url import DatabaseUrl
+from gateway.disk_use import DiskUse
 from gateway.host import Host
 from gateway.keys import make_pair
 from gateway.repositories import schema
@@ -78,6 +79,11 @@ class Bench:
     def upkeep(self) -> Upkeep:
         upkeep: Upkeep = self.app.extensions["upkeep"]
         return upkeep
+
+    @property
+    def disk_use(self) -> DiskUse:
+        disk_use: DiskUse = self.app.extensions["disk_use"]
+        return disk_use
 
     @property
     def client(self) -> FlaskClient:
@@ -153,7 +159,7 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         gpus=gpus,
         containers=containers,
         network=network,
-        workspaces=HostWorkspaces(settings.workspace_root),
+        workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )
     app = assemble(settings, Parts(database, host, pipes, clock))

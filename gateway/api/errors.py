@@ -36,6 +36,7 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.PlacementTaken, 503, "placement-taken", "The GPU slice was taken meanwhile"),
     (errors.PipesUnavailable, 503, "pipes-unavailable", "The SSH routes cannot be published"),
     (errors.WorkspaceRefused, 503, "workspace-refused", "The workspace cannot be used"),
+    (errors.WorkspaceFull, 507, "workspace-full", "The user's workspace is full"),
     (errors.DiskFull, 507, "disk-full", "A disk is full"),
     (errors.GatewayError, 503, "unavailable", "The gateway cannot do this now"),
 )

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from gateway import readiness
 from gateway.app import Parts, leadership_of
 from gateway.database_url import DatabaseUrl
+from gateway.disk_use import DiskUse
 from gateway.errors import GatewayError, Unavailable
 from gateway.host import Host
 from gateway.mig import MigPolicy
@@ -43,7 +44,8 @@ def _find(name: str, check: Check) -> Finding:
 
 def _checks(settings: Settings, parts: Parts) -> Mapping[str, Check]:
     leadership = leadership_of(settings)
-    ready = dict(readiness.checks(parts.database, parts.host, parts.pipes, leadership.last_tick))
+    disk_use = DiskUse(parts.database, parts.host, settings.workspace_quota_bytes, parts.clock)
+    ready = dict(readiness.checks(parts.database, parts.host, parts.pipes, disk_use, leadership.last_tick))
     del ready["pipes"]  # it tries to write; the comparison reads them
     tick = ready.pop("reaper")
     policy = MigPolicy(settings.mig_policy)

@@ -13,6 +13,7 @@ from gateway.host import SSH_PORT, SessionPlan
 from gateway.mig import Gpu
 
 _PATH = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin"
+_WARNING = "  Warning     "
 _LIBRARY_PATH = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
 
 # PAM, passwords and a pid file need root; sshd's penalties would punish the router, from whose
@@ -59,6 +60,16 @@ class HostSessionFiles:
                 (directory / name).chmod(0o444)
             _write_private(directory / "etc/ssh_host_ed25519_key", plan.host_key.private, plan.uid)
         return directory
+
+    def warn(self, session_id: str, text: str) -> None:
+        """Put `text` below the message of the day, in the place of what was put there before."""
+        etc = self._root / session_id / "etc"
+        with _errors_told(), suppress(FileNotFoundError):  # the session is over
+            message, _, before = (etc / "motd").read_text().partition(_WARNING)
+            if before.strip() != text:
+                (etc / "motd.new").write_text(message + (f"{_WARNING}{text}\n\n" if text else ""))
+                (etc / "motd.new").chmod(0o444)
+                (etc / "motd.new").rename(etc / "motd")
 
     def remove(self, session_id: str) -> None:
         shutil.rmtree(self._root / session_id, ignore_errors=True)

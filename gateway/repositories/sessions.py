@@ -79,6 +79,16 @@ class SessionRows:
         user = self._session.get(User, user_id)
         return user.public_keys if user else []
 
+    def to_measure(self, since: datetime, above: int) -> Sequence[str]:
+        """The ids of users who have a session, had one that ended at `since` or later, or whose workspace
+        held `above` bytes or more."""
+        visitors = (
+            User.id.in_(select(Session.user_id)),
+            User.id.in_(select(EndedSession.user_id).where(EndedSession.ended_at >= since)),
+            User.workspace_bytes >= above,
+        )
+        return self._session.scalars(select(User.id).where(or_(*visitors)).order_by(User.id)).all()
+
     def end(self, session: Session, now: datetime) -> EndedSession:
         """The row leaves the live sessions; its record stays."""
         ended = session.ended(now)

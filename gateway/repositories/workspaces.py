@@ -4,10 +4,12 @@ import errno
 import os
 import shutil
 import stat
+import subprocess
 import tempfile
 from pathlib import Path
 
 from gateway.errors import DiskFull, WorkspaceRefused
+from gateway.repositories import quotas
 
 _BASHRC = """\
 # Read by every interactive shell of your sessions; it is yours to change.
@@ -18,6 +20,7 @@ shopt -s checkwinsize histappend
 PS1='\\[\\e[1;32m\\]\\u@\\h\\[\\e[0m\\]:\\[\\e[1;34m\\]\\w\\[\\e[0m\\]\\$ '
 alias ls='ls --color=auto' ll='ls -l' grep='grep --color=auto'
 """
+_MEASURING_SECONDS = 1800  # of millions of files on a slow disk
 _PROFILE = """\
 # Read by login shells.
 [ -f ~/.bashrc ] && . ~/.bashrc
@@ -25,10 +28,11 @@ _PROFILE = """\
 
 
 class HostWorkspaces:
-    """`<root>/<user>/{.bashrc,projects/,data/}`, 0700."""
+    """`<root>/<user>/{.bashrc,projects/,data/}`, 0700. `quota`: the most that a user may hold, in bytes."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, quota: int | None = None) -> None:
         self._root = root
+        self._quota = quota
 
     def ensure(self, user_id: str, uid: int) -> Path:
         """The user's workspace, made if there was none; one that is there is left as it is.
@@ -41,6 +45,8 @@ class HostWorkspaces:
             if not os.path.lexists(path):
                 self._make(path, uid)
             found = os.lstat(path)
+            if self._quota is not None and self.has_quotas():
+                quotas.limit(self._root, uid, self._quota)
         except OSError as error:
             raise _translated(error, user_id) from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
@@ -51,6 +57,25 @@ class HostWorkspaces:
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.chmod(path, 0o700, follow_symlinks=True)
         return path
+
+    def has_quotas(self) -> bool:
+        """Whether the file system itself keeps users to a quota."""
+        return quotas.are_enforced(self._root)
+
+    def used(self, user_id: str) -> int:
+        """Bytes of disk that the user's workspace holds; 0 where there is none. Takes as long as it takes."""
+        path = self._root / user_id
+        if not path.is_dir():
+            return 0
+        patiently = ["ionice", "--ignore", "--class", "idle", "nice", "-n19"]
+        measure = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", str(path)]
+        try:
+            done = subprocess.run(
+                [*patiently, *measure], capture_output=True, text=True, timeout=_MEASURING_SECONDS
+            )
+            return int(done.stdout.split()[0])  # it fails for what vanishes meanwhile, and counts the rest
+        except (OSError, subprocess.TimeoutExpired, IndexError, ValueError) as error:
+            raise WorkspaceRefused(f"The workspace of {user_id} cannot be measured by du.") from error
 
     def _make(self, path: Path, uid: int) -> None:
         """Made aside and renamed into place, so that a crash leaves no half-made workspace."""

@@ -1,0 +1,76 @@
+"""The kernel's own quotas, on a file system made for each test."""
+
+import os
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from gateway.repositories import quotas
+from gateway.repositories.workspaces import HostWorkspaces
+
+UID = 20003
+MIB = 2**20
+FILE_SYSTEMS = {"ext4": ["-q", "-O", "quota"], "xfs": ["-q"]}
+
+
+@pytest.fixture(params=FILE_SYSTEMS)
+def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    image, place = tmp_path / "image", tmp_path / "mounted"
+    place.mkdir()
+    with image.open("wb") as file:
+        file.truncate(512 * MIB)
+    try:
+        subprocess.run([f"mkfs.{request.param}", *FILE_SYSTEMS[request.param], image], check=True)
+    except FileNotFoundError:
+        pytest.skip(f"no mkfs.{request.param} here")
+    options = ["-t", request.param, "-o", "loop,usrquota"]
+    if subprocess.run(["mount", *options, image, place], capture_output=True).returncode:
+        pytest.skip(f"this kernel keeps no quotas on {request.param}")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def as_user(home: Path, script: str) -> str:
+    """What the script complains of. Only the working directory is open to the user."""
+    command, user = ["sh", "-c", script], {"user": UID, "group": UID, "extra_groups": []}
+    return subprocess.run(command, cwd=home, stderr=subprocess.PIPE, text=True, **user).stderr
+
+
+def write_as_user(path: Path, mib: int) -> int:
+    """How many MiB the user could write."""
+    as_user(path.parent, f"head -c {mib}M /dev/zero > {path.name}")
+    return path.stat().st_size // MIB
+
+
+def test_a_user_is_stopped_at_the_quota_and_goes_on_after_removing_something(mounted: Path) -> None:
+    workspaces = HostWorkspaces(mounted / "root", 20 * MIB)
+    assert workspaces.has_quotas()
+    home = workspaces.ensure("user123", UID)
+    assert write_as_user(home / "first", 10) == 10
+    assert write_as_user(home / "second", 30) < 12
+    (home / "first").unlink()
+    assert write_as_user(home / "third", 5) == 5
+
+
+def test_a_user_is_stopped_at_too_many_files(mounted: Path) -> None:
+    home = HostWorkspaces(mounted, 16 * MIB).ensure("user123", UID)
+    assert "quota exceeded" in as_user(home, "seq 2000 | xargs touch")
+    assert len(os.listdir(home)) <= 1024
+
+
+def test_a_larger_quota_holds_from_the_next_session_on(mounted: Path) -> None:
+    HostWorkspaces(mounted, 8 * MIB).ensure("user123", UID)
+    home = HostWorkspaces(mounted, 40 * MIB).ensure("user123", UID)
+    assert write_as_user(home / "big", 30) == 30
+
+
+def test_a_file_system_without_quotas_is_seen_to_have_none(tmp_path: Path) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    try:
+        assert not quotas.are_enforced(tmp_path / "not/yet/there")
+        home = HostWorkspaces(tmp_path, MIB).ensure("user123", UID)
+        assert write_as_user(home / "big", 2) == 2
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
