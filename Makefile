@@ -36,7 +36,7 @@ tools:
 	@docker/install-host tests
 
 images:
-	@docker/build-images gpu-workspace
+	@docker/build-images gpu-workspace egress-proxy
 
 venv: .venv/stamp  ## The virtual environment
 

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from flask import Flask
 
-from gateway import clock, failpoints, readiness, simulation
+from gateway import clock, failpoints, intent, readiness, simulation
 from gateway.admission import Admission
 from gateway.api import authorisation, errors, events, gpus, health, openapi, sessions, users
 from gateway.clock import Clock
@@ -22,12 +22,14 @@ from gateway.reaper import Leadership, Reaper
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
+from gateway.repositories.egress import PORT as PROXY_PORT
+from gateway.repositories.egress import Egress
 from gateway.repositories.gpus import Gpus
 from gateway.repositories.leadership import DatabaseLease, FileLock
 from gateway.repositories.limits import Limits
 from gateway.repositories.network import Worknet
 from gateway.repositories.pipes import Pipes as PipesOnDisk
-from gateway.repositories.session_files import HostSessionFiles
+from gateway.repositories.session_files import HostSessionFiles, WayOutside
 from gateway.repositories.time_limit import TimeLimitedGpus
 from gateway.repositories.workspaces import HostWorkspaces
 from gateway.sessions import Sessions
@@ -145,7 +147,17 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             simulated_gpus=bool(settings.simulate_gpus),
         ),
         network=Worknet(docker, settings.network, settings.subnet),
+        egress=Egress(
+            docker, settings.network, settings.subnet, settings.open_hosts, settings.state_dir / "egress"
+        ),
         workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
-        files=HostSessionFiles(settings.state_dir / "sessions"),
+        files=HostSessionFiles(settings.state_dir / "sessions", _way_outside(settings)),
     )
     return Parts(SqlDatabase(settings.db), host, PipesOnDisk(settings.piper_config))
+
+
+def _way_outside(settings: Settings) -> WayOutside | None:
+    if not settings.open_hosts:
+        return None
+    address = intent.proxy_address(ipaddress.IPv4Network(settings.subnet))
+    return WayOutside(f"http://{address}:{PROXY_PORT}", settings.open_hosts)

@@ -120,6 +120,13 @@ class Network(Protocol):
     def check(self) -> None: ...
 
 
+class Egress(Protocol):
+    """What sessions reach outside; raises `NetworkUnavailable`, `ImageMissing`, `DockerUnavailable`."""
+
+    def ensure(self) -> None: ...
+    def describe(self) -> str: ...
+
+
 class Workspaces(Protocol):
     """Users' persistent directories; raises `WorkspaceRefused`, `DiskFull`."""
 
@@ -146,6 +153,7 @@ class Host:
     gpus: Gpus
     containers: Containers
     network: Network
+    egress: Egress
     workspaces: Workspaces
     files: SessionFiles
 
@@ -201,10 +209,6 @@ class Host:
     def cut_connections(self, session_id: str) -> None:
         """End every SSH connection into the session; what its user started there goes on."""
         self.containers.cut_connections(session_id)
-
-    def secure(self) -> None:
-        """See that the sessions' network and the rules around it stand."""
-        self.network.ensure()
 
     def observe(self) -> Sequence[Container]:
         """The session containers that exist, whether anybody knows of their sessions or not."""

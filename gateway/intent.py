@@ -10,12 +10,18 @@ from gateway.pipe_file import Pipe
 
 
 def free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
+    taken = used | {proxy_address(subnet)}
     hosts = subnet.hosts()
     next(hosts)  # the bridge's own
     for address in hosts:
-        if str(address) not in used:
+        if str(address) not in taken:
             return str(address)
     raise NoCapacity(f"All addresses of the sessions' network {subnet} are in use.")
+
+
+def proxy_address(subnet: ipaddress.IPv4Network) -> str:
+    """Where sessions find the way to what they may reach outside."""
+    return str(subnet.network_address + 2)
 
 
 def lease(session: Session) -> SliceLease | None:

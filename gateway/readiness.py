@@ -24,6 +24,7 @@ def checks(
         "docker": _ok(host.containers.check),
         "image": _ok(host.containers.check_image),
         "network": _ok(host.network.check),
+        "egress": host.egress.describe,
         "gpus": lambda: _describe_gpus(host),
         "pipes": _ok(pipes.check),
         "workspaces": disk_use.describe,

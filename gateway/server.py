@@ -93,10 +93,10 @@ def _bind(settings: Settings) -> str:
 
 
 def _start_reaper(worker: Any) -> None:
-    worker.wsgi.extensions["reaper"].start()
+    worker.app.callable.extensions["reaper"].start()
 
 
 def _stop_reaper(_server: Any, worker: Any) -> None:
-    app = getattr(worker, "wsgi", None)  # a worker that could not load its application has none
+    app = worker.app.callable  # a worker that could not load its application has none
     if app is not None:
         app.extensions["reaper"].stop()

@@ -29,6 +29,8 @@ _POSITIVE = (
 _HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _MIG_POLICIES = ("dynamic", "static", "mixed")
 _SIZE = re.compile(r"[1-9][0-9]*[kmg]")
+_EGRESS = ("none", "allowlist")
+_OPEN_HOST = re.compile(r"\.?[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?:[1-9][0-9]{0,4}")
 _QUOTA = re.compile(r"([1-9][0-9]*)([mgt])")
 _BYTES = {"m": 2**20, "g": 2**30, "t": 2**40}
 
@@ -68,6 +70,10 @@ class Settings:
     image: str = _setting("gpu-workspace", "image that sessions run")
     network: str = _setting("worknet", "Docker network of the sessions")
     subnet: str = _setting("10.213.0.0/20", "IPv4 subnet of that network")
+    egress: str = _setting("none", "sessions reach nothing outside (none), or --egress-hosts (allowlist)")
+    egress_hosts: str = _setting(
+        "", "what they reach then, such as pypi.org:443,.pythonhosted.org:443; a dot: subdomains too"
+    )
     session_memory: str = _setting("16g", "memory limit of a session (no swap beyond it)")
     session_cpus: float = _setting(lambda: float(min(8, os.cpu_count() or 1)), "CPU limit of a session")
     session_pids: int = _setting(1024, "process limit of a session")
@@ -133,6 +139,11 @@ class Settings:
         return int(size[1]) * _BYTES[size[2]]
 
     @property
+    def open_hosts(self) -> list[str]:
+        """What sessions reach outside, each as `HOST:PORT`."""
+        return [host.strip().lower() for host in self.egress_hosts.split(",") if host.strip()]
+
+    @property
     def listens_locally(self) -> bool:
         """On loopback or a unix socket."""
         return self.listen.startswith("unix:") or ipaddress.ip_address(self.listen).is_loopback
@@ -160,6 +171,7 @@ class Settings:
             yield "log-format", f"{self.log_format!r} is neither of {' and '.join(logs.FORMATS)}."
         yield from self._listen_problems()
         yield from self._subnet_problems()
+        yield from self._egress_problems()
 
     def _listen_problems(self) -> typing.Iterator[tuple[str, str]]:
         if self.listen.startswith("unix:/"):
@@ -177,6 +189,17 @@ class Settings:
         else:
             if network.prefixlen > 29:
                 yield "subnet", "needs room for sessions; /29 is the smallest."
+
+    def _egress_problems(self) -> typing.Iterator[tuple[str, str]]:
+        if self.egress not in _EGRESS:
+            yield "egress", f"{self.egress!r} is neither of {' and '.join(_EGRESS)}."
+        for host in self.open_hosts:
+            if not _OPEN_HOST.fullmatch(host) or int(host.rpartition(":")[2]) > 65535:
+                yield "egress-hosts", f"{host!r} is not HOST:PORT."
+        if self.egress == "none" and self.open_hosts:
+            yield "egress-hosts", "says what --egress allowlist opens, which is not set."
+        if self.egress == "allowlist" and not self.open_hosts:
+            yield "egress", "allowlist needs --egress-hosts, such as pypi.org:443,.pythonhosted.org:443."
 
 
 def _variable(name: str) -> str:

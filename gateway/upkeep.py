@@ -63,7 +63,8 @@ class Upkeep:
 
         A part that cannot be looked at keeps none of the others from being put right.
         """
-        _attempt("the sessions' network is not looked at", self._host.secure)
+        _attempt("the sessions' network is not looked at", self._host.network.ensure)
+        _attempt("the way outside is not looked at", self._host.egress.ensure)
         now = self._clock()
         with self._database.begin() as rows:
             rows.forget(now.wall - self._history)

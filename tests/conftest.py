@@ -27,7 +27,7 @@ from gateway.repositories.workspaces import HostWorkspaces
 from gateway.sessions import Sessions
 from gateway.settings import Settings
 from gateway.upkeep import Upkeep
-from tests.fakes.containers import FakeContainers, FakeNetwork
+from tests.fakes.containers import FakeContainers, FakeEgress, FakeNetwork
 from tests.fakes.gpus import FakeGpus
 from tests.fakes.pipes import FakePipes
 from tests.postgresql import PostgresServer
@@ -159,6 +159,7 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         gpus=gpus,
         containers=containers,
         network=network,
+        egress=FakeEgress(),
         workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )

@@ -36,6 +36,12 @@ INSIDE: tuple[Probe, ...] = (
     _udp("an outside address, UDP", "outside"),
     Probe("an outside name", network, "resolve_outside", {"name": "outside_name"}),
     _tcp("the cloud's metadata", "metadata"),
+    Probe(
+        "the proxy, to what it does not serve",
+        network,
+        "misuse_proxy",
+        {"proxies": "proxies", "addresses": "beyond"},
+    ),
     Probe("raw sockets", network, "raw_sockets"),
     Probe("another session's address", network, "take_address", {"addresses": "neighbours"}),
     Probe("ARP and network parameters", network, "change_network"),

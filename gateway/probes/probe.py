@@ -23,6 +23,7 @@ class Targets:
     hosts: Sequence[str]  # every address of the host, IPv4 and IPv6
     links: Sequence[str]  # the host's and other sessions' IPv6 link-local addresses
     ports: Sequence[int]  # API, router, sshd, Docker, and whatever else listens
+    proxies: Sequence[str] = ()  # that lead outside, as ADDRESS:PORT
     ssh_port: int = 2222
     outside: Sequence[str] = ("192.0.2.1", "198.51.100.1", "1.1.1.1", "8.8.8.8")
     outside_name: str = "example.com"
@@ -35,6 +36,12 @@ class Targets:
     open_files: int = 1_100_000
     log_mib: int = 64
     linger_seconds: int = 3600
+
+    @property
+    def beyond(self) -> Sequence[str]:
+        """Addresses that no proxy may lead to, of each kind some."""
+        ipv4 = [address for address in self.hosts if ":" not in address]
+        return [*self.neighbours, *ipv4, *self.metadata[:1], *self.outside[:1]]
 
 
 @dataclass(frozen=True, slots=True)

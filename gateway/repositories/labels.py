@@ -10,6 +10,7 @@ PLACEMENT = "io.gpu-ssh-gateway.placement"
 GPU_UUID = "io.gpu-ssh-gateway.gpu-uuid"
 EXPIRES_AT = "io.gpu-ssh-gateway.expires-at"
 NETWORK = "io.gpu-ssh-gateway.network"
+EGRESS = "io.gpu-ssh-gateway.egress"  # of the proxy: its configuration's SHA-256
 
 
 def of(spec: ContainerSpec, network: str) -> dict[str, str]:

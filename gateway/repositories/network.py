@@ -6,7 +6,6 @@ INPUT; connections that the host opens to a session are let through by their sta
 """
 
 import ipaddress
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,10 @@ from docker.types import IPAMConfig, IPAMPool
 from gateway.errors import NetworkUnavailable
 from gateway.repositories import labels
 from gateway.repositories.docker import Docker, translated_errors
+from gateway.repositories.firewall import Chain
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LONGEST_INTERFACE_NAME = 15
-_DONE, _NOT_THERE = 0, (1, 2)  # exit codes of iptables; others are that it could not look
 _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
 
@@ -29,15 +28,16 @@ class Worknet:
         self._docker = docker
         self._name = name
         self._subnet = ipaddress.IPv4Network(subnet)
-        self._bridge = name[:_LONGEST_INTERFACE_NAME]
-        self._chain = f"GATEWAY-{self._bridge}"
+        self._bridge = bridge_name(name)
+        drop = ("-i", self._bridge, "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP")
+        self._chain = Chain(f"GATEWAY-{self._bridge}", "INPUT", (drop,))
 
     def ensure(self) -> None:
         """Make the network and the rules where they are missing; refuse a network of another kind."""
         with translated_errors():
             if self._inspect() is None:
                 self._create()
-        self._ensure_rules()
+        self._chain.ensure()
         self.check()
 
     def check(self) -> None:
@@ -53,9 +53,9 @@ class Worknet:
                 f"The Docker network {self._name!r} is not as it must be ({problem}); remove it with "
                 f"`docker network rm {self._name}` and the gateway makes it anew."
             )
-        if not self._rules_stand():
+        if not self._chain.stands():
             raise NetworkUnavailable(
-                f"The firewall chain {self._chain} is missing; the reaper sets it again within a minute."
+                f"The firewall chain {self._chain.name} is missing; the reaper sets it again within a minute."
             )
         if _BRIDGE_NETFILTER.exists() and _BRIDGE_NETFILTER.read_text().strip() != "1":
             raise NetworkUnavailable(
@@ -67,9 +67,7 @@ class Worknet:
         with translated_errors():
             if self._inspect() is not None:
                 self._docker.client.networks.get(self._name).remove()
-        _iptables("-D", "INPUT", "-j", self._chain, may_fail=True)
-        _iptables("-F", self._chain, may_fail=True)
-        _iptables("-X", self._chain, may_fail=True)
+        self._chain.remove()
 
     def _inspect(self) -> dict[str, Any] | None:
         try:
@@ -114,33 +112,6 @@ class Worknet:
             return f"its subnet is {', '.join(map(str, subnets))}, not {self._subnet}"
         return None
 
-    def _ensure_rules(self) -> None:
-        if self._rules_stand():
-            return
-        _iptables("-N", self._chain, may_fail=True)
-        _iptables("-F", self._chain)
-        _iptables("-A", self._chain, *self._drop)
-        if not _iptables("-C", "INPUT", "-j", self._chain, may_fail=True):
-            _iptables("-I", "INPUT", "1", "-j", self._chain)
 
-    def _rules_stand(self) -> bool:
-        return _iptables("-C", self._chain, *self._drop, may_fail=True) and _iptables(
-            "-C", "INPUT", "-j", self._chain, may_fail=True
-        )
-
-    @property
-    def _drop(self) -> tuple[str, ...]:
-        return "-i", self._bridge, "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP"
-
-
-def _iptables(*arguments: str, may_fail: bool = False) -> bool:
-    try:
-        done = subprocess.run(["iptables", "-w", "5", *arguments], capture_output=True, text=True, timeout=10)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise NetworkUnavailable(
-            "iptables is missing or hangs; the gateway needs it to close the sessions' network."
-        ) from error
-    if done.returncode not in (_DONE, *_NOT_THERE) or (done.returncode and not may_fail):
-        said = " ".join(done.stderr.split())
-        raise NetworkUnavailable(f"iptables cannot look at the sessions' network, or close it: {said}")
-    return done.returncode == _DONE
+def bridge_name(network: str) -> str:
+    return network[:_LONGEST_INTERFACE_NAME]

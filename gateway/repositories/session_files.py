@@ -4,8 +4,9 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.errors import DiskFull, Unavailable
@@ -45,17 +46,26 @@ Include /etc/ssh/sshd_config.d/*.conf
 """
 
 
+@dataclass(frozen=True, slots=True)
+class WayOutside:
+    """The proxy's URL, and what it leads to, each as `HOST:PORT`."""
+
+    proxy: str
+    hosts: Sequence[str]
+
+
 class HostSessionFiles:
     """One directory a session: `passwd`, `group`, and `etc/`, which becomes /etc/gateway."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, way_outside: WayOutside | None = None) -> None:
         self._root = root
+        self._outside = way_outside
 
     def write(self, plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> Path:
         directory = self._root / plan.session_id
         with _errors_told():
             (directory / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
-            for name, content in _contents(plan, gpu, gpu_uuid).items():
+            for name, content in _contents(plan, gpu, gpu_uuid, self._outside).items():
                 (directory / name).write_text(content)
                 (directory / name).chmod(0o444)
             _write_private(directory / "etc/ssh_host_ed25519_key", plan.host_key.private, plan.uid)
@@ -131,7 +141,7 @@ def _write_private(path: Path, content: str, uid: int) -> None:
     os.chown(path, uid, uid)
 
 
-def _contents(plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> dict[str, str]:
+def _contents(plan: SessionPlan, gpu: Gpu, gpu_uuid: str, outside: WayOutside | None) -> dict[str, str]:
     environment = {
         "PATH": _PATH,
         "LD_LIBRARY_PATH": _LIBRARY_PATH,
@@ -140,6 +150,10 @@ def _contents(plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> dict[str, str]:
         "GATEWAY_MIG_PROFILE": plan.lease.profile,
         "GATEWAY_LEASE_ENDS": f"{plan.expires_at:%Y-%m-%dT%H:%M:%SZ}",
     }
+    if outside:
+        proxied = dict.fromkeys(("http_proxy", "https_proxy"), outside.proxy)
+        proxied["no_proxy"] = "localhost,127.0.0.1"
+        environment |= proxied | {name.upper(): value for name, value in proxied.items()}
     user, uid = plan.user_id, plan.uid
     return {
         "passwd": (
@@ -156,13 +170,16 @@ def _contents(plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> dict[str, str]:
         ),
         "etc/authorized_keys": plan.router_key + "\n",
         "etc/environment.sh": "".join(f"export {name}={value}\n" for name, value in environment.items()),
-        "etc/motd": _message_of_the_day(plan, gpu, gpu_uuid),
+        "etc/motd": _message_of_the_day(plan, gpu, gpu_uuid, outside),
     }
 
 
-def _message_of_the_day(plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> str:
+def _message_of_the_day(plan: SessionPlan, gpu: Gpu, gpu_uuid: str, outside: WayOutside | None) -> str:
     profile = gpu.profile(plan.lease.profile)
     memory = f", {profile.memory_mib} MiB" if profile else ""
+    network = (
+        f"  Network     {', '.join(outside.hosts)} by $http_proxy, and nothing else\n" if outside else ""
+    )
     simulated = " (simulated)" if gpu.simulated else ""
     return f"""
   Welcome, {plan.user_id}.
@@ -171,5 +188,5 @@ def _message_of_the_day(plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> str:
               {gpu_uuid}
   Lease ends  {plan.expires_at:%Y-%m-%d %H:%M} UTC
   Files       your home directory is kept for your next session; the rest is not
-
+{network}
 """

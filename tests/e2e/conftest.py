@@ -16,6 +16,7 @@ import requests
 
 from gateway.repositories import labels
 from gateway.repositories.docker import Docker
+from gateway.repositories.egress import Egress
 from gateway.repositories.network import Worknet
 
 NETWORK, SUBNET = "gwe2e", "10.215.0.0/24"
@@ -77,7 +78,7 @@ class Gateway:
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
         command = [BIN / "gateway", *arguments]
         return subprocess.run(
-            command, env=self.environment | environment, capture_output=True, text=True, timeout=60
+            command, env=self.environment | environment, capture_output=True, text=True, timeout=180
         )
 
     def start(self, name: str, *command: str | Path) -> None:
@@ -199,6 +200,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
 @pytest.fixture(scope="session", autouse=True)
 def _network_is_taken_away() -> Iterator[None]:
     yield
+    Egress(Docker(), NETWORK, SUBNET, (), Path("/nowhere")).remove()
     Worknet(Docker(), NETWORK, SUBNET).remove()
 
 

@@ -23,6 +23,10 @@ _ONLY_WITH_A_DRIVER = "a second GPU"
 
 @pytest.fixture(scope="module")
 def token(gateway: Gateway) -> str:
+    """After it the gateway asks for tokens, and lets sessions out to one host for attacks at the proxy."""
+    gateway.settings |= {"GATEWAY_EGRESS": "allowlist", "GATEWAY_EGRESS_HOSTS": "pypi.org:443"}
+    gateway.kill("serve")
+    gateway.serve()
     return gateway.run("token", "create", "test", "--role", "admin").stdout.strip()
 
 

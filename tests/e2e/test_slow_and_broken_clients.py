@@ -3,13 +3,14 @@
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from pathlib import Path
 
 import pytest
 import requests
 
-from gateway.worker import REQUEST_SECONDS
-from tests.e2e.conftest import Gateway
+from gateway.worker import ANSWER_SECONDS, REQUEST_SECONDS
+from tests.e2e.conftest import Gateway, eventually
 
 HALF_A_HEADER = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "
 HALF_A_BODY = (
@@ -31,6 +32,12 @@ def connect(gateway: Gateway) -> socket.socket:
     return socket.create_connection(("127.0.0.1", gateway.port), timeout=REQUEST_SECONDS + 10)
 
 
+def is_open(port: int, client: socket.socket) -> bool:
+    """Whether the server at `port` has shut nothing yet of its connection with `client`."""
+    ends = f":{port:04X} 0100007F:{client.getsockname()[1]:04X} 01 "
+    return ends in Path("/proc/net/tcp").read_text()
+
+
 def status_of(gateway: Gateway, sent: bytes) -> int:
     with connect(gateway) as connection:
         connection.sendall(sent)
@@ -43,11 +50,27 @@ def test_a_hundred_half_sent_requests_block_nobody_and_are_cut_off(served: Gatew
         for number, connection in enumerate(slow):
             connection.sendall((HALF_A_HEADER, HALF_A_BODY)[number % 2])
         begun = time.monotonic()
-        assert requests.get(f"{served.url}/healthz", timeout=2).ok
+        assert requests.get(f"{served.url}/healthz", timeout=REQUEST_SECONDS).ok
         print(f"/healthz beside 100 slow clients: {(time.monotonic() - begun) * 1000:.0f} ms")
         for connection in slow[:50]:
             while connection.recv(4096):
                 pass  # whatever it says before it closes
+
+
+def test_who_does_not_read_the_answers_is_cut_off(served: Gateway) -> None:
+    """More answers than the kernel keeps for a connection, so that a thread waits to write the next."""
+    size, asked = len(requests.get(f"{served.url}/openapi.json").content), 400
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", served.port))
+        connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * asked)
+        assert requests.get(f"{served.url}/healthz", timeout=REQUEST_SECONDS).ok
+        eventually(lambda: not is_open(served.port, connection), 4 * ANSWER_SECONDS)
+        received = 0
+        with suppress(ConnectionResetError):
+            while piece := connection.recv(2**20):
+                received += len(piece)
+    assert size < received < size * asked
 
 
 @pytest.mark.parametrize(

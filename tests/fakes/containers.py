@@ -126,6 +126,19 @@ class FakeEndings:
 
 
 @dataclass
+class FakeEgress:
+    failure: Exception | None = None
+
+    def ensure(self) -> None:
+        self.describe()
+
+    def describe(self) -> str:
+        if self.failure:
+            raise self.failure
+        return "ok: none"
+
+
+@dataclass
 class FakeNetwork:
     failure: Exception | None = None
 

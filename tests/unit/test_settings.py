@@ -40,6 +40,13 @@ def test_a_flag_goes_before_the_environment_and_the_environment_before_the_defau
         ({"threads": "0"}, "--threads"),
         ({"mig_policy": "frozen"}, "--mig-policy (GATEWAY_MIG_POLICY): 'frozen' is none of dynamic"),
         ({"listen": "localhost"}, "--listen"),
+        ({"workspace_quota": "much"}, "--workspace-quota"),
+        ({"egress": "all"}, "--egress (GATEWAY_EGRESS): 'all' is neither of none and allowlist"),
+        ({"egress": "allowlist"}, "--egress"),
+        ({"egress_hosts": "pypi.org:443"}, "--egress-hosts"),
+        ({"egress": "allowlist", "egress_hosts": "pypi.org"}, "--egress-hosts"),
+        ({"egress": "allowlist", "egress_hosts": "pypi.org:443,a b:1"}, "--egress-hosts"),
+        ({"egress": "allowlist", "egress_hosts": "pypi.org:70000"}, "--egress-hosts"),
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(flags: dict[str, str], named: str) -> None:
@@ -62,3 +69,16 @@ def test_the_old_way_to_listen_without_tokens_names_the_new_one() -> None:
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.8.8", "::1", "unix:/run/gateway.sock"])
 def test_loopback_and_unix_sockets_are_local(address: str) -> None:
     assert Settings.load({}, {"listen": address}).listens_locally
+
+
+def test_what_sessions_reach_outside_is_a_list_of_hosts_and_ports() -> None:
+    flags = {"egress": "allowlist", "egress_hosts": "PyPI.org:443, .pythonhosted.org:443,"}
+    assert Settings.load({}, flags).open_hosts == ["pypi.org:443", ".pythonhosted.org:443"]
+    assert Settings.load({}).open_hosts == []
+
+
+@pytest.mark.parametrize(
+    ("size", "number"), [("", None), ("512m", 2**29), ("200g", 200 * 2**30), ("2t", 2**41)]
+)
+def test_a_workspace_quota_is_a_number_of_bytes(size: str, number: int | None) -> None:
+    assert Settings.load({}, {"workspace_quota": size}).workspace_quota_bytes == number

@@ -115,6 +115,33 @@ def resolve_outside(name: str) -> str:
     return f"{name} is {socket.gethostbyname(name)}"
 
 
+def misuse_proxy(proxies: list[str], addresses: list[str]) -> str:
+    """What the proxy to the outside is not there for: the host, other sessions, other ports and names,
+    itself. Any answer but a denial means that it tried."""
+    if not proxies:
+        raise NotImplementedError("there is no proxy")
+    goals = [f"{address}:{port}" for address in addresses for port in (22, 80, 2222, 8080)]
+    goals += [*proxies, "localhost:3128", "example.com:22", "example.com.:443"]
+    paths = [f"http://{goal}/{path}" for goal in goals for path in ("", "squid-internal-mgr/menu")]
+    requests = [f"CONNECT {goal}" for goal in goals] + [f"GET {path}" for path in paths]
+    for proxy in proxies:
+        for request in requests:
+            if (answer := _asked(proxy, request)) != "403":
+                return f"{request} is answered {answer}"
+    raise PermissionError(errno.EACCES, f"{len(requests)} requests were denied")
+
+
+def _asked(proxy: str, request: str) -> str:
+    """The status with which a proxy answers. Raises `RuntimeError`: without an answer nothing was tried."""
+    host, _, port = proxy.rpartition(":")
+    try:
+        with socket.create_connection((host, int(port)), timeout=5) as connection:
+            connection.sendall(f"{request} HTTP/1.1\r\nHost: {request.split()[1]}\r\n\r\n".encode())
+            return connection.recv(64).split()[1].decode()
+    except (OSError, IndexError) as error:
+        raise RuntimeError(f"the proxy does not answer: {error}") from error
+
+
 def raw_sockets() -> str:
     """Sockets that could forge addresses: IP, ICMP, packets of any kind, and the hypervisor's."""
     failures = []
