@@ -1,5 +1,6 @@
 """The application for a plain `gunicorn wsgi:app`; settings come from GATEWAY_* variables."""
 
+import os
 import sys
 
 from gateway.app import create_app
@@ -11,6 +12,7 @@ from gateway.settings import Settings
 
 _GUNICORN_APP_LOAD_ERROR = 4  # tells the arbiter to stop instead of trying for ever
 
+os.umask(os.umask(0) | 0o022)
 try:
     settings = Settings.from_env()
     log_to_stderr(settings.log_format)

@@ -1,5 +1,6 @@
 """The `gateway` command, a module a group of commands. A failure is one line and a non-zero exit."""
 
+import os
 import sys
 
 import click
@@ -25,6 +26,7 @@ for command in (serve, router, migrate, backup, take_over, token, keys, gpus, ev
 
 
 def main() -> None:
+    os.umask(os.umask(0) | 0o022)  # whatever it was started with, nobody else changes its files
     try:
         gateway.main(standalone_mode=True)
     except GatewayError as error:

@@ -33,7 +33,7 @@ def client_options(command: Command) -> Command:
         "--url",
         default="http://127.0.0.1:8080",
         envvar="GATEWAY_URL",
-        help="the gateway to ask [GATEWAY_URL; http://127.0.0.1:8080]",
+        help="the gateway to ask, or unix:/PATH of its socket [GATEWAY_URL; http://127.0.0.1:8080]",
     )
     @click.option(
         "--token-file",

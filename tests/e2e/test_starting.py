@@ -125,3 +125,15 @@ def _answers(gateway: Gateway) -> bool:
         return requests.get(f"{gateway.url}/healthz", timeout=5).ok
     except requests.ConnectionError:
         return False
+
+
+def test_a_gateway_on_a_unix_socket_is_asked_there_by_the_command_line(stopped: Gateway) -> None:
+    where = stopped.directory / "gateway.sock"
+    stopped.settings["GATEWAY_LISTEN"] = stopped.settings["GATEWAY_URL"] = f"unix:{where}"
+    assert f"No gateway answers at unix:{where}" in one_line(stopped.run("gpus"))
+    stopped.run("migrate")
+    stopped.start("serve")
+    eventually(where.exists)
+    assert "NVIDIA A100" in eventually(lambda: stopped.run("gpus").stdout)
+    assert where.stat().st_mode & 0o777 == 0o660
+    stopped.kill("serve", signal.SIGTERM)
