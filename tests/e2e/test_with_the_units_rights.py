@@ -1,0 +1,41 @@
+"""Gateway and router with the capabilities that their systemd units leave them, and no way to get others."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import BIN, REPOSITORY, Gateway, eventually, remove_containers
+
+
+def bounded(unit: str) -> list[str]:
+    """`setpriv` as the unit has it: capabilities by its CapabilityBoundingSet, NoNewPrivileges."""
+    text = (REPOSITORY / "docker" / unit).read_text()
+    assert re.search(r"^NoNewPrivileges=yes$", text, re.M)
+    [names] = re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.M)
+    kept = ",".join("+" + name.removeprefix("CAP_").lower() for name in names.split())
+    return ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all,{kept}"]
+
+
+@pytest.fixture
+def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    gateway = Gateway(tmp_path_factory.mktemp("unprivileged"))
+    assert gateway.run("migrate").returncode == 0
+    gateway.start("router", *bounded("gateway-router.service"), BIN / "gateway", "router")
+    gateway.start("serve", *bounded("gateway.service"), BIN / "gateway", "serve")
+    gateway.until_ready()
+    yield gateway
+    for name in list(gateway.processes):
+        gateway.kill(name)
+    remove_containers(gateway.directory)
+
+
+def test_they_open_a_session_let_its_user_in_and_take_it_back(unprivileged: Gateway) -> None:
+    status = Path(f"/proc/{unprivileged.processes['serve'].pid}/status").read_text()
+    [held] = re.findall(r"^CapEff:\s+(\w+)$", status, re.M)
+    assert int(held, 16).bit_count() == len(bounded("gateway.service")[-1].split(",")) - 1
+    session = unprivileged.create("user123", mig_profile="3g.20gb")
+    assert unprivileged.in_session("user123", "touch data/mine && stat -c %U data/mine").strip() == "user123"
+    assert unprivileged.delete(session["session_id"]).status_code == 204
+    eventually(lambda: unprivileged.leftovers(session["session_id"]) == [])
