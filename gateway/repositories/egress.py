@@ -7,6 +7,7 @@ the other in a network that leads outside.
 import hashlib
 import ipaddress
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -102,12 +103,20 @@ class Egress:
     def remove(self) -> None:
         """Take the proxy away, its network, and the rule that lets sessions reach it."""
         with translated_errors():
-            container = self._container()
-            if container is not None:
-                container.remove(force=True)
+            if self._remove_container():
                 self._chain.remove()
-            for network in self._docker.client.networks.list(names=[f"^{self._name}$"]):
-                network.remove()
+            for network in self._networks():
+                with suppress(APIError):  # somebody's own container is on it, such as a mirror
+                    network.remove()
+
+    def _remove_container(self) -> bool:
+        container = self._container()
+        if container is not None:
+            container.remove(force=True)
+        return container is not None
+
+    def _networks(self) -> Sequence[Any]:
+        return self._docker.client.networks.list(names=[f"^{self._name}$"])
 
     def _container(self) -> Container | None:
         try:
@@ -128,10 +137,11 @@ class Egress:
 
     def _replace(self) -> None:
         """A container whose configuration or image is another, or that ended, gives way to a new one."""
-        self.remove()
-        self._docker.client.networks.create(
-            self._name, driver="bridge", enable_ipv6=False, labels={labels.NETWORK: self._network}
-        )
+        self._remove_container()
+        if not self._networks():
+            self._docker.client.networks.create(
+                self._name, driver="bridge", enable_ipv6=False, labels={labels.NETWORK: self._network}
+            )
         container = self._docker.client.containers.create(
             self._image().id,
             name=self._name,

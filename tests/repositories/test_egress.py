@@ -120,10 +120,11 @@ def test_with_other_hosts_the_proxy_is_another_and_with_none_it_is_gone(
 
 
 def test_a_proxy_that_was_killed_and_a_rule_that_was_flushed_are_made_again(
-    docker: Docker, egress_to: EgressTo
+    docker: Docker, egress_to: EgressTo, running: Callable[..., Container]
 ) -> None:
     egress = egress_to(*OPEN)
     egress.ensure()
+    running(*serves(8000), network=NAME)  # somebody's own, beside the proxy
     docker.client.containers.get(NAME).kill()
     with pytest.raises(NetworkUnavailable):
         egress.describe()
