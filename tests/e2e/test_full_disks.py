@@ -60,3 +60,26 @@ def test_a_full_disk_is_told_and_nothing_is_lost(gateway: Gateway, place: str) -
     session = requests.post(f"{gateway.url}/sessions", json={"user_id": f"in-{place}"}, timeout=60)
     assert session.status_code == 201, session.text
     assert gateway.delete(session.json()["session_id"]).status_code == 204
+
+
+def test_the_gateway_measures_by_itself_who_is_above_the_quota(gateway: Gateway) -> None:
+    """At once when it begins to lead, and every few minutes from then on."""
+
+    def post(user_id: str) -> requests.Response:
+        return requests.post(f"{gateway.url}/sessions", json={"user_id": user_id}, timeout=60)
+
+    def refused() -> bool:
+        answer = post("ann")
+        if answer.ok:
+            gateway.delete(answer.json()["session_id"])
+        return answer.status_code == 507 and answer.json()["type"] == "/problems/workspace-full"
+
+    gateway.delete(post("ann").json()["session_id"])
+    (gateway.directory / "workspaces/ann/data/big").write_bytes(bytes(2 * 2**20))
+    assert not refused()
+    gateway.settings["GATEWAY_WORKSPACE_QUOTA"] = "1m"
+    gateway.kill("serve")
+    gateway.serve()
+    eventually(refused)
+    assert post("ben").status_code == 201
+    assert "disk-full" in gateway.run("events").stdout
