@@ -103,17 +103,16 @@ class Egress:
     def remove(self) -> None:
         """Take the proxy away, its network, and the rule that lets sessions reach it."""
         with translated_errors():
-            if self._remove_container():
-                self._chain.remove()
+            self._remove_container()
             for network in self._networks():
                 with suppress(APIError):  # somebody's own container is on it, such as a mirror
                     network.remove()
+        self._chain.remove()
 
-    def _remove_container(self) -> bool:
+    def _remove_container(self) -> None:
         container = self._container()
         if container is not None:
             container.remove(force=True)
-        return container is not None
 
     def _networks(self) -> Sequence[Any]:
         return self._docker.client.networks.list(names=[f"^{self._name}$"])
