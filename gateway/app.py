@@ -22,7 +22,6 @@ from gateway.reaper import Leadership, Reaper
 from gateway.repositories.containers import DockerContainers
 from gateway.repositories.database import SqlDatabase
 from gateway.repositories.docker import Docker
-from gateway.repositories.egress import PORT as PROXY_PORT
 from gateway.repositories.egress import Egress
 from gateway.repositories.gpus import Gpus
 from gateway.repositories.leadership import DatabaseLease, FileLock
@@ -159,5 +158,5 @@ def parts_of_this_machine(settings: Settings) -> Parts:
 def _way_outside(settings: Settings) -> WayOutside | None:
     if not settings.open_hosts:
         return None
-    address = intent.proxy_address(ipaddress.IPv4Network(settings.subnet))
-    return WayOutside(f"http://{address}:{PROXY_PORT}", settings.open_hosts)
+    proxy = intent.proxy(ipaddress.IPv4Network(settings.subnet))
+    return WayOutside(f"http://{proxy}", settings.open_hosts)

@@ -34,6 +34,13 @@ class Fill(IntEnum):
         return cls.FULL if used >= quota else cls.NEARLY if used >= _NEARLY * quota else cls.ROOM
 
 
+def require_room(user: User, quota: int | None) -> None:
+    """Raises `WorkspaceFull` for one who was above the quota when last measured."""
+    used = user.workspace_bytes or 0
+    if quota is not None and Fill.of(used, quota) is Fill.FULL:
+        raise WorkspaceFull(user.id, _gib(used), _gib(quota))
+
+
 class DiskUse:
     """`quota` is what each workspace may hold, in bytes; None: as much as there is."""
 
@@ -56,16 +63,10 @@ class DiskUse:
             "who is above it gets no new session"
         )
 
-    def require_room(self, user: User) -> None:
-        """Raises `WorkspaceFull` for one who was above the quota when last measured."""
-        used, quota = user.workspace_bytes or 0, self._watched
-        if quota is not None and Fill.of(used, quota) is Fill.FULL:
-            raise WorkspaceFull(user.id, _gib(used), _gib(quota))
-
     def survey(self) -> None:
         """Measure the workspaces of those who had a session since the last survey, or were above the
         quota."""
-        if (quota := self._watched) is None:
+        if (quota := self.watched_quota()) is None:
             return
         began = self._clock().wall
         with self._database.read() as rows:
@@ -78,8 +79,7 @@ class DiskUse:
                 log.warning("a workspace is not measured", extra=named)
         self._surveyed = began
 
-    @property
-    def _watched(self) -> int | None:
+    def watched_quota(self) -> int | None:
         """The quota, where nobody but the gateway looks after it."""
         return None if self._quota is None or self._host.workspaces.has_quotas() else self._quota
 

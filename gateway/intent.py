@@ -8,6 +8,8 @@ from gateway.keys import KeyPair
 from gateway.models import Session
 from gateway.pipe_file import Pipe
 
+PROXY_PORT = 3128  # Squid's own
+
 
 def free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
     taken = used | {proxy_address(subnet)}
@@ -20,8 +22,13 @@ def free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
 
 
 def proxy_address(subnet: ipaddress.IPv4Network) -> str:
-    """Where sessions find the way to what they may reach outside."""
+    """Where sessions find the way to what they may reach outside, at `PROXY_PORT`."""
     return str(subnet.network_address + 2)
+
+
+def proxy(subnet: ipaddress.IPv4Network) -> str:
+    """As ADDRESS:PORT."""
+    return f"{proxy_address(subnet)}:{PROXY_PORT}"
 
 
 def lease(session: Session) -> SliceLease | None:

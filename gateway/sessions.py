@@ -17,7 +17,7 @@ from gateway.admission import Admission
 from gateway.audit import What
 from gateway.clock import Clock
 from gateway.closing import Closing
-from gateway.disk_use import DiskUse
+from gateway.disk_use import DiskUse, require_room
 from gateway.errors import (
     DatabaseUnavailable,
     GatewayError,
@@ -140,13 +140,13 @@ class Sessions:
         public_keys: tuple[str, ...] | None,
     ) -> tuple[Session, SessionPlan, Gpu, str | None]:
         """Commit the intent: the row, with GPU, profile, placement and address, stands before the act."""
-        gpus = self._host.list_gpus()
+        gpus, quota = self._host.list_gpus(), self._disk_use.watched_quota()
         router, sshd = keys.make_pair(), keys.make_pair()
         with self._database.begin() as rows:
             if existing := rows.of_user(user_id):
                 raise SessionExists(user_id, existing.id)
             user = rows.user(user_id)
-            self._disk_use.require_room(user)
+            require_room(user, quota)
             now = self._clock()
             dated = now.wall.replace(microsecond=0)
             others = rows.list()

@@ -65,6 +65,7 @@ class Bench:
     gpus: FakeGpus
     containers: FakeContainers
     network: FakeNetwork
+    egress: FakeEgress
     pipes: FakePipes
     clock: Clock
     host: Host
@@ -154,17 +155,18 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
     if settings.db.path and not settings.db.path.exists():
         shutil.copy(empty_database, settings.db.path)
     database, containers = SqlDatabase(settings.db), FakeContainers()
-    network, pipes, clock = FakeNetwork(), FakePipes(), Clock(datetime.now(UTC).replace(microsecond=0))
+    network, egress, pipes = FakeNetwork(), FakeEgress(), FakePipes()
+    clock = Clock(datetime.now(UTC).replace(microsecond=0))
     host = Host(
         gpus=gpus,
         containers=containers,
         network=network,
-        egress=FakeEgress(),
+        egress=egress,
         workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
         files=HostSessionFiles(settings.state_dir / "sessions"),
     )
     app = assemble(settings, Parts(database, host, pipes, clock))
-    return Bench(settings, database, gpus, containers, network, pipes, clock, host, app)
+    return Bench(settings, database, gpus, containers, network, egress, pipes, clock, host, app)
 
 
 BenchMaker = Callable[..., Bench]

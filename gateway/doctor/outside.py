@@ -1,4 +1,4 @@
-"""The attacks from outside: a stranger who has a session of his own, the stock ssh client and curl."""
+"""The attacks from outside: a stranger who has a session of his own, the stock ssh client and the API."""
 
 import subprocess
 import time

@@ -5,9 +5,8 @@ import re
 from pathlib import Path
 
 from gateway.host import SSH_PORT
-from gateway.intent import proxy_address
+from gateway.intent import proxy
 from gateway.probes.probe import Targets
-from gateway.repositories.egress import PORT as PROXY_PORT
 from gateway.settings import Settings
 
 _USUAL_PORTS = {22, 53, 80, 111, 443, 2375, 2376}
@@ -23,7 +22,7 @@ def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
     others = listening_ports(Path("/proc/net")) - certain
     return Targets(
         ssh_port=SSH_PORT,
-        proxies=_proxies(settings),
+        proxies=[proxy(ipaddress.IPv4Network(settings.subnet))] if settings.open_hosts else [],
         neighbours=[victim_address],
         neighbour_names=[f"{victim}-container", f"{victim}-gpu"],
         users=[victim],
@@ -35,12 +34,6 @@ def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
         processes=settings.session_pids + 1000,
         files=110_000,
     )
-
-
-def _proxies(settings: Settings) -> list[str]:
-    if not settings.open_hosts:
-        return []
-    return [f"{proxy_address(ipaddress.IPv4Network(settings.subnet))}:{PROXY_PORT}"]
 
 
 def mib(size: str) -> int:

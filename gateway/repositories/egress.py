@@ -15,14 +15,13 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
 from docker.types import LogConfig, Mount
 
-from gateway.errors import DiskFull, ImageMissing, NetworkUnavailable
-from gateway.intent import proxy_address
+from gateway.errors import ImageMissing, NetworkUnavailable
+from gateway.intent import PROXY_PORT, proxy_address
 from gateway.repositories import labels
 from gateway.repositories.docker import Docker, translated_errors
 from gateway.repositories.firewall import Chain
 from gateway.repositories.network import bridge_name
 
-PORT = 3128
 IMAGE = "gpu-egress-proxy"
 _RESTART: Any = {"Name": "unless-stopped"}
 _USER = "13:13"  # Debian's `proxy`
@@ -66,14 +65,14 @@ class Egress:
         self._address = proxy_address(ipaddress.IPv4Network(subnet))
         bridge = bridge_name(network)
         tcp = ("-p", "tcp")
-        there = ("-d", self._address, *tcp, "--dport", str(PORT), "-j", "ACCEPT")
+        there = ("-d", self._address, *tcp, "--dport", str(PROXY_PORT), "-j", "ACCEPT")
         answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
-        back = ("-s", self._address, *tcp, "--sport", str(PORT), *answers)
+        back = ("-s", self._address, *tcp, "--sport", str(PROXY_PORT), *answers)
         within = ("-i", bridge, "-o", bridge)
         self._chain = Chain(f"GATEWAY-{bridge}-OUT", "DOCKER-USER", (there, back), within)
 
     def ensure(self) -> None:
-        """Raises `NetworkUnavailable`, `ImageMissing`, `DiskFull`, `DockerUnavailable`, `ContainerFailed`."""
+        """Raises `NetworkUnavailable`, `ImageMissing`, `DockerUnavailable`, `ContainerFailed`."""
         if not self._hosts:
             self.remove()
             return
@@ -82,8 +81,8 @@ class Egress:
                 self._replace()
         self._chain.ensure()
 
-    def check(self) -> None:
-        """Raises `NetworkUnavailable` unless sessions reach what they are to reach."""
+    def describe(self) -> str:
+        """What sessions reach. Raises `NetworkUnavailable` unless that is what they are to reach."""
         with translated_errors():
             container = self._container()
             if self._hosts and not (self._serves(container) and self._chain.stands()):
@@ -95,9 +94,6 @@ class Egress:
             raise NetworkUnavailable(
                 f"The proxy {self._name} stands, but nothing is to be reached through it."
             )
-
-    def describe(self) -> str:
-        self.check()
         return f"ok: {', '.join(self._hosts)}" if self._hosts else "ok: none"
 
     def remove(self) -> None:
@@ -178,7 +174,7 @@ class Egress:
     def _configuration(self) -> str:
         numbered = enumerate(entry.rpartition(":") for entry in self._hosts)
         hosts = [_HOST.format(number=number, host=host, port=port) for number, (host, _, port) in numbered]
-        return _CONFIGURATION.format(port=PORT, hosts="".join(hosts))
+        return _CONFIGURATION.format(port=PROXY_PORT, hosts="".join(hosts))
 
     def _write(self) -> Path:
         try:
@@ -186,7 +182,9 @@ class Egress:
             (self._directory / "squid.conf").write_text(self._configuration)
             (self._directory / "squid.conf").chmod(0o644)
         except OSError as error:
-            raise DiskFull(f"The proxy's configuration cannot be written ({error.strerror}).") from error
+            raise NetworkUnavailable(
+                f"The proxy's configuration cannot be written below --state-dir ({error.strerror})."
+            ) from error
         return self._directory
 
 

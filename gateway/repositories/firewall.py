@@ -26,7 +26,7 @@ class Chain:
 
     def __init__(
         self, name: str, parent: str, rules: tuple[tuple[str, ...], ...], matches: tuple[str, ...] = ()
-    ):
+    ) -> None:
         self.name = name
         self._jump = parent, *matches, "-j", name
         self._parent = parent

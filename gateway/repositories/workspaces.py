@@ -45,8 +45,6 @@ class HostWorkspaces:
             if not os.path.lexists(path):
                 self._make(path, uid)
             found = os.lstat(path)
-            if self._quota is not None and self.has_quotas():
-                quotas.limit(self._root, uid, self._quota)
         except OSError as error:
             raise _translated(error, user_id) from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
@@ -54,6 +52,7 @@ class HostWorkspaces:
                 f"What stands in the place of {user_id}'s workspace is not a directory of uid {uid}; "
                 "an administrator must move it away or give it back to that uid."
             )
+        self._limit(user_id, uid)
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.chmod(path, 0o700, follow_symlinks=True)
         return path
@@ -76,6 +75,17 @@ class HostWorkspaces:
             return int(done.stdout.split()[0])  # it fails for what vanishes meanwhile, and counts the rest
         except (OSError, subprocess.TimeoutExpired, IndexError, ValueError) as error:
             raise WorkspaceRefused(f"The workspace of {user_id} cannot be measured by du.") from error
+
+    def _limit(self, user_id: str, uid: int) -> None:
+        if self._quota is None or not self.has_quotas():
+            return
+        try:
+            quotas.limit(self._root, uid, self._quota)
+        except OSError as error:
+            raise WorkspaceRefused(
+                f"The quota of {user_id} cannot be set ({error.strerror}): give the gateway CAP_SYS_ADMIN, "
+                "or leave out --workspace-quota."
+            ) from error
 
     def _make(self, path: Path, uid: int) -> None:
         """Made aside and renamed into place, so that a crash leaves no half-made workspace."""

@@ -6,7 +6,14 @@ import pytest
 from werkzeug.test import TestResponse
 
 from gateway import keys
-from gateway.errors import ContainerFailed, DiskFull, DockerUnavailable, DriverUnavailable, PipesUnavailable
+from gateway.errors import (
+    ContainerFailed,
+    DiskFull,
+    DockerUnavailable,
+    DriverUnavailable,
+    NetworkUnavailable,
+    PipesUnavailable,
+)
 from tests.conftest import NOTHING, Bench
 
 
@@ -262,3 +269,13 @@ def test_a_symlink_in_the_place_of_a_workspace_is_refused(bench: Bench) -> None:
 def test_a_host_without_gpus_says_so(bench: Bench) -> None:
     bench.gpus.list = list
     assert "no GPU" in create(bench).json["detail"]
+
+
+def test_a_way_outside_that_is_broken_is_told_and_keeps_nothing_else_from_working(bench: Bench) -> None:
+    bench.egress.failure = NetworkUnavailable("The proxy does not run.")
+    assert bench.client.get("/readyz").json["parts"]["egress"] == "The proxy does not run."
+    assert bench.client.get("/readyz").status_code == 503
+    session = bench.client.post("/sessions", json={"user_id": "user123"}).json
+    bench.containers.end(session["session_id"])
+    bench.upkeep.reconcile()
+    assert bench.leftovers() == NOTHING

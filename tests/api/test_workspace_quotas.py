@@ -131,7 +131,10 @@ def test_a_quota_that_cannot_be_set_keeps_the_session_from_opening(
         "gateway.repositories.quotas.limit", side_effect=PermissionError(1, "Operation not permitted")
     )
     bench = bench_of(FakeGpus(["A100-40GB"]), workspace_quota="10m")
-    assert (post(bench).status_code, bench.leftovers()["rows"]) == (503, [])
+    refused = post(bench)
+    assert (refused.status_code, refused.json["type"]) == (503, "/problems/workspace-refused")
+    assert "--workspace-quota" in refused.json["detail"]
+    assert bench.leftovers()["rows"] == []
 
 
 def test_readyz_says_that_the_gateway_watches(watched: Bench) -> None:

@@ -24,7 +24,7 @@ def host_of(bench: Bench) -> Host:
         gpus=bench.gpus,
         containers=bench.containers,
         network=bench.network,
-        egress=bench.host.egress,
+        egress=bench.egress,
         workspaces=HostWorkspaces(bench.settings.workspace_root),
         files=files_of(bench),
     )
