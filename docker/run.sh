@@ -45,7 +45,14 @@ stop() { # stop NAME: longer than gunicorn's grace
     rm -f "$run/$1.pid" "$run/$1.started"
 }
 
-call() { curl --silent --show-error --max-time 120 --noproxy '*' "$@"; }
+# Once there are tokens, GATEWAY_TOKEN must hold an operator's; by a file, for everybody can read a command line.
+call() {
+    if [ -n "${GATEWAY_TOKEN-}" ]; then
+        (umask 077 && printf 'Authorization: Bearer %s\n' "$GATEWAY_TOKEN" > "$run/authorization")
+        set -- --header "@$run/authorization" "$@"
+    fi
+    curl --silent --show-error --max-time 120 --noproxy '*' "$@"
+}
 
 # field NAME: of the JSON object on stdin; nothing if it is missing or null
 field() { "$PWD/.venv/bin/python" -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1]) or "")' "$1"; }
