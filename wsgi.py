@@ -6,8 +6,8 @@ import sys
 from gateway.app import create_app
 from gateway.errors import StartRefused
 from gateway.logs import log_to_stderr
-from gateway.repositories import machine, schema
-from gateway.repositories.docker import Docker
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.sql import owner, schema
 from gateway.settings import Settings
 
 _GUNICORN_APP_LOAD_ERROR = 4  # tells the arbiter to stop instead of trying for ever
@@ -17,7 +17,7 @@ try:
     settings = Settings.from_env()
     log_to_stderr(settings.log_format)
     schema.require_current(settings.db)
-    machine.require_own(settings.db, lambda: Docker().engine_id)
+    owner.require_own(settings.db, lambda: Docker().engine_id)
     app = create_app(settings)
 except StartRefused as error:
     print(f"gateway: {error}", file=sys.stderr)

@@ -7,37 +7,39 @@ from datetime import timedelta
 
 from flask import Flask
 
-from gateway import clock, failpoints, intent, readiness, simulation
-from gateway.admission import Admission
+from gateway import failpoints, simulation
 from gateway.api import authorisation, errors, events, gpus, health, openapi, sessions, users
-from gateway.clock import Clock
-from gateway.closing import Closing
-from gateway.disk_use import DiskUse
+from gateway.background.reaper import Reaper
+from gateway.background.reconciler import Reconciler
+from gateway.background.watch import Watch
+from gateway.domain import addresses, clock
+from gateway.domain.clock import Clock
+from gateway.domain.mig import MigPolicy
 from gateway.errors import StartRefused
-from gateway.host import Host
-from gateway.mig import MigPolicy
-from gateway.pool import Pool
-from gateway.ports import Database, Pipes
-from gateway.reaper import Leadership, Reaper
-from gateway.repositories.containers import DockerContainers
-from gateway.repositories.database import SqlDatabase
-from gateway.repositories.docker import Docker
-from gateway.repositories.egress import Egress
-from gateway.repositories.gpus import Gpus
-from gateway.repositories.leadership import DatabaseLease, FileLock
-from gateway.repositories.limits import Limits
-from gateway.repositories.network import Worknet
-from gateway.repositories.pipes import Pipes as PipesOnDisk
-from gateway.repositories.session_files import HostSessionFiles, WayOutside
-from gateway.repositories.time_limit import TimeLimitedGpus
-from gateway.repositories.workspaces import HostWorkspaces
-from gateway.sessions import Sessions
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.containers import DockerContainers
+from gateway.repositories.docker.egress import Egress
+from gateway.repositories.docker.limits import Limits
+from gateway.repositories.docker.network import Worknet
+from gateway.repositories.files.pipes import Pipes as PipesOnDisk
+from gateway.repositories.files.session_files import EgressProxy, HostSessionFiles
+from gateway.repositories.files.workspaces import HostWorkspaces
+from gateway.repositories.host import LocalHost
+from gateway.repositories.nvml.gpus import Gpus
+from gateway.repositories.nvml.time_limit import TimeLimitedGpus
+from gateway.repositories.sql.database import SqlDatabase
+from gateway.repositories.sql.leadership import DatabaseLease, FileLock
+from gateway.services import readiness
+from gateway.services.closing import Closing
+from gateway.services.disk_use import DiskUse
+from gateway.services.events import AuditLog
+from gateway.services.gpus import GpuInventory
+from gateway.services.ports import Database, Host, Leadership, Pipes
+from gateway.services.routing import Routing
+from gateway.services.sessions import Sessions
+from gateway.services.ssh_keys import UserKeys
+from gateway.services.tokens import Tokens
 from gateway.settings import Settings
-from gateway.tokens import Tokens
-from gateway.trail import Trail
-from gateway.upkeep import Upkeep
-from gateway.user_keys import UserKeys
-from gateway.watch import Watch
 
 _LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
 
@@ -74,42 +76,42 @@ def create_app(settings: Settings) -> Flask:
 def assemble(settings: Settings, parts: Parts) -> Flask:
     policy = MigPolicy(settings.mig_policy)
     closing = Closing(parts.database, parts.host, parts.pipes, parts.clock)
-    admission = Admission(parts.database, parts.host, parts.pipes)
+    routing = Routing(parts.database, parts.host, parts.pipes)
     disk_use = DiskUse(parts.database, parts.host, settings.workspace_quota_bytes, parts.clock)
     use_cases = Sessions(
         parts.database,
         parts.host,
         parts.pipes,
         closing,
-        admission,
+        routing,
         disk_use,
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=policy,
         clock=parts.clock,
     )
-    upkeep = Upkeep(
+    reconciler = Reconciler(
         parts.database,
         parts.host,
         closing,
-        admission,
+        routing,
         history=timedelta(days=settings.history_days),
         clock=parts.clock,
     )
-    user_keys = UserKeys(parts.database, admission, parts.clock)
-    reaper = Reaper(upkeep, Watch(parts.database, parts.host), disk_use, leadership_of(settings))
-    trail = Trail(parts.database, parts.clock)
+    user_keys = UserKeys(parts.database, routing, parts.clock)
+    reaper = Reaper(reconciler, Watch(parts.database, parts.host), disk_use, leadership_of(settings))
+    trail = AuditLog(parts.database, parts.clock)
     parts_ready = readiness.checks(parts.database, parts.host, parts.pipes, disk_use, reaper.last_tick)
     app = Flask("gateway", static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     app.json.sort_keys = False  # type: ignore[attr-defined]
     app.extensions["sessions"] = use_cases
-    app.extensions["upkeep"] = upkeep
+    app.extensions["reconciler"] = reconciler
     app.extensions["disk_use"] = disk_use
     app.extensions["reaper"] = reaper
     entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     app.register_blueprint(sessions.blueprint(use_cases, user_keys, entry, settings.max_ttl_minutes))
     app.register_blueprint(users.blueprint(user_keys))
-    app.register_blueprint(gpus.blueprint(Pool(parts.database, parts.host, policy, parts.clock)))
+    app.register_blueprint(gpus.blueprint(GpuInventory(parts.database, parts.host, policy, parts.clock)))
     app.register_blueprint(events.blueprint(trail))
     app.register_blueprint(health.blueprint(parts_ready))
     authorisation.register(app, Tokens(parts.database, parts.clock), trail, parts.clock)
@@ -127,7 +129,7 @@ def leadership_of(settings: Settings) -> Leadership:
 def parts_of_this_machine(settings: Settings) -> Parts:
     """None of them is opened, asked or made by this."""
     docker = Docker()
-    host = Host(
+    host = LocalHost(
         gpus=TimeLimitedGpus(Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus))),
         containers=DockerContainers(
             docker,
@@ -150,13 +152,13 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             docker, settings.network, settings.subnet, settings.open_hosts, settings.state_dir / "egress"
         ),
         workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
-        files=HostSessionFiles(settings.state_dir / "sessions", _way_outside(settings)),
+        files=HostSessionFiles(settings.state_dir / "sessions", _egress_proxy(settings)),
     )
     return Parts(SqlDatabase(settings.db), host, PipesOnDisk(settings.piper_config))
 
 
-def _way_outside(settings: Settings) -> WayOutside | None:
+def _egress_proxy(settings: Settings) -> EgressProxy | None:
     if not settings.open_hosts:
         return None
-    proxy = intent.proxy(ipaddress.IPv4Network(settings.subnet))
-    return WayOutside(f"http://{proxy}", settings.open_hosts)
+    proxy = addresses.proxy(ipaddress.IPv4Network(settings.subnet))
+    return EgressProxy(f"http://{proxy}", settings.open_hosts)

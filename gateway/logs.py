@@ -7,7 +7,7 @@ import sys
 import time
 from typing import Any
 
-from gateway import audit
+from gateway.domain import audit
 
 FORMATS = ("text", "json")
 

@@ -4,8 +4,8 @@ from alembic import context
 from sqlalchemy import Connection
 
 from gateway.database_url import DatabaseUrl
-from gateway.models import Base
-from gateway.repositories.database import make_engine
+from gateway.domain.models import Base
+from gateway.repositories.sql.database import make_engine
 
 
 def migrate(connection: Connection) -> None:

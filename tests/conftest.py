@@ -15,18 +15,18 @@ from sqlalchemy.engine import make_url
 from werkzeug.serving import make_server
 
 from gateway.app import Parts, assemble
-from gateway.clock import Moment
+from gateway.background.reconciler import Reconciler
 from gateway.database_url import DatabaseUrl
-from gateway.disk_use import DiskUse
-from gateway.host import Host
-from gateway.keys import make_pair
-from gateway.repositories import schema
-from gateway.repositories.database import SqlDatabase
-from gateway.repositories.session_files import HostSessionFiles
-from gateway.repositories.workspaces import HostWorkspaces
-from gateway.sessions import Sessions
+from gateway.domain.clock import Moment
+from gateway.domain.ssh_keys import make_pair
+from gateway.repositories.files.session_files import HostSessionFiles
+from gateway.repositories.files.workspaces import HostWorkspaces
+from gateway.repositories.host import LocalHost
+from gateway.repositories.sql import schema
+from gateway.repositories.sql.database import SqlDatabase
+from gateway.services.disk_use import DiskUse
+from gateway.services.sessions import Sessions
 from gateway.settings import Settings
-from gateway.upkeep import Upkeep
 from tests.fakes.containers import FakeContainers, FakeEgress, FakeNetwork
 from tests.fakes.gpus import FakeGpus
 from tests.fakes.pipes import FakePipes
@@ -68,7 +68,7 @@ class Bench:
     egress: FakeEgress
     pipes: FakePipes
     clock: Clock
-    host: Host
+    host: LocalHost
     app: Flask
 
     @property
@@ -77,9 +77,9 @@ class Bench:
         return sessions
 
     @property
-    def upkeep(self) -> Upkeep:
-        upkeep: Upkeep = self.app.extensions["upkeep"]
-        return upkeep
+    def reconciler(self) -> Reconciler:
+        reconciler: Reconciler = self.app.extensions["reconciler"]
+        return reconciler
 
     @property
     def disk_use(self) -> DiskUse:
@@ -157,7 +157,7 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
     database, containers = SqlDatabase(settings.db), FakeContainers()
     network, egress, pipes = FakeNetwork(), FakeEgress(), FakePipes()
     clock = Clock(datetime.now(UTC).replace(microsecond=0))
-    host = Host(
+    host = LocalHost(
         gpus=gpus,
         containers=containers,
         network=network,

@@ -1,4 +1,4 @@
-"""Before each request: who calls, and may they. The rules are the table in `gateway.access`.
+"""Before each request: who calls, and may they. The rules are the table in `gateway.domain.permissions`.
 
 Denials are written to the log and to the audit trail, so many a minute for each who is denied and for all
 strangers together: addresses cost nothing.
@@ -10,40 +10,40 @@ from contextlib import suppress
 
 from flask import Flask, g, request
 
-from gateway import access
-from gateway.access import Caller, Reach, Role
 from gateway.api.failures import Failures
-from gateway.audit import GATEWAY, actor
-from gateway.clock import Clock
+from gateway.domain import permissions
+from gateway.domain.audit import GATEWAY, actor
+from gateway.domain.clock import Clock
+from gateway.domain.permissions import Caller, Role, Scope
 from gateway.errors import Forbidden, GatewayError, TooManyFailures, Unauthenticated
-from gateway.tokens import Tokens
-from gateway.trail import Trail
+from gateway.services.events import AuditLog
+from gateway.services.tokens import Tokens
 
-log = logging.getLogger("gateway.api")
+log = logging.getLogger(__name__)
 
 _EACH, _ALL_STRANGERS = 20, 200  # denials a minute
 _LONGEST_PATH = 200  # characters that are told of it
 
 
-def register(app: Flask, tokens: Tokens, trail: Trail, clock: Clock) -> None:
+def register(app: Flask, tokens: Tokens, trail: AuditLog, clock: Clock) -> None:
     denials = Denials(clock, trail)
 
     @app.before_request
     def authorise() -> None:
         g.denials, endpoint = denials, request.endpoint or ""
         actor.set(f"anonymous@{_peer()}")
-        if access.reach(Role.NOBODY, endpoint) is Reach.ALL:
+        if permissions.scope(Role.NOBODY, endpoint) is Scope.ALL:
             return
         caller = _identify(tokens)
-        if caller is not None and caller not in (access.ANONYMOUS, access.NOBODY):
+        if caller is not None and caller not in (permissions.ANONYMOUS, permissions.NOBODY):
             actor.set(caller.name)
-        reach = access.reach(caller.role, endpoint) if caller else None
-        if caller is None or (caller is access.NOBODY and reach is None):
+        reach = permissions.scope(caller.role, endpoint) if caller else None
+        if caller is None or (caller is permissions.NOBODY and reach is None):
             raise denials.stranger()
         if reach is None and request.endpoint:  # an unknown path is answered 404 to those who may call
-            denials.tell(f"role {caller.role}", caller.user_id)
+            denials.record(f"role {caller.role}", caller.user_id)
             raise Forbidden(f"A token of role {caller.role} may not {request.method} {request.path}.")
-        g.caller, g.reach = caller, reach
+        g.caller, g.scope = caller, reach
 
     @app.teardown_request
     def forget(_error: BaseException | None) -> None:
@@ -53,13 +53,13 @@ def register(app: Flask, tokens: Tokens, trail: Trail, clock: Clock) -> None:
 def own_user() -> str | None:
     """The user whose things alone the caller may see; None: everybody's."""
     caller: Caller = g.caller
-    return (caller.user_id or "") if g.reach is Reach.OWN else None
+    return (caller.user_id or "") if g.scope is Scope.OWN else None
 
 
 def require_own(user_id: str) -> None:
     """Raises `Forbidden` when the caller may not act for this user."""
     if own_user() not in (None, user_id):
-        g.denials.tell(f"acting for {user_id}", own_user())
+        g.denials.record(f"acting for {user_id}", own_user())
         raise Forbidden(f"This token is {own_user()}'s and acts for nobody else.")
 
 
@@ -69,19 +69,19 @@ def _identify(tokens: Tokens) -> Caller | None:
         scheme, _, secret = request.headers["Authorization"].partition(" ")
         return tokens.identify(secret.strip()) if scheme.lower() == "bearer" else None
     if _is_local(request.remote_addr) and not tokens.any():
-        return access.ANONYMOUS
-    return access.NOBODY
+        return permissions.ANONYMOUS
+    return permissions.NOBODY
 
 
 class Denials:
     """Told in the log and in the audit trail: why, and what was asked."""
 
-    def __init__(self, clock: Clock, trail: Trail) -> None:
+    def __init__(self, clock: Clock, trail: AuditLog) -> None:
         self._each = Failures(clock, _EACH)
         self._strangers = Failures(clock, _ALL_STRANGERS)
-        self._trail = trail
+        self._audit_log = trail
 
-    def tell(self, why: str, user_id: str | None = None) -> None:
+    def record(self, why: str, user_id: str | None = None) -> None:
         """Of somebody with a token."""
         too_many, _ = self._each.note(actor.get())
         self._tell(too_many, why, user_id)
@@ -104,7 +104,7 @@ class Denials:
         )
         log.warning("denied", extra={"detail": detail, "user_id": user_id})
         with suppress(GatewayError):  # the log has it; a full disk must not turn a refusal into a failure
-            self._trail.deny(detail, user_id)
+            self._audit_log.deny(detail, user_id)
 
 
 def _peer() -> str:

@@ -10,7 +10,7 @@ from werkzeug.exceptions import HTTPException
 
 from gateway import errors
 
-log = logging.getLogger("gateway.api")
+log = logging.getLogger(__name__)
 
 # The first class that an error is an instance of decides; subclasses stand before their parents.
 _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (

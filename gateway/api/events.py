@@ -7,10 +7,10 @@ from gateway.api.answers import EventAnswer, EventsAnswer
 from gateway.api.authorisation import own_user
 from gateway.api.openapi import describes
 from gateway.api.requests import EventsRequest
-from gateway.trail import Trail
+from gateway.services.events import AuditLog
 
 
-def blueprint(trail: Trail) -> Blueprint:
+def blueprint(trail: AuditLog) -> Blueprint:
     routes = Blueprint("events", __name__)
     events_request, events_answer = EventsRequest(), EventAnswer(many=True)
 

@@ -8,7 +8,7 @@ import threading
 from collections import OrderedDict
 from datetime import timedelta
 
-from gateway.clock import Clock
+from gateway.domain.clock import Clock
 
 _WINDOW = timedelta(minutes=1)
 _REMEMBERED = 4096  # the longest known are forgotten first

@@ -11,14 +11,14 @@ from gateway.api.answers import FitAnswer, GpuAnswer, GpusAnswer, ProfileAnswer,
 from gateway.api.authorisation import own_user
 from gateway.api.openapi import describes
 from gateway.api.requests import CordonRequest, FitRequest
-from gateway.mig import Gpu, Profile
-from gateway.models import Session
-from gateway.occupancy import Occupancy
-from gateway.placement import Fit, Lease
-from gateway.pool import Pool
+from gateway.domain.mig import Gpu, Profile
+from gateway.domain.models import Session
+from gateway.domain.occupancy import Occupancy
+from gateway.domain.placement import Fit, Occupied
+from gateway.services.gpus import GpuInventory
 
 
-def blueprint(pool: Pool) -> Blueprint:
+def blueprint(pool: GpuInventory) -> Blueprint:
     routes = Blueprint("gpus", __name__, url_prefix="/gpus")
     gpu_answer, profile_answer, fit_answer = GpuAnswer(many=True), ProfileAnswer(many=True), FitAnswer()
     fit_request, cordon_request = FitRequest(), CordonRequest()
@@ -67,7 +67,7 @@ def blueprint(pool: Pool) -> Blueprint:
 
 
 def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
-    leases = [lease for lease in occupancy.leases if lease.gpu_uuid == gpu.uuid]
+    leases = [lease for lease in occupancy.occupied if lease.gpu_uuid == gpu.uuid]
     return {
         "index": gpu.index,
         "uuid": gpu.uuid,
@@ -84,7 +84,7 @@ def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
 
 
 def _instances(
-    gpu: Gpu, leases: list[Lease], occupancy: Occupancy, owner: str | None
+    gpu: Gpu, leases: list[Occupied], occupancy: Occupancy, owner: str | None
 ) -> Iterator[dict[str, Any]]:
     """What stands and what is promised, lowest start first; with `owner`, others' without names."""
     standing = {instance.placement: instance.mig_uuid for instance in gpu.instances}

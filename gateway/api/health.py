@@ -9,7 +9,7 @@ from gateway.api.answers import HealthAnswer, ReadinessAnswer
 from gateway.api.authorisation import own_user
 from gateway.api.openapi import describes
 from gateway.errors import GatewayError
-from gateway.readiness import Check
+from gateway.services.ports import Check
 
 
 def blueprint(parts: Mapping[str, Check]) -> Blueprint:

@@ -12,9 +12,9 @@ from flask.typing import ResponseReturnValue
 from marshmallow import Schema
 from werkzeug.routing import IntegerConverter, Rule
 
-from gateway import access
-from gateway.access import Reach, Role
 from gateway.api.answers import OPTIONAL, Answer, ProblemAnswer
+from gateway.domain import permissions
+from gateway.domain.permissions import Role, Scope
 
 View = TypeVar("View", bound=Callable[..., ResponseReturnValue])
 
@@ -107,7 +107,7 @@ def _document(app: Flask) -> dict[str, Any]:
 
 def _operation(rule: Rule, view: Any) -> dict[str, Any]:
     described: _Described = view.described
-    roles = access.RULES[rule.endpoint]
+    roles = permissions.RULES[rule.endpoint]
     operation: dict[str, Any] = {
         "operationId": rule.endpoint,
         "summary": view.__doc__.partition("\n")[0],
@@ -128,9 +128,9 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
     return operation
 
 
-def _problems_of_all(described: _Described, roles: Mapping[Role, Reach], rule: Rule) -> set[int]:
+def _problems_of_all(described: _Described, roles: Mapping[Role, Scope], rule: Rule) -> set[int]:
     problems = {400}
-    if roles.get(Role.NOBODY) is not Reach.ALL:
+    if roles.get(Role.NOBODY) is not Scope.ALL:
         problems |= {401, 403, 429, 503}
     if described.body:
         problems |= {413, 415}

@@ -5,7 +5,7 @@ from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
 
-from gateway import keys, users
+from gateway.domain import ssh_keys, users
 
 _LARGEST_ID = 2**63 - 1  # that a database counts to
 _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
@@ -41,7 +41,7 @@ class SessionRequest(Schema):
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),
         load_default=None,
-        validate=validate.Length(1, keys.KEYS_AT_MOST),
+        validate=validate.Length(1, ssh_keys.KEYS_AT_MOST),
     )
 
     def __init__(self, max_ttl_minutes: int) -> None:
@@ -56,7 +56,7 @@ class KeysRequest(Schema):
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),
         required=True,
-        validate=validate.Length(max=keys.KEYS_AT_MOST),
+        validate=validate.Length(max=ssh_keys.KEYS_AT_MOST),
     )
 
 

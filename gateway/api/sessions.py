@@ -11,9 +11,9 @@ from gateway.api.answers import KeysAnswer, OpenedAnswer, SessionAnswer, Session
 from gateway.api.authorisation import own_user, require_own
 from gateway.api.openapi import describes
 from gateway.api.requests import KeysRequest, SessionRequest
-from gateway.models import Session
-from gateway.sessions import Sessions
-from gateway.user_keys import UserKeys
+from gateway.domain.models import Session
+from gateway.services.sessions import Sessions
+from gateway.services.ssh_keys import UserKeys
 
 
 class EntryPoint:

@@ -3,13 +3,13 @@
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from gateway import users
 from gateway.api.answers import KeysAnswer
 from gateway.api.authorisation import require_own
 from gateway.api.openapi import describes
 from gateway.api.requests import KeysRequest
+from gateway.domain import users
 from gateway.errors import InvalidRequest
-from gateway.user_keys import UserKeys
+from gateway.services.ssh_keys import UserKeys
 
 
 def blueprint(user_keys: UserKeys) -> Blueprint:

@@ -14,22 +14,22 @@ from gateway.client import Client
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
-    from gateway.doctor.attack import Attempt
+    from gateway.doctor.attack.arena import Attempt
 
 _COLOURS = {"stopped": "green", "through": "red", "unclear": "red"}
 
 
 def run_attack(client: Client, settings: Settings, as_json: bool) -> int:
     """The exit code."""
-    from gateway import clock
-    from gateway.doctor.attack import attack
-    from gateway.doctor.outside import Outside, login_with_ssh
-    from gateway.probes.catalogue import INSIDE, OUTSIDE
-    from gateway.repositories.database import SqlDatabase
-    from gateway.repositories.docker import Docker
-    from gateway.repositories.inside import Inside
-    from gateway.repositories.pipes import Pipes
-    from gateway.tokens import Tokens
+    from gateway.doctor.attack.arena import attack
+    from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
+    from gateway.doctor.attack.from_outside import Outside, login_with_ssh
+    from gateway.domain import clock
+    from gateway.repositories.docker.client import Docker
+    from gateway.repositories.docker.exec import Inside
+    from gateway.repositories.files.pipes import Pipes
+    from gateway.repositories.sql.database import SqlDatabase
+    from gateway.services.tokens import Tokens
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was made is taken away
     tokens = Tokens(SqlDatabase(settings.db), clock.read)

@@ -23,7 +23,7 @@ def database(db: str | None) -> DatabaseUrl:
 @db_option
 def migrate(db: str | None) -> None:
     """Bring the database to this version's schema; of SQLite's a backup copy is kept."""
-    from gateway.repositories import schema
+    from gateway.repositories.sql import schema
 
     meant = database(db)
     copy = schema.upgrade(meant)
@@ -35,7 +35,7 @@ def migrate(db: str | None) -> None:
 @db_option
 def backup(file: Path | None, db: str | None) -> None:
     """Copy the SQLite database to FILE, consistent while it is served, and print where it is."""
-    from gateway.repositories import sqlite
+    from gateway.repositories.sql import sqlite
 
     meant = database(db)
     if meant.path is None:
@@ -49,10 +49,10 @@ def backup(file: Path | None, db: str | None) -> None:
 @db_option
 def take_over(db: str | None) -> None:
     """Move a PostgreSQL database here: its sessions are those of this machine from now on."""
-    from gateway.repositories import machine, schema
-    from gateway.repositories.docker import Docker
+    from gateway.repositories.docker.client import Docker
+    from gateway.repositories.sql import owner, schema
 
     meant = database(db)
     schema.require_current(meant)
-    machine.take_over(meant, Docker().engine_id)
+    owner.take_over(meant, Docker().engine_id)
     click.echo(f"{meant} is this machine's")

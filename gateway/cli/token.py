@@ -5,18 +5,18 @@ from datetime import datetime
 
 import click
 
-from gateway import clock
-from gateway.access import Role
-from gateway.audit import actor
 from gateway.cli.database import database, db_option
-from gateway.tokens import Tokens, parse_expiry
+from gateway.domain import clock
+from gateway.domain.audit import actor
+from gateway.domain.permissions import Role
+from gateway.services.tokens import Tokens, parse_expiry
 
 _ROLES = [role.value for role in Role if role is not Role.NOBODY]
 
 
 def _tokens(db: str | None) -> Tokens:
-    from gateway.repositories import schema
-    from gateway.repositories.database import SqlDatabase
+    from gateway.repositories.sql import schema
+    from gateway.repositories.sql.database import SqlDatabase
 
     meant = database(db)
     schema.require_current(meant)

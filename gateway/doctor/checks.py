@@ -6,17 +6,15 @@ import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from gateway import readiness
 from gateway.app import Parts, leadership_of
 from gateway.database_url import DatabaseUrl
-from gateway.disk_use import DiskUse
+from gateway.domain.mig import MigPolicy
+from gateway.domain.occupancy import Occupancy
 from gateway.errors import GatewayError, Unavailable
-from gateway.host import Host
-from gateway.mig import MigPolicy
-from gateway.occupancy import Occupancy
-from gateway.readiness import Check
-from gateway.reaper import Leadership
-from gateway.repositories import schema
+from gateway.repositories.sql import schema
+from gateway.services import readiness
+from gateway.services.disk_use import DiskUse
+from gateway.services.ports import Check, Host, Leadership
 from gateway.settings import Settings
 
 _ENOUGH_GIB = 1

@@ -7,9 +7,9 @@ from gateway import simulation
 from gateway.app import parts_of_this_machine
 from gateway.doctor.checks import Finding, examine
 from gateway.doctor.places import Comparison, Places
-from gateway.mig import MigPolicy
-from gateway.repositories.database import SqlDatabase, make_looking_engine
-from gateway.repositories.pipes import Pipes
+from gateway.domain.mig import MigPolicy
+from gateway.repositories.files.pipes import Pipes
+from gateway.repositories.sql.database import SqlDatabase, make_read_only_engine
 from gateway.settings import Settings
 
 
@@ -29,7 +29,7 @@ def diagnose(settings: Settings) -> Diagnosis:
     """Of the gateway on this host that has these settings."""
     if settings.simulate_gpus:
         simulation.attach(settings.state_dir / "simulated-gpus.json")
-    database = SqlDatabase(settings.db, make_looking_engine)
+    database = SqlDatabase(settings.db, make_read_only_engine)
     parts = replace(parts_of_this_machine(settings), database=database)
     places = Places(
         database, parts.host, Pipes(settings.piper_config), MigPolicy(settings.mig_policy), parts.clock

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from gateway import intent, reconcile
-from gateway.clock import Moment
-from gateway.host import Container
-from gateway.mig import Gpu, Instance, MigPolicy
-from gateway.models import OPENING_GRACE, Reason, Session, Status
-from gateway.pipe import Pipe
+from gateway.domain import plan, reconcile
+from gateway.domain.clock import Moment
+from gateway.domain.mig import Gpu, Instance, MigPolicy
+from gateway.domain.models import OPENING_GRACE, Reason, Session, Status
+from gateway.domain.pipe import Pipe
+from gateway.domain.plan import Container
 
 NEXT_TICK = "at the next tick"
 NOT_OURS = "left alone: not the gateway's"
@@ -39,7 +39,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Sight:
+class Snapshot:
     """What each place showed, the sessions' rows first. None: that place could not be looked at.
 
     `files` are ids of sessions that have files, and whether somebody is opening them; `handwritten` the
@@ -55,17 +55,17 @@ class Sight:
     up_since: datetime | None
 
 
-def differences(sight: Sight, now: Moment) -> Iterator[Difference]:
+def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
     """One for each thing at one place, session by session, then what belongs to none."""
-    seen = reconcile.Seen(sight.containers, sight.files or {}, sight.gpus or (), sight.up_since)
-    plan = reconcile.plan(sight.sessions, seen, now)
-    for session in sight.sessions:
+    seen = reconcile.Seen(snapshot.containers, snapshot.files or {}, snapshot.gpus or (), snapshot.up_since)
+    plan = reconcile.plan(snapshot.sessions, seen, now)
+    for session in snapshot.sessions:
         reason = plan.close.get(session.id)
         if session.status == Status.ACTIVE:
-            yield from _Active(session, sight, now, reason, plan.problems).differences()
+            yield from _Active(session, snapshot, now, reason, plan.problems).differences()
         else:
-            yield from _unfinished(session, sight, reason)
-    yield from _of_no_session(sight, plan.orphans)
+            yield from _unfinished(session, snapshot, reason)
+    yield from _of_no_session(snapshot, plan.orphans)
 
 
 def strange_slices(
@@ -87,13 +87,13 @@ class _Active:
     def __init__(
         self,
         session: Session,
-        sight: Sight,
+        snapshot: Snapshot,
         now: Moment,
         reason: Reason | None,
         problems: Mapping[str, str | None],
     ) -> None:
         self._session = session
-        self._sight = sight
+        self._snapshot = snapshot
         self._reason = Reason.EXPIRED if session.time_left(now) <= timedelta() else reason
         self._problems = problems
 
@@ -117,13 +117,13 @@ class _Active:
     def _row(self) -> Iterator[tuple[str, str]]:
         if self._reason is Reason.EXPIRED:
             yield f"its lease ended {self._session.expires_at:%Y-%m-%d %H:%M:%S} UTC", ""
-        if self._session.cut_due:
+        if self._session.disconnect_due:
             yield "connections of a withdrawn key are not cut yet", f"cut {NEXT_TICK}"
 
     def _container(self) -> Iterator[tuple[str, str]]:
-        if self._sight.containers is None:
+        if self._snapshot.containers is None:
             return
-        found = [one for one in self._sight.containers if one.session_id == self._session.id]
+        found = [one for one in self._snapshot.containers if one.session_id == self._session.id]
         if not found:
             yield "no container", ""
         elif found[0].ended:
@@ -131,7 +131,7 @@ class _Active:
 
     def _slice(self) -> Iterator[tuple[str, str]]:
         session = self._session
-        for gpu in self._sight.gpus or ():
+        for gpu in self._snapshot.gpus or ():
             if gpu.uuid == session.gpu and reconcile.has_lost_slice(gpu, session):
                 yield (
                     f"its {session.mig_profile} on GPU {gpu.index} is gone",
@@ -145,28 +145,28 @@ class _Active:
 
     def _route(self) -> Iterator[tuple[str, str]]:
         session = self._session
-        if self._sight.pipes is None:
+        if self._snapshot.pipes is None:
             return
-        found = next((pipe for pipe in self._sight.pipes if pipe.session_id == session.id), None)
+        found = next((pipe for pipe in self._snapshot.pipes if pipe.session_id == session.id), None)
         if session.public_keys and not found:
             yield "no route", f"published {NEXT_TICK}"
-        elif session.public_keys and found != intent.pipe(session):
+        elif session.public_keys and found != plan.pipe(session):
             yield "its route is not as its record says", f"published anew {NEXT_TICK}"
         elif found and not session.public_keys:
             yield "a route, where no key is let in", f"removed {NEXT_TICK}"
-        if session.user_id in self._sight.handwritten:
+        if session.user_id in self._snapshot.handwritten:
             yield "a pipe written by hand routes this user elsewhere", NOT_OURS
 
     def _files(self) -> Iterator[tuple[str, str]]:
-        if self._sight.files is not None and self._session.id not in self._sight.files:
+        if self._snapshot.files is not None and self._session.id not in self._snapshot.files:
             yield "none, its sshd needs them", "not put right: delete the session"
 
 
-def _unfinished(session: Session, sight: Sight, reason: Reason | None) -> Iterator[Difference]:
+def _unfinished(session: Session, snapshot: Snapshot, reason: Reason | None) -> Iterator[Difference]:
     """One that is pending or closing; what it still has goes with it."""
     named = (session.id, session.user_id)
     if reason is None:
-        if not (sight.files or {}).get(session.id):  # else somebody is at it
+        if not (snapshot.files or {}).get(session.id):  # else somebody is at it
             until = session.created_at + OPENING_GRACE
             what = f"{session.status}; whether its opener lives is not known"
             yield Difference(Place.DATABASE, what, f"left to it until {until:%H:%M:%S} UTC", *named)
@@ -179,16 +179,16 @@ def _unfinished(session: Session, sight: Sight, reason: Reason | None) -> Iterat
         )
 
 
-def _of_no_session(sight: Sight, orphans: Sequence[str]) -> Iterator[Difference]:
+def _of_no_session(snapshot: Snapshot, orphans: Sequence[str]) -> Iterator[Difference]:
     removed = f"removed {NEXT_TICK}"
-    containers = {container.session_id for container in sight.containers or ()}
-    known = {session.id for session in sight.sessions}
+    containers = {container.session_id for container in snapshot.containers or ()}
+    known = {session.id for session in snapshot.sessions}
     for id in orphans:
         if id in containers:
             yield Difference(Place.DOCKER, "a container of no session", removed, id)
-        if id in (sight.files or {}):
+        if id in (snapshot.files or {}):
             yield Difference(Place.FILES, "files of no session", removed, id)
-    for pipe in sight.pipes or ():
+    for pipe in snapshot.pipes or ():
         if pipe.session_id not in known:
             yield Difference(Place.PIPES, "a route of no session", removed, pipe.session_id, pipe.username)
 

@@ -4,14 +4,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gateway.clock import Clock
-from gateway.doctor.differences import Difference, Place, Sight, differences, strange_slices
+from gateway.doctor.differences import Difference, Place, Snapshot, differences, strange_slices
+from gateway.domain.clock import Clock
+from gateway.domain.mig import MigPolicy
+from gateway.domain.models import Session
 from gateway.errors import GatewayError
-from gateway.host import Host
-from gateway.mig import MigPolicy
-from gateway.models import Session
-from gateway.ports import Database
-from gateway.repositories.pipes import Pipes
+from gateway.repositories.files.pipes import Pipes
+from gateway.services.ports import Database, Host
 
 T = TypeVar("T")
 
@@ -41,24 +40,24 @@ class Places:
         difference. Without the rows nothing can be judged."""
         self._unseen = {}
         before = self._attempt(Place.DATABASE, self._rows)
-        sight = self._look(before or ())
+        snapshot = self._look(before or ())
         after = self._attempt(Place.DATABASE, self._rows)
         if before is None or after is None:
             return Comparison(None, (), (), self._unseen)
         changed = _changed(before, after)
-        differ = [one for one in differences(sight, self._clock()) if one.session_id not in changed]
-        others = list(strange_slices(sight.gpus or (), [*before, *after], self._policy))
+        differ = [one for one in differences(snapshot, self._clock()) if one.session_id not in changed]
+        others = list(strange_slices(snapshot.gpus or (), [*before, *after], self._policy))
         return Comparison(len(after), differ, others, self._unseen)
 
-    def _look(self, sessions: Sequence[Session]) -> Sight:
+    def _look(self, sessions: Sequence[Session]) -> Snapshot:
         users = [session.user_id for session in sessions]
-        return Sight(
+        return Snapshot(
             sessions=sessions,
             containers=self._attempt(Place.DOCKER, self._host.observe),
             gpus=self._attempt(Place.DRIVER, self._host.list_gpus),
             pipes=self._attempt(Place.PIPES, self._pipes.list),
             handwritten=self._attempt(Place.PIPES, lambda: self._pipes.routed_elsewhere(users)) or (),
-            files=self._attempt(Place.FILES, self._host.remains),
+            files=self._attempt(Place.FILES, self._host.leftovers),
             up_since=self._attempt(Place.DOCKER, self._host.up_since),
         )
 
@@ -83,4 +82,4 @@ def _changed(before: Sequence[Session], after: Sequence[Session]) -> set[str]:
 
 
 def _signature(session: Session) -> tuple[object, ...]:
-    return session.status, session.container_id, session.public_keys, session.cut_due, session.problem
+    return session.status, session.container_id, session.public_keys, session.disconnect_due, session.problem

@@ -15,7 +15,7 @@ from gateway.router.relay import Relay
 from gateway.router.route import Route, Upstream
 from gateway.router.routes import Routes
 
-log = logging.getLogger("gateway.router")
+log = logging.getLogger(__name__)
 
 UPSTREAM_SECONDS = 10
 MAX_TRIES = 16  # an agent with many keys is refused by sshd after six

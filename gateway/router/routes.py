@@ -11,11 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway.domain.pipe_file import PipeFile
 from gateway.errors import PipesUnavailable
-from gateway.pipe_file import PipeFile
 from gateway.router.route import Route
 
-log = logging.getLogger("gateway.router")
+log = logging.getLogger(__name__)
 
 Named = tuple[str, Route | None]  # None: the user's pipe must not be served, and no later one is
 

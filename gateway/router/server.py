@@ -17,7 +17,7 @@ from gateway.router.limits import Limits
 from gateway.router.login import Login
 from gateway.router.routes import Routes
 
-log = logging.getLogger("gateway.router")
+log = logging.getLogger(__name__)
 
 BACKLOG = 1024
 LOGIN_SECONDS = 30

@@ -4,7 +4,7 @@ from typing import Any
 
 import pynvml
 
-from gateway.mig import Placement
+from gateway.domain.mig import Placement
 from gateway.simulation.c_interface import (
     Handle,
     HandleKind,

@@ -10,7 +10,7 @@ from itertools import groupby
 
 import pynvml
 
-from gateway.mig import Placement
+from gateway.domain.mig import Placement
 from gateway.simulation.catalogue import KINDS, Kind, KindProfile
 
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.mig import Placement
 from gateway.errors import DriverUnavailable
-from gateway.mig import Placement
-from gateway.repositories.gpus import Gpus
-from gateway.repositories.time_limit import TimeLimitedGpus
+from gateway.repositories.nvml.gpus import Gpus
+from gateway.repositories.nvml.time_limit import TimeLimitedGpus
 from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, BenchMaker
@@ -49,7 +49,7 @@ def test_a_create_that_succeeds_too_late_is_taken_back(bench: Bench, faults: Fau
     assert answer.status_code == 503
     assert "did not answer within" in answer.json["detail"]
     time.sleep(HANGS)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
     assert bench.client.post("/sessions", json={"user_id": "ann"}).status_code == 201
 
@@ -59,14 +59,14 @@ def test_a_deletion_that_hangs_is_finished_later(bench: Bench, faults: Faults) -
     faults.inject(Fault("nvmlGpuInstanceDestroy", delay=HANGS, times=1))
     assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
     time.sleep(HANGS)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
 
 
 def test_a_look_that_hangs_ends_nothing(bench: Bench, faults: Faults) -> None:
     session: Any = bench.client.post("/sessions", json={"user_id": "ann"}).json
     faults.inject(Fault("nvmlDeviceGetCount_v2", delay=HANGS, times=1))
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["status"] == "active"
 
 

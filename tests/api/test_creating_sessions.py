@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
-from gateway import keys
+from gateway.domain import ssh_keys
 from gateway.errors import (
     ContainerFailed,
     DiskFull,
@@ -150,7 +150,7 @@ def test_an_unknown_field_is_refused_by_name(bench: Bench) -> None:
 
 
 def test_keys_that_cannot_be_used_are_refused_each_by_its_place(bench: Bench, public_key: str) -> None:
-    answer = create(bench, ssh_public_keys=[public_key, "nonsense", keys.make_pair().private])
+    answer = create(bench, ssh_public_keys=[public_key, "nonsense", ssh_keys.make_pair().private])
     assert answer.status_code == 422
     assert [message[:5] for message in answer.json["errors"]["ssh_public_keys"]] == ["Key 2", "Key 3"]
     assert bench.leftovers() == NOTHING
@@ -254,7 +254,7 @@ def test_what_could_not_be_undone_stays_closing_and_is_undone_later(bench: Bench
     assert (session.status, session.end_reason) == ("closing", "failed")
     assert bench.instances() == ["1g.5gb"]
     bench.containers.fail("remove", None)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
 
 
@@ -277,5 +277,5 @@ def test_a_way_outside_that_is_broken_is_told_and_keeps_nothing_else_from_workin
     assert bench.client.get("/readyz").status_code == 503
     session = bench.client.post("/sessions", json={"user_id": "user123"}).json
     bench.containers.end(session["session_id"])
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING

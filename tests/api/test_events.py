@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from gateway.access import Role
+from gateway.background.reaper import Reaper
+from gateway.domain.permissions import Role
 from gateway.errors import ContainerFailed, DockerUnavailable, InvalidRequest
-from gateway.reaper import Reaper
-from gateway.tokens import Tokens
+from gateway.services.tokens import Tokens
 from tests.conftest import Bench
 
 LOCAL = "anonymous@127.0.0.1"
@@ -258,8 +258,8 @@ def test_a_query_that_cannot_be_is_refused(bench: Bench, query: str) -> None:
 def test_events_are_forgotten_after_the_days_of_the_history(bench: Bench) -> None:
     create(bench)
     bench.clock.advance(days=29)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert len(events(bench)) == 2
     bench.clock.advance(days=2)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert events(bench) == []

@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from werkzeug.test import TestResponse
 
+from gateway.domain.mig import Instance, MigMode, Placement
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy
-from gateway.mig import Instance, MigMode, Placement
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -64,7 +64,7 @@ def test_somebody_elses_instance_is_shown_planned_around_and_never_destroyed(ben
     assert pieces[0]["session_id"] is None
     assert create(bench, "bob", "1g.5gb").status_code == 503
     bench.client.delete(f"/sessions/{session['session_id']}")
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.gpus.list()[0].instances == (other,)
 
 
@@ -158,7 +158,7 @@ def test_a_cordoned_gpu_gets_no_new_sessions_and_keeps_those_it_has(bench: Bench
     assert refused.status_code == 503
     assert "GPU 0 takes no sessions: cordoned: a fan is loud." in refused.json["detail"]
     assert offer(bench, "1g.5gb")["available"] == 0
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert [session.user_id for session in bench.sessions.list()] == ["ann"]
 
 
@@ -195,12 +195,12 @@ def test_a_lost_gpu_is_avoided_its_sessions_are_marked_and_it_comes_back_by_itse
     session = opened(bench, "ann", "3g.20gb")
     uuid = gpu(bench)["uuid"]
     bench.gpus.set_fault(uuid, "GPU is lost")
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert (gpu(bench)["healthy"], gpu(bench)["reason"]) == (False, "GPU is lost")
     assert "GPU is lost" in bench.client.get(f"/sessions/{session['session_id']}").json["problem"]
     assert create(bench, "bob", "1g.5gb").status_code == 503
     bench.gpus.set_fault(uuid, None)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["problem"] is None
     opened(bench, "bob", "1g.5gb")
 
@@ -209,12 +209,12 @@ def test_a_lost_gpu_frees_and_kills_nothing(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     before = bench.leftovers()
     bench.gpus.set_fault(gpu(bench)["uuid"], "GPU is lost")
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == before
     assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
     assert bench.leftovers()["rows"] == [session["session_id"]]
     bench.gpus.set_fault(gpu(bench)["uuid"], None)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
 
 
@@ -223,7 +223,7 @@ def test_a_session_whose_slice_has_vanished_ends_as_gpu_lost(bench: Bench) -> No
     [instance] = bench.gpus.list()[0].instances
     bench.gpus.destroy(instance.gpu_uuid, instance.profile, instance.placement)
     other = stand(bench, "3g.20gb", instance.placement.start, 4)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "gpu_lost"
     assert bench.gpus.list()[0].instances == (other,)
     assert bench.containers.list() == []
@@ -238,7 +238,7 @@ def test_a_driver_that_cannot_be_asked_is_no_proof_and_holds_up_nothing_else(
     bench.containers.end(gone["session_id"])
     bench.pipes.remove(bench.sessions.list()[0].id)
     bench.gpus.fail("list", error)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert [session.user_id for session in bench.sessions.list()] == ["ann"]
     assert len(bench.pipes.list()) == 1
 

@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.models import Reason
 from gateway.errors import (
     DatabaseUnavailable,
     DockerUnavailable,
@@ -10,7 +11,6 @@ from gateway.errors import (
     PipesUnavailable,
     SliceBusy,
 )
-from gateway.models import Reason
 from tests.conftest import NOTHING, Bench
 
 
@@ -79,7 +79,7 @@ def test_a_deletion_that_must_be_tried_again_is_accepted_and_finished_later(benc
     assert bench.pipes.list() == []
     assert bench.containers.list() == []
     bench.gpus.fail("destroy", None)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "deleted"
 
@@ -90,7 +90,7 @@ def test_deleting_a_session_that_is_still_being_opened_leaves_nothing_of_it(benc
     def delete_meanwhile(container_id: str, address: str) -> None:
         [session] = bench.client.get("/sessions").json["sessions"]
         answers.append(bench.client.delete(f"/sessions/{session['session_id']}"))
-        bench.upkeep.reconcile()
+        bench.reconciler.reconcile()
 
     bench.containers.wait_for_ssh = delete_meanwhile  # type: ignore[method-assign]
     assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 410
@@ -115,7 +115,7 @@ def test_a_route_that_cannot_be_taken_away_keeps_neither_container_nor_slice(ben
     assert left["containers"] == left["instances"] == []
     assert left["pipes"] == left["rows"] == [session["session_id"]]
     bench.pipes.fail("remove", None)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
 
 
@@ -176,17 +176,17 @@ def test_the_history_is_forgotten_after_its_days(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.client.delete(f"/sessions/{session['session_id']}")
     bench.clock.advance(days=29)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").status_code == 410
     bench.clock.advance(days=2)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").status_code == 404
 
 
 def test_a_session_whose_user_ended_the_container_is_taken_back(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.containers.end(session["session_id"])
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "user_exit"
 
@@ -195,7 +195,7 @@ def test_a_route_that_somebody_removed_is_restored(bench: Bench) -> None:
     session = create(bench, "user123")
     published = bench.pipes.list()
     bench.pipes.remove(session["session_id"])
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.pipes.list() == published
 
 
@@ -203,7 +203,7 @@ def test_when_docker_cannot_be_looked_at_nothing_is_taken_back(bench: Bench) -> 
     create(bench, "user123")
     before = bench.leftovers()
     bench.containers.fail("list", DockerUnavailable("no"))
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     bench.containers.fail("list", None)
     assert bench.leftovers() == before
 
@@ -213,12 +213,12 @@ def test_a_part_that_is_out_of_reach_keeps_no_other_from_being_put_right(bench: 
     session = create(bench, "user123")
     bench.pipes.remove(session["session_id"])
     bench.containers.fail("list", DockerUnavailable("no"))
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert [pipe.session_id for pipe in bench.pipes.list()] == [session["session_id"]]
     bench.gpus.fail("list", DriverUnavailable("no"))
     bench.containers.fail("list", None)
     bench.containers.end(session["session_id"])
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     bench.gpus.fail("list", None)
     assert bench.leftovers()["rows"] == bench.leftovers()["containers"] == []
 
@@ -227,7 +227,7 @@ def test_a_session_that_did_not_live_through_a_restart_of_docker_says_so(bench: 
     session = create(bench, "user123")
     bench.clock.advance(minutes=1)
     bench.containers.restart(bench.clock.now)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "restarted"
     assert bench.leftovers() == NOTHING
 
@@ -240,5 +240,5 @@ def test_what_is_left_of_a_session_without_a_row_is_removed(bench: Bench) -> Non
         row.close(Reason.FAILED)
         rows.end(row, bench.clock.now)
     bench.gpus.destroy(row.gpu or "", row.mig_profile, row.placement)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING

@@ -16,7 +16,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.checks import negative_data_rejection, positive_data_acceptance
 
-from gateway.repositories.leadership import FileLock
+from gateway.repositories.sql.leadership import FileLock
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 

@@ -42,7 +42,7 @@ def test_a_lease_that_is_over_is_taken_back(bench: Bench) -> None:
 def test_what_lost_its_container_is_closed(bench: Bench) -> None:
     session = create(bench, "ann").json
     bench.containers.lose(session["session_id"])
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "failed"
     assert bench.leftovers() == NOTHING
 

@@ -9,7 +9,7 @@ import pynvml
 import pytest
 from werkzeug.test import TestResponse
 
-from gateway.repositories.gpus import Gpus
+from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, make_bench
@@ -66,7 +66,7 @@ def test_a_driver_that_refuses_is_a_503_that_says_what_to_do(
     assert (answer.status_code, answer.json["type"]) == (503, f"/problems/{kind}")
     assert advice in answer.json["detail"]
     host.faults.clear()
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
     assert create(bench).status_code == 201
 
@@ -85,7 +85,7 @@ def test_sessions_of_a_driver_that_was_upgraded_go_on(host: Host, bench: Bench) 
     create(bench)
     before = bench.leftovers()
     host.faults.inject(Fault("*", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH))
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get("/sessions").json["sessions"][0]["status"] == "active"
     host.faults.clear()
     assert bench.leftovers() == before
@@ -94,14 +94,14 @@ def test_sessions_of_a_driver_that_was_upgraded_go_on(host: Host, bench: Bench) 
 def test_an_empty_list_of_gpus_ends_no_session(host: Host, bench: Bench) -> None:
     create(bench)
     host.faults.hide_devices()
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert len(bench.sessions.list()) == 1
 
 
 def test_a_reset_of_the_gpu_ends_its_sessions_as_gpu_lost(host: Host, bench: Bench) -> None:
     session = create(bench).json
     host.faults.reset(0)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "gpu_lost"
     assert bench.leftovers() == NOTHING
 
@@ -109,11 +109,11 @@ def test_a_reset_of_the_gpu_ends_its_sessions_as_gpu_lost(host: Host, bench: Ben
 def test_a_gpu_that_fell_off_the_bus_and_came_back_keeps_its_sessions(host: Host, bench: Bench) -> None:
     create(bench)
     host.faults.lose(0, pynvml.NVML_ERROR_GPU_IS_LOST)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     [shown] = bench.client.get("/gpus").json["gpus"]
     assert (shown["healthy"], shown["reason"]) == (False, "GPU is lost")
     host.faults.clear()
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     [session] = bench.client.get("/sessions").json["sessions"]
     assert (session["status"], session["problem"]) == ("active", None)
 
@@ -123,7 +123,7 @@ def test_two_gateways_on_one_driver_leave_each_others_slices_alone(host: Host) -
     first, second = create(mine).json, create(yours).json
     assert create(mine, "bob").status_code == 503
     for bench in (mine, yours):
-        bench.upkeep.reconcile()
+        bench.reconciler.reconcile()
         assert len(bench.sessions.list()) == 1
         owners = [one["owner"] for one in bench.client.get("/gpus").json["gpus"][0]["instances"]]
         assert sorted(owners) == ["gateway", "other"]

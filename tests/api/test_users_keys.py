@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.ssh_keys import make_pair
 from gateway.errors import ContainerFailed, PipesUnavailable
-from gateway.keys import make_pair
 from tests.conftest import NOTHING, Bench
 
 
@@ -55,7 +55,7 @@ def admitted(bench: Bench) -> list[tuple[str, ...]]:
 
 
 def cuts(bench: Bench) -> int:
-    return bench.containers.calls.count("cut_connections")
+    return bench.containers.calls.count("disconnect")
 
 
 def test_a_live_session_follows_the_stored_keys_that_opened_it(bench: Bench) -> None:
@@ -89,7 +89,7 @@ def test_without_its_last_key_a_session_lives_on_without_a_route(bench: Bench) -
     store(bench, FIRST)
     session_id = opened(bench)
     assert store(bench).status_code == 200
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert (admitted(bench), cuts(bench)) == ([], 1)
     assert bench.client.get(f"/sessions/{session_id}").json["status"] == "active"
     store(bench, SECOND)
@@ -131,19 +131,19 @@ def test_a_withdrawal_that_could_not_be_published_is_done_by_the_reaper(bench: B
     assert store(bench, SECOND).status_code == 503
     assert (admitted(bench), cuts(bench)) == ([(FIRST,)], 0)
     bench.pipes.fail("replace", None)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
 
 
 def test_a_cut_that_failed_is_tried_until_it_works_and_then_no_more(bench: Bench) -> None:
     store(bench, FIRST)
     opened(bench)
-    bench.containers.fail("cut_connections", ContainerFailed("It does not answer."))
+    bench.containers.fail("disconnect", ContainerFailed("It does not answer."))
     assert store(bench).status_code == 503
-    bench.upkeep.reconcile()
-    bench.containers.fail("cut_connections", None)
-    bench.upkeep.reconcile()
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
+    bench.containers.fail("disconnect", None)
+    bench.reconciler.reconcile()
+    bench.reconciler.reconcile()
     assert cuts(bench) == 3
 
 
@@ -160,4 +160,4 @@ def test_a_key_that_is_withdrawn_while_its_session_is_opened_lets_nobody_in(
     monkeypatch.setattr(bench.containers, "run", withdrawn_meanwhile)
     opened(bench)
     assert admitted(bench) == [(SECOND,)]
-    assert bench.containers.calls[-1] == "cut_connections"
+    assert bench.containers.calls[-1] == "disconnect"

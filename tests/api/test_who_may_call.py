@@ -5,9 +5,9 @@ import pytest
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
-from gateway import access
-from gateway.access import Role
-from gateway.tokens import Tokens, parse_expiry
+from gateway.domain import permissions
+from gateway.domain.permissions import Role
+from gateway.services.tokens import Tokens, parse_expiry
 from tests.conftest import Bench
 
 CALLS: dict[str, tuple[str, str, Any]] = {
@@ -61,11 +61,11 @@ def assert_refused(answer: TestResponse, status: int) -> None:
 
 def test_every_endpoint_has_a_rule_and_no_rule_is_left_over(bench: Bench) -> None:
     endpoints = {rule.endpoint for rule in bench.app.url_map.iter_rules()}
-    assert endpoints == set(access.RULES) == set(CALLS)
+    assert endpoints == set(permissions.RULES) == set(CALLS)
 
 
 def test_an_endpoint_without_a_rule_is_denied_to_all() -> None:
-    assert [access.reach(role, "sessions.new") for role in Role] == [None] * len(Role)
+    assert [permissions.scope(role, "sessions.new") for role in Role] == [None] * len(Role)
 
 
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.OPERATOR, Role.USER])
@@ -74,7 +74,7 @@ def test_each_role_gets_where_its_rule_says(
     caller: Callable[..., FlaskClient], endpoint: str, role: Role
 ) -> None:
     answer = call(caller(role, "user123" if role is Role.USER else None), endpoint)
-    if access.reach(role, endpoint) is None:
+    if permissions.scope(role, endpoint) is None:
         assert_refused(answer, 403)
     else:
         assert answer.status_code not in {401, 403}

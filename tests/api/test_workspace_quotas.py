@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from gateway.models import FIRST_UID
+from gateway.domain.models import FIRST_UID
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -16,7 +16,7 @@ MIB = 2**20
 @pytest.fixture
 def watched(bench_of: BenchMaker, mocker: MockerFixture) -> Bench:
     """Over a file system without quotas, whatever the one beneath the tests has."""
-    mocker.patch("gateway.repositories.quotas.are_enforced", return_value=False)
+    mocker.patch("gateway.repositories.files.quotas.are_enforced", return_value=False)
     return bench_of(FakeGpus(["A100-40GB"]), workspace_quota="10m")
 
 
@@ -111,8 +111,8 @@ def test_without_a_quota_nobody_is_measured(bench: Bench, mocker: MockerFixture)
 def test_where_the_file_system_has_quotas_it_keeps_them_and_nobody_is_refused(
     bench_of: BenchMaker, mocker: MockerFixture
 ) -> None:
-    mocker.patch("gateway.repositories.quotas.are_enforced", return_value=True)
-    limit = mocker.patch("gateway.repositories.quotas.limit")
+    mocker.patch("gateway.repositories.files.quotas.are_enforced", return_value=True)
+    limit = mocker.patch("gateway.repositories.files.quotas.limit")
     bench = bench_of(FakeGpus(["A100-40GB"]), workspace_quota="10m")
     session = post(bench).json["session_id"]
     limit.assert_called_once_with(bench.settings.workspace_root, FIRST_UID, 10 * MIB)
@@ -126,9 +126,9 @@ def test_where_the_file_system_has_quotas_it_keeps_them_and_nobody_is_refused(
 def test_a_quota_that_cannot_be_set_keeps_the_session_from_opening(
     bench_of: BenchMaker, mocker: MockerFixture
 ) -> None:
-    mocker.patch("gateway.repositories.quotas.are_enforced", return_value=True)
+    mocker.patch("gateway.repositories.files.quotas.are_enforced", return_value=True)
     mocker.patch(
-        "gateway.repositories.quotas.limit", side_effect=PermissionError(1, "Operation not permitted")
+        "gateway.repositories.files.quotas.limit", side_effect=PermissionError(1, "Operation not permitted")
     )
     bench = bench_of(FakeGpus(["A100-40GB"]), workspace_quota="10m")
     refused = post(bench)

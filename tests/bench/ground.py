@@ -17,10 +17,10 @@ from pathlib import Path
 from threading import Barrier
 from typing import Any, TypeVar
 
-from gateway.host import SSH_PORT
-from gateway.repositories import labels
-from gateway.repositories.docker import Docker
-from gateway.repositories.network import Worknet
+from gateway.domain.plan import SSH_PORT
+from gateway.repositories.docker import labels
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.network import Worknet
 from tests.e2e.conftest import Gateway, remove_containers
 
 NETWORK, SUBNET = "gwbench", "10.216.0.0/20"

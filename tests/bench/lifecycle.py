@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from gateway.keys import make_pair
-from gateway.repositories import labels
+from gateway.domain.ssh_keys import make_pair
+from gateway.repositories.docker import labels
 from tests.bench.ground import AT_ONCE, NETWORK, USER, BenchGateway, DockerAlone, at_once, gateway, seconds
 from tests.bench.measure import Row, progress
 

@@ -23,8 +23,8 @@ from operator import mul
 from pathlib import Path
 from statistics import fmean, stdev
 
-from gateway.mig import Gpu, MigMode, Placement, Profile, Room
-from gateway.placement import Lease, choose
+from gateway.domain.mig import FreeCapacity, Gpu, MigMode, Placement, Profile
+from gateway.domain.placement import Occupied, choose
 from gateway.simulation.catalogue import KINDS
 
 GPUS = (8, 32)
@@ -78,7 +78,7 @@ class Table:
     def __init__(self, name: str) -> None:
         self.kind = KINDS[name]
         self.profiles = {part.name: part for part in self.gpu(0).profiles}
-        self.empty = Room.of(self.gpu(0))
+        self.empty = FreeCapacity.of(self.gpu(0))
         self.asked = [
             part for part in self.profiles.values() if "+" not in part.name and "-" not in part.name
         ]
@@ -109,7 +109,7 @@ class Pool:
         self.table = table
         self.gpus = [table.gpu(index) for index in range(size)]
         self.rooms = [table.empty] * size
-        self.leases: dict[int, tuple[int, Lease]] = {}
+        self.leases: dict[int, tuple[int, Occupied]] = {}
         self.demand: dict[str, float] = {}
 
     def spots(self, profile: Profile) -> Iterator[Spot]:
@@ -134,7 +134,7 @@ class Pool:
             self._put(number, *spots[number], lease.profile, lease.expires_at)
 
     def _put(self, number: int, index: int, place: Placement, name: str, expires_at: datetime | None) -> None:
-        self.leases[number] = index, Lease(self.gpus[index].uuid, name, place, expires_at)
+        self.leases[number] = index, Occupied(self.gpus[index].uuid, name, place, expires_at)
         self.rooms[index] = self.table.after(self.rooms[index], name, place)
 
 
@@ -156,12 +156,12 @@ def fgd(pool: Pool, request: Request) -> Spot | None:
     """The smallest growth of the memory that is free and yet of no use to what is asked for."""
 
     @cache
-    def fragments(room: Room) -> float:
+    def fragments(room: FreeCapacity) -> float:
         useless = [part.name for part in pool.table.asked if not pool.table.places(room, part.name)]
         return room.mask.bit_count() * sum(1 + pool.demand.get(name, 0) for name in useless)
 
     @cache
-    def growth(room: Room, placement: Placement) -> float:
+    def growth(room: FreeCapacity, placement: Placement) -> float:
         return fragments(pool.table.after(room, request.profile.name, placement)) - fragments(room)
 
     def rank(spot: Spot) -> tuple[float, int, int]:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from gateway.host import SSH_PORT
-from gateway.keys import KeyPair, make_pair
-from gateway.pipe_file import Pipe
-from gateway.repositories.pipes import Pipes
+from gateway.domain.pipe import Pipe
+from gateway.domain.plan import SSH_PORT
+from gateway.domain.ssh_keys import KeyPair, make_pair
+from gateway.repositories.files.pipes import Pipes
 from tests.bench.ground import USER, gateway, seconds
 from tests.bench.measure import Row, progress
 from tests.e2e.conftest import BIN, eventually, free_port

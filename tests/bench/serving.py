@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.database_url import DatabaseUrl
-from gateway.keys import make_pair
-from gateway.models import Session, Status
-from gateway.repositories.database import SqlDatabase
+from gateway.domain.models import Session, Status
+from gateway.domain.ssh_keys import make_pair
+from gateway.repositories.sql.database import SqlDatabase
 from tests.bench.ground import USER, BenchGateway, gateway
 from tests.bench.measure import Row, progress
 from tests.e2e.conftest import REPOSITORY, eventually, free_port

@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 import requests
 
-from gateway.repositories import labels
-from gateway.repositories.docker import Docker
-from gateway.repositories.egress import Egress
-from gateway.repositories.network import Worknet
+from gateway.repositories.docker import labels
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.egress import Egress
+from gateway.repositories.docker.network import Worknet
 
 NETWORK, SUBNET = "gwe2e", "10.215.0.0/24"
 BIN = Path(sys.executable).parent

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 
 from gateway.client import Client
-from gateway.doctor.attack import ATTACKER, VICTIM, arena
-from gateway.probes.catalogue import INSIDE, OUTSIDE
-from gateway.probes.outcome import Verdict
-from gateway.probes.outside.stranger import OutsideProbe
-from gateway.probes.probe import Probe
-from gateway.repositories.docker import Docker
-from gateway.repositories.inside import Inside
+from gateway.doctor.attack.arena import ATTACKER, VICTIM, arena
+from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
+from gateway.doctor.attack.outcome import Verdict
+from gateway.doctor.attack.outside.stranger import OutsideProbe
+from gateway.doctor.attack.probe import Probe
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.exec import Inside
 from gateway.settings import Settings
 from tests.e2e.conftest import NETWORK, Gateway
 

@@ -13,10 +13,10 @@ import pynvml
 import pytest
 import requests
 
-from gateway.mig import Placement
-from gateway.repositories.docker import Docker
-from gateway.repositories.gpus import Gpus
-from gateway.repositories.network import Worknet
+from gateway.domain.mig import Placement
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.network import Worknet
+from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.faults import Faults
 from tests.e2e.conftest import eventually, remove_containers
 from tests.fakes.driver import simulated_driver

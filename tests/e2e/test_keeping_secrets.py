@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import requests
 
-from gateway.repositories.pipes import Pipes
+from gateway.repositories.files.pipes import Pipes
 from tests.e2e.conftest import Gateway, eventually, remove_containers
 
 

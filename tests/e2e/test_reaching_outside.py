@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from gateway.repositories.docker import Docker
+from gateway.repositories.docker.client import Docker
 from tests.e2e.conftest import NETWORK, Gateway
 
 EGRESS = f"{NETWORK}-egress"

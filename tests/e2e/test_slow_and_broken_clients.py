@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from gateway.worker import ANSWER_SECONDS, REQUEST_SECONDS
+from gateway.server import ANSWER_SECONDS, REQUEST_SECONDS
 from tests.e2e.conftest import Gateway, eventually
 
 HALF_A_HEADER = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "

@@ -11,7 +11,7 @@ import requests
 from sqlalchemy.engine import make_url
 
 from gateway.database_url import DatabaseUrl
-from gateway.repositories import schema
+from gateway.repositories.sql import schema
 from tests.e2e.conftest import BIN, Gateway, eventually, free_port, remove_containers
 from tests.postgresql import PostgresServer
 

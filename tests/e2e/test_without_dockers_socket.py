@@ -11,8 +11,8 @@ import pytest
 import requests
 
 from gateway.database_url import DatabaseUrl
-from gateway.keys import make_pair
-from gateway.repositories.docker import Docker
+from gateway.domain.ssh_keys import make_pair
+from gateway.repositories.docker.client import Docker
 from tests.e2e.conftest import REPOSITORY, Gateway, eventually, remove_containers
 from tests.e2e.docker_relay import DockerRelay
 

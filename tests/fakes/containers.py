@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
+from gateway.domain.plan import Container
 from gateway.errors import ContainerFailed
-from gateway.host import Container, ContainerSpec
+from gateway.repositories.host import ContainerSpec
 
 
 @dataclass
@@ -60,8 +61,8 @@ class FakeContainers:
         }:
             raise ContainerFailed("The session's container should see another GPU device.")
 
-    def cut_connections(self, session_id: str) -> None:
-        self._did("cut_connections")
+    def disconnect(self, session_id: str) -> None:
+        self._did("disconnect")
 
     def up_since(self) -> datetime:
         self._did("up_since")

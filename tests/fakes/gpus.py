@@ -2,11 +2,12 @@
 
 import builtins
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from gateway.domain.mig import FreeCapacity, Gpu, Instance, MigMode, Placement, Profile
+from gateway.domain.placement import Occupied
 from gateway.errors import GpuLost, PlacementTaken, UnknownProfile
-from gateway.mig import Gpu, Instance, MigMode, Placement, Profile, Taken, free_placements
 from gateway.simulation.catalogue import KINDS, Kind
 
 
@@ -44,7 +45,7 @@ class FakeGpus:
         profile = gpu.profile(profile_name)
         if profile is None:
             raise UnknownProfile(profile_name, [profile.name for profile in gpu.profiles])
-        standing = [Taken(gpu_uuid, one.profile, one.placement) for one in gpu.instances]
+        standing = [Occupied(gpu_uuid, one.profile, one.placement) for one in gpu.instances]
         if placement not in free_placements(gpu, profile, standing):
             raise PlacementTaken(f"Something stands at {placement} of GPU {gpu_uuid}.")
         used = {one.gi_id for one in gpu.instances}
@@ -105,3 +106,12 @@ def _gpu(index: int, kind: Kind) -> Gpu:
         instances=(),
         simulated=True,
     )
+
+
+def free_placements(gpu: Gpu, profile: Profile, occupied: Iterable[Occupied]) -> list[Placement]:
+    """Where `profile` can stand on `gpu` beside `occupied`, lowest start first."""
+    free = FreeCapacity.of(gpu)
+    for piece in occupied:
+        if piece.gpu_uuid == gpu.uuid:
+            free = free.without(piece.profile, gpu.profile(piece.profile), piece.placement)
+    return free.places(profile)

@@ -3,7 +3,7 @@
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from gateway.pipe_file import Pipe
+from gateway.domain.pipe import Pipe
 
 
 def key_pair() -> tuple[str, str]:

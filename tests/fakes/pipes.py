@@ -3,7 +3,7 @@
 import builtins
 from collections.abc import Callable, Iterable
 
-from gateway.pipe_file import Pipe
+from gateway.domain.pipe import Pipe
 
 
 class FakePipes:

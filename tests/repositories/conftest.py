@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from gateway.database_url import DatabaseUrl
-from gateway.host import ContainerSpec, SessionPlan, SliceLease
-from gateway.keys import KeyPair, make_pair
-from gateway.mig import Gpu, Placement
-from gateway.repositories.database import SqlDatabase
-from gateway.repositories.docker import Docker
-from gateway.repositories.network import Worknet
-from gateway.repositories.session_files import HostSessionFiles
+from gateway.domain.mig import Gpu, Placement
+from gateway.domain.plan import Allocation, SessionPlan
+from gateway.domain.ssh_keys import KeyPair, make_pair
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.network import Worknet
+from gateway.repositories.files.session_files import HostSessionFiles
+from gateway.repositories.host import ContainerSpec
+from gateway.repositories.sql.database import SqlDatabase
 from tests.fakes.gpus import FakeGpus
 
 NETWORK, SUBNET, ADDRESS = "gwtest", "10.212.0.0/24", "10.212.0.2"
@@ -64,7 +65,7 @@ def spec(tmp_path: Path, gpu: Gpu, router_key: KeyPair) -> ContainerSpec:
         session_id=session_id,
         user_id="gwtest-user",
         uid=uid,
-        lease=SliceLease(gpu.uuid, "3g.20gb", Placement(4, 4)),
+        allocation=Allocation(gpu.uuid, "3g.20gb", Placement(4, 4)),
         address=ADDRESS,
         router_key=router_key.public,
         host_key=make_pair(),
@@ -77,7 +78,7 @@ def spec(tmp_path: Path, gpu: Gpu, router_key: KeyPair) -> ContainerSpec:
         session_id=session_id,
         user_id=plan.user_id,
         uid=uid,
-        lease=plan.lease,
+        allocation=plan.allocation,
         gpu_uuid=gpu_uuid,
         address=ADDRESS,
         workspace=workspace,

@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime, timedelta
 
-from gateway.models import Session, Status
-from gateway.repositories.database import SqlDatabase
+from gateway.domain.models import Session, Status
+from gateway.repositories.sql.database import SqlDatabase
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 

@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.ssh_keys import KeyPair
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
-from gateway.host import Containers, ContainerSpec
-from gateway.keys import KeyPair
-from gateway.repositories import labels
-from gateway.repositories.containers import DockerContainers
-from gateway.repositories.docker import Docker
-from gateway.repositories.limits import Limits
-from gateway.repositories.network import Worknet
+from gateway.repositories.docker import labels
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.containers import DockerContainers
+from gateway.repositories.docker.limits import Limits
+from gateway.repositories.docker.network import Worknet
+from gateway.repositories.host import Containers, ContainerSpec
 from tests.fakes.containers import FakeContainers
 from tests.repositories.conftest import NETWORK
 
@@ -96,11 +96,11 @@ def test_waiting_for_a_container_that_is_gone_fails(containers: Containers, spec
 def test_cutting_the_connections_of_what_is_gone_is_success(
     containers: Containers, spec: ContainerSpec
 ) -> None:
-    containers.cut_connections(spec.session_id)
+    containers.disconnect(spec.session_id)
     containers.run(spec)
-    containers.cut_connections(spec.session_id)
+    containers.disconnect(spec.session_id)
     containers.remove(spec.session_id)
-    containers.cut_connections(spec.session_id)
+    containers.disconnect(spec.session_id)
 
 
 def test_connections_are_cut_and_what_runs_inside_goes_on(
@@ -130,7 +130,7 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
             assert connection.stdout.readline() == b"ready\n"
         container = docker.client.containers.get(of(real, spec)[0][0])
         container.exec_run(["pkill", "-STOP", "-o", "-f", "sshd-session"])  # as its user could
-        real.cut_connections(spec.session_id)
+        real.disconnect(spec.session_id)
         assert stopped.wait(timeout=5) == live.wait(timeout=5) == 255
     assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"2\n"
 
@@ -204,7 +204,7 @@ def test_the_labels_tell_session_owner_and_placement(
     found = docker.client.containers.get(real.run(spec)).labels
     assert found[labels.SESSION] == spec.session_id
     assert found[labels.OWNER] == "gwtest-user"
-    assert (found[labels.GPU], found[labels.PLACEMENT]) == (spec.lease.gpu, "4:4")
+    assert (found[labels.GPU], found[labels.PLACEMENT]) == (spec.allocation.gpu, "4:4")
 
 
 def test_no_process_inside_holds_a_capability(

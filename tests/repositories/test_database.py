@@ -9,10 +9,10 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
-from gateway.clock import Moment
+from gateway.domain.clock import Moment
+from gateway.domain.models import FIRST_UID, Base, Reason
 from gateway.errors import DatabaseUnavailable
-from gateway.models import FIRST_UID, Base, Reason
-from gateway.repositories.database import SqlDatabase
+from gateway.repositories.sql.database import SqlDatabase
 from tests.repositories.rows import NOW, add, session
 
 

@@ -10,9 +10,9 @@ from docker.models.containers import Container
 from pytest_mock import MockerFixture
 
 from gateway.errors import ImageMissing, NetworkUnavailable
-from gateway.repositories.docker import Docker
-from gateway.repositories.egress import Egress
-from gateway.repositories.network import Worknet
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.egress import Egress
+from gateway.repositories.docker.network import Worknet
 from tests.repositories.conftest import NETWORK, SUBNET
 
 PROXY = "http://10.212.0.2:3128"
@@ -165,6 +165,6 @@ def test_a_container_of_that_name_that_is_not_the_gateways_stays(
 
 
 def test_without_its_image_it_says_how_to_build_it(egress_to: EgressTo, mocker: MockerFixture) -> None:
-    mocker.patch("gateway.repositories.egress.IMAGE", "gpu-egress-proxy:none")
+    mocker.patch("gateway.repositories.docker.egress.IMAGE", "gpu-egress-proxy:none")
     with pytest.raises(ImageMissing, match="docker/build-images egress-proxy"):
         egress_to(*OPEN).ensure()

@@ -14,8 +14,8 @@ from pathlib import Path
 import docker as sdk
 import pytest
 
-from gateway.host import ContainerSpec
-from gateway.repositories.docker import Docker
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.host import ContainerSpec
 from tests.repositories.test_containers import docker_containers
 
 NETWORK = "gwstub"

@@ -15,14 +15,15 @@ from typing import Any, Protocol
 import pynvml
 import pytest
 
+from gateway.domain.mig import Gpu, Instance, MigMode, Placement
+from gateway.domain.placement import Occupied
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy, UnknownProfile
-from gateway.mig import Gpu, Instance, MigMode, Placement, Taken, free_placements
-from gateway.repositories.gpus import Gpus
+from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.catalogue import KINDS
 from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.fakes.driver import simulated_driver, unload
-from tests.fakes.gpus import FakeGpus
+from tests.fakes.gpus import FakeGpus, free_placements
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 CREATE_COMPUTE = "nvmlGpuInstanceCreateComputeInstance"
@@ -38,8 +39,8 @@ class AnyGpus(Protocol):
     ) -> None: ...
 
 
-def taken(gpu: Gpu) -> list[Taken]:
-    return [Taken(gpu.uuid, instance.profile, instance.placement) for instance in gpu.instances]
+def taken(gpu: Gpu) -> list[Occupied]:
+    return [Occupied(gpu.uuid, instance.profile, instance.placement) for instance in gpu.instances]
 
 
 # The contract

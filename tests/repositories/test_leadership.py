@@ -11,8 +11,8 @@ import pytest
 from sqlalchemy import text
 
 from gateway.database_url import DatabaseUrl
-from gateway.reaper import Leadership
-from gateway.repositories.leadership import LEASE_SECONDS, DatabaseLease, FileLock
+from gateway.repositories.sql.leadership import LEASE_SECONDS, DatabaseLease, FileLock
+from gateway.services.ports import Leadership
 
 Candidate = Callable[[], Leadership]
 

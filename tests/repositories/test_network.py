@@ -8,8 +8,8 @@ import pytest
 from docker.types import IPAMConfig, IPAMPool
 
 from gateway.errors import NetworkUnavailable
-from gateway.repositories.docker import Docker
-from gateway.repositories.network import Worknet
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.network import Worknet
 from tests.repositories.conftest import NETWORK, SUBNET
 
 CHAIN = f"GATEWAY-{NETWORK}"

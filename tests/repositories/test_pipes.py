@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from gateway.domain.pipe import Pipe
+from gateway.domain.pipe_file import BEGIN, END
 from gateway.errors import DiskFull, GatewayError, PipesUnavailable
-from gateway.pipe_file import BEGIN, END, Pipe
-from gateway.repositories.pipes import Pipes
+from gateway.repositories.files.pipes import Pipes
 from tests.fakes.pipe_parts import pipe
 from tests.fakes.pipes import FakePipes
 

@@ -10,10 +10,10 @@ from click.testing import CliRunner
 
 from gateway.cli import gateway as command_line
 from gateway.database_url import DatabaseUrl
+from gateway.domain.models import FIRST_UID
 from gateway.errors import DatabaseUnavailable, GatewayError, InvalidRequest, StartRefused
-from gateway.models import FIRST_UID
-from gateway.repositories import machine, schema
-from gateway.repositories.database import SqlDatabase, make_engine
+from gateway.repositories.sql import owner, schema
+from gateway.repositories.sql.database import SqlDatabase, make_engine
 from tests.postgresql import PASSWORD, PostgresServer
 from tests.repositories.rows import add, session
 
@@ -132,21 +132,21 @@ def url_of(db: DatabaseUrl) -> str:
 
 def test_a_database_belongs_to_the_machine_that_asked_first(postgresql_url: DatabaseUrl) -> None:
     for engine_id in ("mine", "mine"):
-        machine.require_own(postgresql_url, lambda engine_id=engine_id: engine_id)
+        owner.require_own(postgresql_url, lambda engine_id=engine_id: engine_id)
     with pytest.raises(StartRefused, match="gateway take-over"):
-        machine.require_own(postgresql_url, lambda: "another")
+        owner.require_own(postgresql_url, lambda: "another")
 
 
 def test_a_database_is_taken_over_once_nobody_works_on_it(postgresql_url: DatabaseUrl) -> None:
-    machine.require_own(postgresql_url, lambda: "broken")
+    owner.require_own(postgresql_url, lambda: "broken")
     engine = make_engine(postgresql_url)
     with engine.begin() as connection:
         lease = "UPDATE deployment SET leader = 'lives', lease_until = now() + interval '1 second'"
         connection.exec_driver_sql(lease)
     with pytest.raises(StartRefused, match="stop it first"):
-        machine.take_over(postgresql_url, "new")
+        owner.take_over(postgresql_url, "new")
     with engine.begin() as connection:
         connection.exec_driver_sql("UPDATE deployment SET lease_until = NULL")
     engine.dispose()
-    machine.take_over(postgresql_url, "new")
-    machine.require_own(postgresql_url, lambda: "new")
+    owner.take_over(postgresql_url, "new")
+    owner.require_own(postgresql_url, lambda: "new")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway.repositories import quotas
-from gateway.repositories.workspaces import HostWorkspaces
+from gateway.repositories.files import quotas
+from gateway.repositories.files.workspaces import HostWorkspaces
 
 UID = 20003
 MIB = 2**20

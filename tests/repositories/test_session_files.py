@@ -4,7 +4,7 @@ import signal
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from gateway.repositories.session_files import HostSessionFiles
+from gateway.repositories.files.session_files import HostSessionFiles
 
 
 def hold(root: Path, told: Connection) -> None:

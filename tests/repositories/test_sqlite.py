@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import gateway as command_line
 from gateway.database_url import DatabaseUrl
+from gateway.domain.models import FIRST_UID
 from gateway.errors import StartRefused
-from gateway.models import FIRST_UID
-from gateway.repositories import schema
-from gateway.repositories.database import SqlDatabase, make_engine
+from gateway.repositories.sql import schema
+from gateway.repositories.sql.database import SqlDatabase, make_engine
 from tests.repositories.rows import NOW, add, session
 
 

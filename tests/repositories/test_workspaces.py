@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from gateway.errors import DiskFull, WorkspaceRefused
-from gateway.repositories.workspaces import HostWorkspaces
+from gateway.repositories.files.workspaces import HostWorkspaces
 
 UID = 20003
 

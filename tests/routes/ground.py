@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway.pipe_file import Pipe
-from gateway.repositories.pipes import Pipes
+from gateway.domain.pipe import Pipe
+from gateway.repositories.files.pipes import Pipes
 from tests.fakes.pipe_parts import key_pair
 
 IMAGE = os.environ.get("GATEWAY_IMAGE", "gpu-workspace")

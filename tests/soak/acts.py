@@ -18,7 +18,7 @@ import pynvml
 import requests
 
 from gateway import failpoints
-from gateway.keys import make_pair
+from gateway.domain.ssh_keys import make_pair
 from gateway.simulation.faults import Faults
 from tests.e2e.conftest import NETWORK
 from tests.e2e.test_the_main_job import expire

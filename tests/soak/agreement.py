@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gateway.pipe_file import Pipe, PipeFile
-from gateway.repositories import labels
+from gateway.domain.pipe import Pipe
+from gateway.domain.pipe_file import PipeFile
+from gateway.repositories.docker import labels
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from pathlib import Path
 import pynvml
 
 from gateway.database_url import DatabaseUrl
+from gateway.domain.mig import Instance
 from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, PipesUnavailable
-from gateway.mig import Instance
-from gateway.repositories import schema
-from gateway.repositories.gpus import Gpus
+from gateway.repositories.nvml.gpus import Gpus
+from gateway.repositories.sql import schema
 from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, make_bench
@@ -68,7 +68,7 @@ class Churn:
         """All faults end, and the reaper comes by; a session that was being closed is closed then."""
         self._mend()
         self.bench.app.extensions["reaper"].reap()
-        self.bench.upkeep.reconcile()
+        self.bench.reconciler.reconcile()
 
     def require_agreement(self) -> None:
         """Driver, database, containers, routes and files are of the same sessions."""
@@ -103,7 +103,7 @@ class Churn:
         self.bench.app.extensions["reaper"].reap()
 
     def _reconcile(self) -> None:
-        self.bench.upkeep.reconcile()
+        self.bench.reconciler.reconcile()
 
     def _end_container(self) -> None:
         if containers := self.bench.containers.list():

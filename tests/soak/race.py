@@ -12,7 +12,7 @@ from pathlib import Path
 
 from gateway import simulation
 from gateway.errors import GatewayError
-from gateway.repositories.gpus import Gpus
+from gateway.repositories.nvml.gpus import Gpus
 from tests.conftest import Bench, make_bench
 
 AT_ONCE = 100

@@ -11,7 +11,7 @@ from typing import Any
 import requests
 
 from gateway import failpoints
-from gateway.keys import make_pair
+from gateway.domain.ssh_keys import make_pair
 from tests.e2e.conftest import NETWORK, eventually, remove_containers
 from tests.soak import agreement
 from tests.soak.prefork import PreforkedGateway

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from gateway.database_url import DatabaseUrl
-from gateway.repositories import schema
+from gateway.repositories.sql import schema
 from tests.soak.churn import churn
 from tests.soak.race import AT_ONCE
 from tests.soak.storm import storming

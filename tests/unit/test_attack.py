@@ -11,18 +11,18 @@ import pytest
 from click.testing import CliRunner, Result
 from cryptography.hazmat.primitives import serialization
 
-from gateway.access import Role
 from gateway.cli import gateway
 from gateway.client import Client
-from gateway.doctor import attack as attacking
-from gateway.doctor.attack import ATTACKER, VICTIM, Attempt, attack
-from gateway.doctor.outside import Outside
-from gateway.doctor.targets import host_addresses, listening_ports, mib, targets
+from gateway.doctor.attack import arena as attacking
+from gateway.doctor.attack.arena import ATTACKER, VICTIM, Attempt, attack
+from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
+from gateway.doctor.attack.from_outside import Outside
+from gateway.doctor.attack.outcome import Outcome, Verdict
+from gateway.doctor.attack.outside.stranger import Login
+from gateway.doctor.attack.targets import host_addresses, listening_ports, mib, targets
+from gateway.domain.permissions import Role
 from gateway.errors import DockerUnavailable, GatewayError, Unavailable
-from gateway.probes.catalogue import INSIDE, OUTSIDE
-from gateway.probes.outcome import Outcome, Verdict
-from gateway.probes.outside.stranger import Login
-from gateway.tokens import Tokens
+from gateway.services.tokens import Tokens
 from tests.conftest import NOTHING, Bench
 
 MIB = 2**20

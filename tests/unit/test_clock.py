@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from gateway import clock
+from gateway.domain import clock
 from tests.conftest import NOTHING, Bench
 
 
@@ -17,7 +17,7 @@ def create(bench: Bench, **body: Any) -> str:
 
 def tick(bench: Bench) -> None:
     bench.app.extensions["reaper"].reap()
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
 
 
 @pytest.mark.parametrize("hours", [2, -2])
@@ -26,7 +26,7 @@ def test_a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_lease(bench: Bench
     bench.clock.jump(hours=hours)
     tick(bench)
     assert bench.client.get(f"/sessions/{session_id}").json["status"] == "active"
-    assert bench.upkeep.next_expiry() == timedelta(minutes=60)
+    assert bench.reconciler.next_expiry() == timedelta(minutes=60)
     bench.clock.advance(minutes=59)
     tick(bench)
     assert bench.client.get(f"/sessions/{session_id}").json["status"] == "active"
@@ -56,7 +56,7 @@ def test_after_a_reboot_the_wall_clock_decides(bench: Bench) -> None:
     over = create(bench, ttl_minutes=10)
     bench.clock.advance(minutes=9)
     bench.clock.reboot()
-    assert bench.upkeep.next_expiry() == timedelta(minutes=1)
+    assert bench.reconciler.next_expiry() == timedelta(minutes=1)
     bench.clock.advance(minutes=1)
     tick(bench)
     assert bench.client.get(f"/sessions/{over}").json["reason"] == "expired"

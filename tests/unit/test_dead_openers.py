@@ -5,11 +5,11 @@ from datetime import timedelta
 import pytest
 from pytest_mock import MockerFixture
 
+from gateway.domain.models import Session, Status
 from gateway.errors import DatabaseUnavailable, NoCapacity
-from gateway.models import Session, Status
 from tests.conftest import NOTHING, Bench
 
-ENDING = "gateway.repositories.sessions.SessionRows.end"
+ENDING = "gateway.repositories.sql.rows.SessionRows.end"
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def test_a_deletion_of_it_that_breaks_off_at_the_last_step_is_finished_by_the_ne
     broken = mocker.patch(ENDING, side_effect=DatabaseUnavailable("The database does not answer."))
     assert bench.sessions.close(abandoned) is False
     mocker.stop(broken)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
 
 
@@ -51,7 +51,7 @@ def test_the_next_tick_leaves_one_alone_that_became_active_since_it_was_looked_a
         return gpus()
 
     mocker.patch.object(bench.gpus, "list", side_effect=activate_meanwhile)
-    bench.upkeep.reconcile()
+    bench.reconciler.reconcile()
     [session] = bench.sessions.list()
     assert isinstance(session, Session)
     assert session.status == Status.ACTIVE

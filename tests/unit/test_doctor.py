@@ -9,18 +9,18 @@ import pytest
 
 from gateway.doctor.differences import NOT_OURS, Difference, Place
 from gateway.doctor.places import Comparison, Places
+from gateway.domain.mig import MigPolicy, Placement
+from gateway.domain.models import OPENING_GRACE, Reason, Session
 from gateway.errors import DatabaseUnavailable, DockerUnavailable, DriverUnavailable, PipesUnavailable
-from gateway.host import Host
-from gateway.mig import MigPolicy, Placement
-from gateway.models import OPENING_GRACE, Reason, Session
-from gateway.repositories.session_files import HostSessionFiles
-from gateway.repositories.workspaces import HostWorkspaces
+from gateway.repositories.files.session_files import HostSessionFiles
+from gateway.repositories.files.workspaces import HostWorkspaces
+from gateway.repositories.host import LocalHost
 from tests.conftest import Bench
 from tests.fakes.pipe_parts import pipe
 
 
-def host_of(bench: Bench) -> Host:
-    return Host(
+def host_of(bench: Bench) -> LocalHost:
+    return LocalHost(
         gpus=bench.gpus,
         containers=bench.containers,
         network=bench.network,
@@ -85,7 +85,7 @@ def withdraw_keys(bench: Bench, id: str) -> None:
 
 def owe_a_cut(bench: Bench, id: str) -> None:
     with row(bench, id) as session:
-        session.cut_due = True
+        session.disconnect_due = True
 
 
 def leave_pending(bench: Bench, id: str) -> None:

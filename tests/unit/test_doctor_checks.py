@@ -18,9 +18,9 @@ from gateway.doctor.checks import Finding, examine
 from gateway.doctor.diagnosis import Diagnosis
 from gateway.doctor.differences import NOT_OURS, Difference, Place
 from gateway.doctor.places import Comparison
+from gateway.domain.mig import MigMode
 from gateway.errors import NetworkUnavailable
-from gateway.mig import MigMode
-from gateway.repositories.database import SqlDatabase, make_looking_engine
+from gateway.repositories.sql.database import SqlDatabase, make_read_only_engine
 from tests.conftest import Bench
 from tests.unit.test_doctor import host_of
 
@@ -30,7 +30,7 @@ def examined(bench: Bench) -> Callable[[], dict[str, Finding]]:
     bench.settings.workspace_root.mkdir()
 
     def look() -> dict[str, Finding]:
-        database = SqlDatabase(bench.settings.db, make_looking_engine)
+        database = SqlDatabase(bench.settings.db, make_read_only_engine)
         parts = Parts(database, host_of(bench), bench.pipes, bench.clock)
         try:
             return {finding.name: finding for finding in examine(bench.settings, parts)}

@@ -3,13 +3,13 @@ from pathlib import Path
 
 import pytest
 
-from gateway import keys
+from gateway.domain import ssh_keys
 from gateway.errors import InvalidRequest
 
 
 def problems(*lines: str) -> list[str]:
     with pytest.raises(InvalidRequest) as refused:
-        keys.parse_public_keys(lines)
+        ssh_keys.parse_public_keys(lines)
     return refused.value.errors["ssh_public_keys"]
 
 
@@ -25,11 +25,11 @@ def test_a_public_key_made_by_openssh_is_accepted_without_its_comment(
     tmp_path: Path, options: list[str]
 ) -> None:
     _, public = keygen(tmp_path, *options, "-C", "me@laptop with spaces")
-    assert keys.parse_public_keys([public]) == (" ".join(public.split()[:2]),)
+    assert ssh_keys.parse_public_keys([public]) == (" ".join(public.split()[:2]),)
 
 
 def test_a_pair_made_here_is_read_by_openssh(tmp_path: Path) -> None:
-    pair = keys.make_pair()
+    pair = ssh_keys.make_pair()
     private = tmp_path / "private"
     private.touch(mode=0o600)
     private.write_text(pair.private)
@@ -40,11 +40,11 @@ def test_a_pair_made_here_is_read_by_openssh(tmp_path: Path) -> None:
 
 
 def test_the_same_key_twice_counts_once(public_key: str) -> None:
-    assert len(keys.parse_public_keys([public_key, public_key])) == 1
+    assert len(ssh_keys.parse_public_keys([public_key, public_key])) == 1
 
 
 def test_a_private_key_is_refused_without_being_repeated() -> None:
-    pair = keys.make_pair()
+    pair = ssh_keys.make_pair()
     [problem] = problems(pair.private)
     assert "PRIVATE" in problem
     assert pair.private.splitlines()[1] not in problem
@@ -84,4 +84,4 @@ def test_each_bad_key_is_named_by_its_place(public_key: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 21])
 def test_there_are_1_to_20_keys(count: int) -> None:
-    assert "1 to 20" in problems(*[keys.make_pair().public for _ in range(count)])[0]
+    assert "1 to 20" in problems(*[ssh_keys.make_pair().public for _ in range(count)])[0]

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from gateway.models import Reason, Session, Status
+from gateway.domain.models import Reason, Session, Status
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 FORWARD = {

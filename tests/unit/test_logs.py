@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 
-from gateway import audit
+from gateway.domain import audit
 from gateway.logs import Json, Text
 
 
 def record(message: str, **extra: Any) -> logging.LogRecord:
-    made = logging.LogRecord("gateway.sessions", logging.INFO, __file__, 1, message, (), None)
+    made = logging.LogRecord("gateway.services.sessions", logging.INFO, __file__, 1, message, (), None)
     made.created, made.msecs = 1737100800.25, 250
     vars(made).update(extra)
     return made
@@ -20,7 +20,7 @@ def test_an_event_is_a_line_of_fields() -> None:
     with audit.acting("ci"):
         line = Text().format(record("session opened", session_id="9d0a", user_id="user123", reason=None))
     assert line == (
-        'time=2025-01-17T08:00:00.250Z level=info logger=gateway.sessions message="session opened" '
+        'time=2025-01-17T08:00:00.250Z level=info logger=gateway.services.sessions message="session opened" '
         "session_id=9d0a user_id=user123 actor=ci"
     )
 
@@ -55,7 +55,7 @@ def test_json_has_the_same_facts() -> None:
     assert told == {
         "time": "2025-01-17T08:00:00.250Z",
         "level": "info",
-        "logger": "gateway.sessions",
+        "logger": "gateway.services.sessions",
         "message": "session ended",
         "session_id": "9d0a",
         "connections": 3,

@@ -6,8 +6,9 @@ from base64 import b64decode
 import pytest
 from ruamel.yaml import YAML
 
+from gateway.domain.pipe import Pipe
+from gateway.domain.pipe_file import BEGIN, END, PipeFile
 from gateway.errors import PipesUnavailable
-from gateway.pipe_file import BEGIN, END, Pipe, PipeFile
 from tests.fakes.pipe_parts import key_pair, pipe
 
 HANDWRITTEN = '- from:\n  - username: "admin"\n  to:\n    host: 192.0.2.1'

@@ -7,8 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from gateway.domain.pipe import Pipe
+from gateway.domain.pipe_file import BEGIN, END, PipeFile
 from gateway.errors import PipesUnavailable
-from gateway.pipe_file import BEGIN, END, Pipe, PipeFile
 from tests.fakes.pipe_parts import key_pair, pipe
 
 thorough = settings(max_examples=200, deadline=None, derandomize=True, database=None)

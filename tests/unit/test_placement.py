@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.mig import Gpu, MigMode, Placement, Profile, free_placements
-from gateway.placement import Lease, available, capacity, choose, next_fit
+from gateway.domain.mig import Gpu, MigMode, Placement, Profile
+from gateway.domain.placement import Occupied, available, capacity, choose, next_fit
 from gateway.simulation.catalogue import KINDS
+from tests.fakes.gpus import free_placements
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 CUT = [name for name, kind in KINDS.items() if kind.profiles]
@@ -46,29 +47,31 @@ def minutes(count: float) -> datetime:
     return NOW + timedelta(minutes=count)
 
 
-def lease(on: Gpu, profile: str, start: int, ends: float | None = 60, session: str | None = None) -> Lease:
+def lease(on: Gpu, profile: str, start: int, ends: float | None = 60, session: str | None = None) -> Occupied:
     found = on.profile(profile)
     size = found.placements[0].size if found else 1
-    return Lease(on.uuid, profile, Placement(start, size), None if ends is None else minutes(ends), session)
+    return Occupied(
+        on.uuid, profile, Placement(start, size), None if ends is None else minutes(ends), session
+    )
 
 
 def spot(
-    gpus: Sequence[Gpu], taken: Sequence[Lease], profile: str, ends: float = 60
+    gpus: Sequence[Gpu], taken: Sequence[Occupied], profile: str, ends: float = 60
 ) -> tuple[int, int] | None:
     found = choose(gpus, taken, profile, minutes(ends), NOW)
     return found and (found[0].index, found[1].start)
 
 
-def churn(gpus: Sequence[Gpu], rnd: random.Random) -> list[Lease]:
+def churn(gpus: Sequence[Gpu], rnd: random.Random) -> list[Occupied]:
     """Some leases, put anywhere they fit."""
-    taken: list[Lease] = []
+    taken: list[Occupied] = []
     for _ in range(rnd.randrange(8 * len(gpus))):
         on = rnd.choice(gpus)
         profile = rnd.choice(on.profiles)
         places = free_placements(on, profile, taken)
         if places:
             ends = rnd.choice([None, minutes(rnd.uniform(-5, 200))])
-            taken.append(Lease(on.uuid, profile.name, rnd.choice(places), ends))
+            taken.append(Occupied(on.uuid, profile.name, rnd.choice(places), ends))
     return taken
 
 
@@ -152,7 +155,7 @@ def test_room_is_kept_for_what_is_asked_for_most(wanted: str, place: tuple[int, 
 
 def test_an_instance_of_a_profile_that_nobody_knows_is_planned_around() -> None:
     only = gpu()
-    strange = Lease(only.uuid, "what.is.this", Placement(4, 4), None)
+    strange = Occupied(only.uuid, "what.is.this", Placement(4, 4), None)
     assert spot([only], [strange], "3g.20gb") == (0, 0)
     assert spot([only], [strange], "7g.40gb") is None
 
@@ -239,7 +242,7 @@ def test_the_next_fit_is_the_first_end_after_which_there_is_room(seed: int) -> N
         assert (fit.at if fit else None) == (moments[0] if moments else None)
 
 
-def fits_after(gpus: Sequence[Gpu], taken: Sequence[Lease], name: str, end: datetime) -> bool:
+def fits_after(gpus: Sequence[Gpu], taken: Sequence[Occupied], name: str, end: datetime) -> bool:
     left = [each for each in taken if each.expires_at is None or each.expires_at > end]
     return any(free_placements(each, found, left) for each in gpus if (found := each.profile(name)))
 
@@ -267,7 +270,7 @@ def test_as_many_fit_as_an_exhaustive_search_can_place(seed: int) -> None:
         assert available([only], taken, profile.name) == most(only, profile, taken)
 
 
-def most(on: Gpu, profile: Profile, taken: list[Lease]) -> int:
+def most(on: Gpu, profile: Profile, taken: list[Occupied]) -> int:
     places = free_placements(on, profile, taken)
-    puts = (Lease(on.uuid, profile.name, place) for place in places)
+    puts = (Occupied(on.uuid, profile.name, place) for place in places)
     return max((1 + most(on, profile, [*taken, put]) for put in puts), default=0)

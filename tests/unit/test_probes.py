@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from gateway.probes.catalogue import INSIDE
-from gateway.probes.inside import network, resources
-from gateway.probes.outcome import Outcome, Verdict
-from gateway.probes.probe import Probe, Targets, judge
+from gateway.doctor.attack.catalogue import INSIDE
+from gateway.doctor.attack.inside import network, resources
+from gateway.doctor.attack.outcome import Outcome, Verdict
+from gateway.doctor.attack.probe import Probe, Targets, judge
 
 TARGETS: dict[str, Any] = {
     "neighbours": ["127.0.0.1"],

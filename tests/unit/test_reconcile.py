@@ -3,11 +3,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from gateway.clock import Moment
-from gateway.host import Container
-from gateway.mig import Gpu, MigMode
-from gateway.models import OPENING_GRACE, Reason, Session, Status
-from gateway.reconcile import Seen, plan
+from gateway.domain.clock import Moment
+from gateway.domain.mig import Gpu, MigMode
+from gateway.domain.models import OPENING_GRACE, Reason, Session, Status
+from gateway.domain.plan import Container
+from gateway.domain.reconcile import Seen, plan
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 MOMENT = Moment(NOW, "boot", timedelta(days=1))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway.pipe_file import PipeFile
+from gateway.domain.pipe_file import PipeFile
 from gateway.router.limits import MAX_HALF_OPEN_PER_ADDRESS, Limits
 from gateway.router.route import Route
 from gateway.router.routes import Routes

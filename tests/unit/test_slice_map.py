@@ -7,8 +7,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli import gateway, slice_map
+from gateway.domain.mig import MigMode, Placement
 from gateway.errors import GatewayError, SliceBusy
-from gateway.mig import MigMode, Placement
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from gateway.background.watch import Watch
 from gateway.errors import DockerUnavailable
-from gateway.watch import Watch
 from tests.conftest import Bench
 
 
@@ -50,7 +50,7 @@ def test_the_end_of_an_active_sessions_container_is_looked_at(
         looks.wait()
         bench.containers.end(session_id)
         looks.wait()
-        bench.upkeep.reconcile()
+        bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session_id}").json["reason"] == "user_exit"
     assert not looks.more()
 

@@ -1,0 +1,100 @@
+"""The attempts from inside a session and from outside, in the order in which they are shown."""
+
+from gateway.doctor.attack.inside import devices, files, kernel, network, resources
+from gateway.doctor.attack.outside import api, logins
+from gateway.doctor.attack.outside.stranger import OutsideProbe
+from gateway.doctor.attack.probe import Probe
+
+
+def _tcp(name: str, addresses: str) -> Probe:
+    return Probe(name, network, "reach_tcp", {"addresses": addresses, "ports": "ports"})
+
+
+def _udp(name: str, addresses: str) -> Probe:
+    return Probe(name, network, "reach_udp", {"addresses": addresses, "ports": "ports"})
+
+
+def _ping(name: str, addresses: str) -> Probe:
+    return Probe(name, network, "ping", {"addresses": addresses})
+
+
+INSIDE: tuple[Probe, ...] = (
+    _tcp("another session, TCP", "neighbours"),
+    _udp("another session, UDP", "neighbours"),
+    _ping("another session, ping", "neighbours"),
+    Probe(
+        "another session, by name",
+        network,
+        "reach_by_name",
+        {"names": "neighbour_names", "ports": "ports"},
+    ),
+    _tcp("the host: API, sshd, router, Docker", "hosts"),
+    _udp("the host, UDP", "hosts"),
+    _ping("the host, ping", "hosts"),
+    Probe("IPv6 on the link", network, "ping_ipv6", {"addresses": "links"}),
+    _tcp("an outside address", "outside"),
+    _udp("an outside address, UDP", "outside"),
+    Probe("an outside name", network, "resolve_outside", {"name": "outside_name"}),
+    _tcp("the cloud's metadata", "metadata"),
+    Probe(
+        "the proxy, to what it does not serve",
+        network,
+        "misuse_proxy",
+        {"proxies": "proxies", "addresses": "beyond"},
+    ),
+    Probe("raw sockets", network, "raw_sockets"),
+    Probe("another session's address", network, "take_address", {"addresses": "neighbours"}),
+    Probe("ARP and network parameters", network, "change_network"),
+    Probe("Docker's socket", files, "daemon_sockets"),
+    Probe("another user's workspace", files, "other_workspaces", {"users": "users"}),
+    Probe("directories of the host", files, "host_files"),
+    Probe("who may log in", files, "own_keys"),
+    Probe("a second door", files, "second_door", {"port": "ssh_port"}),
+    Probe("an administrator's trap", files, "system_files"),
+    Probe("a second GPU", devices, "second_gpu"),
+    Probe("devices", devices, "foreign_devices"),
+    Probe("the machine's memory and log", devices, "machine_memory"),
+    Probe("mount", kernel, "mount"),
+    Probe("unshare", kernel, "unshare"),
+    # Docker starts a command inside as root and then lets go of that: a moment of another's process.
+    Probe("other processes", kernel, "other_processes", alone=True),
+    Probe("capabilities", kernel, "hold_capabilities"),
+    Probe("root's identity", kernel, "become_root"),
+    Probe("setuid programs", kernel, "lending_programs"),
+    Probe("an administrator's system calls", kernel, "system_calls"),
+    Probe("core_pattern, release_agent", kernel, "kernel_parameters"),
+    Probe("a core dump", kernel, "core_dump"),
+    Probe("a fork bomb", resources, "fork_bomb", {"most": "processes"}, alone=True),
+    Probe("a memory hog", resources, "memory_hog", {"most_mib": "memory_mib"}, alone=True),
+    Probe(
+        "filling the host's disk",
+        resources,
+        "fill",
+        {"directories": "scratch", "most_mib": "filler_mib"},
+        alone=True,
+    ),
+    Probe(
+        "a million files", resources, "many_files", {"directories": "scratch", "most": "files"}, alone=True
+    ),
+    Probe("open files", resources, "open_files", {"most": "open_files"}),
+    Probe("a log flood", resources, "flood_log", {"mib": "log_mib"}, alone=True),
+    Probe("a process that outlives the lease", resources, "linger", {"seconds": "linger_seconds"}),
+)
+
+# After the session has ended, and only then.
+ENDED = OutsideProbe("SSH with an ended session's key", logins.with_an_ended_sessions_key)
+
+OUTSIDE: tuple[OutsideProbe, ...] = (
+    OutsideProbe("the API without a token", api.without_a_token),
+    OutsideProbe("the API with a forged token", api.with_a_forged_token),
+    OutsideProbe("the API in the wrong role", api.with_the_wrong_role),
+    OutsideProbe("the API for another user", api.as_another_user),
+    OutsideProbe("the API with an expired token", api.with_an_expired_token),
+    OutsideProbe("paths, YAML and shell in names", api.smuggled_names),
+    OutsideProbe("a session without a key", api.keyless_sessions),
+    OutsideProbe("SSH with another user's key", logins.with_another_users_key),
+    OutsideProbe("SSH without a key", logins.with_a_password),
+    OutsideProbe("SSH as nobody", logins.as_nobody),
+    OutsideProbe("a session with another host key", logins.behind_a_changed_host_key),
+    ENDED,
+)

@@ -1,0 +1,84 @@
+"""One attempt from inside a session: with what command it is made, and what its answer means."""
+
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+
+from gateway.doctor.attack.inside import report
+from gateway.doctor.attack.outcome import Outcome, Verdict
+
+_METADATA = ("169.254.169.254", "169.254.170.2", "100.100.100.200")  # AWS, GCP and Azure; ECS; Alibaba
+_SCRATCH = ("/tmp", "/var/tmp", "/run", "/run/lock", "/dev/shm", "/var/log", "/opt", "/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What the attempts aim at, and the limits that they go beyond."""
+
+    neighbours: Sequence[str]  # addresses of other sessions
+    neighbour_names: Sequence[str]  # of their containers
+    users: Sequence[str]  # whose workspaces are not this session's
+    hosts: Sequence[str]  # every address of the host, IPv4 and IPv6
+    links: Sequence[str]  # the host's and other sessions' IPv6 link-local addresses
+    ports: Sequence[int]  # API, router, sshd, Docker, and whatever else listens
+    proxies: Sequence[str] = ()  # that lead outside, as ADDRESS:PORT
+    ssh_port: int = 2222
+    outside: Sequence[str] = ("192.0.2.1", "198.51.100.1", "1.1.1.1", "8.8.8.8")
+    outside_name: str = "example.com"
+    metadata: Sequence[str] = _METADATA
+    scratch: Sequence[str] = _SCRATCH  # directories that are not the workspace
+    processes: int = 5000
+    memory_mib: int
+    filler_mib: int
+    files: int = 1_000_000
+    open_files: int = 1_100_000
+    log_mib: int = 64
+    linger_seconds: int = 3600
+
+    @property
+    def beyond(self) -> Sequence[str]:
+        """Addresses that no proxy may lead to, of each kind some."""
+        ipv4 = [address for address in self.hosts if ":" not in address]
+        return [*self.neighbours, *ipv4, *self.metadata[:1], *self.outside[:1]]
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """An attempt: the function `attempt` of a script, and which of the `Targets` its parameters get.
+
+    `alone`: it takes what others need meanwhile, or takes them for something else: run nothing beside it.
+    """
+
+    name: str
+    script: ModuleType
+    attempt: str
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    alone: bool = False
+
+    @property
+    def tries(self) -> str:
+        """What it tries, in a sentence."""
+        return inspect.getdoc(getattr(self.script, self.attempt)) or self.name
+
+    def command(self, targets: Targets) -> list[str]:
+        """The argument list to run inside the session as its user; needs `python3` there."""
+        source = "\n".join((inspect.getsource(self.script), inspect.getsource(report), "report(globals())"))
+        arguments = {name: getattr(targets, target) for name, target in self.parameters.items()}
+        return ["python3", "-c", source, self.attempt, json.dumps(arguments)]
+
+
+def judge(exit_code: int, output: str) -> Outcome:
+    """What the command's end and its standard output say."""
+    lines = output.strip().splitlines() or ["it said nothing"]
+    try:
+        answer = json.loads(lines[-1])
+        outcome = Outcome(Verdict(answer["verdict"]), str(answer["why"]))
+    except (KeyError, TypeError, ValueError):
+        return _broken(exit_code, lines[-1])
+    return outcome if exit_code == 0 else _broken(exit_code, lines[-1])
+
+
+def _broken(exit_code: int, last_line: str) -> Outcome:
+    return Outcome(Verdict.UNCLEAR, f"the attempt broke (exit code {exit_code}): {last_line[:200]}")

@@ -1,0 +1,318 @@
+"""The rows of the database and the rules that a row knows by itself."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    DateTime,
+    Dialect,
+    Double,
+    ForeignKey,
+    Index,
+    String,
+    Text,
+    TypeDecorator,
+    false,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
+
+from gateway.domain.audit import Action, actor
+from gateway.domain.clock import JUMP, Moment
+from gateway.domain.mig import Placement
+
+# Longer than opening a session can take.
+OPENING_GRACE = timedelta(minutes=5)
+FIRST_UID = 20000  # above every uid that a Debian or Ubuntu host gives to people and services
+
+
+class Status(StrEnum):
+    PENDING = "pending"
+    ACTIVE = "active"
+    CLOSING = "closing"
+
+
+# What a status may become. After the last the row goes: `Session.ended` is what is left.
+_NEXT: dict[str | None, frozenset[Status]] = {
+    None: frozenset({Status.PENDING}),
+    Status.PENDING: frozenset({Status.ACTIVE, Status.CLOSING}),
+    Status.ACTIVE: frozenset({Status.CLOSING}),
+    Status.CLOSING: frozenset(),
+}
+
+
+class Reason(StrEnum):
+    """Why a session ended."""
+
+    DELETED = "deleted"
+    EXPIRED = "expired"
+    USER_EXIT = "user_exit"
+    FAILED = "failed"
+    GPU_LOST = "gpu_lost"
+    RESTARTED = "restarted"  # with Docker or the whole server, which did not keep its container
+
+
+class KeysFrom(StrEnum):
+    """Where a session's public keys came from: only stored ones follow what is stored for the user."""
+
+    GIVEN = "given"  # for this session, by a request
+    STORED = "stored"
+    MADE = "made"  # by the gateway, as a pair
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """SQLite forgets time zones: what goes in must have one, what comes out is UTC."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    type_annotation_map = {datetime: UtcDateTime(), list[str]: JSON()}
+
+
+class User(Base):
+    """Someone who had a session once. The uid is assigned at the first and never given to another.
+
+    `workspace_bytes` is what the workspace held when it was last measured, None if it never was."""
+
+    __tablename__ = "users"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    uid: Mapped[int] = mapped_column(unique=True)
+    public_keys: Mapped[list[str]] = mapped_column(default=list)
+    workspace_bytes: Mapped[int | None] = mapped_column(BigInteger)
+
+
+class Session(Base):
+    """A live session: the intent is written first, so every part that exists can be found from its row.
+
+    `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices; all three are None once
+    it is certain that no slice stands there on this session's account. `gpu_uuid` is the MIG device.
+    A `borrowed` slice stood before the session and outlives it. `problem` says what is wrong with the
+    session, None when all is well. `private_key` (OpenSSH PEM) opens the session's sshd to the router,
+    `host_key` is that sshd's public key, `public_keys` are the user's; with none nobody gets in.
+    `disconnect_due`: connections that a withdrawn key may have opened must still be closed. The lease ends
+    when the server has been up for `expires_uptime` seconds; `boot` is the kernel's id of the boot that this
+    counts from, and after another boot `expires_at` decides.
+    """
+
+    __tablename__ = "sessions"
+    __table_args__ = (
+        Index("one_live_lease_per_placement", "gpu", "start", unique=True),
+        CheckConstraint("status IN ('pending', 'active', 'closing')", name="status_is_known"),
+        CheckConstraint("(status = 'closing') = (end_reason IS NOT NULL)", name="closing_has_a_reason"),
+    )
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    user_id: Mapped[str] = mapped_column(ForeignKey("users.id"), unique=True)
+    status: Mapped[str] = mapped_column(String(8), default=Status.PENDING)
+    end_reason: Mapped[str | None] = mapped_column(String(16))
+    mig_profile: Mapped[str] = mapped_column(String(64))
+    gpu: Mapped[str | None] = mapped_column(String(96))
+    start: Mapped[int | None]
+    size: Mapped[int | None]
+    gpu_uuid: Mapped[str | None] = mapped_column(String(96))
+    borrowed: Mapped[bool] = mapped_column(default=False, server_default=false())
+    problem: Mapped[str | None] = mapped_column(Text)
+    container_id: Mapped[str | None] = mapped_column(String(64))
+    address: Mapped[str] = mapped_column(String(45), unique=True)
+    public_keys: Mapped[list[str]]
+    keys_from: Mapped[str] = mapped_column(String(8), default=KeysFrom.GIVEN)
+    disconnect_due: Mapped[bool] = mapped_column("cut_due", default=False, server_default=false())
+    private_key: Mapped[str] = mapped_column(Text)
+    host_key: Mapped[str] = mapped_column(Text)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    boot: Mapped[str | None] = mapped_column(String(36))
+    expires_uptime: Mapped[float | None] = mapped_column(Double)
+
+    @validates("status")
+    def _only_forward(self, _column: str, status: Status) -> Status:
+        """Every change of a status comes by here, whoever makes it. Raises `ValueError`."""
+        if status not in _NEXT[self.status]:
+            raise ValueError(f"a session that is {self.status or 'new'} cannot become {status}")
+        return status
+
+    @property
+    def named(self) -> dict[str, str]:
+        """What a line of the log calls it by."""
+        return {"session_id": self.id, "user_id": self.user_id}
+
+    @property
+    def placement(self) -> Placement | None:
+        if self.start is None or self.size is None:
+            return None
+        return Placement(self.start, self.size)
+
+    def lease_from(self, now: Moment, ttl: timedelta) -> None:
+        """Dated in whole seconds."""
+        self.created_at = now.wall.replace(microsecond=0)
+        self.expires_at = self.created_at + ttl
+        self.boot, self.expires_uptime = now.boot, (now.uptime + ttl).total_seconds()
+
+    def time_left(self, now: Moment) -> timedelta:
+        """Of its lease: by the uptime, so that setting the wall clock neither ends nor prolongs it; after a
+        reboot there is nothing but the wall clock."""
+        if self.boot == now.boot and self.expires_uptime is not None:
+            return timedelta(seconds=self.expires_uptime) - now.uptime
+        return self.expires_at - now.wall
+
+    def follow_wall_clock(self, now: Moment) -> None:
+        """What people are told of the lease's end, after the wall clock was set."""
+        ends = now.wall + self.time_left(now)
+        if abs(ends - self.expires_at) > JUMP:
+            self.expires_at = ends.replace(microsecond=0)
+
+    def is_being_opened(self, now: Moment, claimed: bool | None) -> bool:
+        """Whether somebody may still be making its parts. Taking them back meanwhile would miss those that
+        are made next; who opens it finds it closing when done, and takes all of it back.
+
+        `claimed`: whether its opener lives. None, when that cannot be told from here, is no reason to
+        hurry either.
+        """
+        unfinished = self.container_id is None and self.end_reason != Reason.FAILED
+        age = (self.expires_at - self.created_at) - self.time_left(now)
+        return unfinished and claimed is not False and age <= OPENING_GRACE
+
+    def activate(self, container_id: str, gpu_uuid: str) -> None:
+        """All its parts are made. One that was closed meanwhile stays closing."""
+        if self.status != Status.CLOSING:
+            self.status = Status.ACTIVE
+        self.container_id, self.gpu_uuid = container_id, gpu_uuid
+
+    def admit(self, public_keys: Sequence[str], keys_from: KeysFrom) -> None:
+        """Let in these keys and no others. Both lists are as `parse_public_keys` returns them."""
+        self.disconnect_due = self.disconnect_due or not set(self.public_keys) <= set(public_keys)
+        self.public_keys, self.keys_from = list(public_keys), keys_from
+
+    def close(self, reason: Reason) -> None:
+        """The first reason stays: who ended a session first, ended it."""
+        if self.status != Status.CLOSING:
+            self.status, self.end_reason = Status.CLOSING, reason
+
+    def forget_slice(self) -> None:
+        """It is certain that no GPU instance stands on this session's account."""
+        self.gpu = self.start = self.size = None
+
+    def ended(self, now: datetime) -> "EndedSession":
+        """What is kept of it once all its parts are gone. Raises `ValueError` for one that is not closing."""
+        if self.status != Status.CLOSING:
+            raise ValueError(f"a session that is {self.status} cannot end before it closes")
+        return EndedSession(
+            id=self.id,
+            user_id=self.user_id,
+            mig_profile=self.mig_profile,
+            gpu_uuid=self.gpu_uuid,
+            created_at=self.created_at,
+            expires_at=self.expires_at,
+            ended_at=now,
+            reason=self.end_reason,
+        )
+
+
+class EndedSession(Base):
+    """What is kept of a session that is over: who, what, from when to when, and why it ended."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(String(36), primary_key=True)
+    user_id: Mapped[str] = mapped_column(String(32), index=True)
+    mig_profile: Mapped[str] = mapped_column(String(64))
+    gpu_uuid: Mapped[str | None] = mapped_column(String(96))
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime]
+    ended_at: Mapped[datetime] = mapped_column(index=True)
+    reason: Mapped[str] = mapped_column(String(16))
+
+
+class Cordon(Base):
+    """A GPU, by its UUID, that people keep new slices off, since when and why."""
+
+    __tablename__ = "cordons"
+
+    gpu: Mapped[str] = mapped_column(String(96), primary_key=True)
+    since: Mapped[datetime]
+    reason: Mapped[str] = mapped_column(Text)
+
+
+class Event(Base):
+    """One entry of the audit trail: who did what, and to which session or user if to one."""
+
+    __tablename__ = "events"
+    __table_args__ = {"sqlite_autoincrement": True}  # an id is never given again: readers go on after one
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    actor: Mapped[str] = mapped_column(String(80))
+    what: Mapped[str] = mapped_column(String(16))
+    session_id: Mapped[str | None] = mapped_column(String(36), index=True)
+    user_id: Mapped[str | None] = mapped_column(String(32), index=True)
+    detail: Mapped[str] = mapped_column(Text)
+
+    @classmethod
+    def of(
+        cls,
+        now: datetime,
+        what: Action,
+        detail: str = "",
+        *,
+        session: Session | None = None,
+        session_id: str | None = None,
+        user_id: str | None = None,
+    ) -> "Event":
+        """What whoever acts now has done, for the transaction that does it; `session` gives both ids."""
+        return cls(
+            at=now,
+            actor=actor.get(),
+            what=what,
+            session_id=session.id if session else session_id,
+            user_id=session.user_id if session else user_id,
+            detail=detail,
+        )
+
+
+class Token(Base):
+    """Who may call the API. `hash` is the token's SHA-256 in hexadecimal; revoked ones stay on record."""
+
+    __tablename__ = "tokens"
+    __table_args__ = (
+        CheckConstraint("(role = 'user') = (user_id IS NOT NULL)", name="users_tokens_have_a_user"),
+    )
+
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    role: Mapped[str] = mapped_column(String(8))
+    user_id: Mapped[str | None] = mapped_column(String(32))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created_at: Mapped[datetime]
+    expires_at: Mapped[datetime | None]
+    revoked_at: Mapped[datetime | None]
+    used_at: Mapped[datetime | None]
+
+    def is_valid(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class Deployment(Base):
+    """One row, which PostgreSQL's gateways share: `machine` is the Docker Engine whose sessions these are,
+    `leader` the process that reaps them as long as its lease is not over, `ticked_at` when it last did."""
+
+    __tablename__ = "deployment"
+    __table_args__ = (CheckConstraint("id = 1", name="one_deployment"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    machine: Mapped[str | None] = mapped_column(String(96))
+    leader: Mapped[str | None] = mapped_column(String(96))
+    lease_until: Mapped[datetime | None]
+    ticked_at: Mapped[datetime | None]

@@ -1,0 +1,181 @@
+"""What the host's GPUs hold at one moment, what would fit beside it, and where it would go. Pure.
+
+Rows are read after the GPUs: an instance whose session began since is known by its row, and never
+taken for somebody else's.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+
+from gateway.domain import placement
+from gateway.domain.mig import Gpu, Instance, MigMode, MigPolicy, Profile
+from gateway.domain.models import Cordon, Session
+from gateway.domain.placement import Fit, Occupied
+from gateway.domain.plan import Allocation
+from gateway.errors import NoCapacity, UnknownProfile
+
+
+class Occupancy:
+    """`occupied` are all pieces that are not free: instances that stand and slices that are promised."""
+
+    def __init__(
+        self,
+        gpus: Sequence[Gpu],
+        sessions: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        policy: MigPolicy,
+    ) -> None:
+        self.gpus = gpus
+        self.sessions = {session.id: session for session in sessions}
+        self.cordons = cordons
+        self._policy = policy
+
+    @cached_property
+    def occupied(self) -> Sequence[Occupied]:
+        """An instance that stands for a session counts once, as the session's."""
+        held = {
+            (session.gpu, session.placement): Occupied(
+                session.gpu, session.mig_profile, session.placement, _free_at(session), session.id
+            )
+            for session in self.sessions.values()
+            if session.gpu is not None and session.placement is not None
+        }
+        others = [
+            Occupied(instance.gpu_uuid, instance.profile, instance.placement, None)
+            for gpu in self.gpus
+            for instance in gpu.instances
+            if (instance.gpu_uuid, instance.placement) not in held
+        ]
+        return [*held.values(), *others]
+
+    def offers(self) -> Mapping[str, tuple[Gpu, Profile]]:
+        """Every profile that can be asked for, by name, with the first GPU that has it."""
+        return {
+            profile.name: (gpu, profile)
+            for gpu in reversed(self.gpus)
+            for profile in gpu.profiles
+            if self._policy is not MigPolicy.STATIC
+            or any(instance.profile == profile.name for instance in gpu.instances)
+        }
+
+    def offered(self, name: str | None) -> str:
+        """`name` if a GPU offers it; the smallest profile when none was asked for."""
+        offers = self.offers()
+        if not offers:
+            raise NoCapacity(_why_no_profiles(self.gpus))
+        if name is None:
+            smallest = min((_size(profile), profile.name) for _, profile in offers.values())
+            return smallest[1]
+        if name not in offers:
+            raise UnknownProfile(name, sorted(offers))
+        return name
+
+    def place(
+        self, profile: str, expires_at: datetime, now: datetime, demand: Mapping[str, float]
+    ) -> tuple[Gpu, Allocation]:
+        """Where a session's slice goes; raises `NoCapacity` with the time when there will be room."""
+        for gpu, instance in self._idle(profile):
+            return gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True)
+        chosen = placement.choose(self._divisible, self.occupied, profile, expires_at, now, demand)
+        if chosen is None:
+            fit = self.fit(profile, now)
+            message = " ".join([f"No GPU has room for a {profile} now.", *self._out_of_use()])
+            raise NoCapacity(message, retry_at=fit.at if fit else None)
+        gpu, place = chosen
+        return gpu, Allocation(gpu.uuid, profile, place)
+
+    def fit(self, profile: str, now: datetime) -> Fit | None:
+        """Where the profile fits now or else first, and which sessions' ends that waits for."""
+        for gpu, instance in self._idle(profile):
+            return Fit(gpu.uuid, instance.placement, now)
+        made = placement.next_fit(self._divisible, self.occupied, profile, now)
+        fits = [fit for fit in (made, self._given_back(profile, now)) if fit]
+        return min(fits, key=lambda fit: fit.at, default=None)
+
+    def available(self, profile: str) -> int:
+        """How many of it, asked for alone, there is room for now."""
+        return len(self._idle(profile)) + placement.available(self._divisible, self.occupied, profile)
+
+    def capacity(self, profile: str) -> int:
+        """How many of it there would be room for if nobody had a session."""
+        if self._policy is MigPolicy.STATIC:
+            return sum(one.profile == profile for gpu in self._open for one in gpu.instances)
+        return placement.capacity(self._divisible, profile)
+
+    def why_closed(self, gpu: Gpu) -> str | None:
+        """Why no session may begin there although MIG may be on; None when it may."""
+        cordon = self.cordons.get(gpu.uuid)
+        if gpu.fault or cordon is None:
+            return gpu.fault
+        return f"cordoned: {cordon.reason}" if cordon.reason else "cordoned"
+
+    @property
+    def _open(self) -> Sequence[Gpu]:
+        """The GPUs on which sessions may begin."""
+        return [
+            gpu
+            for gpu in self.gpus
+            if gpu.mig_mode is MigMode.ENABLED and gpu.fault is None and gpu.uuid not in self.cordons
+        ]
+
+    @property
+    def _divisible(self) -> Sequence[Gpu]:
+        """Those where instances may be made."""
+        return [] if self._policy is MigPolicy.STATIC else self._open
+
+    def _idle(self, profile: str) -> Sequence[tuple[Gpu, Instance]]:
+        """Instances that may be leased as they stand."""
+        if self._policy is MigPolicy.DYNAMIC:
+            return []
+        held = {(lease.gpu_uuid, lease.placement) for lease in self.occupied if lease.session_id}
+        return [
+            (gpu, instance)
+            for gpu in self._open
+            for instance in gpu.instances
+            if instance.profile == profile
+            and instance.mig_uuid is not None
+            and (gpu.uuid, instance.placement) not in held
+        ]
+
+    def _given_back(self, profile: str, now: datetime) -> Fit | None:
+        """The borrowed slice whose session ends first."""
+        may_begin = {gpu.uuid for gpu in self._open}
+        ends = [
+            Fit(lease.gpu_uuid, lease.placement, max(now, session.expires_at), (lease,))
+            for lease in self.occupied
+            if lease.session_id and lease.profile == profile and lease.gpu_uuid in may_begin
+            if (session := self.sessions[lease.session_id]).borrowed
+        ]
+        return min(ends, key=lambda fit: fit.at, default=None)
+
+    def _out_of_use(self) -> Sequence[str]:
+        whys = [(gpu.index, self.why_closed(gpu)) for gpu in self.gpus]
+        return [f"GPU {index} takes no sessions: {why}." for index, why in whys if why]
+
+
+def _free_at(session: Session) -> datetime | None:
+    """When its memory slices are free again: those of a borrowed instance never are."""
+    return None if session.borrowed else session.expires_at
+
+
+def _size(profile: Profile) -> tuple[int, int]:
+    return profile.compute_slices, profile.memory_mib
+
+
+def _why_no_profiles(gpus: Sequence[Gpu]) -> str:
+    if not gpus:
+        return "This host has no GPU that its driver knows of."
+    if all(gpu.fault for gpu in gpus):
+        return f"Every GPU of this host is out of order: {gpus[0].fault}; see nvidia-smi and dmesg."
+    modes = {gpu.mig_mode for gpu in gpus}
+    if MigMode.ENABLED in modes:
+        return (
+            "No GPU instance stands here to be leased; make some with `nvidia-smi mig -cgi 9,14 -C`, or "
+            "let the gateway make them with --mig-policy mixed."
+        )
+    if MigMode.PENDING_RESET in modes:
+        return "MIG was switched but the GPUs were not reset since; run `nvidia-smi --gpu-reset` or reboot."
+    if MigMode.DISABLED in modes:
+        return "MIG is off on every GPU here; an administrator turns it on with `nvidia-smi -i 0 -mig 1`."
+    return "No GPU of this host supports MIG."

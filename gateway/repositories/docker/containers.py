@@ -1,0 +1,284 @@
+"""Session containers in Docker: hardened, labelled, found again by label alone."""
+
+import re
+import socket
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from typing import Any
+
+from docker.errors import APIError, ImageNotFound, NotFound
+from docker.models.containers import Container as DockerContainer
+from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
+
+from gateway.domain.plan import SSH_PORT, Container
+from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
+from gateway.failpoints import reach
+from gateway.repositories.docker import labels
+from gateway.repositories.docker.client import NO_GPU_DRIVER, Docker, translated_errors
+from gateway.repositories.docker.events import DockerEndings
+from gateway.repositories.docker.exec import Inside
+from gateway.repositories.docker.limits import Limits
+from gateway.repositories.host import ContainerSpec
+
+_BANNER_POLL_SECONDS = 0.005
+_LIVENESS_POLL_SECONDS = 0.25
+_REMOVAL_SECONDS = 30
+_ENDED = frozenset({"exited", "dead"})
+# Processes named sshd, but for the listener: the oldest child of the container's init. A session's user can
+# trace and rename them, so the kernel's list of connections decides whether they are cut: while one is left
+# after a few rounds, everything goes that the user runs. SIGTERM would wait for what the user has stopped.
+_CUT_CONNECTIONS = f"""
+read -r listener others < /proc/1/task/1/children
+test -n "$listener" || exit 1
+for names in 'sshd*' 'sshd*' 'sshd*' '*' '*' '*'; do
+    for process in /proc/[0-9]*; do
+        id=${{process#/proc/}}
+        read -r name < $process/comm || continue
+        case $id in 1|$listener|$$) continue ;; esac
+        case $name in $names) kill -KILL $id ;; esac
+    done 2> /dev/null
+    grep -q ':{SSH_PORT:04X} [0-9A-F]*:[0-9A-F]* 01 ' /proc/net/tcp /proc/net/tcp6 || exit 0
+done
+exit 1
+"""
+# `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
+_MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
+# Lines of `nvidia-smi -L`: `GPU 0: NVIDIA A100 (UUID: GPU-…)`, `  MIG 3g.20gb  Device  0: (UUID: MIG-…)`.
+_GPU_LISTED = re.compile(r"\(UUID: (GPU-[^)]+)\)")
+_MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
+
+
+class DockerContainers:
+    """With `simulated_gpus` a container asks for its GPU only if the daemon knows the `nvidia` driver;
+    with real ones it always does.
+    """
+
+    def __init__(
+        self,
+        docker: Docker,
+        *,
+        image: str,
+        network: str,
+        limits: Limits,
+        start_timeout_seconds: float,
+        simulated_gpus: bool = False,
+    ) -> None:
+        self._docker = docker
+        self._image = image
+        self._network = network
+        self._limits = limits
+        self._start_timeout = start_timeout_seconds
+        self._simulated_gpus = simulated_gpus
+        self._daemon_has_gpus = True
+
+    def run(self, spec: ContainerSpec) -> str:
+        """Create and start the container; its id. A half-made one is found by `remove`, by its label."""
+        with translated_errors():
+            if self._daemon_has_gpus:
+                try:
+                    return self._create_and_start(spec, [_gpu_request(spec.gpu_uuid)])
+                except APIError as error:
+                    if not (self._simulated_gpus and NO_GPU_DRIVER in str(error.explanation)):
+                        raise
+                self._daemon_has_gpus = False
+                self.remove(spec.session_id)
+            return self._create_and_start(spec, None)
+
+    def remove(self, session_id: str) -> None:
+        """Remove the session's container and return once it is gone."""
+        with translated_errors():
+            deadline = time.monotonic() + _REMOVAL_SECONDS
+            while containers := self._with_label(f"{labels.SESSION}={session_id}"):
+                for container in containers:
+                    self._remove(container["Id"])
+                if time.monotonic() > deadline:
+                    raise ContainerFailed(
+                        f"Docker still lists the container of session {session_id} after removing it."
+                    )
+
+    def list(self) -> Sequence[Container]:
+        with translated_errors():
+            return [
+                Container(found["Id"], found["Labels"][labels.SESSION], ended=found["State"] in _ENDED)
+                for found in self._with_label(labels.SESSION)
+            ]
+
+    def wait_for_ssh(self, container_id: str, address: str) -> None:
+        """Return when the container's sshd has sent its banner; raises `ContainerFailed` when it will not."""
+        now = time.monotonic()
+        deadline, look_at = now + self._start_timeout, now + _LIVENESS_POLL_SECONDS
+        while not _sends_ssh_banner(address):
+            if (now := time.monotonic()) > deadline:
+                raise ContainerFailed(f"The session's sshd did not answer within {self._start_timeout:g} s.")
+            if now > look_at:
+                self._refuse_dead(container_id)
+                look_at = now + _LIVENESS_POLL_SECONDS
+            time.sleep(_BANNER_POLL_SECONDS)
+
+    def check_gpu(self, container_id: str, gpu_uuid: str) -> None:
+        """Raises `ContainerFailed` unless the MIG device, of one GPU, is all that nvidia-smi lists inside.
+        Simulated ones cannot be seen from there."""
+        if self._simulated_gpus:
+            return
+        code, listing = Inside(self._docker).run(container_id, ["nvidia-smi", "-L"])
+        gpus = _GPU_LISTED.findall(listing)
+        migs = _MIG_LISTED.findall(listing)
+        if code or len(gpus) != 1 or migs != [gpu_uuid]:
+            seen = ", ".join(gpus + migs) or " ".join(listing.split())[:200]
+            raise ContainerFailed(
+                f"The session's container should see {gpu_uuid} and no other GPU device, but sees: {seen}. "
+                "Look at the NVIDIA container toolkit's configuration."
+            )
+
+    def disconnect(self, session_id: str) -> None:
+        """End the container's SSH connections; one that is gone or has ended has none."""
+        with translated_errors():
+            for found in self._with_label(f"{labels.SESSION}={session_id}"):
+                if found["State"] != "running":
+                    continue
+                with suppress(NotFound):
+                    container = self._docker.client.containers.get(found["Id"])
+                    if container.exec_run(["/bin/sh", "-c", _CUT_CONNECTIONS]).exit_code != 0:
+                        raise ContainerFailed(
+                            f"The connections of session {session_id} cannot be cut: delete it to end them."
+                        )
+
+    def up_since(self) -> datetime:
+        with translated_errors():
+            return self._docker.up_since()
+
+    def endings(self) -> DockerEndings:
+        return DockerEndings(self._docker, self._network)
+
+    def check(self) -> None:
+        with translated_errors():
+            self._docker.client.ping()
+
+    def check_image(self) -> None:
+        with translated_errors():
+            try:
+                self._docker.client.images.get(self._image)
+            except ImageNotFound:
+                raise self._image_missing() from None
+
+    def _image_missing(self) -> ImageMissing:
+        return ImageMissing(f"Docker has no image {self._image!r}; build it with docker/build-images.")
+
+    def _create_and_start(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> str:
+        try:
+            container = self._create(spec, devices)
+        except ImageNotFound:
+            raise self._image_missing() from None
+        except APIError as error:
+            if error.status_code != 409:
+                raise
+            self._remove_orphan_named(_name(spec.user_id))
+            container = self._create(spec, devices)
+        reach("after-container-create", DockerUnavailable)
+        container.start()
+        reach("after-container-start", DockerUnavailable)
+        return str(container.id)
+
+    def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> DockerContainer:
+        return self._docker.client.containers.create(
+            self._image,
+            name=_name(spec.user_id),
+            hostname=f"{spec.user_id.replace('_', '-').strip('-') or 'session'}-gpu",
+            user=f"{spec.uid}:{spec.uid}",
+            working_dir=f"/home/{spec.user_id}",
+            labels=labels.of(spec, self._network),
+            environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
+            network=self._network,
+            networking_config={self._network: EndpointConfig("1.44", ipv4_address=spec.address)},
+            mounts=_mounts(spec),
+            device_requests=list(devices or []),
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            init=True,
+            cgroupns="private",
+            # Docker switches IPv6 off on a network without it; here it is a promise
+            sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
+            # where Docker's resolver sends what it does not know itself: the session's own loopback. Before
+            # Docker 26 it asked the host's resolver even for internal networks, a way to carry data out.
+            dns=["127.0.0.1"],
+            log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
+            # no restart policy, as is Docker's default: the gateway decides what becomes of one that stops
+            **self._limits.docker_options(),
+        )
+
+    def _remove_orphan_named(self, name: str) -> None:
+        """A name is a mutex that an earlier session's container may still hold: its row is gone, or the
+        user could have no new session, so it is an orphan if it is ours at all."""
+        try:
+            container = self._docker.client.containers.get(name)
+        except NotFound:
+            return
+        if labels.SESSION not in container.labels or container.labels.get(labels.NETWORK) != self._network:
+            raise ContainerFailed(
+                f"A container named {name!r}, not this gateway's, stands in the way; rename or remove it."
+            )
+        self._remove(str(container.id))
+
+    def _with_label(self, label: str) -> Sequence[dict[str, Any]]:
+        """As Docker lists them: looking at each one besides fails when it goes away in between."""
+        filters = {"label": [label, f"{labels.NETWORK}={self._network}"]}
+        found: Sequence[dict[str, Any]] = self._docker.client.api.containers(all=True, filters=filters)
+        return found
+
+    def _remove(self, container_id: str) -> None:
+        try:
+            self._docker.client.api.remove_container(container_id, v=True, force=True)
+        except NotFound:
+            pass
+        except APIError as error:
+            if error.status_code != 409:  # another removal of it is under way
+                raise
+            time.sleep(_BANNER_POLL_SECONDS)
+
+    def _refuse_dead(self, container_id: str) -> None:
+        with translated_errors():
+            try:
+                container = self._docker.client.containers.get(container_id)
+            except NotFound:
+                raise ContainerFailed("The session's container vanished while it started.") from None
+            if container.status in _ENDED:
+                last_words = container.logs(tail=3).decode(errors="replace").strip()
+                raise ContainerFailed(
+                    f"The session's container stopped while it started: {last_words or 'it said nothing'}"
+                )
+
+
+def _name(user_id: str) -> str:
+    return f"{user_id}-container"
+
+
+def _gpu_request(gpu_uuid: str) -> DeviceRequest:
+    """What `docker run --gpus device=UUID` sends. An empty id would start a container without a GPU and a
+    comma would smuggle in a second one."""
+    if not _MIG_UUID.fullmatch(gpu_uuid):
+        raise ContainerFailed(
+            f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device."
+        )
+    return DeviceRequest(driver="nvidia", device_ids=[gpu_uuid], capabilities=[["gpu", "compute", "utility"]])
+
+
+def _mounts(spec: ContainerSpec) -> list[Mount]:
+    def read_only(target: str, name: str) -> Mount:
+        return Mount(target, str(spec.files / name), type="bind", read_only=True)
+
+    return [
+        Mount(f"/home/{spec.user_id}", str(spec.workspace), type="bind"),
+        read_only("/etc/gateway", "etc"),
+        read_only("/etc/passwd", "passwd"),
+        read_only("/etc/group", "group"),
+    ]
+
+
+def _sends_ssh_banner(address: str) -> bool:
+    try:
+        with socket.create_connection((address, SSH_PORT), timeout=1) as connection:
+            return connection.recv(4) == b"SSH-"
+    except OSError:
+        return False

@@ -1,0 +1,116 @@
+"""Users' persistent directories: made once, owned by one uid, never followed out of their place."""
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+from pathlib import Path
+
+from gateway.errors import DiskFull, WorkspaceRefused
+from gateway.repositories.files import quotas
+
+_BASHRC = """\
+# Read by every interactive shell of your sessions; it is yours to change.
+[ -z "$PS1" ] && return
+HISTCONTROL=ignoreboth
+HISTSIZE=10000
+shopt -s checkwinsize histappend
+PS1='\\[\\e[1;32m\\]\\u@\\h\\[\\e[0m\\]:\\[\\e[1;34m\\]\\w\\[\\e[0m\\]\\$ '
+alias ls='ls --color=auto' ll='ls -l' grep='grep --color=auto'
+"""
+_MEASURING_SECONDS = 1800  # of millions of files on a slow disk
+_PROFILE = """\
+# Read by login shells.
+[ -f ~/.bashrc ] && . ~/.bashrc
+"""
+
+
+class HostWorkspaces:
+    """`<root>/<user>/{.bashrc,projects/,data/}`, 0700. `quota`: the most that a user may hold, in bytes."""
+
+    def __init__(self, root: Path, quota: int | None = None) -> None:
+        self._root = root
+        self._quota = quota
+
+    def ensure(self, user_id: str, uid: int) -> Path:
+        """The user's workspace, made if there was none; one that is there is left as it is.
+
+        Raises `WorkspaceRefused` when a symlink, a file or a directory of another uid stands in its
+        place: mounting it would hand out what it leads to.
+        """
+        path = self._root / user_id
+        try:
+            if not os.path.lexists(path):
+                self._make(path, uid)
+            found = os.lstat(path)
+        except OSError as error:
+            raise _translated(error, user_id) from error
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
+            raise WorkspaceRefused(
+                f"What stands in the place of {user_id}'s workspace is not a directory of uid {uid}; "
+                "an administrator must move it away or give it back to that uid."
+            )
+        self._limit(user_id, uid)
+        if stat.S_IMODE(found.st_mode) != 0o700:
+            os.chmod(path, 0o700, follow_symlinks=True)
+        return path
+
+    def has_quotas(self) -> bool:
+        """Whether the file system itself keeps users to a quota."""
+        return quotas.are_enforced(self._root)
+
+    def used(self, user_id: str) -> int:
+        """Bytes of disk that the user's workspace holds; 0 where there is none. Takes as long as it takes."""
+        path = self._root / user_id
+        if not path.is_dir():
+            return 0
+        patiently = ["ionice", "--ignore", "--class", "idle", "nice", "-n19"]
+        measure = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", str(path)]
+        try:
+            done = subprocess.run(
+                [*patiently, *measure], capture_output=True, text=True, timeout=_MEASURING_SECONDS
+            )
+            return int(done.stdout.split()[0])  # it fails for what vanishes meanwhile, and counts the rest
+        except (OSError, subprocess.TimeoutExpired, IndexError, ValueError) as error:
+            raise WorkspaceRefused(f"The workspace of {user_id} cannot be measured by du.") from error
+
+    def _limit(self, user_id: str, uid: int) -> None:
+        if self._quota is None or not self.has_quotas():
+            return
+        try:
+            quotas.limit(self._root, uid, self._quota)
+        except OSError as error:
+            raise WorkspaceRefused(
+                f"The quota of {user_id} cannot be set ({error.strerror}): give the gateway CAP_SYS_ADMIN, "
+                "or leave out --workspace-quota."
+            ) from error
+
+    def _make(self, path: Path, uid: int) -> None:
+        """Made aside and renamed into place, so that a crash leaves no half-made workspace."""
+        self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
+        for left in self._root.glob(
+            f".{path.name}.*"
+        ):  # of one who was killed at this; a user has one opener
+            shutil.rmtree(left)
+        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self._root))
+        try:
+            for directory in ("projects", "data"):
+                (aside / directory).mkdir(mode=0o755)
+            (aside / ".bashrc").write_text(_BASHRC)
+            (aside / ".profile").write_text(_PROFILE)
+            for entry in (*aside.iterdir(), aside):
+                os.chown(entry, uid, uid)
+            aside.rename(path)
+        except OSError:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+
+
+def _translated(error: OSError, user_id: str) -> DiskFull | WorkspaceRefused:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return DiskFull("The disk of the workspaces is full; nothing was made. Free some space.")
+    return WorkspaceRefused(
+        f"The workspace of {user_id} cannot be made ({error.strerror}); check the workspace root."
+    )

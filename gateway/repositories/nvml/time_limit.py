@@ -1,0 +1,71 @@
+"""An end to the patience with a driver that hangs."""
+
+import builtins
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
+from typing import TypeVar
+
+from gateway.domain.mig import Gpu, Instance, Placement
+from gateway.errors import DriverUnavailable
+from gateway.repositories import host
+
+T = TypeVar("T")
+
+SECONDS = 30.0
+_AT_ONCE = 32
+
+
+class TimeLimitedGpus:
+    """`gpus`, each of whose calls is over after `seconds`: NVML knows no time limits, and a thread that waits
+    in the kernel cannot be stopped. What was called goes on; nobody waits for it any more.
+
+    What became of it is found by looking: whoever calls next for the same GPU waits for its lock, which the
+    call that hangs still holds. A create that succeeds late is therefore found by the destroy that undoes it.
+    """
+
+    def __init__(self, gpus: host.Gpus, seconds: float = SECONDS) -> None:
+        self._gpus = gpus
+        self._seconds = seconds
+        self._threads = threading.BoundedSemaphore(_AT_ONCE)
+
+    def list(self) -> builtins.list[Gpu]:
+        return self._in_time(self._gpus.list)
+
+    def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance:
+        return self._in_time(partial(self._gpus.create, gpu_uuid, profile_name, placement))
+
+    def destroy(
+        self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
+    ) -> None:
+        self._in_time(partial(self._gpus.destroy, gpu_uuid, profile_name, placement, mig_uuid))
+
+    def check(self) -> None:
+        self._in_time(self._gpus.check)
+
+    def _in_time(self, call: Callable[[], T]) -> T:
+        ends = time.monotonic() + self._seconds
+        if not self._threads.acquire(timeout=self._seconds):
+            raise DriverUnavailable(
+                f"{_AT_ONCE} calls to the NVIDIA driver have not returned; see dmesg, and reboot the host if "
+                "nvidia-smi hangs too."
+            )
+        outcome: Future[T] = Future()
+        threading.Thread(target=self._run, args=(call, outcome), name="driver", daemon=True).start()
+        try:
+            return outcome.result(timeout=max(0.0, ends - time.monotonic()))
+        except TimeoutError as error:
+            raise DriverUnavailable(
+                f"The NVIDIA driver did not answer within {self._seconds:g} s; see whether nvidia-smi does, "
+                "and dmesg."
+            ) from error
+
+    def _run(self, call: Callable[[], T], outcome: "Future[T]") -> None:
+        try:
+            outcome.set_result(call())
+        except BaseException as error:  # noqa: BLE001
+            outcome.set_exception(error)
+        finally:
+            self._threads.release()

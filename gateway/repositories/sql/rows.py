@@ -1,0 +1,180 @@
+"""Live sessions, ended ones, users, cordons, tokens and events, as rows inside one transaction."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import and_, case, delete, func, or_, orm, select, type_coerce, update
+
+from gateway.domain.clock import Moment
+from gateway.domain.models import (
+    FIRST_UID,
+    Cordon,
+    EndedSession,
+    Event,
+    Session,
+    Status,
+    Token,
+    User,
+    UtcDateTime,
+)
+from gateway.errors import SessionEnded, SessionNotFound
+
+_DEMAND_OF = 1000  # the latest sessions say what will be asked for
+
+
+class SessionRows:
+    """The verbs of one transaction; `SqlDatabase.begin()` and `.read()` hand it out."""
+
+    def __init__(self, session: orm.Session) -> None:
+        self._session = session
+
+    def add(self, session: Session) -> None:
+        self._session.add(session)
+        self._session.flush()
+
+    def get(self, session_id: str) -> Session | None:
+        return self._session.get(Session, session_id)
+
+    def live(self, session_id: str, owner: str | None = None) -> Session:
+        """Raises `SessionNotFound` for an id that never was, `SessionEnded` for one that is over.
+
+        With `owner`, other users' sessions are as if they never were.
+        """
+        session = self.get(session_id)
+        if session and owner in (None, session.user_id):
+            return session
+        ended = self.get_ended(session_id)
+        if ended and owner in (None, ended.user_id):
+            raise SessionEnded(session_id, ended.reason, ended.ended_at)
+        raise SessionNotFound(session_id)
+
+    def of_user(self, user_id: str) -> Session | None:
+        return self._session.scalar(select(Session).where(Session.user_id == user_id))
+
+    def list(self) -> Sequence[Session]:
+        """Every live session, oldest first."""
+        return self._session.scalars(select(Session).order_by(Session.created_at, Session.id)).all()
+
+    def expired(self, now: Moment) -> Sequence[Session]:
+        """Sessions whose lease is over and that nobody has begun to close; as `Session.time_left`."""
+        since_boot = and_(Session.boot == now.boot, Session.expires_uptime <= now.uptime.total_seconds())
+        before = and_(Session.boot.is_distinct_from(now.boot), Session.expires_at <= now.wall)
+        over = (or_(since_boot, before), Session.status != Status.CLOSING)
+        return self._session.scalars(select(Session).where(*over).order_by(Session.expires_at)).all()
+
+    def next_expiry(self, now: Moment) -> timedelta | None:
+        """How soon the next lease ends that nobody has begun to close; None when there is none."""
+        since_boot = func.min(case((Session.boot == now.boot, Session.expires_uptime)))
+        before = func.min(case((Session.boot.is_distinct_from(now.boot), Session.expires_at)))
+        uptime, wall = self._session.execute(
+            select(since_boot, type_coerce(before, UtcDateTime)).where(Session.status != Status.CLOSING)
+        ).one()
+        left = [] if uptime is None else [timedelta(seconds=uptime) - now.uptime]
+        left += [] if wall is None else [wall - now.wall]
+        return min(left, default=None)
+
+    def user(self, user_id: str) -> User:
+        """The user's row, made with the next free uid when there was none."""
+        user = self._session.get(User, user_id)
+        if user is None:
+            highest = self._session.scalar(select(func.max(User.uid)))
+            user = User(id=user_id, uid=FIRST_UID if highest is None else highest + 1, public_keys=[])
+            self._session.add(user)
+            self._session.flush()
+        return user
+
+    def public_keys(self, user_id: str) -> Sequence[str]:
+        """The keys stored for a user; none for somebody unknown."""
+        user = self._session.get(User, user_id)
+        return user.public_keys if user else []
+
+    def to_measure(self, since: datetime, above: int) -> Sequence[str]:
+        """The ids of users who have a session, had one that ended at `since` or later, or whose workspace
+        held `above` bytes or more."""
+        visitors = (
+            User.id.in_(select(Session.user_id)),
+            User.id.in_(select(EndedSession.user_id).where(EndedSession.ended_at >= since)),
+            User.workspace_bytes >= above,
+        )
+        return self._session.scalars(select(User.id).where(or_(*visitors)).order_by(User.id)).all()
+
+    def end(self, session: Session, now: datetime) -> EndedSession:
+        """The row leaves the live sessions; its record stays."""
+        ended = session.ended(now)
+        self._session.delete(session)
+        self._session.add(ended)
+        return ended
+
+    def get_ended(self, session_id: str) -> EndedSession | None:
+        return self._session.get(EndedSession, session_id)
+
+    def forget(self, before: datetime) -> None:
+        """The records of sessions that ended before then, and events that are older."""
+        self._session.execute(delete(EndedSession).where(EndedSession.ended_at < before))
+        self._session.execute(delete(Event).where(Event.at < before))
+
+    def demand(self) -> Mapping[str, int]:
+        """How often each profile was given, among the live sessions and the latest that ended."""
+        latest = select(EndedSession.mig_profile).order_by(EndedSession.ended_at.desc()).limit(_DEMAND_OF)
+        return Counter([*self._session.scalars(select(Session.mig_profile)), *self._session.scalars(latest)])
+
+    def cordons(self) -> Mapping[str, Cordon]:
+        """By the GPU's UUID."""
+        return {cordon.gpu: cordon for cordon in self._session.scalars(select(Cordon))}
+
+    def cordon(self, gpu: str, reason: str, now: datetime) -> None:
+        """Doing it again changes the reason."""
+        standing = self._session.get(Cordon, gpu)
+        if standing is None:
+            self._session.add(Cordon(gpu=gpu, since=now, reason=reason))
+        else:
+            standing.reason = reason
+
+    def uncordon(self, gpu: str) -> None:
+        self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))
+
+    def record(self, event: Event) -> None:
+        self._session.add(event)
+
+    def events(
+        self,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        since: datetime | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Event]:
+        """The latest `limit` events that are as asked for, oldest first; `after` is an event's id."""
+        latest = select(Event).order_by(Event.id.desc()).limit(limit)
+        if session_id is not None:
+            latest = latest.where(Event.session_id == session_id)
+        if user_id is not None:
+            latest = latest.where(Event.user_id == user_id)
+        if since is not None:
+            latest = latest.where(Event.at >= since)
+        if after is not None:
+            latest = latest.where(Event.id > after)
+        return self._session.scalars(latest).all()[::-1]
+
+    def add_token(self, token: Token) -> None:
+        self._session.add(token)
+
+    def remove_token(self, token: Token) -> None:
+        self._session.delete(token)
+
+    def token(self, name: str) -> Token | None:
+        return self._session.get(Token, name)
+
+    def tokens(self) -> Sequence[Token]:
+        return self._session.scalars(select(Token).order_by(Token.created_at, Token.name)).all()
+
+    def has_tokens(self) -> bool:
+        return self._session.scalar(select(Token.name).limit(1)) is not None
+
+    def token_of_hash(self, hashed: str) -> Token | None:
+        return self._session.scalar(select(Token).where(Token.hash == hashed))
+
+    def note_use(self, name: str, now: datetime) -> None:
+        self._session.execute(update(Token).where(Token.name == name).values(used_at=now))

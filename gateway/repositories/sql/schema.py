@@ -1,0 +1,114 @@
+"""The database's schema: which version it has, and how it is brought to the one this code needs."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from sqlalchemy import Connection, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from gateway.database_url import DatabaseUrl
+from gateway.errors import StartRefused
+from gateway.repositories.sql import sqlite
+from gateway.repositories.sql.database import cause, make_engine, make_read_only_engine
+
+_MIGRATIONS = Path(__file__).parents[3] / "migrations"
+
+
+def require_current(db: DatabaseUrl) -> None:
+    """Raises `StartRefused`, naming the command that helps, when `db` does not have the current schema."""
+    found = _revision(db)
+    if found == _head():
+        return
+    absent = db.path is not None and not db.path.exists()
+    state = "does not exist" if absent else "is empty" if found is None else f"has schema {found}"
+    raise StartRefused(
+        f"The database {db} {state}, this version needs {_head()}: run `gateway migrate --db {db}` first."
+    )
+
+
+def upgrade(db: DatabaseUrl) -> Path | None:
+    """Bring the database to the current schema, one process at a time; the copy made before, if any.
+
+    PostgreSQL has nothing to copy here: its transaction takes back a migration that fails, lock included.
+    """
+    if db.path is None:
+        _migrate(db)
+        return None
+    db.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    with open(db.path.with_name(db.path.name + ".migrate.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = _revision(db)
+        if found == _head():
+            return None
+        copy = db.path.with_name(f"{db.path.name}.{found}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
+        if found:
+            sqlite.back_up(db.path, copy)
+        _migrate(db)
+        os.chmod(db.path, 0o600)  # holds the keys that open the sessions' sshd to the router
+        return copy if found else None
+
+
+def _migrate(db: DatabaseUrl) -> None:
+    config = alembic_config()
+    with _connection(db) as connection:
+        if db.path is None:
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise StartRefused(
+                f"The database {db} cannot be migrated by this version ({error}): is it a later version's?"
+            ) from error
+
+
+@contextmanager
+def _connection(db: DatabaseUrl) -> Iterator[Connection]:
+    """A transaction. Closed for good afterwards, so that SQLite's file is whole without its log."""
+    engine = make_engine(db)
+    try:
+        with _errors_told(db), engine.begin() as connection:
+            yield connection
+    finally:
+        engine.dispose()
+
+
+@contextmanager
+def _errors_told(db: DatabaseUrl) -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        advice = "" if db.path else "; see that the server runs and that --db (GATEWAY_DB) is right"
+        raise StartRefused(f"The database {db} cannot be used ({cause(error)}){advice}.") from error
+
+
+def _revision(db: DatabaseUrl) -> str | None:
+    """Read without changing anything: the doctor asks too."""
+    if db.path is not None and not db.path.exists():
+        return None
+    engine = make_read_only_engine(db)
+    try:
+        with _errors_told(db), engine.connect() as connection:
+            return MigrationContext.configure(connection).get_current_revision()
+    finally:
+        engine.dispose()
+
+
+def alembic_config() -> Config:
+    """Where the migrations are."""
+    return Config(_MIGRATIONS / "alembic.ini")
+
+
+def _head() -> str:
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert head is not None, "migrations/versions is empty"
+    return head

@@ -1,0 +1,45 @@
+"""The audit trail as people read it, and as denials are written to it."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from gateway.domain.audit import Action
+from gateway.domain.clock import Clock
+from gateway.domain.models import Event
+from gateway.errors import SessionNotFound
+from gateway.services.ports import Database
+
+
+class AuditLog:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def of_session(self, session_id: str, owner: str | None = None) -> Sequence[Event]:
+        """Oldest first, for ended sessions too. Raises `SessionNotFound` for an id that never was; with
+        `owner`, other users' sessions are as if they never were."""
+        with self._database.read() as rows:
+            found = rows.get(session_id) or rows.get_ended(session_id)
+            events = rows.events(session_id=session_id)
+        users = {found.user_id} if found else {event.user_id for event in events}
+        if not users or owner is not None and owner not in users:
+            raise SessionNotFound(session_id)
+        return events
+
+    def latest(
+        self,
+        *,
+        session_id: str | None,
+        user_id: str | None,
+        since: datetime | None,
+        after: int | None,
+        limit: int,
+    ) -> Sequence[Event]:
+        """The latest `limit` events that are as asked for, newest last; `after` is an event's id."""
+        with self._database.read() as rows:
+            return rows.events(session_id=session_id, user_id=user_id, since=since, after=after, limit=limit)
+
+    def deny(self, detail: str, user_id: str | None = None) -> None:
+        """Somebody was refused what they asked for. Raises `DatabaseUnavailable`, `DiskFull`."""
+        with self._database.begin() as rows:
+            rows.record(Event.of(self._clock().wall, Action.DENIED, detail, user_id=user_id))

@@ -1,0 +1,149 @@
+"""What the services need from outside: a database, a host for sessions, SSH routes, leadership.
+
+The classes under `repositories` fill these ports; `app` puts them together.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from gateway.domain.clock import Moment
+from gateway.domain.mig import Gpu
+from gateway.domain.models import Cordon, EndedSession, Event, Session, Token, User
+from gateway.domain.pipe import Pipe
+from gateway.domain.plan import Allocation, Container, Endings, SessionPlan, Started
+
+Check = Callable[[], str]  # one line about a part; raises GatewayError when the part is not ready
+
+
+class Rows(Protocol):
+    """The verbs of one transaction over the database's rows."""
+
+    def add(self, session: Session) -> None: ...
+    def get(self, session_id: str) -> Session | None: ...
+    def live(self, session_id: str, owner: str | None = None) -> Session: ...
+    def of_user(self, user_id: str) -> Session | None: ...
+    def list(self) -> Sequence[Session]: ...
+    def expired(self, now: Moment) -> Sequence[Session]: ...
+    def next_expiry(self, now: Moment) -> timedelta | None: ...
+    def user(self, user_id: str) -> User: ...
+    def public_keys(self, user_id: str) -> Sequence[str]: ...
+    def to_measure(self, since: datetime, above: int) -> Sequence[str]: ...
+    def end(self, session: Session, now: datetime) -> EndedSession: ...
+    def get_ended(self, session_id: str) -> EndedSession | None: ...
+    def forget(self, before: datetime) -> None: ...
+    def demand(self) -> Mapping[str, int]: ...
+    def cordons(self) -> Mapping[str, Cordon]: ...
+    def cordon(self, gpu: str, reason: str, now: datetime) -> None: ...
+    def uncordon(self, gpu: str) -> None: ...
+    def record(self, event: Event) -> None: ...
+    def events(
+        self,
+        *,
+        session_id: str | None = None,
+        user_id: str | None = None,
+        since: datetime | None = None,
+        after: int | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Event]: ...
+    def add_token(self, token: Token) -> None: ...
+    def remove_token(self, token: Token) -> None: ...
+    def token(self, name: str) -> Token | None: ...
+    def tokens(self) -> Sequence[Token]: ...
+    def has_tokens(self) -> bool: ...
+    def token_of_hash(self, hashed: str) -> Token | None: ...
+    def note_use(self, name: str, now: datetime) -> None: ...
+
+
+class Database(Protocol):
+    """Hands out transactions; raises `DatabaseUnavailable`, `DiskFull`."""
+
+    def begin(self) -> AbstractContextManager[Rows]: ...
+    def read(self) -> AbstractContextManager[Rows]: ...
+    def check(self) -> None: ...
+
+
+class Pipes(Protocol):
+    """The pipe file; raises `PipesUnavailable`, `DiskFull`."""
+
+    def add(self, pipe: Pipe) -> None: ...
+    def remove(self, session_id: str) -> None: ...
+    def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None: ...
+    def routed_elsewhere(self, users: Iterable[str]) -> set[str]: ...
+    def check(self) -> None: ...
+
+
+class Host(Protocol):
+    """Where sessions run: one server, or a cluster. Removing what is already gone succeeds everywhere."""
+
+    def list_gpus(self) -> list[Gpu]:
+        """Every GPU with its instances; raises `DriverUnavailable`."""
+
+    def start(self, plan: SessionPlan, gpu: Gpu) -> Started:
+        """Make everything that `plan` names; return when the session accepts SSH and sees its slice.
+
+        Undoes nothing: the caller has the plan on record and calls `stop`. Raises `Unavailable`, `DiskFull`.
+        """
+
+    def stop(self, session_id: str, allocation: Allocation | None) -> None:
+        """Remove the session's container, then its slice."""
+
+    def forget(self, session_id: str) -> None:
+        """Remove the session's files, last of all: the claim on the session is one of them."""
+
+    def tell(self, session_id: str, text: str) -> None:
+        """Show `text` to the user at each login from now on; an empty text ends that."""
+
+    def disconnect(self, session_id: str) -> None:
+        """Close every SSH connection into the session; the user's programs go on."""
+
+    def observe(self) -> Sequence[Container]:
+        """Every session container that exists, with or without a row in the database."""
+
+    def up_since(self) -> datetime:
+        """When the host last started anew: it kept no container from before. Ask after `observe`."""
+
+    def endings(self) -> Endings:
+        """Follow the ends of session containers from now on."""
+
+    def leftovers(self) -> Mapping[str, bool]:
+        """The ids of sessions that have files here, and whether somebody is opening them."""
+
+    def claim(self, session_id: str) -> AbstractContextManager[None]:
+        """Hold the session while it is opened or removed; the claim ends with the process."""
+
+    def is_claimed(self, session_id: str) -> bool | None:
+        """Whether somebody holds the claim; None when that cannot be known here."""
+
+    def ensure(self) -> None:
+        """Make again what all sessions share, such as their network; raises the first failure."""
+
+    def checks(self) -> Mapping[str, Check]:
+        """One check for each part of the host."""
+
+    def has_quotas(self) -> bool:
+        """Whether the file system itself enforces the workspace quota."""
+
+    def workspace_used(self, user_id: str) -> int:
+        """The size of the user's workspace, in bytes."""
+
+
+class Leadership(Protocol):
+    """One process at a time has it, among all that share a database; raises `DatabaseUnavailable`."""
+
+    def acquire(self) -> bool:
+        """Whether this process leads from now on."""
+
+    def held(self) -> bool:
+        """Whether it still does."""
+
+    def release(self) -> None: ...
+    def tick(self) -> None:
+        """The leader has looked."""
+
+    def last_tick(self) -> datetime | None:
+        """When the leader, in whichever process, last looked; None before the first time."""
+
+    def leader(self) -> str | None:
+        """Who leads, wherever it runs; None: nobody."""

@@ -1,0 +1,40 @@
+"""Whether every part that a session needs is there: a check a part, each a line or an error."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+
+from gateway.errors import Unavailable
+from gateway.services.disk_use import DiskUse
+from gateway.services.ports import Check, Database, Host, Pipes
+
+RECONCILE_SECONDS = 60.0
+
+
+def checks(
+    database: Database,
+    host: Host,
+    pipes: Pipes,
+    disk_use: DiskUse,
+    last_tick: Callable[[], datetime | None],
+) -> Mapping[str, Check]:
+    return {
+        "database": lambda: _ready(database.check),
+        **host.checks(),
+        "pipes": lambda: _ready(pipes.check),
+        "workspaces": disk_use.describe,
+        "reaper": lambda: _describe_reaper(last_tick()),
+    }
+
+
+def _ready(check: Callable[[], None]) -> str:
+    check()
+    return "ok"
+
+
+def _describe_reaper(last_tick: datetime | None) -> str:
+    if last_tick is None:
+        raise Unavailable("The reaper has not looked yet.")
+    age = (datetime.now(UTC) - last_tick).total_seconds()
+    if age > 2 * RECONCILE_SECONDS:
+        raise Unavailable(f"The reaper has not looked for {age:.0f} s; restart the gateway and read its log.")
+    return f"ok: last tick {last_tick:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,134 @@
+"""API tokens: made, listed, revoked, and recognised when somebody brings one.
+
+A token is 256 random bits, so a plain SHA-256 keeps it: nobody can try enough of them for a slow hash to
+matter, and every request pays for the hash. The prefix lets secret scanners find one that got loose.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime, timedelta
+
+from gateway.domain import users
+from gateway.domain.audit import GATEWAY, REAPER, Action
+from gateway.domain.clock import Clock
+from gateway.domain.models import Event, Token
+from gateway.domain.permissions import Caller, Role
+from gateway.errors import GatewayError, InvalidRequest
+from gateway.services.ports import Database
+
+PREFIX = "gsg_"
+_SECRET = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_USE_IS_NOTED_EVERY = timedelta(minutes=1)  # else every read would write
+
+
+class Tokens:
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    def create(
+        self, name: str, role: Role, user_id: str | None = None, expires_at: datetime | None = None
+    ) -> str:
+        """The token itself, which is kept nowhere. Raises `InvalidRequest`."""
+        now = self._clock().wall.replace(microsecond=0)
+        if not _NAME.fullmatch(name):
+            raise InvalidRequest(
+                f"{name!r} cannot be a token's name: use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'."
+            )
+        if name in (REAPER, GATEWAY):
+            raise InvalidRequest(
+                f"{name!r} is who the gateway itself is in the audit trail: choose another name."
+            )
+        if (role == Role.USER) != (user_id is not None):
+            raise InvalidRequest("--user says whose token of role user it is: these two go together.")
+        if user_id is not None and (problem := users.problem_with(user_id)):
+            raise InvalidRequest(f"--user: {problem}")
+        if expires_at is not None and expires_at <= now:
+            raise InvalidRequest("--expires: that is over already.")
+        secret = PREFIX + secrets.token_urlsafe(32)
+        with self._database.begin() as rows:
+            if rows.token(name):
+                raise InvalidRequest(f"There is, or was, a token {name!r}: choose another name.")
+            rows.add_token(
+                Token(
+                    name=name,
+                    role=role,
+                    user_id=user_id,
+                    hash=_hash(secret),
+                    created_at=now,
+                    expires_at=expires_at,
+                )
+            )
+            rows.record(Event.of(now, Action.TOKEN_CREATED, f"{name}, role {role}", user_id=user_id))
+        return secret
+
+    def list(self) -> Sequence[Token]:
+        with self._database.read() as rows:
+            return rows.tokens()
+
+    def revoke(self, name: str) -> None:
+        """At once, in every worker; doing it again changes nothing. Raises `InvalidRequest`."""
+        with self._database.begin() as rows:
+            token = rows.token(name)
+            if token is None:
+                raise InvalidRequest(f"There is no token {name!r}; `gateway token list` names them.")
+            if token.revoked_at is None:
+                token.revoked_at = self._clock().wall
+                rows.record(Event.of(token.revoked_at, Action.TOKEN_REVOKED, name, user_id=token.user_id))
+
+    @contextmanager
+    def lend(self, name: str, role: Role, user_id: str | None, expires_at: datetime | None) -> Iterator[str]:
+        """A token for as long as the block lasts; afterwards the audit trail alone knows of it."""
+        self._forget(name)  # of one who was killed in the block
+        secret = self.create(name, role, user_id, expires_at)
+        try:
+            yield secret
+        finally:
+            self._forget(name)
+
+    def _forget(self, name: str) -> None:
+        with self._database.begin() as rows:
+            if token := rows.token(name):
+                rows.remove_token(token)
+                rows.record(Event.of(self._clock().wall, Action.TOKEN_REVOKED, name, user_id=token.user_id))
+
+    def any(self) -> bool:
+        """Whether a token was ever made. Revoked ones count: revoking the last must not open the door."""
+        with self._database.read() as rows:
+            return rows.has_tokens()
+
+    def identify(self, secret: str) -> Caller | None:
+        """Whose token it is; None for one that is unknown, expired or revoked."""
+        if not _SECRET.fullmatch(secret):
+            return None
+        now, hashed = self._clock().wall, _hash(secret)
+        with self._database.read() as rows:
+            token = rows.token_of_hash(hashed)
+        if token is None or not hmac.compare_digest(token.hash, hashed) or not token.is_valid(now):
+            return None
+        if token.used_at is None or now - token.used_at >= _USE_IS_NOTED_EVERY:
+            with suppress(GatewayError), self._database.begin() as rows:  # a full disk bars nobody
+                rows.note_use(token.name, now)
+        return Caller(token.name, Role(token.role), token.user_id)
+
+
+def parse_expiry(text: str, now: datetime) -> datetime:
+    """`30d` from now, or the end of the day `2026-12-31`, UTC. Raises `InvalidRequest`."""
+    try:
+        if days := re.fullmatch(r"([0-9]{1,5})d", text):
+            return now + timedelta(days=int(days[1]))
+        day = datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
+        return day + timedelta(days=1)
+    except (ValueError, OverflowError):
+        raise InvalidRequest(
+            f"--expires: {text!r} is neither days such as 30d nor a day such as 2026-12-31."
+        ) from None
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode()).hexdigest()
