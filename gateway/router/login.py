@@ -29,7 +29,7 @@ _UPSTREAM_OPTIONS: dict[str, Any] = {
     "compression_algs": None,
     "encryption_algs": "^aes128-gcm@openssh.com",  # a processor's own instructions do it
     "keepalive_interval": 0,  # the answers would mix with the client's
-    "client_version": "GpuSshGateway",
+    "client_version": "OpenSSH_9.9 GpuSshGateway",
 }
 
 _UNREACHABLE = "the session is not reachable; it may be starting or ending"

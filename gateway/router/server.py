@@ -38,7 +38,7 @@ _OPTIONS: dict[str, Any] = {
     "compression_algs": None,
     "keepalive_interval": 0,  # the answers would mix with the upstream's
     "login_timeout": LOGIN_SECONDS,
-    "server_version": "GpuSshGateway",
+    "server_version": "OpenSSH_9.9 GpuSshGateway",
     "backlog": BACKLOG,
 }
 

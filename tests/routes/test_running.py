@@ -78,6 +78,18 @@ def test_output_follows_the_end_of_the_input(client: Client) -> None:
     assert client.output("cat; sleep 0.2; echo after", input=b"before\n") == "before\nafter\n"
 
 
+@pytest.mark.parametrize("command", ["yes", "while echo y; do sleep 0.2; done"], ids=["fast", "slow"])
+def test_a_command_ends_when_nobody_reads_its_output_any_more(client: Client, command: str) -> None:
+    """`ssh gw yes | head -1`: OpenSSH reports a closed output only to a peer that names itself OpenSSH."""
+    if client.router.kind == "sshpiper":
+        pytest.xfail("SSHPiper does not name itself OpenSSH to either side")
+    with client.running(command) as ssh:
+        assert ssh.stdout
+        assert ssh.stdout.readline() == b"y\n"
+        ssh.stdout.close()
+        ssh.wait(timeout=10)
+
+
 def test_errors_are_apart_from_the_output(client: Client) -> None:
     done = client.run("echo out; echo err >&2")
     assert (done.stdout, done.stderr) == (b"out\n", b"err\n")
