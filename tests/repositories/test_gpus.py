@@ -24,6 +24,7 @@ from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.fakes.driver import simulated_driver, unload
 from tests.fakes.gpus import FakeGpus, free_placements
+from tests.paths import REPOSITORY
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 CREATE_COMPUTE = "nvmlGpuInstanceCreateComputeInstance"
@@ -460,31 +461,6 @@ def test_locks_that_cannot_be_made_are_a_clear_error_without_a_path(bench: Bench
 
 # Several processes
 
-RACER = """
-import sys
-from pathlib import Path
-from gateway import simulation
-from gateway.errors import PlacementTaken
-from gateway.mig import Placement
-from gateway.repositories.gpus import Gpus
-
-state, locks = map(Path, sys.argv[1:])
-simulation.install("1xA100-40GB", state)
-gpus = Gpus(locks, simulated=True)
-uuid = gpus.list()[0].uuid
-print("ready", flush=True)
-for line in sys.stdin:
-    if line == "create\\n":
-        try:
-            gpus.create(uuid, "7g.40gb", Placement(0, 8))
-            print("won", flush=True)
-        except PlacementTaken:
-            print("taken", flush=True)
-    else:
-        gpus.destroy(uuid, "7g.40gb", Placement(0, 8))
-        print("gone", flush=True)
-"""
-
 
 @pytest.mark.parametrize(
     "locks", [("locks", "locks"), ("mine", "yours")], ids=["of one gateway", "of two that know nothing"]
@@ -511,14 +487,13 @@ def test_of_two_processes_that_want_the_last_slice_exactly_one_gets_it(
 
 def test_a_process_killed_while_it_changes_a_gpu_holds_up_nobody(tmp_path: Path) -> None:
     for _ in range(4):
-        racer = _racer(tmp_path, "locks")
-        assert _answer(racer) == "ready"
-        for _ in range(30):
-            _ask(racer, "create")
-            _ask(racer, "destroy")
-        _answer(racer)
-        racer.kill()
-        racer.communicate()
+        with _racer(tmp_path, "locks") as racer:
+            assert _answer(racer) == "ready"
+            for _ in range(30):
+                _ask(racer, "create")
+                _ask(racer, "destroy")
+            _answer(racer)
+            racer.kill()
     with simulated_driver("1xA100-40GB", tmp_path / "simulated-gpus.json"):
         gpus = Gpus(tmp_path / "locks", simulated=True)
         (gpu,) = gpus.list()
@@ -527,9 +502,13 @@ def test_a_process_killed_while_it_changes_a_gpu_holds_up_nobody(tmp_path: Path)
 
 
 def _racer(directory: Path, locks: str) -> subprocess.Popen[str]:
-    arguments = [str(directory / "simulated-gpus.json"), str(directory / locks)]
+    command = [sys.executable, "-m", "tests.repositories.gpu_racer"]
     return subprocess.Popen(
-        [sys.executable, "-c", RACER, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*command, directory / "simulated-gpus.json", directory / locks],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=REPOSITORY,
     )
 
 
