@@ -3,7 +3,7 @@
 import os
 import sys
 
-from gateway.app import create_app
+from gateway.app import Gateway, create_app
 from gateway.errors import StartRefused
 from gateway.logs import log_to_stderr
 from gateway.repositories.docker.client import Docker
@@ -22,4 +22,4 @@ try:
 except StartRefused as error:
     print(f"gateway: {error}", file=sys.stderr)
     sys.exit(_GUNICORN_APP_LOAD_ERROR)
-app.extensions["reaper"].start()
+Gateway.of(app).reaper.start()

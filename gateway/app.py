@@ -8,7 +8,8 @@ from datetime import timedelta
 from flask import Flask
 
 from gateway import failpoints, simulation
-from gateway.api import authorisation, errors, events, gpus, health, openapi, sessions, users
+from gateway.api import authorisation, errors, events, gpus, health, openapi, users
+from gateway.api import sessions as sessions_api
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.watch import Watch
@@ -54,12 +55,29 @@ class Parts:
     clock: Clock = clock.read
 
 
+@dataclass(frozen=True)
+class Gateway:
+    """An assembled gateway: its services, its background work and the Flask application over them."""
+
+    flask: Flask
+    sessions: Sessions
+    reconciler: Reconciler
+    disk_use: DiskUse
+    reaper: Reaper
+
+    @classmethod
+    def of(cls, app: Flask) -> "Gateway":
+        """The gateway that an application made by `create_app` belongs to."""
+        gateway: Gateway = app.extensions["gateway"]
+        return gateway
+
+
 def create_app(settings: Settings) -> Flask:
     """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
 
-    Raises `StartRefused` when others than this host could call an API that has no token yet, when the GPUs
-    cannot be simulated as asked and for a failpoint that there is not.
-    That the schema is current was looked at before: `schema.require_current`.
+    Raises `StartRefused` when other hosts could call an API that has no token yet, when the GPUs cannot be
+    simulated as asked, and for an unknown failpoint. The caller checks the schema before:
+    `schema.require_current`.
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
@@ -70,54 +88,47 @@ def create_app(settings: Settings) -> Flask:
             f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback and no token exists yet: make one "
             "with `gateway token create NAME --role admin` first."
         )
-    return assemble(settings, parts)
+    return assemble(settings, parts).flask
 
 
-def assemble(settings: Settings, parts: Parts) -> Flask:
-    policy = MigPolicy(settings.mig_policy)
+def assemble(settings: Settings, parts: Parts) -> Gateway:
+    """Put the parts together; starts nothing."""
     closing = Closing(parts.database, parts.host, parts.pipes, parts.clock)
     routing = Routing(parts.database, parts.host, parts.pipes)
     disk_use = DiskUse(parts.database, parts.host, settings.workspace_quota_bytes, parts.clock)
-    use_cases = Sessions(
-        parts.database,
-        parts.host,
-        parts.pipes,
-        closing,
-        routing,
-        disk_use,
-        subnet=ipaddress.IPv4Network(settings.subnet),
-        mig_policy=policy,
-        clock=parts.clock,
-    )
-    reconciler = Reconciler(
-        parts.database,
-        parts.host,
-        closing,
-        routing,
-        history=timedelta(days=settings.history_days),
-        clock=parts.clock,
-    )
+    sessions = Sessions(parts.database, parts.host, parts.pipes, closing, routing, disk_use, parts.clock)
+    history = timedelta(days=settings.history_days)
+    reconciler = Reconciler(parts.database, parts.host, closing, routing, history, parts.clock)
+    watch = Watch(parts.database, parts.host)
+    reaper = Reaper(reconciler, watch, disk_use, leadership_of(settings))
+    flask = Flask("gateway", static_folder=None)
+    flask.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
+    flask.json.sort_keys = False  # type: ignore[attr-defined]
+    gateway = Gateway(flask, sessions, reconciler, disk_use, reaper)
+    flask.extensions["gateway"] = gateway
+    _serve(gateway, settings, parts, routing)
+    return gateway
+
+
+def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing) -> None:
+    """Register the blueprints, each with the services it needs."""
+    app, audit_log = gateway.flask, AuditLog(parts.database, parts.clock)
     user_keys = UserKeys(parts.database, routing, parts.clock)
-    reaper = Reaper(reconciler, Watch(parts.database, parts.host), disk_use, leadership_of(settings))
-    trail = AuditLog(parts.database, parts.clock)
-    parts_ready = readiness.checks(parts.database, parts.host, parts.pipes, disk_use, reaper.last_tick)
-    app = Flask("gateway", static_folder=None)
-    app.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
-    app.json.sort_keys = False  # type: ignore[attr-defined]
-    app.extensions["sessions"] = use_cases
-    app.extensions["reconciler"] = reconciler
-    app.extensions["disk_use"] = disk_use
-    app.extensions["reaper"] = reaper
-    entry = sessions.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
-    app.register_blueprint(sessions.blueprint(use_cases, user_keys, entry, settings.max_ttl_minutes))
+    inventory = GpuInventory(parts.database, parts.host, MigPolicy(settings.mig_policy), parts.clock)
+    entry = sessions_api.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
+    checks = readiness.checks(
+        parts.database, parts.host, parts.pipes, gateway.disk_use, gateway.reaper.last_tick
+    )
+    app.register_blueprint(
+        sessions_api.blueprint(gateway.sessions, user_keys, entry, settings.max_ttl_minutes)
+    )
     app.register_blueprint(users.blueprint(user_keys))
-    app.register_blueprint(gpus.blueprint(GpuInventory(parts.database, parts.host, policy, parts.clock)))
-    app.register_blueprint(events.blueprint(trail))
-    app.register_blueprint(health.blueprint(parts_ready))
-    authorisation.register(app, Tokens(parts.database, parts.clock), trail, parts.clock)
+    app.register_blueprint(gpus.blueprint(inventory))
+    app.register_blueprint(events.blueprint(audit_log))
+    app.register_blueprint(health.blueprint(checks))
+    authorisation.register(app, Tokens(parts.database, parts.clock), audit_log, parts.clock)
     errors.register(app)
     app.register_blueprint(openapi.blueprint(app))
-    return app
 
 
 def leadership_of(settings: Settings) -> Leadership:
@@ -153,6 +164,8 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         ),
         workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
         files=HostSessionFiles(settings.state_dir / "sessions", _egress_proxy(settings)),
+        subnet=ipaddress.IPv4Network(settings.subnet),
+        mig_policy=MigPolicy(settings.mig_policy),
     )
     return Parts(SqlDatabase(settings.db), host, PipesOnDisk(settings.piper_config))
 

@@ -20,9 +20,9 @@ CREATE = (
     "after-container-create",
     "after-container-start",
     "after-sshd-answer",
+    "after-activate",
     "after-pipe-write",
     "after-pipe-publish",
-    "after-activate",
 )
 DELETE = (
     "after-closing-commit",

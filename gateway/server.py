@@ -148,10 +148,14 @@ def _bind(settings: Settings) -> str:
 
 
 def _start_reaper(worker: Any) -> None:
-    worker.app.callable.extensions["reaper"].start()
+    from gateway.app import Gateway
+
+    Gateway.of(worker.app.callable).reaper.start()
 
 
 def _stop_reaper(_server: Any, worker: Any) -> None:
     app = worker.app.callable  # a worker that could not load its application has none
     if app is not None:
-        app.extensions["reaper"].stop()
+        from gateway.app import Gateway
+
+        Gateway.of(app).reaper.stop()

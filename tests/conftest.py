@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Network
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from flask.testing import FlaskClient
 from sqlalchemy.engine import make_url
 from werkzeug.serving import make_server
 
-from gateway.app import Parts, assemble
+from gateway.app import Gateway, Parts, assemble
 from gateway.background.reconciler import Reconciler
 from gateway.database_url import DatabaseUrl
 from gateway.domain.clock import Moment
+from gateway.domain.mig import MigPolicy
 from gateway.domain.ssh_keys import make_pair
 from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.files.workspaces import HostWorkspaces
@@ -69,22 +71,23 @@ class Bench:
     pipes: FakePipes
     clock: Clock
     host: LocalHost
-    app: Flask
+    gateway: Gateway
+
+    @property
+    def app(self) -> Flask:
+        return self.gateway.flask
 
     @property
     def sessions(self) -> Sessions:
-        sessions: Sessions = self.app.extensions["sessions"]
-        return sessions
+        return self.gateway.sessions
 
     @property
     def reconciler(self) -> Reconciler:
-        reconciler: Reconciler = self.app.extensions["reconciler"]
-        return reconciler
+        return self.gateway.reconciler
 
     @property
     def disk_use(self) -> DiskUse:
-        disk_use: DiskUse = self.app.extensions["disk_use"]
-        return disk_use
+        return self.gateway.disk_use
 
     @property
     def client(self) -> FlaskClient:
@@ -164,9 +167,11 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         egress=egress,
         workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
         files=HostSessionFiles(settings.state_dir / "sessions"),
+        subnet=IPv4Network(settings.subnet),
+        mig_policy=MigPolicy(settings.mig_policy),
     )
-    app = assemble(settings, Parts(database, host, pipes, clock))
-    return Bench(settings, database, gpus, containers, network, egress, pipes, clock, host, app)
+    gateway = assemble(settings, Parts(database, host, pipes, clock))
+    return Bench(settings, database, gpus, containers, network, egress, pipes, clock, host, gateway)
 
 
 BenchMaker = Callable[..., Bench]

@@ -3,28 +3,19 @@
 What becomes of a session is decided by the reaper's own `reconcile.plan`.
 """
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from enum import StrEnum
+from datetime import timedelta
 
-from gateway.domain import plan, reconcile
+from gateway.domain import reconcile
 from gateway.domain.clock import Moment
 from gateway.domain.mig import Gpu, Instance, MigPolicy
 from gateway.domain.models import OPENING_GRACE, Reason, Session, Status
+from gateway.domain.observation import Finding, Observation, Place
 from gateway.domain.pipe import Pipe
-from gateway.domain.plan import Container
 
 NEXT_TICK = "at the next tick"
 NOT_OURS = "left alone: not the gateway's"
-
-
-class Place(StrEnum):
-    DATABASE = "database"
-    DOCKER = "Docker"
-    DRIVER = "GPU driver"
-    PIPES = "pipe file"
-    FILES = "session files"
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,29 +31,25 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What each place showed, the sessions' rows first. None: that place could not be looked at.
+    """What each place showed, the sessions' rows first.
 
-    `files` are ids of sessions that have files, and whether somebody is opening them; `handwritten` the
-    users whom a pipe written by hand routes elsewhere; `up_since` as `reconcile.Seen` has it.
+    `pipes` is None when the pipe file could not be read. `handwritten` are the users that a pipe written by
+    hand routes elsewhere.
     """
 
     sessions: Sequence[Session]
-    containers: Sequence[Container] | None
-    gpus: Sequence[Gpu] | None
+    host: Observation
     pipes: Sequence[Pipe] | None
     handwritten: Collection[str]
-    files: Mapping[str, bool] | None
-    up_since: datetime | None
 
 
 def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
-    """One for each thing at one place, session by session, then what belongs to none."""
-    seen = reconcile.Seen(snapshot.containers, snapshot.files or {}, snapshot.gpus or (), snapshot.up_since)
-    plan = reconcile.plan(snapshot.sessions, seen, now)
+    """One for each thing at one place, session by session, then what belongs to no session."""
+    plan = reconcile.plan(snapshot.sessions, snapshot.host, now)
     for session in snapshot.sessions:
         reason = plan.close.get(session.id)
         if session.status == Status.ACTIVE:
-            yield from _Active(session, snapshot, now, reason, plan.problems).differences()
+            yield from _Active(session, snapshot, now, reason).differences()
         else:
             yield from _unfinished(session, snapshot, reason)
     yield from _of_no_session(snapshot, plan.orphans)
@@ -84,113 +71,84 @@ def strange_slices(
 class _Active:
     """The differences of one active session, place by place."""
 
-    def __init__(
-        self,
-        session: Session,
-        snapshot: Snapshot,
-        now: Moment,
-        reason: Reason | None,
-        problems: Mapping[str, str | None],
-    ) -> None:
+    def __init__(self, session: Session, snapshot: Snapshot, now: Moment, reason: Reason | None) -> None:
         self._session = session
         self._snapshot = snapshot
+        self._state = snapshot.host.states[session.id]
         self._reason = Reason.EXPIRED if session.time_left(now) <= timedelta() else reason
-        self._problems = problems
 
     def differences(self) -> Iterator[Difference]:
-        looks: Sequence[tuple[Place, Callable[[], Iterator[tuple[str, str]]]]] = (
-            (Place.DATABASE, self._row),
-            (Place.DOCKER, self._container),
-            (Place.DRIVER, self._slice),
-            (Place.PIPES, self._route),
-            (Place.FILES, self._files),
+        findings = sorted(
+            [*self._row(), *self._state.findings, *self._mark(), *self._route()],
+            key=lambda finding: list(Place).index(finding.place),
         )
-        for place, look in looks:
-            for what, then in look():
-                yield Difference(place, what, self._end or then, self._session.id, self._session.user_id)
+        for found in findings:
+            then = self._end or found.then
+            yield Difference(found.place, found.what, then, self._session.id, self._session.user_id)
 
     @property
     def _end(self) -> str | None:
         """What becomes of all of it when the session is to be closed."""
         return f"the session is closed ({self._reason}) {NEXT_TICK}" if self._reason else None
 
-    def _row(self) -> Iterator[tuple[str, str]]:
+    def _row(self) -> Iterator[Finding]:
         if self._reason is Reason.EXPIRED:
-            yield f"its lease ended {self._session.expires_at:%Y-%m-%d %H:%M:%S} UTC", ""
+            yield Finding(Place.DATABASE, f"its lease ended {self._session.expires_at:%Y-%m-%d %H:%M:%S} UTC")
         if self._session.disconnect_due:
-            yield "connections of a withdrawn key are not cut yet", f"cut {NEXT_TICK}"
+            what = "connections of a withdrawn key are still open"
+            yield Finding(Place.DATABASE, what, f"closed {NEXT_TICK}")
 
-    def _container(self) -> Iterator[tuple[str, str]]:
-        if self._snapshot.containers is None:
-            return
-        found = [one for one in self._snapshot.containers if one.session_id == self._session.id]
-        if not found:
-            yield "no container", ""
-        elif found[0].ended:
-            yield "its container has ended", ""
+    def _mark(self) -> Iterator[Finding]:
+        if problem := self._state.problem:
+            yield Finding(Place.DRIVER, problem, "the session stays; it is only marked")
+        elif self._session.problem:
+            what = f"the session is well again but marked: {self._session.problem}"
+            yield Finding(Place.DRIVER, what, f"the mark is removed {NEXT_TICK}")
 
-    def _slice(self) -> Iterator[tuple[str, str]]:
-        session = self._session
-        for gpu in self._snapshot.gpus or ():
-            if gpu.uuid == session.gpu and reconcile.has_lost_slice(gpu, session):
-                yield (
-                    f"its {session.mig_profile} on GPU {gpu.index} is gone",
-                    "it is closed once Docker answers",
-                )
-        problem = self._problems.get(session.id, session.problem)
-        if problem:
-            yield problem, "nothing is closed on its account; the session is marked"
-        elif session.problem:
-            yield f"it is well again but marked: {session.problem}", f"the mark is taken away {NEXT_TICK}"
-
-    def _route(self) -> Iterator[tuple[str, str]]:
+    def _route(self) -> Iterator[Finding]:
         session = self._session
         if self._snapshot.pipes is None:
             return
         found = next((pipe for pipe in self._snapshot.pipes if pipe.session_id == session.id), None)
-        if session.public_keys and not found:
-            yield "no route", f"published {NEXT_TICK}"
-        elif session.public_keys and found != plan.pipe(session):
-            yield "its route is not as its record says", f"published anew {NEXT_TICK}"
-        elif found and not session.public_keys:
-            yield "a route, where no key is let in", f"removed {NEXT_TICK}"
+        if session.pipe and not found:
+            yield Finding(Place.PIPES, "no route", f"published {NEXT_TICK}")
+        elif session.pipe and found != session.pipe:
+            yield Finding(Place.PIPES, "its route differs from its record", f"published again {NEXT_TICK}")
+        elif found and not session.pipe:
+            yield Finding(Place.PIPES, "a route although no key is accepted", f"removed {NEXT_TICK}")
         if session.user_id in self._snapshot.handwritten:
-            yield "a pipe written by hand routes this user elsewhere", NOT_OURS
-
-    def _files(self) -> Iterator[tuple[str, str]]:
-        if self._snapshot.files is not None and self._session.id not in self._snapshot.files:
-            yield "none, its sshd needs them", "not put right: delete the session"
+            yield Finding(Place.PIPES, "a pipe written by hand routes this user elsewhere", NOT_OURS)
 
 
 def _unfinished(session: Session, snapshot: Snapshot, reason: Reason | None) -> Iterator[Difference]:
     """One that is pending or closing; what it still has goes with it."""
     named = (session.id, session.user_id)
     if reason is None:
-        if not (snapshot.files or {}).get(session.id):  # else somebody is at it
+        if not snapshot.host.claimed.get(session.id):  # otherwise a process works on it now
             until = session.created_at + OPENING_GRACE
-            what = f"{session.status}; whether its opener lives is not known"
+            what = f"{session.status}; whether the process that opens it is alive is unknown"
             yield Difference(Place.DATABASE, what, f"left to it until {until:%H:%M:%S} UTC", *named)
     elif session.status == Status.PENDING:
-        yield Difference(Place.DATABASE, "pending, and its opener is dead", f"taken back {NEXT_TICK}", *named)
+        what = "pending, and the process that opened it is dead"
+        yield Difference(Place.DATABASE, what, f"taken back {NEXT_TICK}", *named)
     else:
         why = f": {session.problem}" if session.problem else ""
-        yield Difference(
-            Place.DATABASE, f"closing ({reason}){why}", f"its closing is finished {NEXT_TICK}", *named
-        )
+        what, then = f"closing ({reason}){why}", f"its closing is finished {NEXT_TICK}"
+        yield Difference(Place.DATABASE, what, then, *named)
 
 
 def _of_no_session(snapshot: Snapshot, orphans: Sequence[str]) -> Iterator[Difference]:
     removed = f"removed {NEXT_TICK}"
-    containers = {container.session_id for container in snapshot.containers or ()}
     known = {session.id for session in snapshot.sessions}
     for id in orphans:
-        if id in containers:
-            yield Difference(Place.DOCKER, "a container of no session", removed, id)
-        if id in (snapshot.files or {}):
-            yield Difference(Place.FILES, "files of no session", removed, id)
+        for place in snapshot.host.held[id]:
+            yield Difference(place, f"{_THINGS[place]} of no session", removed, id)
     for pipe in snapshot.pipes or ():
         if pipe.session_id not in known:
             yield Difference(Place.PIPES, "a route of no session", removed, pipe.session_id, pipe.username)
+
+
+_THINGS = {Place.DOCKER: "a container", Place.FILES: "files"}
 
 
 def _slice(gpu: Gpu, instance: Instance) -> str:

@@ -4,10 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gateway.doctor.differences import Difference, Place, Snapshot, differences, strange_slices
+from gateway.doctor.differences import Difference, Snapshot, differences, strange_slices
 from gateway.domain.clock import Clock
 from gateway.domain.mig import MigPolicy
 from gateway.domain.models import Session
+from gateway.domain.observation import Place
 from gateway.errors import GatewayError
 from gateway.repositories.files.pipes import Pipes
 from gateway.services.ports import Database, Host
@@ -36,29 +37,29 @@ class Places:
         self._unseen: dict[Place, str] = {}
 
     def compare(self) -> Comparison:
-        """Rows are read before and after the rest: what a gateway at work changes meanwhile is no
-        difference. Without the rows nothing can be judged."""
+        """Rows are read before and after the rest: what a working gateway changes meanwhile is no difference.
+        Without the rows nothing can be judged."""
         self._unseen = {}
         before = self._attempt(Place.DATABASE, self._rows)
         snapshot = self._look(before or ())
+        gpus = self._attempt(Place.DRIVER, self._host.list_gpus)
         after = self._attempt(Place.DATABASE, self._rows)
         if before is None or after is None:
             return Comparison(None, (), (), self._unseen)
         changed = _changed(before, after)
         differ = [one for one in differences(snapshot, self._clock()) if one.session_id not in changed]
-        others = list(strange_slices(snapshot.gpus or (), [*before, *after], self._policy))
+        others = list(strange_slices(gpus or (), [*before, *after], self._policy))
         return Comparison(len(after), differ, others, self._unseen)
 
     def _look(self, sessions: Sequence[Session]) -> Snapshot:
         users = [session.user_id for session in sessions]
+        host = self._host.observe(sessions)
+        self._unseen.update(host.unseen)
         return Snapshot(
             sessions=sessions,
-            containers=self._attempt(Place.DOCKER, self._host.observe),
-            gpus=self._attempt(Place.DRIVER, self._host.list_gpus),
+            host=host,
             pipes=self._attempt(Place.PIPES, self._pipes.list),
             handwritten=self._attempt(Place.PIPES, lambda: self._pipes.routed_elsewhere(users)) or (),
-            files=self._attempt(Place.FILES, self._host.leftovers),
-            up_since=self._attempt(Place.DOCKER, self._host.up_since),
         )
 
     def _rows(self) -> Sequence[Session]:

@@ -23,6 +23,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 from gateway.domain.audit import Action, actor
 from gateway.domain.clock import JUMP, Moment
 from gateway.domain.mig import Placement
+from gateway.domain.pipe import Pipe
+from gateway.domain.plan import SSH_PORT, Allocation, SessionPlan, Started
 
 # Longer than opening a session can take.
 OPENING_GRACE = timedelta(minutes=5)
@@ -98,8 +100,9 @@ class User(Base):
 class Session(Base):
     """A live session: the intent is written first, so every part that exists can be found from its row.
 
-    `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices; all three are None once
-    it is certain that no slice stands there on this session's account. `gpu_uuid` is the MIG device.
+    `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices. All three are None while the
+    host's scheduler has not chosen, and again once the session certainly has no slice. `gpu_uuid` is the MIG
+    device. `address` is where the session's sshd listens; None until it is known.
     A `borrowed` slice stood before the session and outlives it. `problem` says what is wrong with the
     session, None when all is well. `private_key` (OpenSSH PEM) opens the session's sshd to the router,
     `host_key` is that sshd's public key, `public_keys` are the user's; with none nobody gets in.
@@ -127,16 +130,45 @@ class Session(Base):
     borrowed: Mapped[bool] = mapped_column(default=False, server_default=false())
     problem: Mapped[str | None] = mapped_column(Text)
     container_id: Mapped[str | None] = mapped_column(String(64))
-    address: Mapped[str] = mapped_column(String(45), unique=True)
+    address: Mapped[str | None] = mapped_column(String(45), unique=True)
     public_keys: Mapped[list[str]]
     keys_from: Mapped[str] = mapped_column(String(8), default=KeysFrom.GIVEN)
-    disconnect_due: Mapped[bool] = mapped_column("cut_due", default=False, server_default=false())
+    disconnect_due: Mapped[bool] = mapped_column(default=False, server_default=false())
     private_key: Mapped[str] = mapped_column(Text)
     host_key: Mapped[str] = mapped_column(Text)
     created_at: Mapped[datetime]
     expires_at: Mapped[datetime] = mapped_column(index=True)
     boot: Mapped[str | None] = mapped_column(String(36))
     expires_uptime: Mapped[float | None] = mapped_column(Double)
+
+    @classmethod
+    def planned(
+        cls,
+        plan: SessionPlan,
+        *,
+        public_keys: Sequence[str],
+        keys_from: KeysFrom,
+        private_key: str,
+        now: Moment,
+    ) -> "Session":
+        """The row that stands before anything is made. `private_key` is the router's, `now` when the lease
+        begins."""
+        request, allocation = plan.request, plan.allocation
+        session = cls(
+            id=request.session_id,
+            user_id=request.user_id,
+            status=Status.PENDING,
+            mig_profile=plan.mig_profile,
+            address=plan.address,
+            public_keys=list(public_keys),
+            keys_from=keys_from,
+            private_key=private_key,
+            host_key=request.host_key.public,
+        )
+        if allocation:
+            session._hold(allocation)
+        session.lease_from(now, request.expires_at - request.created_at)
+        return session
 
     @validates("status")
     def _only_forward(self, _column: str, status: Status) -> Status:
@@ -155,6 +187,28 @@ class Session(Base):
         if self.start is None or self.size is None:
             return None
         return Placement(self.start, self.size)
+
+    @property
+    def allocation(self) -> Allocation | None:
+        """None while no slice is held on the session's account."""
+        if self.gpu is None or self.placement is None:
+            return None
+        return Allocation(self.gpu, self.mig_profile, self.placement, self.borrowed, self.gpu_uuid)
+
+    @property
+    def pipe(self) -> Pipe | None:
+        """The session's SSH route; None while it has no address or no public key."""
+        if self.address is None or not self.public_keys:
+            return None
+        return Pipe(
+            session_id=self.id,
+            username=self.user_id,
+            public_keys=tuple(self.public_keys),
+            host=self.address,
+            port=SSH_PORT,
+            private_key=self.private_key,
+            host_key=self.host_key,
+        )
 
     def lease_from(self, now: Moment, ttl: timedelta) -> None:
         """Dated in whole seconds."""
@@ -186,15 +240,18 @@ class Session(Base):
         age = (self.expires_at - self.created_at) - self.time_left(now)
         return unfinished and claimed is not False and age <= OPENING_GRACE
 
-    def activate(self, container_id: str, gpu_uuid: str) -> None:
-        """All its parts are made. One that was closed meanwhile stays closing."""
+    def activate(self, started: Started) -> None:
+        """Record what the host made. A session that was closed meanwhile stays closing."""
         if self.status != Status.CLOSING:
             self.status = Status.ACTIVE
-        self.container_id, self.gpu_uuid = container_id, gpu_uuid
+        self.container_id, self.address = started.container_id, started.address
+        self._hold(started.allocation)
 
     def admit(self, public_keys: Sequence[str], keys_from: KeysFrom) -> None:
-        """Let in these keys and no others. Both lists are as `parse_public_keys` returns them."""
-        self.disconnect_due = self.disconnect_due or not set(self.public_keys) <= set(public_keys)
+        """Accept these keys and no others. Both lists are as `parse_public_keys` returns them. A session that
+        is still opened has no route yet, so no connection must be closed."""
+        is_withdrawn = not set(self.public_keys) <= set(public_keys)
+        self.disconnect_due = self.disconnect_due or (is_withdrawn and self.status != Status.PENDING)
         self.public_keys, self.keys_from = list(public_keys), keys_from
 
     def close(self, reason: Reason) -> None:
@@ -203,8 +260,12 @@ class Session(Base):
             self.status, self.end_reason = Status.CLOSING, reason
 
     def forget_slice(self) -> None:
-        """It is certain that no GPU instance stands on this session's account."""
+        """The session certainly holds no GPU instance."""
         self.gpu = self.start = self.size = None
+
+    def _hold(self, allocation: Allocation) -> None:
+        self.gpu, self.gpu_uuid, self.borrowed = allocation.gpu, allocation.mig_uuid, allocation.borrowed
+        self.start, self.size = allocation.placement.start, allocation.placement.size
 
     def ended(self, now: datetime) -> "EndedSession":
         """What is kept of it once all its parts are gone. Raises `ValueError` for one that is not closing."""

@@ -1,24 +1,22 @@
-"""What is decided about a session before anything is made: address, slice, container, route."""
+"""What is decided about a session before anything is made, and what the host then made of it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from gateway.domain.mig import Placement
-from gateway.domain.models import Session
-from gateway.domain.pipe import Pipe
+from gateway.domain.mig import Gpu, Placement
 from gateway.domain.ssh_keys import KeyPair
 
-SSH_PORT = 2222  # of a session's sshd; unprivileged, since it runs without root
+SSH_PORT = 2222  # of a session's sshd; unprivileged, because the sshd runs without root
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The piece of a GPU that a session is meant to have; `gpu` is the GPU's UUID.
+    """The piece of a GPU that a session holds; `gpu` is the GPU's UUID.
 
-    A `borrowed` one stood before the session and outlives it. `mig_uuid` is what the driver called it,
-    None until it is known.
+    A `borrowed` instance existed before the session and outlives it. `mig_uuid` is the MIG device's UUID,
+    None until the driver has named it.
     """
 
     gpu: str
@@ -29,68 +27,46 @@ class Allocation:
 
 
 @dataclass(frozen=True, slots=True)
-class SessionPlan:
-    """All that is decided about a session before anything is made."""
+class SessionRequest:
+    """What a session needs, before a host has planned it.
+
+    `mig_profile` is None when the caller leaves the choice to the host. `router_key` is the public key that
+    the session's sshd accepts; `host_key` is the key pair of that sshd.
+    """
 
     session_id: str
     user_id: str
     uid: int
-    allocation: Allocation
-    address: str
-    router_key: str  # public key of the router, the only one that the session's sshd lets in
-    host_key: KeyPair
+    mig_profile: str | None
+    created_at: datetime
     expires_at: datetime
+    router_key: str
+    host_key: KeyPair
+
+
+@dataclass(frozen=True, slots=True)
+class SessionPlan:
+    """Where a session goes. A host with its own scheduler leaves `gpu`, `allocation` and `address` None."""
+
+    request: SessionRequest
+    mig_profile: str
+    gpu: Gpu | None = None
+    allocation: Allocation | None = None
+    address: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Started:
+    """A session that runs: its container, where its sshd listens, and the slice that it got."""
+
     container_id: str
-    gpu_uuid: str  # of the MIG device
-
-
-@dataclass(frozen=True, slots=True)
-class Container:
-    """A container that carries a session's label. `ended`: its main process is over."""
-
-    id: str
-    session_id: str
-    ended: bool
+    address: str
+    allocation: Allocation
 
 
 class Endings(Protocol):
-    """Ids of sessions whose container ended or was removed, as it happens. The iteration is over when the
-    way to Docker breaks, or once `close` is called, from whatever thread."""
+    """The ids of sessions whose container ended or was removed, as it happens. The iteration ends when the
+    connection to the host breaks, or when any thread calls `close`."""
 
     def __iter__(self) -> Iterator[str]: ...
     def close(self) -> None: ...
-
-
-def allocation(session: Session) -> Allocation | None:
-    if session.gpu is None or session.placement is None:
-        return None
-    return Allocation(session.gpu, session.mig_profile, session.placement, session.borrowed, session.gpu_uuid)
-
-
-def plan(session: Session, uid: int, allocation: Allocation, router: KeyPair, sshd: KeyPair) -> SessionPlan:
-    return SessionPlan(
-        session_id=session.id,
-        user_id=session.user_id,
-        uid=uid,
-        allocation=allocation,
-        address=session.address,
-        router_key=router.public,
-        host_key=sshd,
-        expires_at=session.expires_at,
-    )
-
-
-def pipe(session: Session) -> Pipe:
-    return Pipe(
-        session_id=session.id,
-        username=session.user_id,
-        public_keys=tuple(session.public_keys),
-        host=session.address,
-        port=SSH_PORT,
-        private_key=session.private_key,
-        host_key=session.host_key,
-    )

@@ -1,36 +1,40 @@
-"""One GPU server, behind few verbs: a session is started, stopped and observed as one thing.
+"""The server that the gateway runs on: its Docker, GPUs, network and directories behind the port `Host`.
 
-The use cases know nothing of Docker or NVML; they ask a `Host`. This one composes the repositories
-of the machine it runs on. A cluster's scheduler, which places slice and container as one, would
-stand in its place with the same verbs.
+A session is started, stopped and observed as one thing; nobody outside reaches the parts.
 """
 
+import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from gateway.domain.mig import Gpu, Instance, Placement
-from gateway.domain.plan import Allocation, Container, Endings, SessionPlan, Started
-from gateway.errors import ContainerFailed, PlacementTaken
+from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement
+from gateway.domain.models import Session
+from gateway.domain.observation import Container, Observation, Place, ServerView
+from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
+from gateway.domain.planner import LocalPlanner
+from gateway.errors import ContainerFailed, GatewayError, PlacementTaken
 from gateway.failpoints import reach
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """What the containers repository needs to run one session's container."""
+    """What the containers repository needs to run one session's container.
 
-    session_id: str
-    user_id: str
-    uid: int
+    `gpu_uuid` is the MIG device; `workspace` and `files` (as `SessionFiles` wrote them) are host directories.
+    """
+
+    request: SessionRequest
     allocation: Allocation
     gpu_uuid: str
     address: str
     workspace: Path
-    files: Path  # of `SessionFiles`
-    expires_at: datetime
+    files: Path
 
 
 class Gpus(Protocol):
@@ -86,7 +90,7 @@ class SessionFiles(Protocol):
 
     def claim(self, session_id: str) -> AbstractContextManager[None]: ...
     def is_claimed(self, session_id: str) -> bool | None: ...
-    def write(self, plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> Path: ...
+    def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path: ...
     def tell(self, session_id: str, text: str) -> None: ...
     def remove(self, session_id: str) -> None: ...
     def list(self) -> Mapping[str, bool]: ...
@@ -94,7 +98,7 @@ class SessionFiles(Protocol):
 
 @dataclass(frozen=True)
 class LocalHost:
-    """The server that the gateway runs on. "Gone already" is success wherever something is removed."""
+    """`subnet` holds the sessions' addresses; `mig_policy` says who makes GPU instances."""
 
     gpus: Gpus
     containers: Containers
@@ -102,88 +106,83 @@ class LocalHost:
     egress: Egress
     workspaces: Workspaces
     files: SessionFiles
+    subnet: ipaddress.IPv4Network
+    mig_policy: MigPolicy
 
     def list_gpus(self) -> list[Gpu]:
         return self.gpus.list()
 
-    def start(self, plan: SessionPlan, gpu: Gpu) -> Started:
-        """Make everything that `plan` names and return when the session's sshd has spoken and the
-        slice is seen from inside.
+    def planner(self) -> LocalPlanner:
+        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy)
 
-        Undoes nothing: whoever asked for it has the intent on record and calls `stop`.
-        """
-        workspace = self.workspaces.ensure(plan.user_id, plan.uid)
+    def start(self, plan: SessionPlan) -> Started:
+        if plan.gpu is None or plan.allocation is None or plan.address is None:
+            raise ValueError("this server starts only what its own planner planned")
+        request = plan.request
+        workspace = self.workspaces.ensure(request.user_id, request.uid)
         reach("after-workspace-make")
         gpu_uuid = self._borrow(plan.allocation) if plan.allocation.borrowed else self._make(plan.allocation)
-        files = self.files.write(plan, gpu, gpu_uuid)
+        allocation = replace(plan.allocation, mig_uuid=gpu_uuid)
+        files = self.files.write(request, plan.gpu, allocation)
         reach("after-session-files-write")
         container_id = self.containers.run(
-            ContainerSpec(
-                session_id=plan.session_id,
-                user_id=plan.user_id,
-                uid=plan.uid,
-                allocation=plan.allocation,
-                gpu_uuid=gpu_uuid,
-                address=plan.address,
-                workspace=workspace,
-                files=files,
-                expires_at=plan.expires_at,
-            )
+            ContainerSpec(request, allocation, gpu_uuid, plan.address, workspace, files)
         )
         self.containers.wait_for_ssh(container_id, plan.address)
         self.containers.check_gpu(container_id, gpu_uuid)
         reach("after-sshd-answer", ContainerFailed)
-        return Started(container_id, gpu_uuid)
+        return Started(container_id, plan.address, allocation)
 
     def stop(self, session_id: str, allocation: Allocation | None) -> None:
-        """Take back the container, then its slice: ids of instances are used again at once, so the
-        container must be gone first."""
+        """The driver reuses the ids of instances at once, so the container must be gone first."""
         self.containers.remove(session_id)
         reach("after-container-remove")
         if allocation is not None and not allocation.borrowed:
             self.gpus.destroy(allocation.gpu, allocation.profile, allocation.placement, allocation.mig_uuid)
 
     def forget(self, session_id: str) -> None:
-        """Take back the session's files, last of all: while its row is there, its claim can be judged."""
         self.files.remove(session_id)
         reach("after-session-files-remove")
 
     def tell(self, session_id: str, text: str) -> None:
-        """Tell the session's user at each login from now on; with an empty text nothing more."""
         self.files.tell(session_id, text)
 
     def disconnect(self, session_id: str) -> None:
-        """End every SSH connection into the session; what its user started there goes on."""
         self.containers.disconnect(session_id)
 
-    def observe(self) -> Sequence[Container]:
-        """The session containers that exist, whether anybody knows of their sessions or not."""
-        return self.containers.list()
+    def observe(self, sessions: Sequence[Session]) -> Observation:
+        """The containers are listed before Docker is asked for its last restart: a container that ends with a
+        restart in between is then judged by that restart."""
+        unseen: dict[Place, str] = {}
 
-    def up_since(self) -> datetime:
-        """No container that stood before has been kept; to be asked after `observe`, or one that ends with
-        a restart in between is judged by the time before it."""
-        return self.containers.up_since()
+        def look(place: Place, ask: Callable[[], T]) -> T | None:
+            try:
+                return ask()
+            except GatewayError as error:
+                unseen[place] = str(error)
+            except OSError as error:
+                unseen[place] = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+            return None
+
+        view = ServerView(
+            containers=look(Place.DOCKER, self.containers.list),
+            gpus=look(Place.DRIVER, self.gpus.list) or (),
+            files=look(Place.FILES, self.files.list),
+            up_since=look(Place.DOCKER, self.containers.up_since),
+            unseen=unseen,
+        )
+        return view.observe(sessions)
 
     def endings(self) -> Endings:
-        """Follow the containers of sessions from now on."""
         return self.containers.endings()
 
-    def leftovers(self) -> Mapping[str, bool]:
-        """The ids of sessions that have files here, and whether somebody is opening them."""
-        return self.files.list()
-
     def claim(self, session_id: str) -> AbstractContextManager[None]:
-        """While a session is opened or an orphan is removed: nobody else does, and if this process dies,
-        everybody knows."""
         return self.files.claim(session_id)
 
     def is_claimed(self, session_id: str) -> bool | None:
-        """Whether somebody holds the claim; None when it was not made, or not on this host."""
         return self.files.is_claimed(session_id)
 
     def ensure(self) -> None:
-        """Make the network, its rules and the egress proxy again, whichever is missing."""
         try:
             self.network.ensure()
         finally:
@@ -215,12 +214,12 @@ class LocalHost:
         return self.gpus.create(allocation.gpu, allocation.profile, allocation.placement).mig_uuid or ""
 
     def _borrow(self, allocation: Allocation) -> str:
-        """Look once more: whoever partitioned this host may have changed his mind."""
+        """Re-read the GPUs: an administrator may have destroyed the chosen instance."""
         for instance in [instance for gpu in self.list_gpus() for instance in gpu.instances]:
             same = (instance.gpu_uuid, instance.profile, instance.placement)
             if same == (allocation.gpu, allocation.profile, allocation.placement) and instance.mig_uuid:
                 return instance.mig_uuid
-        raise PlacementTaken(f"The {allocation.profile} that was to be leased is gone; try again.")
+        raise PlacementTaken(f"The {allocation.profile} that this session was to borrow is gone; try again.")
 
 
 def _ok(check: Callable[[], None]) -> Callable[[], str]:

@@ -5,6 +5,7 @@ gets no new session. What a session writes before it is measured is not stopped.
 """
 
 import logging
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum
 
@@ -40,22 +41,22 @@ def require_room(user: User, quota: int | None) -> None:
         raise WorkspaceFull(user.id, _gib(used), _gib(quota))
 
 
+@dataclass
 class DiskUse:
-    """`quota` is what each workspace may hold, in bytes; None: as much as there is."""
+    """`quota` is what each workspace may hold, in bytes; None: no limit."""
 
-    def __init__(self, database: Database, host: Host, quota: int | None, clock: Clock) -> None:
-        self._database = database
-        self._host = host
-        self._quota = quota
-        self._clock = clock
-        self._surveyed = datetime.fromtimestamp(0, UTC)
+    database: Database
+    host: Host
+    quota: int | None
+    clock: Clock
+    _surveyed: datetime = field(default=datetime.fromtimestamp(0, UTC), init=False)
 
     def describe(self) -> str:
         """Which kind of quota is in force."""
-        if self._quota is None:
+        if self.quota is None:
             return "ok: no quota"
-        size = _gib(self._quota)
-        if self._host.has_quotas():
+        size = _gib(self.quota)
+        if self.host.has_quotas():
             return f"ok: at most {size} each, kept by the file system"
         return (
             f"ok: at most {size} each, watched, for the file system has no user quotas in force: "
@@ -67,12 +68,12 @@ class DiskUse:
         quota."""
         if (quota := self.watched_quota()) is None:
             return
-        began = self._clock().wall
-        with self._database.read() as rows:
+        began = self.clock().wall
+        with self.database.read() as rows:
             users = rows.to_measure(since=self._surveyed, above=quota)
         for user_id in users:
             try:
-                self._note(user_id, self._host.workspace_used(user_id), quota)
+                self._note(user_id, self.host.workspace_used(user_id), quota)
             except GatewayError as failure:
                 named = {"user_id": user_id, "error": str(failure)}
                 log.warning("a workspace is not measured", extra=named)
@@ -80,22 +81,22 @@ class DiskUse:
 
     def watched_quota(self) -> int | None:
         """The quota, where nobody but the gateway looks after it."""
-        return None if self._quota is None or self._host.has_quotas() else self._quota
+        return None if self.quota is None or self.host.has_quotas() else self.quota
 
     def _note(self, user_id: str, used: int, quota: int) -> None:
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             user, session = rows.user(user_id), rows.of_user(user_id)
             before, now = Fill.of(user.workspace_bytes or 0, quota), Fill.of(used, quota)
             user.workspace_bytes = used
             told = f"{_gib(used)} of {_gib(quota)} are used"
             if now > before:
                 what = Action.DISK_FULL if now is Fill.FULL else Action.DISK_NEARLY_FULL
-                event = Event.of(self._clock().wall, what, told, session=session, user_id=user_id)
+                event = Event.of(self.clock().wall, what, told, session=session, user_id=user_id)
                 rows.record(event)
         if now > before:
             log.warning("a workspace nears its quota", extra={"user_id": user_id, "told": told})
         if session:
-            self._host.tell(session.id, _warning(told) if now else "")
+            self.host.tell(session.id, _warning(told) if now else "")
 
 
 def _warning(told: str) -> str:

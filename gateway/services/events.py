@@ -1,6 +1,7 @@
 """The audit trail as people read it, and as denials are written to it."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.domain.audit import Action
@@ -10,15 +11,15 @@ from gateway.errors import SessionNotFound
 from gateway.services.ports import Database
 
 
+@dataclass(frozen=True)
 class AuditLog:
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
+    database: Database
+    clock: Clock
 
     def of_session(self, session_id: str, owner: str | None = None) -> Sequence[Event]:
         """Oldest first, for ended sessions too. Raises `SessionNotFound` for an id that never was; with
         `owner`, other users' sessions are as if they never were."""
-        with self._database.read() as rows:
+        with self.database.read() as rows:
             found = rows.get(session_id) or rows.get_ended(session_id)
             events = rows.events(session_id=session_id)
         users = {found.user_id} if found else {event.user_id for event in events}
@@ -36,10 +37,10 @@ class AuditLog:
         limit: int,
     ) -> Sequence[Event]:
         """The latest `limit` events that are as asked for, newest last; `after` is an event's id."""
-        with self._database.read() as rows:
+        with self.database.read() as rows:
             return rows.events(session_id=session_id, user_id=user_id, since=since, after=after, limit=limit)
 
     def deny(self, detail: str, user_id: str | None = None) -> None:
         """Somebody was refused what they asked for. Raises `DatabaseUnavailable`, `DiskFull`."""
-        with self._database.begin() as rows:
-            rows.record(Event.of(self._clock().wall, Action.DENIED, detail, user_id=user_id))
+        with self.database.begin() as rows:
+            rows.record(Event.of(self.clock().wall, Action.DENIED, detail, user_id=user_id))

@@ -1,5 +1,7 @@
 """What people ask of the host's GPUs: what is on them, and to keep new slices off one."""
 
+from dataclasses import dataclass
+
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.mig import MigPolicy
@@ -9,34 +11,34 @@ from gateway.errors import GpuNotFound
 from gateway.services.ports import Database, Host
 
 
+@dataclass(frozen=True)
 class GpuInventory:
-    def __init__(self, database: Database, host: Host, policy: MigPolicy, clock: Clock) -> None:
-        self._database = database
-        self._host = host
-        self._policy = policy
-        self.clock = clock
+    database: Database
+    host: Host
+    policy: MigPolicy
+    clock: Clock
 
     def occupancy(self) -> Occupancy:
-        gpus = self._host.list_gpus()
-        with self._database.read() as rows:
-            return Occupancy(gpus, rows.list(), rows.cordons(), self._policy)
+        gpus = self.host.list_gpus()
+        with self.database.read() as rows:
+            return Occupancy(gpus, rows.list(), rows.cordons(), self.policy)
 
     def cordon(self, index: int, reason: str) -> None:
         """No new sessions there until `uncordon`; those that are there stay."""
         gpu = self._uuid(index)
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             rows.cordon(gpu, reason, self.clock().wall)
             told = f"GPU {index} {gpu}" + (f": {reason}" if reason else "")
             rows.record(Event.of(self.clock().wall, Action.CORDONED, told))
 
     def uncordon(self, index: int) -> None:
         gpu = self._uuid(index)
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             rows.uncordon(gpu)
             rows.record(Event.of(self.clock().wall, Action.UNCORDONED, f"GPU {index} {gpu}"))
 
     def _uuid(self, index: int) -> str:
-        gpus = {gpu.index: gpu for gpu in self._host.list_gpus()}
+        gpus = {gpu.index: gpu for gpu in self.host.list_gpus()}
         if index not in gpus:
             raise GpuNotFound(index, len(gpus))
         return gpus[index].uuid

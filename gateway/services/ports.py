@@ -11,8 +11,9 @@ from typing import Protocol
 from gateway.domain.clock import Moment
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, EndedSession, Event, Session, Token, User
+from gateway.domain.observation import Observation
 from gateway.domain.pipe import Pipe
-from gateway.domain.plan import Allocation, Container, Endings, SessionPlan, Started
+from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 
 Check = Callable[[], str]  # one line about a part; raises GatewayError when the part is not ready
 
@@ -67,11 +68,25 @@ class Database(Protocol):
 class Pipes(Protocol):
     """The pipe file; raises `PipesUnavailable`, `DiskFull`."""
 
-    def add(self, pipe: Pipe) -> None: ...
+    def update(self, wanted: Callable[[], Pipe | None]) -> None: ...
     def remove(self, session_id: str) -> None: ...
     def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None: ...
     def routed_elsewhere(self, users: Iterable[str]) -> set[str]: ...
     def check(self) -> None: ...
+
+
+class Planner(Protocol):
+    """Decides where a session goes. It asks nobody, so it may be called inside a transaction."""
+
+    def plan(
+        self,
+        request: SessionRequest,
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+    ) -> SessionPlan:
+        """`live` are all sessions with a row; `demand` counts how often each profile was asked for.
+        Raises `NoCapacity` and `UnknownProfile`."""
 
 
 class Host(Protocol):
@@ -80,7 +95,10 @@ class Host(Protocol):
     def list_gpus(self) -> list[Gpu]:
         """Every GPU with its instances; raises `DriverUnavailable`."""
 
-    def start(self, plan: SessionPlan, gpu: Gpu) -> Started:
+    def planner(self) -> Planner:
+        """A planner over the host as it is now; raises `DriverUnavailable`. Call it outside transactions."""
+
+    def start(self, plan: SessionPlan) -> Started:
         """Make everything that `plan` names; return when the session accepts SSH and sees its slice.
 
         Undoes nothing: the caller has the plan on record and calls `stop`. Raises `Unavailable`, `DiskFull`.
@@ -98,17 +116,12 @@ class Host(Protocol):
     def disconnect(self, session_id: str) -> None:
         """Close every SSH connection into the session; the user's programs go on."""
 
-    def observe(self) -> Sequence[Container]:
-        """Every session container that exists, with or without a row in the database."""
-
-    def up_since(self) -> datetime:
-        """When the host last started anew: it kept no container from before. Ask after `observe`."""
+    def observe(self, sessions: Sequence[Session]) -> Observation:
+        """What became of `sessions`, which were read before, and what else the host holds. A part that cannot
+        be asked is named in the answer, and never raised."""
 
     def endings(self) -> Endings:
         """Follow the ends of session containers from now on."""
-
-    def leftovers(self) -> Mapping[str, bool]:
-        """The ids of sessions that have files here, and whether somebody is opening them."""
 
     def claim(self, session_id: str) -> AbstractContextManager[None]:
         """Hold the session while it is opened or removed; the claim ends with the process."""

@@ -4,6 +4,7 @@ Stored keys open each session that brings none of its own, and a live one that t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gateway.domain import ssh_keys
 from gateway.domain.audit import Action
@@ -13,15 +14,15 @@ from gateway.services.ports import Database
 from gateway.services.routing import Routing
 
 
+@dataclass(frozen=True)
 class UserKeys:
-    def __init__(self, database: Database, routing: Routing, clock: Clock) -> None:
-        self._database = database
-        self._routing = routing
-        self._clock = clock
+    database: Database
+    routing: Routing
+    clock: Clock
 
     def get(self, user_id: str) -> Sequence[str]:
         """Empty for somebody who never stored one."""
-        with self._database.read() as rows:
+        with self.database.read() as rows:
             return rows.public_keys(user_id)
 
     def replace(self, user_id: str, lines: Sequence[str]) -> Sequence[str]:
@@ -31,27 +32,27 @@ class UserKeys:
         is out. Raises what keeps that from being done; the reaper then does it.
         """
         parsed = list(ssh_keys.parse_public_keys(lines)) if lines else []
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             rows.user(user_id).public_keys = parsed
             rows.record(
-                Event.of(self._clock().wall, Action.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id)
+                Event.of(self.clock().wall, Action.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id)
             )
             session = rows.of_user(user_id)
             follows = session is not None and session.keys_from == KeysFrom.STORED
             if session and follows:
                 session.admit(parsed, KeysFrom.STORED)
         if session and follows:
-            self._routing.enforce(session.id)
+            self.routing.enforce(session.id)
         return parsed
 
     def replace_in_session(self, session_id: str, lines: Sequence[str]) -> Sequence[str]:
         """Let exactly these keys into a live session, wherever its keys came from; with none, nobody. From
         then on it no longer follows the stored ones. Raises as `replace` and `Sessions.get` do."""
         parsed = list(ssh_keys.parse_public_keys(lines)) if lines else []
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             session = rows.live(session_id)
             session.admit(parsed, KeysFrom.GIVEN)
             told = f"{len(parsed)} for this session"
-            rows.record(Event.of(self._clock().wall, Action.KEYS_CHANGED, told, session=session))
-        self._routing.enforce(session_id)
+            rows.record(Event.of(self.clock().wall, Action.KEYS_CHANGED, told, session=session))
+        self.routing.enforce(session_id)
         return parsed

@@ -10,6 +10,7 @@ import re
 import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from gateway.domain import users
@@ -26,16 +27,16 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _USE_IS_NOTED_EVERY = timedelta(minutes=1)  # else every read would write
 
 
+@dataclass(frozen=True)
 class Tokens:
-    def __init__(self, database: Database, clock: Clock) -> None:
-        self._database = database
-        self._clock = clock
+    database: Database
+    clock: Clock
 
     def create(
         self, name: str, role: Role, user_id: str | None = None, expires_at: datetime | None = None
     ) -> str:
         """The token itself, which is kept nowhere. Raises `InvalidRequest`."""
-        now = self._clock().wall.replace(microsecond=0)
+        now = self.clock().wall.replace(microsecond=0)
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
                 f"{name!r} cannot be a token's name: use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'."
@@ -51,7 +52,7 @@ class Tokens:
         if expires_at is not None and expires_at <= now:
             raise InvalidRequest("--expires: that is over already.")
         secret = PREFIX + secrets.token_urlsafe(32)
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             if rows.token(name):
                 raise InvalidRequest(f"There is, or was, a token {name!r}: choose another name.")
             rows.add_token(
@@ -68,17 +69,17 @@ class Tokens:
         return secret
 
     def list(self) -> Sequence[Token]:
-        with self._database.read() as rows:
+        with self.database.read() as rows:
             return rows.tokens()
 
     def revoke(self, name: str) -> None:
         """At once, in every worker; doing it again changes nothing. Raises `InvalidRequest`."""
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             token = rows.token(name)
             if token is None:
                 raise InvalidRequest(f"There is no token {name!r}; `gateway token list` names them.")
             if token.revoked_at is None:
-                token.revoked_at = self._clock().wall
+                token.revoked_at = self.clock().wall
                 rows.record(Event.of(token.revoked_at, Action.TOKEN_REVOKED, name, user_id=token.user_id))
 
     @contextmanager
@@ -92,27 +93,27 @@ class Tokens:
             self._forget(name)
 
     def _forget(self, name: str) -> None:
-        with self._database.begin() as rows:
+        with self.database.begin() as rows:
             if token := rows.token(name):
                 rows.remove_token(token)
-                rows.record(Event.of(self._clock().wall, Action.TOKEN_REVOKED, name, user_id=token.user_id))
+                rows.record(Event.of(self.clock().wall, Action.TOKEN_REVOKED, name, user_id=token.user_id))
 
     def any(self) -> bool:
         """Whether a token was ever made. Revoked ones count: revoking the last must not open the door."""
-        with self._database.read() as rows:
+        with self.database.read() as rows:
             return rows.has_tokens()
 
     def identify(self, secret: str) -> Caller | None:
         """Whose token it is; None for one that is unknown, expired or revoked."""
         if not _SECRET.fullmatch(secret):
             return None
-        now, hashed = self._clock().wall, _hash(secret)
-        with self._database.read() as rows:
+        now, hashed = self.clock().wall, _hash(secret)
+        with self.database.read() as rows:
             token = rows.token_of_hash(hashed)
         if token is None or not hmac.compare_digest(token.hash, hashed) or not token.is_valid(now):
             return None
         if token.used_at is None or now - token.used_at >= _USE_IS_NOTED_EVERY:
-            with suppress(GatewayError), self._database.begin() as rows:  # a full disk bars nobody
+            with suppress(GatewayError), self.database.begin() as rows:  # a full disk bars nobody
                 rows.note_use(token.name, now)
         return Caller(token.name, Role(token.role), token.user_id)
 

@@ -82,12 +82,12 @@ def test_the_keys_stored_for_a_user_open_the_door_when_the_request_brings_none(
 
 def test_a_user_keeps_the_uid_of_the_first_session(bench: Bench) -> None:
     first = create(bench).json
-    uid = bench.containers.spec(first["session_id"]).uid
+    uid = bench.containers.spec(first["session_id"]).request.uid
     bench.client.delete(f"/sessions/{first['session_id']}")
     other = create(bench, "other").json
     again = create(bench).json
-    assert bench.containers.spec(again["session_id"]).uid == uid
-    assert bench.containers.spec(other["session_id"]).uid != uid
+    assert bench.containers.spec(again["session_id"]).request.uid == uid
+    assert bench.containers.spec(other["session_id"]).request.uid != uid
 
 
 def test_a_second_session_of_a_user_is_refused_with_the_first_ones_id(bench: Bench) -> None:

@@ -29,7 +29,7 @@ def told(bench: Bench, path: str = "/events") -> list[tuple[str, str]]:
 
 
 def reaper(bench: Bench) -> Reaper:
-    found: Reaper = bench.app.extensions["reaper"]
+    found: Reaper = bench.gateway.reaper
     return found
 
 
@@ -68,7 +68,7 @@ def test_a_session_that_could_not_be_opened_says_why(bench: Bench) -> None:
 def test_a_defect_is_told_by_its_kind_alone(bench: Bench) -> None:
     bench.containers.fail("run", ValueError("secret"))
     assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 500
-    assert events(bench)[1]["detail"] == "a defect: ValueError"
+    assert events(bench)[1]["detail"] == "an internal error: ValueError"
 
 
 def test_what_fails_again_and_again_is_told_when_it_fails_otherwise(bench: Bench) -> None:

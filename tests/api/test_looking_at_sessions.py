@@ -11,6 +11,7 @@ from gateway.errors import (
     PipesUnavailable,
     SliceBusy,
 )
+from gateway.services.sessions import Sessions
 from tests.conftest import NOTHING, Bench
 
 
@@ -136,7 +137,7 @@ def test_a_database_out_of_reach_is_a_problem_without_sql(bench: Bench) -> None:
 
 
 def test_a_defect_is_told_without_its_insides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bench.sessions, "list", lambda: 1 / 0)
+    monkeypatch.setattr(Sessions, "list", lambda *_: 1 / 0)
     answer = bench.client.get("/sessions")
     assert answer.status_code == 500
     assert answer.content_type == "application/problem+json"
@@ -147,10 +148,10 @@ def test_a_defect_is_told_without_its_insides(bench: Bench, monkeypatch: pytest.
 def test_expired_sessions_are_taken_back(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.clock.advance(minutes=59, seconds=59)
-    bench.app.extensions["reaper"].reap()
+    bench.gateway.reaper.reap()
     assert len(bench.sessions.list()) == 1
     bench.clock.advance(seconds=1)
-    bench.app.extensions["reaper"].reap()
+    bench.gateway.reaper.reap()
     assert bench.leftovers() == NOTHING
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == Reason.EXPIRED
 
@@ -168,7 +169,7 @@ def test_one_session_that_cannot_be_closed_does_not_keep_the_others(bench: Bench
         remove(session_id)
 
     bench.containers.remove = stubborn  # type: ignore[method-assign]
-    bench.app.extensions["reaper"].reap()
+    bench.gateway.reaper.reap()
     assert [session.id for session in bench.sessions.list()] == [stuck]
 
 

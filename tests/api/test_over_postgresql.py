@@ -34,7 +34,7 @@ def test_a_session_lives_and_is_over(bench: Bench) -> None:
 def test_a_lease_that_is_over_is_taken_back(bench: Bench) -> None:
     session = create(bench, "ann", ttl_minutes=1).json
     bench.clock.advance(minutes=2)
-    bench.app.extensions["reaper"].reap()
+    bench.gateway.reaper.reap()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "expired"
     assert bench.leftovers() == NOTHING
 

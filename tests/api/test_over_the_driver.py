@@ -138,7 +138,7 @@ def test_a_slice_that_came_after_a_reset_is_not_destroyed_with_an_old_session(ho
     host.faults.reset(0)
     kept = create(yours).json
     mine.clock.advance(days=1)
-    mine.app.extensions["reaper"].reap()
+    mine.gateway.reaper.reap()
     [left] = mine.gpus.list()[0].instances
     assert left.mig_uuid == kept["gpu_uuid"]
     assert mine.sessions.list() == []

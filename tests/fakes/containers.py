@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
-from gateway.domain.plan import Container
+from gateway.domain.observation import Container
 from gateway.errors import ContainerFailed
 from gateway.repositories.host import ContainerSpec
 
@@ -30,11 +30,11 @@ class FakeContainers:
     def run(self, spec: ContainerSpec) -> str:
         self._did("run")
         for container, other in list(self._running.values()):
-            if other.user_id == spec.user_id:
+            if other.request.user_id == spec.request.user_id:
                 del self._running[container.session_id]
         self._made += 1
-        container = Container(f"{self._made:064x}", spec.session_id, ended=False)
-        self._running[spec.session_id] = (container, spec)
+        container = Container(f"{self._made:064x}", spec.request.session_id, ended=False)
+        self._running[spec.request.session_id] = (container, spec)
         return container.id
 
     def remove(self, session_id: str) -> None:

@@ -22,8 +22,12 @@ class FakePipes:
             self._failures[verb] = error
 
     def add(self, pipe: Pipe) -> None:
+        self.update(lambda: pipe)
+
+    def update(self, wanted: Callable[[], Pipe | None]) -> None:
         self._maybe_fail("add")
-        self._publish({**self._pipes, pipe.session_id: pipe})
+        if pipe := wanted():
+            self._publish({**self._pipes, pipe.session_id: pipe})
 
     def remove(self, session_id: str) -> None:
         self._maybe_fail("remove")

@@ -10,7 +10,7 @@ import pytest
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain.mig import Gpu, Placement
-from gateway.domain.plan import Allocation, SessionPlan
+from gateway.domain.plan import Allocation, SessionRequest
 from gateway.domain.ssh_keys import KeyPair, make_pair
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
@@ -61,27 +61,19 @@ def router_key() -> KeyPair:
 def spec(tmp_path: Path, gpu: Gpu, router_key: KeyPair) -> ContainerSpec:
     """What a session's container is made from, with real files and a real workspace beneath."""
     session_id, uid = str(uuid.uuid4()), 20007
-    plan = SessionPlan(
+    request = SessionRequest(
         session_id=session_id,
         user_id="gwtest-user",
         uid=uid,
-        allocation=Allocation(gpu.uuid, "3g.20gb", Placement(4, 4)),
-        address=ADDRESS,
+        mig_profile="3g.20gb",
+        created_at=datetime(2029, 12, 31, tzinfo=UTC),
+        expires_at=datetime(2030, 1, 1, tzinfo=UTC),
         router_key=router_key.public,
         host_key=make_pair(),
-        expires_at=datetime(2030, 1, 1, tzinfo=UTC),
     )
     workspace = tmp_path / "workspace"
     workspace.mkdir(mode=0o700)
     gpu_uuid = f"MIG-{uuid.uuid4()}"
-    return ContainerSpec(
-        session_id=session_id,
-        user_id=plan.user_id,
-        uid=uid,
-        allocation=plan.allocation,
-        gpu_uuid=gpu_uuid,
-        address=ADDRESS,
-        workspace=workspace,
-        files=HostSessionFiles(tmp_path / "files").write(plan, gpu, gpu_uuid),
-        expires_at=plan.expires_at,
-    )
+    allocation = Allocation(gpu.uuid, "3g.20gb", Placement(4, 4), mig_uuid=gpu_uuid)
+    files = HostSessionFiles(tmp_path / "files").write(request, gpu, allocation)
+    return ContainerSpec(request, allocation, gpu_uuid, ADDRESS, workspace, files)

@@ -43,7 +43,7 @@ def real(docker: Docker, worknet: Worknet, spec: ContainerSpec) -> Iterator[Dock
     containers = docker_containers(docker)
     yield containers
     for left in containers.list():
-        if left.session_id == spec.session_id:
+        if left.session_id == spec.request.session_id:
             containers.remove(left.session_id)
 
 
@@ -53,7 +53,9 @@ def containers(request: pytest.FixtureRequest) -> Containers:
 
 
 def of(containers: Containers, spec: ContainerSpec) -> list[tuple[str, bool]]:
-    return [(found.id, found.ended) for found in containers.list() if found.session_id == spec.session_id]
+    return [
+        (found.id, found.ended) for found in containers.list() if found.session_id == spec.request.session_id
+    ]
 
 
 def test_a_container_that_was_run_is_listed_and_speaks_ssh(
@@ -68,15 +70,15 @@ def test_a_removed_container_is_gone_when_the_call_returns(
     containers: Containers, spec: ContainerSpec
 ) -> None:
     containers.run(spec)
-    containers.remove(spec.session_id)
+    containers.remove(spec.request.session_id)
     assert of(containers, spec) == []
 
 
 def test_removing_what_is_gone_already_is_success(containers: Containers, spec: ContainerSpec) -> None:
-    containers.remove(spec.session_id)
+    containers.remove(spec.request.session_id)
     containers.run(spec)
-    containers.remove(spec.session_id)
-    containers.remove(spec.session_id)
+    containers.remove(spec.request.session_id)
+    containers.remove(spec.request.session_id)
 
 
 def test_an_orphan_that_holds_the_users_name_makes_way(containers: Containers, spec: ContainerSpec) -> None:
@@ -88,7 +90,7 @@ def test_an_orphan_that_holds_the_users_name_makes_way(containers: Containers, s
 
 def test_waiting_for_a_container_that_is_gone_fails(containers: Containers, spec: ContainerSpec) -> None:
     container_id = containers.run(spec)
-    containers.remove(spec.session_id)
+    containers.remove(spec.request.session_id)
     with pytest.raises(ContainerFailed):
         containers.wait_for_ssh(container_id, spec.address)
 
@@ -96,17 +98,17 @@ def test_waiting_for_a_container_that_is_gone_fails(containers: Containers, spec
 def test_cutting_the_connections_of_what_is_gone_is_success(
     containers: Containers, spec: ContainerSpec
 ) -> None:
-    containers.disconnect(spec.session_id)
+    containers.disconnect(spec.request.session_id)
     containers.run(spec)
-    containers.disconnect(spec.session_id)
-    containers.remove(spec.session_id)
-    containers.disconnect(spec.session_id)
+    containers.disconnect(spec.request.session_id)
+    containers.remove(spec.request.session_id)
+    containers.disconnect(spec.request.session_id)
 
 
 def test_connections_are_cut_and_what_runs_inside_goes_on(
     real: DockerContainers, docker: Docker, spec: ContainerSpec, router_key: KeyPair, tmp_path: Path
 ) -> None:
-    os.chown(spec.workspace, spec.uid, spec.uid)
+    os.chown(spec.workspace, spec.request.uid, spec.request.uid)
     key = tmp_path / "router.key"
     key.touch(mode=0o600)
     key.write_text(router_key.private)
@@ -130,7 +132,7 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
             assert connection.stdout.readline() == b"ready\n"
         container = docker.client.containers.get(of(real, spec)[0][0])
         container.exec_run(["pkill", "-STOP", "-o", "-f", "sshd-session"])  # as its user could
-        real.disconnect(spec.session_id)
+        real.disconnect(spec.request.session_id)
         assert stopped.wait(timeout=5) == live.wait(timeout=5) == 255
     assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"2\n"
 
@@ -138,8 +140,8 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
 def test_who_follows_is_told_of_a_container_that_ends(containers: Containers, spec: ContainerSpec) -> None:
     with closing(containers.endings()) as endings:
         containers.run(spec)
-        containers.remove(spec.session_id)
-        assert next(iter(endings)) == spec.session_id
+        containers.remove(spec.request.session_id)
+        assert next(iter(endings)) == spec.request.session_id
 
 
 def test_following_ends_when_another_thread_closes_it(containers: Containers) -> None:
@@ -202,7 +204,7 @@ def test_the_labels_tell_session_owner_and_placement(
     real: DockerContainers, docker: Docker, spec: ContainerSpec
 ) -> None:
     found = docker.client.containers.get(real.run(spec)).labels
-    assert found[labels.SESSION] == spec.session_id
+    assert found[labels.SESSION] == spec.request.session_id
     assert found[labels.OWNER] == "gwtest-user"
     assert (found[labels.GPU], found[labels.PLACEMENT]) == (spec.allocation.gpu, "4:4")
 
@@ -236,13 +238,13 @@ def test_containers_of_another_gateway_on_the_same_docker_are_neither_seen_nor_r
     other = docker_containers(docker, network="another-gateways")
     container_id = real.run(spec)
     assert other.list() == []
-    other.remove(spec.session_id)
+    other.remove(spec.request.session_id)
     assert of(real, spec) == [(container_id, False)]
 
 
 def test_one_of_many_creates_under_one_name_at_once_wins(real: DockerContainers, spec: ContainerSpec) -> None:
     real.run(spec)
-    threads = [threading.Thread(target=real.remove, args=(spec.session_id,)) for _ in range(8)]
+    threads = [threading.Thread(target=real.remove, args=(spec.request.session_id,)) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -282,7 +284,7 @@ def test_a_real_gpu_is_never_silently_left_out(docker: Docker, worknet: Worknet,
         with pytest.raises(ContainerFailed, match="NVIDIA Container Toolkit"):
             containers.run(spec)
     finally:
-        containers.remove(spec.session_id)
+        containers.remove(spec.request.session_id)
 
 
 def test_a_daemon_that_is_not_there_is_unavailable(

@@ -90,7 +90,7 @@ def test_a_container_gets_its_slice_as_the_docker_command_line_would_give_it(
     assert (request["Driver"], request["DeviceIDs"]) == ("nvidia", [spec.gpu_uuid])
     seen = found.exec_run("sh -c 'echo $NVIDIA_VISIBLE_DEVICES'").output.decode().strip()
     assert seen == spec.gpu_uuid
-    containers.remove(spec.session_id)
+    containers.remove(spec.request.session_id)
 
 
 def test_simulated_gpus_are_asked_for_where_the_daemon_knows_how(

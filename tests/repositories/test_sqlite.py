@@ -2,7 +2,6 @@
 
 import sqlite3
 import threading
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,7 @@ from gateway.domain.models import FIRST_UID
 from gateway.errors import StartRefused
 from gateway.repositories.sql import schema
 from gateway.repositories.sql.database import SqlDatabase, make_engine
-from tests.repositories.rows import NOW, add, session
+from tests.repositories.rows import add, session
 
 
 @pytest.fixture
@@ -39,32 +38,6 @@ def test_migrations_go_down_and_up_again(path: Path) -> None:
         assert raw.execute("SELECT name FROM sqlite_master WHERE name = 'sessions'").fetchall() == []
     schema.upgrade(DatabaseUrl(path))
     add(SqlDatabase(DatabaseUrl(path)), session("a"))
-
-
-def test_live_sessions_survive_each_migration(tmp_path: Path) -> None:
-    path = tmp_path / "sessions.db"
-    config = schema.alembic_config()
-    with make_engine(DatabaseUrl(path)).begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-    with sqlite3.connect(path) as raw:
-        raw.execute("INSERT INTO users VALUES ('a', 20000, '[]')")
-        raw.execute(
-            "INSERT INTO sessions VALUES ('id-of-a', 'a', 'active', NULL, '3g.20gb', 'GPU-1', 4, 4, 'MIG-1',"
-            " 'c1', '10.0.0.2', '[]', '', '', '2025-01-17 08:00:00', '2025-01-17 09:00:00')"
-        )
-    copy = schema.upgrade(DatabaseUrl(path))
-    assert copy is not None
-    with SqlDatabase(DatabaseUrl(path)).read() as rows:
-        [row] = rows.list()
-        assert rows.cordons() == {}
-    assert (row.gpu, row.start, row.gpu_uuid, row.expires_at) == (
-        "GPU-1",
-        4,
-        "MIG-1",
-        NOW + timedelta(hours=1),
-    )
-    assert (row.borrowed, row.problem) == (False, None)
 
 
 def test_migrating_again_changes_nothing_and_makes_no_copy(path: Path) -> None:

@@ -67,7 +67,7 @@ class Churn:
     def heal(self) -> None:
         """All faults end, and the reaper comes by; a session that was being closed is closed then."""
         self._mend()
-        self.bench.app.extensions["reaper"].reap()
+        self.bench.gateway.reaper.reap()
         self.bench.reconciler.reconcile()
 
     def require_agreement(self) -> None:
@@ -100,7 +100,7 @@ class Churn:
             self.bench.sessions.close(self.chance.choice(sessions).id)
 
     def _reap(self) -> None:
-        self.bench.app.extensions["reaper"].reap()
+        self.bench.gateway.reaper.reap()
 
     def _reconcile(self) -> None:
         self.bench.reconciler.reconcile()

@@ -16,7 +16,7 @@ def create(bench: Bench, **body: Any) -> str:
 
 
 def tick(bench: Bench) -> None:
-    bench.app.extensions["reaper"].reap()
+    bench.gateway.reaper.reap()
     bench.reconciler.reconcile()
 
 

@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
-from gateway.doctor.differences import NOT_OURS, Difference, Place
+from gateway.doctor.differences import NOT_OURS, Difference
 from gateway.doctor.places import Comparison, Places
 from gateway.domain.mig import MigPolicy, Placement
 from gateway.domain.models import OPENING_GRACE, Reason, Session
+from gateway.domain.observation import Place
 from gateway.errors import DatabaseUnavailable, DockerUnavailable, DriverUnavailable, PipesUnavailable
 from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.files.workspaces import HostWorkspaces
@@ -27,6 +28,8 @@ def host_of(bench: Bench) -> LocalHost:
         egress=bench.egress,
         workspaces=HostWorkspaces(bench.settings.workspace_root),
         files=files_of(bench),
+        subnet=bench.host.subnet,
+        mig_policy=bench.host.mig_policy,
     )
 
 
@@ -117,10 +120,13 @@ BROKEN: list[tuple[Callable[[Bench, str], None], tuple[str, str, str]]] = [
         ("GPU driver", "its 1g.5gb on GPU 0 is gone", "the session is closed (gpu_lost) at the next tick"),
     ),
     (lose_route, ("pipe file", "no route", "published at the next tick")),
-    (bend_route, ("pipe file", "its route is not as its record says", "published anew at the next tick")),
-    (withdraw_keys, ("pipe file", "a route, where no key is let in", "removed at the next tick")),
-    (owe_a_cut, ("database", "connections of a withdrawn key are not cut yet", "cut at the next tick")),
-    (leave_pending, ("database", "pending, and its opener is dead", "taken back at the next tick")),
+    (bend_route, ("pipe file", "its route differs from its record", "published again at the next tick")),
+    (withdraw_keys, ("pipe file", "a route although no key is accepted", "removed at the next tick")),
+    (owe_a_cut, ("database", "connections of a withdrawn key are still open", "closed at the next tick")),
+    (
+        leave_pending,
+        ("database", "pending, and the process that opened it is dead", "taken back at the next tick"),
+    ),
     (
         leave_closing,
         (
@@ -133,8 +139,8 @@ BROKEN: list[tuple[Callable[[Bench, str], None], tuple[str, str, str]]] = [
         mark,
         (
             "GPU driver",
-            "it is well again but marked: GPU 0 is out of order: on fire.",
-            "the mark is taken away at the next tick",
+            "the session is well again but marked: GPU 0 is out of order: on fire.",
+            "the mark is removed at the next tick",
         ),
     ),
 ]
@@ -152,7 +158,7 @@ def test_one_difference_is_told_once_and_is_gone_after_the_next_tick(
     [difference] = compare(bench).differences
     assert (difference.place, difference.what, difference.then) == told
     assert (difference.session_id, difference.user_id) == (ann, "ann")
-    bench.app.extensions["reaper"].reconcile()
+    bench.gateway.reaper.reconcile()
     assert compare(bench).differences == []
 
 
@@ -161,7 +167,7 @@ def test_a_lease_that_is_over_is_told_until_it_is_taken_back(bench: Bench, ann: 
     [difference] = compare(bench).differences
     assert "its lease ended" in difference.what
     assert difference.then == "the session is closed (expired) at the next tick"
-    bench.app.extensions["reaper"].reap()
+    bench.gateway.reaper.reap()
     assert compare(bench) == Comparison(0, [], [], {})
 
 
@@ -180,7 +186,7 @@ def test_what_belongs_to_no_session_is_told_place_by_place_and_removed(bench: Be
     assert found.others == [
         Difference(Place.DRIVER, "a 1g.5gb at memory slices 6-6 of GPU 0 that no session has", NOT_OURS)
     ]
-    bench.app.extensions["reaper"].reconcile()
+    bench.gateway.reaper.reconcile()
     assert compare(bench) == Comparison(0, [], found.others, {})
 
 
@@ -197,8 +203,8 @@ def test_a_gpu_that_is_out_of_order_closes_nothing(bench: Bench, ann: str) -> No
     for _ in range(2):
         [(place, what, then)] = shown(bench)
         assert (place, what) == ("GPU driver", "GPU 0 is out of order: on fire.")
-        assert "nothing is closed" in then
-        bench.app.extensions["reaper"].reconcile()
+        assert then == "the session stays; it is only marked"
+        bench.gateway.reaper.reconcile()
 
 
 def test_a_pipe_written_by_hand_before_a_session_s_is_told_and_left_alone(bench: Bench, ann: str) -> None:
@@ -209,7 +215,7 @@ def test_a_pipe_written_by_hand_before_a_session_s_is_told_and_left_alone(bench:
 def test_files_that_are_missing_are_not_put_right(bench: Bench, ann: str) -> None:
     files_of(bench).remove(ann)
     [(place, _, then)] = shown(bench)
-    assert (place, then) == ("session files", "not put right: delete the session")
+    assert (place, then) == ("session files", "not repaired: delete the session")
 
 
 def test_a_session_that_somebody_is_opening_is_no_difference(bench: Bench, ann: str) -> None:
@@ -224,7 +230,7 @@ def test_a_session_whose_opener_cannot_be_seen_is_left_to_it_for_its_grace(bench
     until = bench.clock.now + OPENING_GRACE
     [(_, what, then)] = shown(bench)
     assert (what, then) == (
-        "pending; whether its opener lives is not known",
+        "pending; whether the process that opens it is alive is unknown",
         f"left to it until {until:%H:%M:%S} UTC",
     )
     bench.clock.advance(minutes=5, seconds=1)
@@ -249,7 +255,9 @@ def test_what_cannot_be_looked_at_is_said_and_not_taken_for_gone(
 def test_a_slice_that_is_gone_waits_for_docker(bench: Bench, ann: str) -> None:
     lose_slice(bench, ann)
     bench.containers.fail("list", DockerUnavailable("Docker is out of reach."))
-    assert shown(bench) == [("GPU driver", "its 1g.5gb on GPU 0 is gone", "it is closed once Docker answers")]
+    assert shown(bench) == [
+        ("GPU driver", "its 1g.5gb on GPU 0 is gone", "the session is closed once Docker answers")
+    ]
 
 
 def test_files_that_cannot_be_listed_are_said(

@@ -16,9 +16,10 @@ from gateway.cli import gateway
 from gateway.doctor import diagnosis
 from gateway.doctor.checks import Finding, examine
 from gateway.doctor.diagnosis import Diagnosis
-from gateway.doctor.differences import NOT_OURS, Difference, Place
+from gateway.doctor.differences import NOT_OURS, Difference
 from gateway.doctor.places import Comparison
 from gateway.domain.mig import MigMode
+from gateway.domain.observation import Place
 from gateway.errors import NetworkUnavailable
 from gateway.repositories.sql.database import SqlDatabase, make_read_only_engine
 from tests.conftest import Bench

@@ -4,7 +4,9 @@ from datetime import UTC, datetime
 
 import pytest
 
+from gateway.domain.mig import Placement
 from gateway.domain.models import Reason, Session, Status
+from gateway.domain.plan import Allocation, Started
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 FORWARD = {
@@ -14,10 +16,15 @@ FORWARD = {
 }
 
 
+def started(container_id: str) -> Started:
+    allocation = Allocation("GPU-0", "3g.20gb", Placement(4, 4), mig_uuid="MIG-1")
+    return Started(container_id, "10.0.0.2", allocation)
+
+
 def session(status: Status) -> Session:
     made = Session(status=Status.PENDING)
     if status == Status.ACTIVE:
-        made.activate("container", "MIG-1")
+        made.activate(started("container"))
     if status == Status.CLOSING:
         made.close(Reason.DELETED)
     assert made.status == status
@@ -52,13 +59,13 @@ def test_only_a_closing_session_ends(status: Status) -> None:
 def test_an_active_session_is_not_activated_again() -> None:
     active = session(Status.ACTIVE)
     with pytest.raises(ValueError, match="cannot become active"):
-        active.activate("another", "MIG-2")
+        active.activate(started("another"))
     assert active.container_id == "container"
 
 
 def test_a_session_that_was_closed_while_it_was_opened_stays_closing() -> None:
     closing = session(Status.CLOSING)
-    closing.activate("container", "MIG-1")
+    closing.activate(started("container"))
     assert (closing.status, closing.container_id) == (Status.CLOSING, "container")
 
 

@@ -4,10 +4,13 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.domain.clock import Moment
-from gateway.domain.mig import Gpu, MigMode
+from gateway.domain.mig import Gpu, MigMode, Placement
 from gateway.domain.models import OPENING_GRACE, Reason, Session, Status
-from gateway.domain.plan import Container
-from gateway.domain.reconcile import Seen, plan
+from gateway.domain.observation import Container
+from gateway.domain.observation import ServerView as View
+from gateway.domain.plan import Allocation, Started
+from gateway.domain.reconcile import Plan
+from gateway.domain.reconcile import plan as plan_of
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 MOMENT = Moment(NOW, "boot", timedelta(days=1))
@@ -18,25 +21,31 @@ def session(
 ) -> Session:
     made = Session(id=id, status=Status.PENDING, created_at=NOW - age, expires_at=NOW + timedelta(hours=1))
     if status != Status.PENDING and reason != Reason.FAILED:
-        made.activate("c", "")
+        made.activate(
+            Started("c", "10.0.0.2", Allocation("GPU-9", "3g.20gb", Placement(0, 4), mig_uuid="MIG-0"))
+        )
     if reason:
         made.close(Reason(reason))
     return made
 
 
+def plan(sessions: list[Session], view: View, now: Moment) -> Plan:
+    return plan_of(sessions, view.observe(sessions), now)
+
+
 def test_what_agrees_is_left_alone() -> None:
-    decided = plan([session("a")], Seen([Container("1", "a", ended=False)], {"a": False}), MOMENT)
+    decided = plan([session("a")], View([Container("1", "a", ended=False)], files={"a": False}), MOMENT)
     assert (decided.close, decided.orphans) == ({}, [])
 
 
 def test_a_container_whose_main_process_ended_was_ended_by_its_user() -> None:
-    assert plan([session("a")], Seen([Container("1", "a", ended=True)]), MOMENT).close == {
+    assert plan([session("a")], View([Container("1", "a", ended=True)]), MOMENT).close == {
         "a": Reason.USER_EXIT
     }
 
 
 def test_an_active_session_without_a_container_has_failed() -> None:
-    assert plan([session("a")], Seen([]), MOMENT).close == {"a": Reason.FAILED}
+    assert plan([session("a")], View([]), MOMENT).close == {"a": Reason.FAILED}
 
 
 @pytest.mark.parametrize("containers", [[], [Container("1", "a", ended=True)]], ids=["gone", "ended"])
@@ -45,7 +54,7 @@ def test_what_did_not_live_through_a_restart_has_ended_with_it(containers: list[
     before = session("a")
     lost = Gpu(0, "GPU-0", "A100", 40960, MigMode.ENABLED, 8, 7, (), ())
     before.gpu, before.start, before.size = "GPU-0", 0, 4
-    seen = Seen(containers, gpus=[lost], up_since=before.created_at + a_second)
+    seen = View(containers, gpus=[lost], up_since=before.created_at + a_second)
     assert plan([before], seen, MOMENT).close == {"a": Reason.RESTARTED}
     older = replace(seen, gpus=[], up_since=before.created_at + a_second / 2)
     assert plan([before], older, MOMENT).close["a"] in (Reason.FAILED, Reason.USER_EXIT)
@@ -53,44 +62,46 @@ def test_what_did_not_live_through_a_restart_has_ended_with_it(containers: list[
 
 def test_what_lived_through_a_restart_stays_and_may_lose_its_gpu_later() -> None:
     survivor, running = session("a"), [Container("1", "a", ended=False)]
-    assert plan([survivor], Seen(running, up_since=NOW), MOMENT).close == {}
+    assert plan([survivor], View(running, up_since=NOW), MOMENT).close == {}
     survivor.gpu, survivor.start, survivor.size = "GPU-0", 0, 4
     empty = Gpu(0, "GPU-0", "A100", 40960, MigMode.ENABLED, 8, 7, (), ())
-    assert plan([survivor], Seen(running, gpus=[empty], up_since=NOW), MOMENT).close == {"a": Reason.GPU_LOST}
-    assert plan([survivor], Seen(None, gpus=[empty], up_since=NOW), MOMENT).close == {}
+    assert plan([survivor], View(running, gpus=[empty], up_since=NOW), MOMENT).close == {"a": Reason.GPU_LOST}
+    assert plan([survivor], View(None, gpus=[empty], up_since=NOW), MOMENT).close == {}
 
 
 def test_a_pending_session_is_spared_within_its_grace_and_failed_after_it() -> None:
     young = session("a", Status.PENDING, OPENING_GRACE)
     old = session("b", Status.PENDING, OPENING_GRACE + timedelta(seconds=1))
-    assert plan([young, old], Seen([]), MOMENT).close == {"b": Reason.FAILED}
+    assert plan([young, old], View([]), MOMENT).close == {"b": Reason.FAILED}
 
 
 def test_a_pending_session_whose_opener_has_died_is_taken_back_at_once() -> None:
     sessions = [session(id, Status.PENDING) for id in ("died", "lives", "elsewhere")]
-    assert plan(sessions, Seen([], {"died": False, "lives": True}), MOMENT).close == {"died": Reason.FAILED}
+    assert plan(sessions, View([], files={"died": False, "lives": True}), MOMENT).close == {
+        "died": Reason.FAILED
+    }
 
 
 def test_what_was_deleted_while_it_was_opened_is_taken_back_when_its_opener_has_died() -> None:
     deleted = session("a", Status.CLOSING, reason="deleted")
     deleted.container_id = None
-    assert plan([deleted], Seen([], {"a": True}), MOMENT).close == {}
-    assert plan([deleted], Seen([], {"a": False}), MOMENT).close == {"a": Reason.DELETED}
+    assert plan([deleted], View([], files={"a": True}), MOMENT).close == {}
+    assert plan([deleted], View([], files={"a": False}), MOMENT).close == {"a": Reason.DELETED}
 
 
 def test_what_somebody_is_about_to_open_is_no_orphan() -> None:
-    assert plan([], Seen([], {"a": True, "b": False}), MOMENT).orphans == ["b"]
+    assert plan([], View([], files={"a": True, "b": False}), MOMENT).orphans == ["b"]
 
 
 def test_closing_is_finished_for_the_reason_it_was_begun_with() -> None:
-    assert plan([session("a", Status.CLOSING, reason="deleted")], Seen([]), MOMENT).close == {
+    assert plan([session("a", Status.CLOSING, reason="deleted")], View([]), MOMENT).close == {
         "a": Reason.DELETED
     }
 
 
 def test_containers_and_files_without_a_row_are_orphans() -> None:
     containers = [Container("1", "a", False), Container("2", "b", False)]
-    decided = plan([session("a")], Seen(containers, {"c": False}), MOMENT)
+    decided = plan([session("a")], View(containers, files={"c": False}), MOMENT)
     assert decided.orphans == ["b", "c"]
 
 
@@ -98,11 +109,11 @@ def test_what_is_deleted_while_it_is_opened_is_left_to_its_opener_within_the_gra
     young = session("a", Status.CLOSING, reason="deleted")
     old = session("b", Status.CLOSING, OPENING_GRACE + timedelta(seconds=1), reason="deleted")
     young.container_id = old.container_id = None
-    assert plan([young, old], Seen([]), MOMENT).close == {"b": Reason.DELETED}
+    assert plan([young, old], View([]), MOMENT).close == {"b": Reason.DELETED}
 
 
 def test_an_opening_that_failed_and_could_not_be_undone_is_taken_back_at_once() -> None:
-    assert plan([session("a", Status.CLOSING, reason="failed")], Seen([]), MOMENT).close == {
+    assert plan([session("a", Status.CLOSING, reason="failed")], View([]), MOMENT).close == {
         "a": Reason.FAILED
     }
 
@@ -113,7 +124,7 @@ def test_a_session_whose_gpu_the_driver_does_not_name_stays_and_is_marked() -> N
     marked = session("a")
     marked.gpu, marked.start, marked.size = "GPU-0", 0, 4
     containers = [Container("1", "a", ended=False)]
-    decided = plan([marked], Seen(containers, gpus=[other]), MOMENT)
+    decided = plan([marked], View(containers, gpus=[other]), MOMENT)
     assert decided.close == {}
     assert "does not answer for GPU GPU-0" in str(decided.problems["a"])
-    assert plan([marked], Seen(containers), MOMENT).problems == {}, "no driver, no news"
+    assert plan([marked], View(containers), MOMENT).problems == {}, "no driver, no news"

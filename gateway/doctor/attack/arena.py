@@ -160,7 +160,7 @@ def _address(db: DatabaseUrl, session_id: str) -> str:
     # not a looking engine: one in the process would keep SQLite from writing here, as lent tokens need
     with SqlDatabase(db).read() as rows:
         session = rows.get(session_id)
-    if session is None:
+    if session is None or session.address is None:
         raise Unavailable("The gateway that answers has another database than --db (GATEWAY_DB) names.")
     return session.address
 

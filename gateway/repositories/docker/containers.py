@@ -12,7 +12,8 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container as DockerContainer
 from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 
-from gateway.domain.plan import SSH_PORT, Container
+from gateway.domain.observation import Container
+from gateway.domain.plan import SSH_PORT
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
 from gateway.failpoints import reach
 from gateway.repositories.docker import labels
@@ -83,7 +84,7 @@ class DockerContainers:
                     if not (self._simulated_gpus and NO_GPU_DRIVER in str(error.explanation)):
                         raise
                 self._daemon_has_gpus = False
-                self.remove(spec.session_id)
+                self.remove(spec.request.session_id)
             return self._create_and_start(spec, None)
 
     def remove(self, session_id: str) -> None:
@@ -174,7 +175,7 @@ class DockerContainers:
         except APIError as error:
             if error.status_code != 409:
                 raise
-            self._remove_orphan_named(_name(spec.user_id))
+            self._remove_orphan_named(_name(spec.request.user_id))
             container = self._create(spec, devices)
         reach("after-container-create", DockerUnavailable)
         container.start()
@@ -184,10 +185,10 @@ class DockerContainers:
     def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> DockerContainer:
         return self._docker.client.containers.create(
             self._image,
-            name=_name(spec.user_id),
-            hostname=f"{spec.user_id.replace('_', '-').strip('-') or 'session'}-gpu",
-            user=f"{spec.uid}:{spec.uid}",
-            working_dir=f"/home/{spec.user_id}",
+            name=_name(spec.request.user_id),
+            hostname=_hostname(spec.request.user_id),
+            user=f"{spec.request.uid}:{spec.request.uid}",
+            working_dir=f"/home/{spec.request.user_id}",
             labels=labels.of(spec, self._network),
             environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
             network=self._network,
@@ -254,6 +255,10 @@ def _name(user_id: str) -> str:
     return f"{user_id}-container"
 
 
+def _hostname(user_id: str) -> str:
+    return f"{user_id.replace('_', '-').strip('-') or 'session'}-gpu"
+
+
 def _gpu_request(gpu_uuid: str) -> DeviceRequest:
     """What `docker run --gpus device=UUID` sends. An empty id would start a container without a GPU and a
     comma would smuggle in a second one."""
@@ -269,7 +274,7 @@ def _mounts(spec: ContainerSpec) -> list[Mount]:
         return Mount(target, str(spec.files / name), type="bind", read_only=True)
 
     return [
-        Mount(f"/home/{spec.user_id}", str(spec.workspace), type="bind"),
+        Mount(f"/home/{spec.request.user_id}", str(spec.workspace), type="bind"),
         read_only("/etc/gateway", "etc"),
         read_only("/etc/passwd", "passwd"),
         read_only("/etc/group", "group"),

@@ -18,11 +18,11 @@ def of(spec: ContainerSpec, network: str) -> dict[str, str]:
     allocation = spec.allocation
     return {
         NETWORK: network,
-        SESSION: spec.session_id,
-        OWNER: spec.user_id,
+        SESSION: spec.request.session_id,
+        OWNER: spec.request.user_id,
         PROFILE: allocation.profile,
         GPU: allocation.gpu,
         PLACEMENT: f"{allocation.placement.start}:{allocation.placement.size}",
         GPU_UUID: spec.gpu_uuid,
-        EXPIRES_AT: spec.expires_at.isoformat(timespec="seconds"),
+        EXPIRES_AT: spec.request.expires_at.isoformat(timespec="seconds"),
     }

@@ -41,8 +41,14 @@ class Pipes:
 
     def add(self, pipe: Pipe) -> None:
         """Publish `pipe` in place of the one that its session had."""
+        self.update(lambda: pipe)
+
+    def update(self, wanted: Callable[[], Pipe | None]) -> None:
+        """Publish the pipe that `wanted` returns, in place of the one that its session had; None publishes
+        nothing. It is called while nobody else can publish, so what it read is still true."""
         with self._locked() as content:
-            self._publish(content, {**content.lines, pipe.session_id: content.file.line(pipe)})
+            if pipe := wanted():
+                self._publish(content, {**content.lines, pipe.session_id: content.file.line(pipe)})
 
     def remove(self, session_id: str) -> None:
         """Already gone is success."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.domain.mig import Gpu
-from gateway.domain.plan import SSH_PORT, SessionPlan
+from gateway.domain.plan import SSH_PORT, Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
 
 _PATH = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin"
@@ -61,14 +61,14 @@ class HostSessionFiles:
         self._root = root
         self._outside = egress_proxy
 
-    def write(self, plan: SessionPlan, gpu: Gpu, gpu_uuid: str) -> Path:
-        directory = self._root / plan.session_id
+    def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path:
+        directory = self._root / request.session_id
         with _errors_told():
             (directory / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
-            for name, content in _contents(plan, gpu, gpu_uuid, self._outside).items():
+            for name, content in _contents(request, gpu, allocation, self._outside).items():
                 (directory / name).write_text(content)
                 (directory / name).chmod(0o444)
-            _write_private(directory / "etc/ssh_host_ed25519_key", plan.host_key.private, plan.uid)
+            _write_private(directory / "etc/ssh_host_ed25519_key", request.host_key.private, request.uid)
         return directory
 
     def tell(self, session_id: str, text: str) -> None:
@@ -141,20 +141,22 @@ def _write_private(path: Path, content: str, uid: int) -> None:
     os.chown(path, uid, uid)
 
 
-def _contents(plan: SessionPlan, gpu: Gpu, gpu_uuid: str, outside: EgressProxy | None) -> dict[str, str]:
+def _contents(
+    request: SessionRequest, gpu: Gpu, allocation: Allocation, outside: EgressProxy | None
+) -> dict[str, str]:
     environment = {
         "PATH": _PATH,
         "LD_LIBRARY_PATH": _LIBRARY_PATH,
-        "NVIDIA_VISIBLE_DEVICES": gpu_uuid,
+        "NVIDIA_VISIBLE_DEVICES": str(allocation.mig_uuid),
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
-        "GATEWAY_MIG_PROFILE": plan.allocation.profile,
-        "GATEWAY_LEASE_ENDS": f"{plan.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+        "GATEWAY_MIG_PROFILE": allocation.profile,
+        "GATEWAY_LEASE_ENDS": f"{request.expires_at:%Y-%m-%dT%H:%M:%SZ}",
     }
     if outside:
         proxied = dict.fromkeys(("http_proxy", "https_proxy"), outside.proxy)
         proxied["no_proxy"] = "localhost,127.0.0.1"
         environment |= proxied | {name.upper(): value for name, value in proxied.items()}
-    user, uid = plan.user_id, plan.uid
+    user, uid = request.user_id, request.uid
     return {
         "passwd": (
             "root:x:0:0:root:/root:/usr/sbin/nologin\n"
@@ -168,25 +170,27 @@ def _contents(plan: SessionPlan, gpu: Gpu, gpu_uuid: str, outside: EgressProxy |
             user=user,
             environment=" ".join(f"{name}={value}" for name, value in environment.items()),
         ),
-        "etc/authorized_keys": plan.router_key + "\n",
+        "etc/authorized_keys": request.router_key + "\n",
         "etc/environment.sh": "".join(f"export {name}={value}\n" for name, value in environment.items()),
-        "etc/motd": _message_of_the_day(plan, gpu, gpu_uuid, outside),
+        "etc/motd": _message_of_the_day(request, gpu, allocation, outside),
     }
 
 
-def _message_of_the_day(plan: SessionPlan, gpu: Gpu, gpu_uuid: str, outside: EgressProxy | None) -> str:
-    profile = gpu.profile(plan.allocation.profile)
+def _message_of_the_day(
+    request: SessionRequest, gpu: Gpu, allocation: Allocation, outside: EgressProxy | None
+) -> str:
+    profile = gpu.profile(allocation.profile)
     memory = f", {profile.memory_mib} MiB" if profile else ""
     network = (
         f"  Network     {', '.join(outside.hosts)} by $http_proxy, and nothing else\n" if outside else ""
     )
     simulated = " (simulated)" if gpu.simulated else ""
     return f"""
-  Welcome, {plan.user_id}.
+  Welcome, {request.user_id}.
 
-  GPU slice   {plan.allocation.profile}{memory} of {gpu.name}{simulated}
-              {gpu_uuid}
-  Lease ends  {plan.expires_at:%Y-%m-%d %H:%M} UTC
+  GPU slice   {allocation.profile}{memory} of {gpu.name}{simulated}
+              {allocation.mig_uuid}
+  Lease ends  {request.expires_at:%Y-%m-%d %H:%M} UTC
   Files       your home directory is kept for your next session; the rest is not
 {network}
 """

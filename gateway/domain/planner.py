@@ -1,0 +1,34 @@
+"""Where a session goes on one server: its slice and its address. Pure."""
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from gateway.domain.addresses import free_address
+from gateway.domain.mig import Gpu, MigPolicy
+from gateway.domain.models import Cordon, Session
+from gateway.domain.occupancy import Occupancy
+from gateway.domain.plan import SessionPlan, SessionRequest
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPlanner:
+    """Plans with the GPUs as the driver listed them; `subnet` holds the sessions' addresses."""
+
+    gpus: Sequence[Gpu]
+    subnet: ipaddress.IPv4Network
+    policy: MigPolicy
+
+    def plan(
+        self,
+        request: SessionRequest,
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+    ) -> SessionPlan:
+        """Raises `NoCapacity` and `UnknownProfile`."""
+        occupancy = Occupancy(self.gpus, live, cordons, self.policy)
+        profile = occupancy.offered(request.mig_profile)
+        gpu, allocation = occupancy.place(profile, request.expires_at, request.created_at, demand)
+        used = {session.address for session in live if session.address}
+        return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used))

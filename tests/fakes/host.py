@@ -1,0 +1,196 @@
+"""A whole host in memory, with the verbs of `services.ports.Host`: sessions are entries in a dictionary.
+
+It knows no container, driver or directory, and its own scheduler chooses the slice and the address, as a
+cluster's does.
+"""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from queue import SimpleQueue
+
+from gateway.domain.mig import Gpu
+from gateway.domain.models import Cordon, Reason, Session
+from gateway.domain.observation import Observation, Place, SessionState, State
+from gateway.domain.placement import Occupied
+from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
+from gateway.errors import GatewayError, NoCapacity, UnknownProfile
+from tests.fakes.gpus import FakeGpus, free_placements
+
+
+@dataclass
+class _Run:
+    """One session that the host runs; `ended` is why it ended."""
+
+    started: Started
+    ended: Reason | None = None
+    notices: list[str] = field(default_factory=list)
+    connections: int = 0
+
+
+class MemoryEndings:
+    def __init__(self) -> None:
+        self.ids: SimpleQueue[str | None] = SimpleQueue()
+
+    def __iter__(self) -> Iterator[str]:
+        while (session_id := self.ids.get()) is not None:
+            yield session_id
+
+    def close(self) -> None:
+        self.ids.put(None)
+
+
+class MemoryHost:
+    """`failure`, while set, is raised by every verb that asks the host for something."""
+
+    def __init__(self, kind: str = "A100-40GB") -> None:
+        self._gpus = FakeGpus([kind])
+        self._runs: dict[str, _Run] = {}
+        self._claims: dict[str, bool] = {}
+        self._lock = threading.RLock()
+        self._numbers = itertools.count(1)
+        self._followers: list[MemoryEndings] = []
+        self.failure: GatewayError | None = None
+
+    def list_gpus(self) -> list[Gpu]:
+        self._ask()
+        return self._gpus.list()
+
+    def planner(self) -> "MemoryHost":
+        self._ask()
+        return self
+
+    def plan(
+        self,
+        request: SessionRequest,
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+    ) -> SessionPlan:
+        """Only the profile is decided here; the scheduler does the rest at the start."""
+        [gpu] = self._gpus.list()
+        offered = sorted(gpu.profiles, key=lambda profile: profile.memory_mib)
+        name = request.mig_profile or offered[0].name
+        if gpu.profile(name) is None:
+            raise UnknownProfile(name, [profile.name for profile in offered])
+        return SessionPlan(request, name)
+
+    def start(self, plan: SessionPlan) -> Started:
+        self._ask()
+        with self._lock:
+            [gpu] = self._gpus.list()
+            profile = gpu.profile(plan.mig_profile)
+            assert profile is not None
+            occupied = [Occupied(gpu.uuid, one.profile, one.placement) for one in gpu.instances]
+            places = free_placements(gpu, profile, occupied)
+            if not places:
+                raise NoCapacity(f"No GPU has room for a {plan.mig_profile} now.")
+            made = self._gpus.create(gpu.uuid, plan.mig_profile, places[-1])
+            number = next(self._numbers)
+            allocation = Allocation(gpu.uuid, plan.mig_profile, places[-1], mig_uuid=made.mig_uuid)
+            started = Started(f"pod-{number}", f"10.9.0.{number}", allocation)
+            self._runs[plan.request.session_id] = _Run(started)
+            return started
+
+    def stop(self, session_id: str, allocation: Allocation | None) -> None:
+        self._ask()
+        with self._lock:
+            run = self._runs.pop(session_id, None)
+            if run:
+                slice_ = run.started.allocation
+                self._gpus.destroy(slice_.gpu, slice_.profile, slice_.placement)
+
+    def forget(self, session_id: str) -> None:
+        self._claims.pop(session_id, None)
+
+    def tell(self, session_id: str, text: str) -> None:
+        self._ask()
+        if run := self._runs.get(session_id):
+            run.notices = [text] if text else []
+
+    def disconnect(self, session_id: str) -> None:
+        self._ask()
+        if run := self._runs.get(session_id):
+            run.connections = 0
+
+    def observe(self, sessions: Sequence[Session]) -> Observation:
+        if self.failure:
+            unknown = {
+                session.id: SessionState(State.UNKNOWN, problem=session.problem) for session in sessions
+            }
+            return Observation(unknown, unseen={Place.DOCKER: str(self.failure)})
+        held = {id: [Place.DOCKER] for id in self._runs}
+        return Observation(
+            {session.id: self._state(session) for session in sessions}, held, dict(self._claims)
+        )
+
+    def endings(self) -> MemoryEndings:
+        self._ask()
+        self._followers.append(MemoryEndings())
+        return self._followers[-1]
+
+    @contextmanager
+    def claim(self, session_id: str) -> Iterator[None]:
+        self._claims[session_id] = True
+        try:
+            yield
+        finally:
+            if session_id in self._claims:
+                self._claims[session_id] = False
+
+    def is_claimed(self, session_id: str) -> bool | None:
+        return self._claims.get(session_id)
+
+    def ensure(self) -> None:
+        self._ask()
+
+    def checks(self) -> Mapping[str, Callable[[], str]]:
+        return {"scheduler": self._describe}
+
+    def has_quotas(self) -> bool:
+        return True
+
+    def workspace_used(self, user_id: str) -> int:
+        self._ask()
+        return 0
+
+    # What happens to a host
+
+    def end(self, session_id: str, reason: Reason) -> None:
+        """The session ends by itself, for a reason that the host knows."""
+        self._runs[session_id].ended = reason
+        for follower in self._followers:
+            follower.ids.put(session_id)
+
+    def lose(self, session_id: str) -> None:
+        """Somebody removes the session behind the gateway's back."""
+        run = self._runs.pop(session_id)
+        slice_ = run.started.allocation
+        self._gpus.destroy(slice_.gpu, slice_.profile, slice_.placement)
+        for follower in self._followers:
+            follower.ids.put(session_id)
+
+    def connect(self, session_id: str) -> None:
+        self._runs[session_id].connections += 1
+
+    def connections(self, session_id: str) -> int:
+        return self._runs[session_id].connections
+
+    def notices(self, session_id: str) -> list[str]:
+        return self._runs[session_id].notices
+
+    def _state(self, session: Session) -> SessionState:
+        run = self._runs.get(session.id)
+        if run is None:
+            return SessionState(State.GONE, Reason.FAILED)
+        return SessionState(State.ENDED, run.ended) if run.ended else SessionState(State.RUNNING)
+
+    def _describe(self) -> str:
+        self._ask()
+        return "ok"
+
+    def _ask(self) -> None:
+        if self.failure:
+            raise self.failure

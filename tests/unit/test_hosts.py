@@ -1,0 +1,232 @@
+"""What every host promises to the services, shown on the local host over fakes and on a host in memory.
+
+The same gateway runs over both: the services, the reconciler and the API know only the port.
+"""
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import pytest
+
+from gateway.app import Gateway, Parts, assemble
+from gateway.domain.models import Reason, Status
+from gateway.domain.observation import State
+from gateway.errors import DockerUnavailable
+from gateway.repositories.sql.database import SqlDatabase
+from gateway.services.ports import Host
+from tests.conftest import Bench
+from tests.fakes.host import MemoryHost
+from tests.fakes.pipes import FakePipes
+
+
+@dataclass
+class Site:
+    """A gateway over one host, and what a test does to that host."""
+
+    gateway: Gateway
+    host: Host
+    pipes: FakePipes
+    database: SqlDatabase
+    end: Callable[[str], None]
+    lose: Callable[[str], None]
+    fail: Callable[[DockerUnavailable | None], None]
+
+    def open(self, user_id: str = "ann", profile: str = "3g.20gb") -> str:
+        answer = self.gateway.flask.test_client().post(
+            "/sessions", json={"user_id": user_id, "mig_profile": profile}
+        )
+        assert answer.status_code == 201, answer.json
+        return str(answer.json["session_id"])
+
+    def ask(self, method: str, path: str) -> Any:
+        return self.gateway.flask.test_client().open(path, method=method)
+
+    def states(self) -> dict[str, State]:
+        with self.database.read() as rows:
+            seen = self.host.observe(rows.list())
+        return {id: state.state for id, state in seen.states.items()}
+
+
+def local_site(bench: Bench) -> Site:
+    def fail(error: DockerUnavailable | None) -> None:
+        for verb in ("list", "run", "remove", "up_since", "disconnect"):
+            bench.containers.fail(verb, error)
+
+    return Site(
+        bench.gateway,
+        bench.host,
+        bench.pipes,
+        bench.database,
+        bench.containers.end,
+        bench.containers.lose,
+        fail,
+    )
+
+
+@pytest.fixture
+def memory_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[Site]:
+    host, pipes = MemoryHost(), FakePipes()
+
+    def fail(error: DockerUnavailable | None) -> None:
+        host.failure = error
+
+    state = tmp_path / "memory"
+    state.mkdir()
+    copy(empty_database, state / "sessions.db")
+    settings = replace(bench.settings, db=type(bench.settings.db)(state / "sessions.db"), state_dir=state)
+    database = SqlDatabase(settings.db)
+    gateway = assemble(settings, Parts(database, host, pipes, bench.clock))
+    yield Site(gateway, host, pipes, database, lambda id: host.end(id, Reason.USER_EXIT), host.lose, fail)
+    database.engine.dispose()
+
+
+@pytest.fixture(params=["local", "memory"])
+def site(request: pytest.FixtureRequest, bench: Bench) -> Site:
+    if request.param == "local":
+        return local_site(bench)
+    found: Site = request.getfixturevalue("memory_site")
+    return found
+
+
+def test_a_started_session_has_an_address_a_slice_and_a_route(site: Site) -> None:
+    id = site.open()
+    with site.database.read() as rows:
+        row = rows.live(id)
+    assert (row.status, row.mig_profile) == (Status.ACTIVE, "3g.20gb")
+    assert row.address
+    assert row.allocation
+    assert row.allocation.mig_uuid == row.gpu_uuid
+    [pipe] = site.pipes.list()
+    assert (pipe.session_id, pipe.host, pipe.username) == (id, row.address, "ann")
+    assert site.states() == {id: State.RUNNING}
+
+
+def test_two_sessions_share_neither_address_nor_slice(site: Site) -> None:
+    ids = [site.open("ann"), site.open("bob")]
+    with site.database.read() as rows:
+        held = [(row.address, row.allocation) for row in map(rows.live, ids)]
+    assert held[0][0] != held[1][0]
+    assert held[0][1] != held[1][1]
+
+
+def test_a_full_host_answers_that_there_is_no_room_and_keeps_nothing(site: Site) -> None:
+    id = site.open("ann", "7g.40gb")
+    answer = site.gateway.flask.test_client().post(
+        "/sessions", json={"user_id": "bob", "mig_profile": "1g.5gb"}
+    )
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+    assert [pipe.session_id for pipe in site.pipes.list()] == [id]
+    assert list(site.states()) == [id]
+
+
+def test_a_profile_that_the_host_does_not_offer_is_refused(site: Site) -> None:
+    answer = site.gateway.flask.test_client().post(
+        "/sessions", json={"user_id": "ann", "mig_profile": "9g.99gb"}
+    )
+    assert answer.status_code == 422
+    assert "3g.20gb" in answer.json["available_profiles"]
+
+
+def test_a_deleted_session_gives_everything_back(site: Site) -> None:
+    id = site.open("ann", "7g.40gb")
+    assert site.ask("DELETE", f"/sessions/{id}").status_code == 204
+    assert site.pipes.list() == []
+    assert site.host.observe([]).held == {}
+    assert all(gpu.instances == () for gpu in site.host.list_gpus())
+    site.open("ann", "7g.40gb")
+
+
+def test_stopping_what_is_already_gone_succeeds(site: Site) -> None:
+    id = site.open()
+    with site.database.read() as rows:
+        allocation = rows.live(id).allocation
+    site.host.stop(id, allocation)
+    site.host.stop(id, allocation)
+    site.host.forget(id)
+    site.host.forget(id)
+
+
+def test_a_session_that_ended_by_itself_is_closed_with_the_reason(site: Site) -> None:
+    id = site.open()
+    site.end(id)
+    assert site.states() == {id: State.ENDED}
+    site.gateway.reaper.reconcile()
+    answer = site.ask("GET", f"/sessions/{id}")
+    assert (answer.status_code, answer.json["reason"]) == (410, "user_exit")
+
+
+def test_a_session_that_somebody_removed_has_failed(site: Site) -> None:
+    id = site.open()
+    site.lose(id)
+    assert site.states() == {id: State.GONE}
+    site.gateway.reaper.reconcile()
+    assert site.ask("GET", f"/sessions/{id}").json["reason"] == "failed"
+
+
+def test_a_host_that_does_not_answer_ends_no_session(site: Site) -> None:
+    id = site.open()
+    site.end(id)
+    site.fail(DockerUnavailable("It does not answer."))
+    assert site.states() == {id: State.UNKNOWN}
+    site.gateway.reaper.reconcile()
+    assert site.ask("GET", f"/sessions/{id}").status_code == 200
+    site.fail(None)
+    site.gateway.reaper.reconcile()
+    assert site.ask("GET", f"/sessions/{id}").status_code == 410
+
+
+def test_a_delete_while_the_host_does_not_answer_is_finished_later(site: Site) -> None:
+    id = site.open()
+    site.fail(DockerUnavailable("It does not answer."))
+    assert site.ask("DELETE", f"/sessions/{id}").status_code == 202
+    site.fail(None)
+    site.gateway.reaper.reconcile()
+    assert site.ask("GET", f"/sessions/{id}").json["reason"] == "deleted"
+
+
+def test_what_the_host_holds_of_no_session_is_removed(site: Site) -> None:
+    id = site.open()
+    with site.database.begin() as rows:
+        row = rows.live(id)
+        row.close(Reason.DELETED)
+        rows.end(row, row.created_at)
+    assert id in site.host.observe([]).held
+    site.gateway.reaper.reconcile()
+    assert site.host.observe([]).held == {}
+    assert site.pipes.list() == []
+
+
+def test_a_claim_is_seen_while_it_is_held(site: Site) -> None:
+    id = site.open()
+    assert site.host.is_claimed(id) is False
+    with site.host.claim(id):
+        assert site.host.is_claimed(id) is True
+        assert site.host.observe([]).claimed[id] is True
+    assert site.host.is_claimed(id) is False
+    assert site.host.is_claimed("never-was") is None
+
+
+def test_a_session_that_ends_is_told_to_those_who_follow(site: Site) -> None:
+    id = site.open()
+    endings, told = site.host.endings(), []
+    follower = threading.Thread(target=lambda: told.extend(endings))
+    follower.start()
+    site.end(id)
+    while not told:
+        follower.join(0.01)
+    endings.close()
+    follower.join(5)
+    assert told == [id]
+    assert not follower.is_alive()
+
+
+def test_every_part_of_a_host_says_whether_it_is_ready(site: Site) -> None:
+    answer = site.ask("GET", "/readyz")
+    assert set(site.host.checks()) < set(answer.json["parts"])
+    site.fail(DockerUnavailable("It does not answer."))
+    if isinstance(site.host, MemoryHost):
+        assert site.ask("GET", "/readyz").status_code == 503
