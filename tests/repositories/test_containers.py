@@ -23,6 +23,7 @@ from gateway.repositories.docker.network import Worknet
 from gateway.repositories.host import Containers, ContainerSpec
 from tests.fakes.containers import FakeContainers
 from tests.repositories.conftest import NETWORK
+from tests.repositories.specs import of_session
 
 LIMITS = Limits(memory="512m", cpus=1, pids=64, open_files=4096, shm="64m", tmp="32m", read_only_root=True)
 
@@ -82,7 +83,7 @@ def test_removing_what_is_gone_already_is_success(containers: Containers, spec: 
 
 
 def test_an_orphan_that_holds_the_users_name_makes_way(containers: Containers, spec: ContainerSpec) -> None:
-    containers.run(dataclasses.replace(spec, session_id="an-earlier-session"))
+    containers.run(of_session(spec, "an-earlier-session"))
     container_id = containers.run(spec)
     assert of(containers, spec) == [(container_id, False)]
     assert "an-earlier-session" not in [found.session_id for found in containers.list()]

@@ -4,7 +4,6 @@ Docker registers its `nvidia` device driver when that program exists as the daem
 that name exercises the whole path; and a daemon of the tests' own leaves the machine's alone.
 """
 
-import dataclasses
 import os
 import subprocess
 import time
@@ -16,6 +15,7 @@ import pytest
 
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.host import ContainerSpec
+from tests.repositories.specs import of_session
 from tests.repositories.test_containers import docker_containers
 
 NETWORK = "gwstub"
@@ -99,6 +99,6 @@ def test_simulated_gpus_are_asked_for_where_the_daemon_knows_how(
     monkeypatch.setenv("DOCKER_HOST", daemon_with_gpus)
     docker = Docker()
     containers = docker_containers(docker, network=NETWORK)
-    container_id = containers.run(dataclasses.replace(spec, session_id="simulated"))
+    container_id = containers.run(of_session(spec, "simulated"))
     assert docker.client.containers.get(container_id).attrs["HostConfig"]["DeviceRequests"]
     containers.remove("simulated")
