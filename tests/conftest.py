@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask.testing import FlaskClient
 from sqlalchemy.engine import make_url
 from werkzeug.serving import make_server
 
@@ -29,6 +28,7 @@ from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.disk_use import DiskUse
 from gateway.services.sessions import Sessions
 from gateway.settings import Settings
+from tests.client import ApiClient
 from tests.fakes.containers import FakeContainers, FakeEgress, FakeNetwork
 from tests.fakes.gpus import FakeGpus
 from tests.fakes.pipes import FakePipes
@@ -90,8 +90,8 @@ class Bench:
         return self.gateway.disk_use
 
     @property
-    def client(self) -> FlaskClient:
-        return self.app.test_client()
+    def client(self) -> ApiClient:
+        return ApiClient(self.app)
 
     def instances(self) -> list[str]:
         """The profiles of the GPU instances that stand, over all GPUs."""
@@ -110,7 +110,7 @@ class Bench:
         }
 
 
-NOTHING = {"rows": [], "containers": [], "instances": [], "pipes": [], "files": []}
+NOTHING: dict[str, list[str]] = {"rows": [], "containers": [], "instances": [], "pipes": [], "files": []}
 
 
 @pytest.fixture(scope="session")

@@ -33,7 +33,7 @@ class PostgresServer:
         password.write_text(PASSWORD)
         for path in (self.directory, password):
             shutil.chown(path, self._user)
-        command = [
+        command: list[str | Path] = [
             programs() / "initdb",
             "--username=gateway",
             f"--pwfile={password}",
@@ -44,7 +44,7 @@ class PostgresServer:
         self.start()
 
     def start(self) -> None:
-        options = [
+        options: list[str | Path] = [
             "-F",
             "-h",
             "",

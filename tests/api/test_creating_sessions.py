@@ -3,9 +3,9 @@ import re
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
 from gateway.domain import ssh_keys
+from gateway.domain.mig import Placement
 from gateway.errors import (
     ContainerFailed,
     DiskFull,
@@ -14,10 +14,12 @@ from gateway.errors import (
     NetworkUnavailable,
     PipesUnavailable,
 )
-from tests.conftest import NOTHING, Bench
+from tests.client import Answer
+from tests.conftest import NOTHING, Bench, BenchMaker
+from tests.fakes.gpus import FakeGpus
 
 
-def create(bench: Bench, user_id: str = "user123", **body: Any) -> TestResponse:
+def create(bench: Bench, user_id: str = "user123", **body: Any) -> Answer:
     return bench.client.post("/sessions", json={"user_id": user_id, **body})
 
 
@@ -234,13 +236,14 @@ def test_a_route_that_cannot_be_published_leaves_nothing_behind(bench: Bench) ->
     assert bench.leftovers() == NOTHING
 
 
-def test_a_placement_that_somebody_else_took_meanwhile_is_not_destroyed(bench: Bench) -> None:
-    real_list = bench.gpus.list
-    snapshot = real_list()
-    foreign = bench.gpus.create(snapshot[0].uuid, "7g.40gb", snapshot[0].profile("7g.40gb").placements[0])
-    bench.gpus.list = lambda: snapshot
-    answer = create(bench)
-    bench.gpus.list = real_list
+def test_a_placement_that_somebody_else_took_meanwhile_is_not_destroyed(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    snapshot = bench.gpus.list()
+    foreign = bench.gpus.create(snapshot[0].uuid, "7g.40gb", Placement(0, 8))
+    with monkeypatch.context() as stale:
+        stale.setattr(bench.gpus, "list", lambda: snapshot)
+        answer = create(bench)
     assert answer.json["type"] == "/problems/placement-taken"
     assert bench.gpus.list()[0].instances == (foreign,)
     assert bench.sessions.list() == []
@@ -266,9 +269,8 @@ def test_a_symlink_in_the_place_of_a_workspace_is_refused(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
-def test_a_host_without_gpus_says_so(bench: Bench) -> None:
-    bench.gpus.list = list
-    assert "no GPU" in create(bench).json["detail"]
+def test_a_host_without_gpus_says_so(bench_of: BenchMaker) -> None:
+    assert "no GPU" in create(bench_of(FakeGpus([]))).json["detail"]
 
 
 def test_a_way_outside_that_is_broken_is_told_and_keeps_nothing_else_from_working(bench: Bench) -> None:

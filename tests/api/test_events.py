@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from gateway.background.reaper import Reaper
+from gateway.domain.models import Reason
 from gateway.domain.permissions import Role
 from gateway.errors import ContainerFailed, DockerUnavailable, InvalidRequest
 from gateway.services.tokens import Tokens
@@ -104,7 +105,7 @@ def test_what_is_removed_without_a_row_is_told(bench: Bench) -> None:
     with bench.database.begin() as rows:
         row = rows.get(id)
         assert row is not None
-        row.close("failed")
+        row.close(Reason.FAILED)
         rows.end(row, bench.clock.now)
     reaper(bench).reconcile()
     assert told(bench, f"/sessions/{id}/events")[-1] == ("reaper", "orphan-removed")

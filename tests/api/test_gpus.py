@@ -2,15 +2,15 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from werkzeug.test import TestResponse
 
-from gateway.domain.mig import Instance, MigMode, Placement
+from gateway.domain.mig import Gpu, Instance, MigMode, Placement
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy
+from tests.client import Answer
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
 
-def create(bench: Bench, user_id: str, profile: str | None = None, ttl_minutes: int = 60) -> TestResponse:
+def create(bench: Bench, user_id: str, profile: str | None = None, ttl_minutes: int = 60) -> Answer:
     body = {"user_id": user_id, "ttl_minutes": ttl_minutes} | ({"mig_profile": profile} if profile else {})
     return bench.client.post("/sessions", json=body)
 
@@ -288,10 +288,13 @@ def test_static_on_a_host_without_instances_says_how_to_make_them(bench_of: Benc
     assert "nvidia-smi mig -cgi" in create(bench_of(FakeGpus(), mig_policy="static"), "ann").json["detail"]
 
 
-def test_an_instance_that_was_taken_away_before_it_was_leased_is_noticed(static: Bench) -> None:
-    list_gpus, looks = static.gpus.list, []
+def test_an_instance_that_was_taken_away_before_it_was_leased_is_noticed(
+    static: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    list_gpus = static.gpus.list
+    looks: list[list[Gpu]] = []
 
-    def list_and_take_away() -> Any:
+    def list_and_take_away() -> list[Gpu]:
         seen = list_gpus()
         if not looks:
             [half] = [one for one in seen[0].instances if one.profile == "3g.20gb"]
@@ -299,7 +302,7 @@ def test_an_instance_that_was_taken_away_before_it_was_leased_is_noticed(static:
         looks.append(seen)
         return seen
 
-    static.gpus.list = list_and_take_away  # type: ignore[method-assign]
+    monkeypatch.setattr(static.gpus, "list", list_and_take_away)
     assert create(static, "ann", "3g.20gb").status_code == 422
     assert static.containers.list() == []
 
@@ -324,15 +327,18 @@ def test_dynamic_does_not_lease_what_it_did_not_make(bench: Bench) -> None:
 # Bad luck
 
 
-def test_a_place_that_another_program_took_first_is_left_and_another_is_chosen(bench: Bench) -> None:
-    make, others = bench.gpus.create, []
+def test_a_place_that_another_program_took_first_is_left_and_another_is_chosen(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make = bench.gpus.create
+    others: list[Instance] = []
 
     def create_after_another(gpu_uuid: str, profile: str, placement: Placement) -> Instance:
         if not others:
             others.append(make(gpu_uuid, profile, placement))
         return make(gpu_uuid, profile, placement)
 
-    bench.gpus.create = create_after_another  # type: ignore[method-assign]
+    monkeypatch.setattr(bench.gpus, "create", create_after_another)
     session = opened(bench, "ann", "3g.20gb")
     assert len(bench.instances()) == 2
     bench.client.delete(f"/sessions/{session['session_id']}")

@@ -18,7 +18,8 @@ from tests.conftest import NOTHING, Bench
 def create(bench: Bench, user_id: str) -> dict[str, Any]:
     answer = bench.client.post("/sessions", json={"user_id": user_id})
     assert answer.status_code == 201
-    return answer.json
+    session: dict[str, Any] = answer.json
+    return session
 
 
 def test_live_sessions_are_listed_oldest_first(bench: Bench) -> None:
@@ -238,8 +239,10 @@ def test_what_is_left_of_a_session_without_a_row_is_removed(bench: Bench) -> Non
     with bench.database.begin() as rows:
         row = rows.get(session["session_id"])
         assert row is not None
+        assert row.gpu
+        assert row.placement
         row.close(Reason.FAILED)
         rows.end(row, bench.clock.now)
-    bench.gpus.destroy(row.gpu or "", row.mig_profile, row.placement)
+    bench.gpus.destroy(row.gpu, row.mig_profile, row.placement)
     bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING

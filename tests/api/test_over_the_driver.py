@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pynvml
 import pytest
-from werkzeug.test import TestResponse
 
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
+from tests.client import Answer
 from tests.conftest import NOTHING, Bench, make_bench
 from tests.fakes.driver import simulated_driver
 
@@ -44,7 +44,7 @@ def bench(host: Host) -> Bench:
     return host.gateway("only")
 
 
-def create(bench: Bench, user_id: str = "ann", profile: str = "3g.20gb") -> TestResponse:
+def create(bench: Bench, user_id: str = "ann", profile: str = "3g.20gb") -> Answer:
     return bench.client.post("/sessions", json={"user_id": user_id, "mig_profile": profile})
 
 

@@ -2,12 +2,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from flask.testing import FlaskClient
-from werkzeug.test import TestResponse
 
 from gateway.domain import permissions
 from gateway.domain.permissions import Role
 from gateway.services.tokens import Tokens, parse_expiry
+from tests.client import Answer, ApiClient
 from tests.conftest import Bench
 
 CALLS: dict[str, tuple[str, str, Any]] = {
@@ -37,10 +36,10 @@ def tokens(bench: Bench) -> Tokens:
 
 
 @pytest.fixture
-def caller(bench: Bench, tokens: Tokens) -> Callable[..., FlaskClient]:
+def caller(bench: Bench, tokens: Tokens) -> Callable[..., ApiClient]:
     """`caller(Role.USER, "user123")`: a client that sends a token of this role."""
 
-    def make(role: Role, user_id: str | None = None, secret: str | None = None) -> FlaskClient:
+    def make(role: Role, user_id: str | None = None, secret: str | None = None) -> ApiClient:
         client = bench.client
         secret = secret or tokens.create(f"{role}-{user_id}", role, user_id)
         client.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {secret}"
@@ -49,12 +48,12 @@ def caller(bench: Bench, tokens: Tokens) -> Callable[..., FlaskClient]:
     return make
 
 
-def call(client: FlaskClient, endpoint: str) -> TestResponse:
+def call(client: ApiClient, endpoint: str) -> Answer:
     method, path, body = CALLS[endpoint]
     return client.open(path, method=method, json=body)
 
 
-def assert_refused(answer: TestResponse, status: int) -> None:
+def assert_refused(answer: Answer, status: int) -> None:
     assert answer.status_code == status, answer.text
     assert answer.content_type == "application/problem+json"
 
@@ -71,7 +70,7 @@ def test_an_endpoint_without_a_rule_is_denied_to_all() -> None:
 @pytest.mark.parametrize("role", [Role.ADMIN, Role.OPERATOR, Role.USER])
 @pytest.mark.parametrize("endpoint", CALLS)
 def test_each_role_gets_where_its_rule_says(
-    caller: Callable[..., FlaskClient], endpoint: str, role: Role
+    caller: Callable[..., ApiClient], endpoint: str, role: Role
 ) -> None:
     answer = call(caller(role, "user123" if role is Role.USER else None), endpoint)
     if permissions.scope(role, endpoint) is None:
@@ -114,7 +113,7 @@ def test_a_wrong_token_is_refused_even_where_none_exists(bench: Bench, header: s
 
 
 def test_a_token_ends_with_its_expiry_and_with_its_revocation(
-    bench: Bench, tokens: Tokens, caller: Callable[..., FlaskClient]
+    bench: Bench, tokens: Tokens, caller: Callable[..., ApiClient]
 ) -> None:
     expiry = parse_expiry("1d", bench.clock.now)
     short = caller(Role.ADMIN, secret=tokens.create("short", Role.ADMIN, expires_at=expiry))
@@ -127,7 +126,7 @@ def test_a_token_ends_with_its_expiry_and_with_its_revocation(
 
 
 def test_use_is_noted_at_most_once_a_minute(
-    bench: Bench, tokens: Tokens, caller: Callable[..., FlaskClient]
+    bench: Bench, tokens: Tokens, caller: Callable[..., ApiClient]
 ) -> None:
     admin, first = caller(Role.ADMIN), bench.clock.now
     admin.get("/sessions")
@@ -139,7 +138,7 @@ def test_use_is_noted_at_most_once_a_minute(
     assert tokens.list()[0].used_at == bench.clock.now
 
 
-def test_a_user_sees_and_touches_only_their_own(bench: Bench, caller: Callable[..., FlaskClient]) -> None:
+def test_a_user_sees_and_touches_only_their_own(bench: Bench, caller: Callable[..., ApiClient]) -> None:
     admin, user = caller(Role.ADMIN), caller(Role.USER, "user123")
     other = admin.post("/sessions", json={"user_id": "user456"}).json["session_id"]
     own = user.post("/sessions", json={"user_id": "user123"}).json["session_id"]
@@ -157,7 +156,7 @@ def test_a_user_sees_and_touches_only_their_own(bench: Bench, caller: Callable[.
 
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 def test_anothers_session_answers_as_one_that_never_was(
-    bench: Bench, caller: Callable[..., FlaskClient], method: str
+    bench: Bench, caller: Callable[..., ApiClient], method: str
 ) -> None:
     admin, user = caller(Role.ADMIN), caller(Role.USER, "user123")
     other = admin.post("/sessions", json={"user_id": "user456"}).json["session_id"]
@@ -171,7 +170,7 @@ def test_anothers_session_answers_as_one_that_never_was(
 
 
 def test_readiness_names_what_ails_only_to_those_who_run_the_host(
-    bench: Bench, caller: Callable[..., FlaskClient]
+    bench: Bench, caller: Callable[..., ApiClient]
 ) -> None:
     full = caller(Role.OPERATOR).get("/readyz").json["parts"]
     assert full["gpus"] == "ok: 1 GPUs, simulated"
@@ -182,7 +181,7 @@ def test_readiness_names_what_ails_only_to_those_who_run_the_host(
 
 
 def test_failures_are_slowed_by_address_and_a_valid_token_never(
-    bench: Bench, caller: Callable[..., FlaskClient]
+    bench: Bench, caller: Callable[..., ApiClient]
 ) -> None:
     admin = caller(Role.ADMIN)
     statuses = [bench.client.get("/sessions").status_code for _ in range(21)]

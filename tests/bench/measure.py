@@ -64,8 +64,8 @@ def quantile(values: Sequence[float], share: float) -> float:
 
 
 def table(rows: Sequence[Row]) -> str:
-    lines = [("what", "over", "ours", "theirs", "ratio", "goal", "met?")]
-    lines += [_cells(row) for row in rows]
+    heading = ("what", "over", "ours", "theirs", "ratio", "goal", "met?")
+    lines = [heading, *map(_cells, rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()

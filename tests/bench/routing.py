@@ -145,7 +145,7 @@ def _router(directory: Path, pipes: list[Pipe]) -> Iterator[tuple[str, int, str]
     directory.mkdir()
     config, port = directory / "pipe.yaml", free_port()
     Pipes(config).replace(lambda: pipes)
-    command = [BIN / "gateway", "router", "--piper-config", str(config), "--listen", f"127.0.0.1:{port}"]
+    command = [str(BIN / "gateway"), "router", "--piper-config", str(config), "--listen", f"127.0.0.1:{port}"]
     with open(directory / "log", "wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as process:
         try:
             eventually(lambda: b"listening" in (directory / "log").read_bytes())

@@ -76,7 +76,7 @@ class Gateway:
         }
 
     def run(self, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [BIN / "gateway", *arguments]
+        command = [str(BIN / "gateway"), *arguments]
         return subprocess.run(
             command, env=self.environment | environment, capture_output=True, text=True, timeout=180
         )

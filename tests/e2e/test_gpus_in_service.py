@@ -55,7 +55,7 @@ class Ground:
 
     def gpu_of(self, session: dict[str, Any]) -> int:
         return next(
-            gpu["index"]
+            int(gpu["index"])
             for gpu in self.gateway.get("/gpus")["gpus"]
             if session["gpu_uuid"] in {piece["gpu_uuid"] for piece in gpu["instances"]}
         )

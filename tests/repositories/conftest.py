@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from docker.models.containers import Container
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain.mig import Gpu, Placement
@@ -20,6 +21,13 @@ from gateway.repositories.sql.database import SqlDatabase
 from tests.fakes.gpus import FakeGpus
 
 NETWORK, SUBNET, ADDRESS = "gwtest", "10.212.0.0/24", "10.212.0.2"
+
+
+def printed(container: Container, command: str | list[str]) -> str:
+    """The output of a command inside."""
+    output = container.exec_run(command).output
+    assert isinstance(output, bytes)
+    return output.decode()
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,7 @@
 """Rows for tests of the database."""
 
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from gateway.domain.models import Session, Status
 from gateway.repositories.sql.database import SqlDatabase
@@ -8,8 +9,8 @@ from gateway.repositories.sql.database import SqlDatabase
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 
 
-def session(user_id: str, start: int = 0, **changes: object) -> Session:
-    values: dict[str, object] = {
+def session(user_id: str, start: int = 0, **changes: Any) -> Session:
+    values: dict[str, Any] = {
         "id": f"id-of-{user_id}",
         "user_id": user_id,
         "status": Status.PENDING,

@@ -22,7 +22,7 @@ from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.host import Containers, ContainerSpec
 from tests.fakes.containers import FakeContainers
-from tests.repositories.conftest import NETWORK
+from tests.repositories.conftest import NETWORK, printed
 from tests.repositories.specs import of_session
 
 LIMITS = Limits(memory="512m", cpus=1, pids=64, open_files=4096, shm="64m", tmp="32m", read_only_root=True)
@@ -215,7 +215,7 @@ def test_no_process_inside_holds_a_capability(
 ) -> None:
     container_id = real.run(spec)
     real.wait_for_ssh(container_id, spec.address)
-    status = docker.client.containers.get(container_id).exec_run("cat /proc/self/status").output.decode()
+    status = printed(docker.client.containers.get(container_id), "cat /proc/self/status")
     capabilities = [line.split()[1] for line in status.splitlines() if line.startswith("Cap")]
     assert len(capabilities) == 5
     assert set(capabilities) == {"0" * 16}
@@ -310,11 +310,9 @@ def image_with_nvidia_smi(docker: Docker) -> Iterator[str]:
     recipe = (
         f"FROM gpu-workspace\nRUN printf '{script}' > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi\n"
     )
-    image, _log = docker.client.images.build(
-        fileobj=BytesIO(recipe.encode()), tag="gwtest-nvidia-smi", network_mode="none"
-    )
+    docker.client.images.build(fileobj=BytesIO(recipe.encode()), tag="gwtest-nvidia-smi", network_mode="none")
     yield "gwtest-nvidia-smi"
-    docker.client.images.remove(image.id, force=True)
+    docker.client.images.remove("gwtest-nvidia-smi", force=True)
 
 
 def test_a_container_is_looked_at_from_inside_for_exactly_its_slice(

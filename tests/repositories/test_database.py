@@ -3,6 +3,7 @@
 import threading
 import traceback
 from datetime import UTC, timedelta, timezone
+from typing import Any
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -35,7 +36,7 @@ def test_a_row_comes_back_as_it_went_in_with_utc_times(database: SqlDatabase) ->
     ],
 )
 def test_a_user_a_placement_and_an_address_belong_to_one_session(
-    database: SqlDatabase, user_id: str, changes: dict[str, object]
+    database: SqlDatabase, user_id: str, changes: dict[str, Any]
 ) -> None:
     add(database, session("a"))
     with pytest.raises(DatabaseUnavailable) as refused:

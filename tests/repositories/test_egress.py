@@ -13,7 +13,7 @@ from gateway.errors import ImageMissing, NetworkUnavailable
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.network import Worknet
-from tests.repositories.conftest import NETWORK, SUBNET
+from tests.repositories.conftest import NETWORK, SUBNET, printed
 
 PROXY = "http://10.212.0.2:3128"
 NAME = f"{NETWORK}-egress"
@@ -64,8 +64,7 @@ def serves(*ports: int) -> list[str]:
 def status(session: Container, url: str, *options: str) -> str:
     """What curl in the session is answered: `000` where nothing answers."""
     command = ["curl", "-s", "-o", "/dev/null", "-m", "5", "-w", "%{http_code}", "--retry", "5", "-x", PROXY]
-    answer: bytes = session.exec_run([*command, "--retry-connrefused", *options, url]).output
-    return answer.decode()
+    return printed(session, [*command, "--retry-connrefused", *options, url])
 
 
 def test_a_session_reaches_what_is_named_and_nothing_else(

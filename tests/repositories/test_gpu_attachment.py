@@ -15,6 +15,7 @@ import pytest
 
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.host import ContainerSpec
+from tests.repositories.conftest import printed
 from tests.repositories.specs import of_session
 from tests.repositories.test_containers import docker_containers
 
@@ -88,8 +89,7 @@ def test_a_container_gets_its_slice_as_the_docker_command_line_would_give_it(
     found = docker.client.containers.get(containers.run(spec))
     [request] = found.attrs["HostConfig"]["DeviceRequests"]
     assert (request["Driver"], request["DeviceIDs"]) == ("nvidia", [spec.gpu_uuid])
-    seen = found.exec_run("sh -c 'echo $NVIDIA_VISIBLE_DEVICES'").output.decode().strip()
-    assert seen == spec.gpu_uuid
+    assert printed(found, "sh -c 'echo $NVIDIA_VISIBLE_DEVICES'").strip() == spec.gpu_uuid
     containers.remove(spec.request.session_id)
 
 

@@ -38,8 +38,7 @@ def two_sessions(docker: Docker, worknet: Worknet) -> Iterator[list[str]]:
 
 def reaches(docker: Docker, target: str, port: int) -> bool:
     connect = f"import socket; socket.create_connection(('{target}', {port}), timeout=1)"
-    code: int = docker.client.containers.get("gwtest-1").exec_run(["python3", "-c", connect]).exit_code
-    return code == 0
+    return docker.client.containers.get("gwtest-1").exec_run(["python3", "-c", connect]).exit_code == 0
 
 
 def test_a_session_reaches_neither_another_session_nor_the_host_nor_the_outside(

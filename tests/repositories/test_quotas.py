@@ -34,8 +34,16 @@ def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 def as_user(home: Path, script: str) -> str:
     """What the script complains of. Only the working directory is open to the user."""
-    command, user = ["sh", "-c", script], {"user": UID, "group": UID, "extra_groups": []}
-    return subprocess.run(command, cwd=home, stderr=subprocess.PIPE, text=True, **user).stderr
+    done = subprocess.run(
+        ["sh", "-c", script],
+        cwd=home,
+        stderr=subprocess.PIPE,
+        text=True,
+        user=UID,
+        group=UID,
+        extra_groups=[],
+    )
+    return done.stderr
 
 
 def write_as_user(path: Path, mib: int) -> int:

@@ -260,8 +260,10 @@ class Client:
     def run(self, *arguments: str, input: bytes | None = None) -> "subprocess.CompletedProcess[bytes]":
         """One command: `run("true")`, or options first: `run("-tt", "--", "true")`."""
         arguments = arguments if "--" in arguments else ("--", *arguments)
-        stdin = {"input": input} if input is not None else {"stdin": subprocess.DEVNULL}
-        return subprocess.run(self.ssh(*arguments), capture_output=True, timeout=60, **stdin)  # type: ignore[call-overload,no-any-return]
+        command = self.ssh(*arguments)
+        if input is None:
+            return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=60)
+        return subprocess.run(command, input=input, capture_output=True, timeout=60)
 
     def output(self, *arguments: str, input: bytes | None = None) -> str:
         done = self.run(*arguments, input=input)
@@ -272,8 +274,10 @@ class Client:
     @contextmanager
     def running(self, *arguments: str) -> "Iterator[subprocess.Popen[bytes]]":
         arguments = arguments if "--" in arguments else ("--", *arguments)
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        with subprocess.Popen(self.ssh(*arguments), **pipes) as process:  # type: ignore[call-overload]
+        command = self.ssh(*arguments)
+        with subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
             try:
                 yield process
             finally:

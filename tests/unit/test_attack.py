@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from click.testing import CliRunner, Result
@@ -22,7 +22,10 @@ from gateway.doctor.attack.outside.stranger import Login
 from gateway.doctor.attack.targets import host_addresses, listening_ports, mib, targets
 from gateway.domain.permissions import Role
 from gateway.errors import DockerUnavailable, GatewayError, Unavailable
+from gateway.repositories.docker.exec import Inside
+from gateway.repositories.files.pipes import Pipes
 from gateway.services.tokens import Tokens
+from gateway.settings import Settings
 from tests.conftest import NOTHING, Bench
 
 MIB = 2**20
@@ -87,7 +90,7 @@ def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | 
     entry = FakeEntry(bench)
     return Outside(
         Client(url, token),
-        bench.pipes,
+        cast(Pipes, bench.pipes),
         tokens,
         bench.clock,
         entry.to if login is None else lambda _answer: login,
@@ -95,10 +98,14 @@ def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | 
     )
 
 
+def try_all(outside: Outside, settings: Settings, inside: FakeInside) -> list[Attempt]:
+    return attack(outside.client, settings, cast(Inside, inside), outside, INSIDE)
+
+
 def run(bench: Bench, url: str, inside: FakeInside, outside: Outside | None = None) -> dict[str, Attempt]:
-    outside = outside or outside_of(bench, url)
-    attempts = attack(outside.client, bench.settings, inside, outside, INSIDE)
-    assert [attempt.name for attempt in attempts] == [probe.name for probe in (*INSIDE, *OUTSIDE)]
+    attempts = try_all(outside or outside_of(bench, url), bench.settings, inside)
+    names = [*(probe.name for probe in INSIDE), *(probe.name for probe in OUTSIDE)]
+    assert [attempt.name for attempt in attempts] == names
     return {attempt.name: attempt for attempt in attempts}
 
 
@@ -224,8 +231,7 @@ def test_what_there_is_no_time_for_has_not_failed(
 
 def test_a_hog_that_cannot_reach_the_limit_in_time_is_not_tried(bench: Bench, url: str) -> None:
     large = replace(bench.settings, session_memory="64g")
-    outside = outside_of(bench, url)
-    found = attack(outside.client, large, FakeInside(), outside, INSIDE)
+    found = try_all(outside_of(bench, url), large, FakeInside())
     attempts = {one.name: one for one in found}
     assert attempts["a memory hog"].outcome.verdict == Verdict.UNTRIED
 
@@ -262,7 +268,7 @@ def test_a_gateway_with_another_database_is_not_attacked(bench: Bench, url: str,
     inside = FakeInside()
     settings = replace(bench.settings, db=type(bench.settings.db)(other))
     with pytest.raises(GatewayError, match="another database"):
-        attack(Client(url), settings, inside, outside_of(bench, url), INSIDE)
+        try_all(outside_of(bench, url), settings, inside)
     assert inside.tried == []
     assert left(bench) == (NOTHING, [])
 

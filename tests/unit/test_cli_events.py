@@ -1,5 +1,6 @@
 import json
 import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -55,7 +56,7 @@ def test_what_is_shown_is_narrowed(bench: Bench, url: str) -> None:
 def test_following_shows_what_comes_once_until_it_is_interrupted(
     bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    naps = iter([lambda: create(bench, "bob"), lambda: None])
+    naps: Iterator[Callable[[], object]] = iter([lambda: create(bench, "bob"), lambda: None])
 
     def nap(_seconds: float) -> None:
         happening = next(naps, None)

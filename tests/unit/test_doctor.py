@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -13,6 +13,7 @@ from gateway.domain.mig import MigPolicy, Placement
 from gateway.domain.models import OPENING_GRACE, Reason, Session
 from gateway.domain.observation import Place
 from gateway.errors import DatabaseUnavailable, DockerUnavailable, DriverUnavailable, PipesUnavailable
+from gateway.repositories.files.pipes import Pipes
 from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.files.workspaces import HostWorkspaces
 from gateway.repositories.host import LocalHost
@@ -39,7 +40,7 @@ def files_of(bench: Bench) -> HostSessionFiles:
 
 def compare(bench: Bench, policy: MigPolicy = MigPolicy.DYNAMIC, **parts: Any) -> Comparison:
     database = parts.get("database", bench.database)
-    return Places(database, host_of(bench), bench.pipes, policy, bench.clock).compare()
+    return Places(database, host_of(bench), cast(Pipes, bench.pipes), policy, bench.clock).compare()
 
 
 def shown(bench: Bench) -> list[tuple[str, str, str]]:
@@ -70,6 +71,8 @@ def end_container(bench: Bench, id: str) -> None:
 
 def lose_slice(bench: Bench, id: str) -> None:
     with row(bench, id) as session:
+        assert session.gpu
+        assert session.placement
         bench.gpus.destroy(session.gpu, session.mig_profile, session.placement)
 
 
@@ -174,6 +177,7 @@ def test_a_lease_that_is_over_is_told_until_it_is_taken_back(bench: Bench, ann: 
 def test_what_belongs_to_no_session_is_told_place_by_place_and_removed(bench: Bench, ann: str) -> None:
     with bench.database.begin() as rows:
         lost = rows.get(ann)
+        assert lost
         lost.close(Reason.DELETED)
         rows.end(lost, bench.clock.now)
     removed = "removed at the next tick"

@@ -18,6 +18,7 @@ from gateway.domain.observation import State
 from gateway.errors import DockerUnavailable
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.ports import Host
+from tests.client import ApiClient
 from tests.conftest import Bench
 from tests.fakes.host import MemoryHost
 from tests.fakes.pipes import FakePipes
@@ -36,14 +37,14 @@ class Site:
     fail: Callable[[DockerUnavailable | None], None]
 
     def open(self, user_id: str = "ann", profile: str = "3g.20gb") -> str:
-        answer = self.gateway.flask.test_client().post(
+        answer = ApiClient(self.gateway.flask).post(
             "/sessions", json={"user_id": user_id, "mig_profile": profile}
         )
         assert answer.status_code == 201, answer.json
         return str(answer.json["session_id"])
 
     def ask(self, method: str, path: str) -> Any:
-        return self.gateway.flask.test_client().open(path, method=method)
+        return ApiClient(self.gateway.flask).open(path, method=method)
 
     def states(self) -> dict[str, State]:
         with self.database.read() as rows:
@@ -115,16 +116,14 @@ def test_two_sessions_share_neither_address_nor_slice(site: Site) -> None:
 
 def test_a_full_host_answers_that_there_is_no_room_and_keeps_nothing(site: Site) -> None:
     id = site.open("ann", "7g.40gb")
-    answer = site.gateway.flask.test_client().post(
-        "/sessions", json={"user_id": "bob", "mig_profile": "1g.5gb"}
-    )
+    answer = ApiClient(site.gateway.flask).post("/sessions", json={"user_id": "bob", "mig_profile": "1g.5gb"})
     assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
     assert [pipe.session_id for pipe in site.pipes.list()] == [id]
     assert list(site.states()) == [id]
 
 
 def test_a_profile_that_the_host_does_not_offer_is_refused(site: Site) -> None:
-    answer = site.gateway.flask.test_client().post(
+    answer = ApiClient(site.gateway.flask).post(
         "/sessions", json={"user_id": "ann", "mig_profile": "9g.99gb"}
     )
     assert answer.status_code == 422
@@ -212,7 +211,8 @@ def test_a_claim_is_seen_while_it_is_held(site: Site) -> None:
 
 def test_a_session_that_ends_is_told_to_those_who_follow(site: Site) -> None:
     id = site.open()
-    endings, told = site.host.endings(), []
+    endings = site.host.endings()
+    told: list[str] = []
     follower = threading.Thread(target=lambda: told.extend(endings))
     follower.start()
     site.end(id)

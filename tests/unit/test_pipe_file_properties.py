@@ -72,8 +72,9 @@ def written(document: dict[str, Any], style: str) -> str:
     st.sampled_from(["session_id", "username", "host", "private_key", "host_key", "public_keys"]), SMUGGLED
 )
 def test_no_field_of_a_pipe_makes_two_of_it_or_another(field: str, text: str) -> None:
+    change: dict[str, Any] = {field: (text,) if field == "public_keys" else text}
     try:
-        made = pipe(**{field: (text,) if field == "public_keys" else text})
+        made = pipe(**change)
     except ValueError:
         return
     file = PipeFile.parse("")

@@ -50,7 +50,7 @@ def test_a_flag_goes_before_the_environment_and_the_environment_before_the_defau
     ],
 )
 def test_a_wrong_setting_is_refused_by_name(flags: dict[str, str], named: str) -> None:
-    assert named in refusal(**flags)
+    assert named in refusal({}, **flags)
 
 
 def test_a_wrong_variable_is_refused_like_a_flag() -> None:
