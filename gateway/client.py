@@ -1,4 +1,4 @@
-"""The gateway's API, asked from the command line."""
+"""A client of the gateway's API, for the command line."""
 
 import json
 import os
@@ -14,10 +14,10 @@ _TIMEOUT_SECONDS = 60
 
 
 class Client:
-    """`url` is http://HOST:PORT, https://…, or unix:/PATH of a socket."""
+    """`url` is http://HOST:PORT, https://…, or unix:/PATH for a unix socket."""
 
     def __init__(self, url: str, token: str | None = None) -> None:
-        self._named = url
+        self._given_url = url
         self.token = token
         if url.startswith("unix:"):
             self._url = "http://localhost"
@@ -27,50 +27,55 @@ class Client:
             self._opener = request.build_opener()
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
-        """The answer's JSON, None where it has none. Raises `Unavailable`, and `GatewayError` with what
-        the gateway says is wrong."""
+        """Send a request and return the JSON of the response, None if it is empty.
+
+        Raises `GatewayError` with the detail of a problem response, `Unavailable` if no gateway answers.
+        """
         try:
-            with self._open(method, path, body, self.token or None) as answer:
-                return json.loads(answer.read() or b"null")
-        except error.HTTPError as refusal:
-            with refusal:
-                raise GatewayError(_detail(refusal)) from refusal
+            with self._open(method, path, body, self.token or None) as response:
+                return json.loads(response.read() or b"null")
+        except error.HTTPError as problem:
+            with problem:
+                raise GatewayError(_detail(problem)) from problem
         except (OSError, ValueError) as failure:
-            why = getattr(failure, "reason", failure)
+            reason = getattr(failure, "reason", failure)
             raise Unavailable(
-                f"No gateway answers at {self._named} ({why}); start one with `gateway serve`, or name "
-                "another by --url or GATEWAY_URL."
+                f"No gateway answers at {self._given_url} ({reason}): start one with `gateway serve`, or set "
+                "--url or GATEWAY_URL."
             ) from failure
 
     def status(self, method: str, path: str, body: object = None, token: str | None = None) -> int:
-        """How a request with `token`, or with none, is answered; this client's own is not sent."""
+        """Send a request with `token` instead of the client's own, and return the status of the response.
+
+        With None the request has no token. Raises `Unavailable` if no gateway answers.
+        """
         try:
-            with self._open(method, path, body, token) as answer:
-                return int(answer.status)
-        except error.HTTPError as refusal:
-            with refusal:
-                return refusal.code
+            with self._open(method, path, body, token) as response:
+                return int(response.status)
+        except error.HTTPError as problem:
+            with problem:
+                return problem.code
         except (OSError, ValueError) as failure:
-            raise Unavailable(f"No gateway answers at {self._named} ({failure}).") from failure
+            raise Unavailable(f"No gateway answers at {self._given_url} ({failure}).") from failure
 
     def _open(self, method: str, path: str, body: object, token: str | None) -> Any:
         headers = {"Content-Type": "application/json"}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()
-        asked = request.Request(self._url + path, data, headers, method=method)
-        return self._opener.open(asked, timeout=_TIMEOUT_SECONDS)
+        outgoing = request.Request(self._url + path, data, headers, method=method)
+        return self._opener.open(outgoing, timeout=_TIMEOUT_SECONDS)
 
 
 class _UnixHandler(request.HTTPHandler):
-    """Opens what is asked of any host over a unix socket."""
+    """Sends every request over one unix socket, whatever host its URL names."""
 
     def __init__(self, path: str) -> None:
         super().__init__()
         self._path = path
 
-    def http_open(self, asked: request.Request) -> Any:
-        return self.do_open(self._connection, asked)
+    def http_open(self, outgoing: request.Request) -> Any:
+        return self.do_open(self._connection, outgoing)
 
     def _connection(self, host: str, **options: Any) -> HTTPConnection:
         return _UnixConnection(self._path, host, **options)
@@ -88,7 +93,11 @@ class _UnixConnection(HTTPConnection):
 
 
 def read_token(path: Path | None) -> str | None:
-    """The token in GATEWAY_TOKEN, else the one in the file. Never an argument: `ps` shows those."""
+    """Return the token in GATEWAY_TOKEN, else the one in the file at `path`, else None.
+
+    There is no flag for the token itself, because `ps` shows arguments. Raises `GatewayError` if the file
+    cannot be read.
+    """
     if token := os.environ.get("GATEWAY_TOKEN", "").strip():
         return token
     try:
@@ -97,8 +106,10 @@ def read_token(path: Path | None) -> str | None:
         raise GatewayError(f"--token-file: {path} cannot be read ({failure}).") from failure
 
 
-def _detail(refusal: error.HTTPError) -> str:
+def _detail(problem: error.HTTPError) -> str:
     try:
-        return str(json.loads(refusal.read())["detail"])
+        return str(json.loads(problem.read())["detail"])
     except (ValueError, KeyError, TypeError):
-        return f"The server at {refusal.url} answered {refusal.code} and is no gateway."
+        return (
+            f"The server at {problem.url} answered {problem.code} without problem details: it is no gateway."
+        )

@@ -1,35 +1,36 @@
-"""Every way the gateway says no.
+"""Every error that the gateway reports to a person.
 
-The classes know no HTTP and no command line: `api.errors` turns each into a problem+json answer,
-`cli` into one line and an exit code. The message says what was wrong and what to do; it never
-carries a host path, an SQL text or a secret.
+The classes know neither HTTP nor the command line: `api.errors` turns each into problem+json, `cli` into one
+line and an exit status. A message says what is wrong and what to do. It contains no host path, no SQL and no
+secret.
 
     GatewayError
-    ├── InvalidRequest          a person asked for something that cannot be
-    │   └── UnknownProfile        … a MIG profile that no GPU here offers
-    ├── Unauthenticated         no token, or none that is valid
-    ├── Forbidden               the caller's role does not go that far
-    ├── TooManyFailures         wrong tokens again and again from one address
-    ├── GpuNotFound             this host has no GPU of that index
+    ├── InvalidRequest          the request asks for something impossible
+    │   └── UnknownProfile        … a MIG profile that no GPU of this host has
+    ├── Unauthenticated         the token is missing or not valid
+    ├── Forbidden               the caller's role does not allow the request
+    ├── TooManyFailures         one address sent too many requests without a valid token
+    ├── GpuNotFound             this host has no GPU with that index
     ├── SessionNotFound         no session ever had that id
-    ├── SessionEnded            it had, and is over
+    ├── SessionEnded            the session has ended
     ├── SessionExists           the user has a live session already
+    ├── UserRouted              a hand-written pipe routes the user elsewhere
     ├── NoCapacity              no GPU has room for the profile now
-    ├── Unavailable             a part of the machine is out of reach or not ready
+    ├── Unavailable             a part of the host does not answer or is not ready
     │   ├── DatabaseUnavailable
     │   ├── DockerUnavailable
     │   ├── ImageMissing
     │   ├── NetworkUnavailable
-    │   ├── ContainerFailed       a container was made but its sshd never spoke
-    │   ├── DriverUnavailable     NVML cannot be loaded, asked or written to
-    │   │   └── GpuLost             … as far as one GPU is concerned
-    │   ├── SliceBusy             a GPU instance is held by a process or a monitor
-    │   ├── PlacementTaken        something stands where the GPU instance was to go
+    │   ├── ContainerFailed       a container was created, but its sshd did not answer
+    │   ├── DriverUnavailable     NVML cannot be loaded, read or written
+    │   │   └── GpuLost             … for one GPU
+    │   ├── SliceBusy             a process or a monitor holds a GPU instance
+    │   ├── PlacementTaken        another GPU instance occupies the chosen placement
     │   ├── PipesUnavailable      the pipe file cannot be read, understood or written
-    │   └── WorkspaceRefused      a symlink or a stranger's directory stands in a workspace's place
-    ├── WorkspaceFull           the user holds more of the disk than the quota
-    ├── DiskFull                nothing more can be written
-    └── StartRefused            the settings or the schema are not fit to serve with
+    │   └── WorkspaceRefused      a symbolic link or another user's directory is in the workspace's place
+    ├── WorkspaceFull           the user's workspace is above its quota
+    ├── DiskFull                a disk is full
+    └── StartRefused            the gateway cannot start with these settings or this database
 """
 
 from collections.abc import Mapping, Sequence
@@ -37,11 +38,11 @@ from datetime import datetime
 
 
 class GatewayError(Exception):
-    """The root: `str(error)` is a sentence fit for a person."""
+    """The root of the tree. `str(error)` is the message for a person."""
 
 
 class InvalidRequest(GatewayError):
-    """`errors` maps each field's name to what is wrong with it."""
+    """`errors` maps the name of each invalid field to its messages."""
 
     def __init__(self, message: str, errors: Mapping[str, Sequence[str]] | None = None) -> None:
         super().__init__(message)
@@ -50,19 +51,19 @@ class InvalidRequest(GatewayError):
 
 class UnknownProfile(InvalidRequest):
     def __init__(self, name: str, available: Sequence[str]) -> None:
-        offer = ", ".join(available) or "none"
-        message = f"No GPU of this host offers the MIG profile {name!r}; offered: {offer}."
+        offered = ", ".join(available) or "none"
+        message = f"No GPU of this host has the MIG profile {name!r}. Available profiles: {offered}."
         super().__init__(message, {"mig_profile": [message]})
         self.available_profiles = list(available)
 
 
 class Unauthenticated(GatewayError):
-    """`given`: a token was there, but is wrong, expired or revoked; which of these is not said."""
+    """`given`: the request had a token that is wrong, expired or revoked. The message does not say which."""
 
     def __init__(self, given: bool) -> None:
-        wrong = "The token is not valid" if given else "This needs a token"
+        problem = "The token is not valid" if given else "This request needs a token"
         super().__init__(
-            f"{wrong}; send `Authorization: Bearer TOKEN`. `gateway token create`, on the gateway's host, "
+            f"{problem}: send `Authorization: Bearer TOKEN`. `gateway token create` on the gateway's host "
             "makes one."
         )
         self.given = given
@@ -74,27 +75,27 @@ class Forbidden(GatewayError):
 
 class TooManyFailures(GatewayError):
     def __init__(self, wait_seconds: int) -> None:
-        super().__init__(f"Too many requests without a valid token; try again in {wait_seconds} s.")
+        super().__init__(f"Too many requests without a valid token: try again in {wait_seconds} s.")
         self.wait_seconds = wait_seconds
 
 
 class GpuNotFound(GatewayError):
     def __init__(self, index: int, count: int) -> None:
-        known = f"they are numbered 0 to {count - 1}" if count else "it has none"
-        super().__init__(f"This host has no GPU {index}; {known}. GET /gpus lists them.")
+        known = f"Its GPUs have the indexes 0 to {count - 1}" if count else "It has no GPUs at all"
+        super().__init__(f"This host has no GPU {index}. {known}; GET /gpus lists them.")
         self.index = index
 
 
 class SessionNotFound(GatewayError):
     def __init__(self, session_id: str) -> None:
         super().__init__(
-            f"There is no session {session_id!r} and never was; GET /sessions lists the live ones."
+            f"No session has or had the id {session_id!r}. GET /sessions lists the live sessions."
         )
 
 
 class SessionEnded(GatewayError):
     def __init__(self, session_id: str, reason: str, ended_at: datetime) -> None:
-        super().__init__(f"Session {session_id} has ended ({reason}); create a new one with POST /sessions.")
+        super().__init__(f"Session {session_id} has ended ({reason}). POST /sessions creates a new one.")
         self.reason = reason
         self.ended_at = ended_at
 
@@ -102,7 +103,7 @@ class SessionEnded(GatewayError):
 class SessionExists(GatewayError):
     def __init__(self, user_id: str, session_id: str) -> None:
         super().__init__(
-            f"{user_id} has the live session {session_id}; use it, or DELETE it before creating another."
+            f"{user_id} already has the live session {session_id}: use it, or DELETE it and create another."
         )
         self.session_id = session_id
 
@@ -110,13 +111,13 @@ class SessionExists(GatewayError):
 class UserRouted(GatewayError):
     def __init__(self, user_id: str) -> None:
         super().__init__(
-            f"A pipe written by hand above the gateway's takes {user_id} elsewhere, so nobody would reach "
-            "the session: move that pipe below the gateway's marks, or choose another user_id."
+            f"A hand-written pipe above the gateway's marks routes {user_id} elsewhere, so the session would "
+            "be unreachable. Move that pipe below the marks, or choose another user_id."
         )
 
 
 class NoCapacity(GatewayError):
-    """`retry_at` is the earliest known expiry that makes room, None when no expiry would."""
+    """`retry_at` is the earliest end of a lease that makes room; None if no end does."""
 
     def __init__(self, message: str, retry_at: datetime | None = None) -> None:
         super().__init__(message)
@@ -124,7 +125,7 @@ class NoCapacity(GatewayError):
 
 
 class Unavailable(GatewayError):
-    """A part did not answer; what it holds is unknown, not gone."""
+    """A part did not answer. What it holds is unknown; it must not be treated as gone."""
 
 
 class DatabaseUnavailable(Unavailable):
@@ -174,8 +175,8 @@ class WorkspaceRefused(Unavailable):
 class WorkspaceFull(GatewayError):
     def __init__(self, user_id: str, used: str, quota: str) -> None:
         super().__init__(
-            f"{user_id}'s workspace held {used} when last measured and may hold {quota}: have files in it "
-            "removed, or raise --workspace-quota. It is measured again every five minutes."
+            f"{user_id}'s workspace held {used} at the last measurement; its quota is {quota}. Remove files "
+            "from it, or raise --workspace-quota. The gateway measures it every five minutes."
         )
 
 

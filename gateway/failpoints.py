@@ -1,8 +1,8 @@
-"""Places where a test stops or fails the process: between any two steps of create and of delete.
+"""Places between the steps of opening and closing a session, where a test can make the process fail.
 
-Off unless GATEWAY_FAILPOINTS says otherwise, such as `after-container-start=kill,after-pipe-remove=error`.
-`kill` is SIGKILL, so nothing is flushed or undone; `error` raises once a process, so that the running
-gateway can recover.
+GATEWAY_FAILPOINTS switches them on, for example `after-container-start=kill,after-pipe-remove=error`.
+`kill` sends SIGKILL, so the process neither flushes nor undoes anything. `error` raises an error the first
+time, so that the running gateway can recover.
 """
 
 import os
@@ -39,20 +39,20 @@ _armed: dict[str, str] = {}
 
 
 def arm(text: str) -> None:
-    """Set this process's failpoints to those in `text`; raises `StartRefused` for one that there is not."""
+    """Set the failpoints of this process to those in `text`. Raises `StartRefused` for an unknown one."""
     _armed.clear()
     for item in filter(None, text.split(",")):
         place, _, action = item.strip().partition("=")
         if place not in CREATE + DELETE or action not in ACTIONS:
             raise StartRefused(
-                f"GATEWAY_FAILPOINTS: {item!r} is not PLACE=ACTION with an action of {', '.join(ACTIONS)} "
-                f"and a place of {', '.join(CREATE + DELETE)}."
+                f"GATEWAY_FAILPOINTS: {item!r} is invalid. Use PLACE=ACTION, where ACTION is one of "
+                f"{', '.join(ACTIONS)} and PLACE is one of {', '.join(CREATE + DELETE)}."
             )
         _armed[place] = action
 
 
 def reach(place: str, error: Callable[[str], Exception] = Unavailable) -> None:
-    """The step before is done. `error` is what can really go wrong here."""
+    """Mark that the step before `place` is done. `error` is the error that this step can really raise."""
     if _armed and place in _armed:
         _act(place, error)
 
@@ -60,4 +60,4 @@ def reach(place: str, error: Callable[[str], Exception] = Unavailable) -> None:
 def _act(place: str, error: Callable[[str], Exception]) -> None:
     if _armed.pop(place) == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
-    raise error(f"Failed on purpose: {place}.")
+    raise error(f"The failpoint {place} failed this step on purpose.")

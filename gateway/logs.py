@@ -1,4 +1,4 @@
-"""Logs for people and machines: one line an event, every fact a field of it."""
+"""The text log: one line for each event, with each fact as a field."""
 
 import json
 import logging
@@ -11,13 +11,13 @@ from gateway.domain import audit
 
 FORMATS = ("text", "json")
 
-_PLAIN = re.compile(r"[!#-<>-~]+")  # no space, no quote, no equals sign, nothing that is not ASCII
+_PLAIN = re.compile(r"[!#-<>-~]+")  # printable ASCII except space, quotation mark and equals sign
 _OWN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
 _QUIET = {"alembic": logging.WARNING, "asyncssh": logging.ERROR}
 
 
 def log_to_stderr(form: str) -> None:
-    """From now on, as one of `FORMATS`."""
+    """Send all log records to standard error; `form` is one of `FORMATS`."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -38,9 +38,9 @@ class Text(logging.Formatter):
 
 
 def facts(record: logging.LogRecord) -> dict[str, Any]:
-    """What the record tells, by name: its `extra` too, who acts if somebody does, and a traceback."""
+    """Return the fields of a log line: the record's own, its `extra`, the actor and the traceback if any."""
     whole_seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
-    told: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "time": f"{whole_seconds}.{int(record.msecs):03}Z",
         "level": record.levelname.lower(),
         "logger": record.name,
@@ -48,12 +48,12 @@ def facts(record: logging.LogRecord) -> dict[str, Any]:
         **{name: fact for name, fact in vars(record).items() if name not in _OWN and fact is not None},
     }
     if (actor := audit.actor.get()) != audit.GATEWAY:
-        told["actor"] = actor
+        fields["actor"] = actor
     if record.exc_info:
-        told["traceback"] = logging.Formatter().formatException(record.exc_info)
-    return told
+        fields["traceback"] = logging.Formatter().formatException(record.exc_info)
+    return fields
 
 
 def _quoted(fact: str) -> str:
-    """Quoted as JSON has it where it could be misread: no fact breaks a line or forges a field."""
+    """Quote `fact` as JSON if it has a character that could end the line or begin another field."""
     return fact if _PLAIN.fullmatch(fact) else json.dumps(fact)

@@ -1,7 +1,7 @@
-"""Before each request: who calls, and may they. The rules are the table in `gateway.domain.permissions`.
+"""Identifies the caller of each request, and checks the rule of `gateway.domain.permissions` for it.
 
-Denials are written to the log and to the audit trail, so many a minute for each who is denied and for all
-strangers together: addresses cost nothing.
+Denials go to the log and to the audit log. Their number is limited for each caller and for all
+unauthenticated clients together, because an attacker can use any number of addresses.
 """
 
 import ipaddress
@@ -21,12 +21,12 @@ from gateway.services.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
-_EACH, _ALL_STRANGERS = 20, 200  # denials a minute
-_LONGEST_PATH = 200  # characters that are told of it
+_PER_CALLER, _UNAUTHENTICATED_TOTAL = 20, 200  # recorded denials a minute
+_RECORDED_PATH = 200  # characters
 
 
-def register(app: Flask, tokens: Tokens, trail: AuditLog, clock: Clock) -> None:
-    denials = Denials(clock, trail)
+def register(app: Flask, tokens: Tokens, audit_log: AuditLog, clock: Clock) -> None:
+    denials = Denials(clock, audit_log)
 
     @app.before_request
     def authorise() -> None:
@@ -37,34 +37,34 @@ def register(app: Flask, tokens: Tokens, trail: AuditLog, clock: Clock) -> None:
         caller = _identify(tokens)
         if caller is not None and caller not in (permissions.ANONYMOUS, permissions.NOBODY):
             actor.set(caller.name)
-        reach = permissions.scope(caller.role, endpoint) if caller else None
-        if caller is None or (caller is permissions.NOBODY and reach is None):
-            raise denials.stranger()
-        if reach is None and request.endpoint:  # an unknown path is answered 404 to those who may call
+        scope = permissions.scope(caller.role, endpoint) if caller else None
+        if caller is None or (caller is permissions.NOBODY and scope is None):
+            raise denials.unauthenticated()
+        if scope is None and request.endpoint:  # an unknown path is a 404, not a 403
             denials.record(f"role {caller.role}", caller.user_id)
             raise Forbidden(f"A token of role {caller.role} may not {request.method} {request.path}.")
-        g.caller, g.scope = caller, reach
+        g.caller, g.scope = caller, scope
 
     @app.teardown_request
     def forget(_error: BaseException | None) -> None:
-        actor.set(GATEWAY)  # threads are used again
+        actor.set(GATEWAY)  # the thread serves another request next
 
 
 def own_user() -> str | None:
-    """The user whose things alone the caller may see; None: everybody's."""
+    """Return the user whose objects the caller may see; None if the caller may see everyone's."""
     caller: Caller = g.caller
     return (caller.user_id or "") if g.scope is Scope.OWN else None
 
 
 def require_own(user_id: str) -> None:
-    """Raises `Forbidden` when the caller may not act for this user."""
+    """Raise `Forbidden` if the caller may not act for this user."""
     if own_user() not in (None, user_id):
         g.denials.record(f"acting for {user_id}", own_user())
-        raise Forbidden(f"This token is {own_user()}'s and acts for nobody else.")
+        raise Forbidden(f"This token belongs to {own_user()} and may act only for this user.")
 
 
 def _identify(tokens: Tokens) -> Caller | None:
-    """None when what was brought is not valid."""
+    """Return the caller; None if the request has a token that is not valid."""
     if "Authorization" in request.headers:
         scheme, _, secret = request.headers["Authorization"].partition(" ")
         return tokens.identify(secret.strip()) if scheme.lower() == "bearer" else None
@@ -74,36 +74,37 @@ def _identify(tokens: Tokens) -> Caller | None:
 
 
 class Denials:
-    """Told in the log and in the audit trail: why, and what was asked."""
+    """Records denials, each with its reason and its request, in the log and in the audit log."""
 
-    def __init__(self, clock: Clock, trail: AuditLog) -> None:
-        self._each = Failures(clock, _EACH)
-        self._strangers = Failures(clock, _ALL_STRANGERS)
-        self._audit_log = trail
+    def __init__(self, clock: Clock, audit_log: AuditLog) -> None:
+        self._per_caller = Failures(clock, _PER_CALLER)
+        self._unauthenticated = Failures(clock, _UNAUTHENTICATED_TOTAL)
+        self._audit_log = audit_log
 
-    def record(self, why: str, user_id: str | None = None) -> None:
-        """Of somebody with a token."""
-        too_many, _ = self._each.note(actor.get())
-        self._tell(too_many, why, user_id)
+    def record(self, reason: str, user_id: str | None = None) -> None:
+        """Record the denial of a caller who has a valid token."""
+        excess, _ = self._per_caller.note(actor.get())
+        self._write(excess, reason, user_id)
 
-    def stranger(self) -> GatewayError:
-        """What somebody without a valid token is answered."""
+    def unauthenticated(self) -> GatewayError:
+        """Record the denial of a request without a valid token, and return the error that answers it."""
         given = "Authorization" in request.headers
-        too_many, wait = self._each.note(_neighbourhood())
-        if too_many <= 1:  # the others take no part of what all may be told of
-            too_many_of_all, _ = self._strangers.note("")
-            self._tell(max(too_many, too_many_of_all), "invalid token" if given else "no token")
-        return TooManyFailures(wait) if too_many else Unauthenticated(given)
+        excess, wait = self._per_caller.note(_network())
+        if excess <= 1:  # one address cannot use up the total
+            total_excess, _ = self._unauthenticated.note("")
+            self._write(max(excess, total_excess), "invalid token" if given else "no token")
+        return TooManyFailures(wait) if excess else Unauthenticated(given)
 
-    def _tell(self, too_many: int, why: str, user_id: str | None = None) -> None:
-        if too_many > 1:
+    def _write(self, excess: int, reason: str, user_id: str | None = None) -> None:
+        """Write nothing from the second denial above the limit on; the first says that more are dropped."""
+        if excess > 1:
             return
-        path = "".join(each if each.isprintable() else "?" for each in request.path[:_LONGEST_PATH])
-        detail = f"{why}: {request.method} {path}" + (
-            "; more of this minute are not told" if too_many else ""
+        path = "".join(each if each.isprintable() else "?" for each in request.path[:_RECORDED_PATH])
+        detail = f"{reason}: {request.method} {path}" + (
+            "; further denials of this minute are not recorded" if excess else ""
         )
         log.warning("denied", extra={"detail": detail, "user_id": user_id})
-        with suppress(GatewayError):  # the log has it; a full disk must not turn a refusal into a failure
+        with suppress(GatewayError):  # the log has it, and a full disk must not turn the 401 into a 507
             self._audit_log.deny(detail, user_id)
 
 
@@ -111,8 +112,8 @@ def _peer() -> str:
     return request.remote_addr or "unix-socket"
 
 
-def _neighbourhood() -> str:
-    """The peer's address; of IPv6 the /64, for whoever has one address of it has them all."""
+def _network() -> str:
+    """Return the peer's IPv4 address, or its IPv6 /64, because one client usually controls a whole /64."""
     address = ipaddress.ip_address(request.remote_addr) if request.remote_addr else None
     if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
         return str(ipaddress.IPv6Network((address.packed, 64), strict=False))
@@ -120,5 +121,5 @@ def _neighbourhood() -> str:
 
 
 def _is_local(address: str | None) -> bool:
-    """The peer of the connection itself (none: a unix socket); what X-Forwarded-For claims is not asked."""
+    """Whether the peer of the connection is local; None is a unix socket. X-Forwarded-For is ignored."""
     return not address or ipaddress.ip_address(address).is_loopback

@@ -1,4 +1,4 @@
-"""Every failure as RFC 9457 problem+json, from one table."""
+"""Every error as RFC 9457 problem+json, from one table."""
 
 import logging
 from datetime import UTC, datetime
@@ -12,28 +12,28 @@ from gateway import errors
 
 log = logging.getLogger(__name__)
 
-# The first class that an error is an instance of decides; subclasses stand before their parents.
+# The first matching class decides, so subclasses stand before their parents.
 _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
-    (errors.UnknownProfile, 422, "unknown-profile", "No GPU offers this MIG profile"),
-    (errors.InvalidRequest, 422, "invalid-request", "The request cannot be carried out as it is"),
+    (errors.UnknownProfile, 422, "unknown-profile", "No GPU has this MIG profile"),
+    (errors.InvalidRequest, 422, "invalid-request", "The request is invalid"),
     (errors.Unauthenticated, 401, "unauthenticated", "A valid token is needed"),
     (errors.Forbidden, 403, "forbidden", "The token does not allow this"),
-    (errors.TooManyFailures, 429, "too-many-failures", "Too many failures"),
-    (errors.GpuNotFound, 404, "gpu-not-found", "No such GPU"),
-    (errors.SessionNotFound, 404, "session-not-found", "No such session"),
+    (errors.TooManyFailures, 429, "too-many-failures", "Too many failed authentications"),
+    (errors.GpuNotFound, 404, "gpu-not-found", "The GPU does not exist"),
+    (errors.SessionNotFound, 404, "session-not-found", "The session does not exist"),
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
     (errors.SessionExists, 409, "session-exists", "The user has a live session"),
-    (errors.UserRouted, 409, "user-routed", "The user is routed elsewhere"),
+    (errors.UserRouted, 409, "user-routed", "A hand-written pipe routes the user"),
     (errors.NoCapacity, 503, "no-capacity", "No GPU slice is free"),
-    (errors.DatabaseUnavailable, 503, "database-unavailable", "The session database is out of reach"),
-    (errors.DockerUnavailable, 503, "docker-unavailable", "Docker is out of reach"),
+    (errors.DatabaseUnavailable, 503, "database-unavailable", "The session database does not answer"),
+    (errors.DockerUnavailable, 503, "docker-unavailable", "Docker does not answer"),
     (errors.ImageMissing, 503, "image-missing", "The session image is missing"),
     (errors.NetworkUnavailable, 503, "network-unavailable", "The sessions' network is not ready"),
     (errors.ContainerFailed, 503, "container-failed", "The session's container did not start"),
     (errors.GpuLost, 503, "gpu-lost", "A GPU is lost"),
-    (errors.DriverUnavailable, 503, "driver-unavailable", "The GPU driver is out of reach"),
+    (errors.DriverUnavailable, 503, "driver-unavailable", "The GPU driver does not answer"),
     (errors.SliceBusy, 503, "slice-busy", "A GPU instance is busy"),
-    (errors.PlacementTaken, 503, "placement-taken", "The GPU slice was taken meanwhile"),
+    (errors.PlacementTaken, 503, "placement-taken", "Another GPU instance occupies the placement"),
     (errors.PipesUnavailable, 503, "pipes-unavailable", "The SSH routes cannot be published"),
     (errors.WorkspaceRefused, 503, "workspace-refused", "The workspace cannot be used"),
     (errors.WorkspaceFull, 507, "workspace-full", "The user's workspace is full"),
@@ -57,9 +57,9 @@ def register(app: Flask) -> None:
 
 def _gateway_error(error: errors.GatewayError) -> Response:
     status, kind, title = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
-    answer = problem(status, kind, title, str(error), **_members(error))
-    answer.headers.update(_headers(error))
-    return answer
+    response = problem(status, kind, title, str(error), **_members(error))
+    response.headers.update(_headers(error))
+    return response
 
 
 def _headers(error: errors.GatewayError) -> dict[str, str]:
@@ -92,32 +92,31 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
 def _validation_error(error: ValidationError) -> Response:
     fields = error.normalized_messages()  # type: ignore[no-untyped-call]
     detail = f"Correct these fields: {', '.join(sorted(map(str, fields)))}."
-    return problem(
-        422, "invalid-request", "The request cannot be carried out as it is", detail, errors=fields
-    )
+    return problem(422, "invalid-request", "The request is invalid", detail, errors=fields)
 
 
 def _http_error(error: HTTPException) -> Response:
     status, title = error.code or 500, error.name
-    answer = problem(status, title.lower().replace(" ", "-"), title, str(error.description))
+    response = problem(status, title.lower().replace(" ", "-"), title, str(error.description))
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
-            answer.headers[name] = value
-    return answer
+            response.headers[name] = value
+    return response
 
 
 def _too_deep(_error: RecursionError) -> Response:
-    """What the JSON parser says to arrays in arrays in arrays; nothing here nests by itself."""
-    return problem(400, "bad-request", "Bad Request", "The body is nested too deeply; send flat JSON.")
+    """The JSON parser raises `RecursionError` for deeply nested bodies; no code of the gateway recurses."""
+    return problem(400, "bad-request", "Bad Request", "The JSON is nested too deeply: send flat JSON.")
 
 
 def _defect(error: Exception) -> Response:
     session_id = (request.view_args or {}).get("session_id")
-    told = {"endpoint": request.endpoint, "session_id": session_id}
-    log.error("a request ran into a defect", exc_info=error, extra=told)
+    fields = {"endpoint": request.endpoint, "session_id": session_id}
+    log.error("a request failed with an internal error", exc_info=error, extra=fields)
     return problem(
         500,
         "defect",
-        "A defect of the gateway",
-        "The gateway's log says more; nothing needs to be sent again.",
+        "Internal error",
+        "This is a bug in the gateway; its log has the details. Check the state of the session before you "
+        "send the request again.",
     )

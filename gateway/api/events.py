@@ -1,29 +1,29 @@
-"""/events and /sessions/{id}/events: who did what, and to which session."""
+"""/events and /sessions/{id}/events: the audit log."""
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from gateway.api.answers import EventAnswer, EventsAnswer
 from gateway.api.authorisation import own_user
 from gateway.api.openapi import describes
 from gateway.api.requests import EventsRequest
+from gateway.api.responses import EventResponse, EventsResponse
 from gateway.services.events import AuditLog
 
 
-def blueprint(trail: AuditLog) -> Blueprint:
+def blueprint(audit_log: AuditLog) -> Blueprint:
     routes = Blueprint("events", __name__)
-    events_request, events_answer = EventsRequest(), EventAnswer(many=True)
+    events_request, events_response = EventsRequest(), EventResponse(many=True)
 
     @routes.get("/events")
-    @describes({200: EventsAnswer}, query=events_request, problems=(422,))
+    @describes({200: EventsResponse}, query=events_request, problems=(422,))
     def list_events() -> ResponseReturnValue:
-        """Who did what: the latest of the whole gateway, newest last."""
-        return {"events": events_answer.dump(trail.latest(**events_request.load(request.args)))}
+        """List the latest events of the gateway, newest last."""
+        return {"events": events_response.dump(audit_log.latest(**events_request.load(request.args)))}
 
     @routes.get("/sessions/<session_id>/events")
-    @describes({200: EventsAnswer}, problems=(404,))
+    @describes({200: EventsResponse}, problems=(404,))
     def of_session(session_id: str) -> ResponseReturnValue:
-        """Who did what to a session, oldest first, after its end too."""
-        return {"events": events_answer.dump(trail.of_session(session_id, own_user()))}
+        """List the events of a live or ended session, oldest first."""
+        return {"events": events_response.dump(audit_log.of_session(session_id, own_user()))}
 
     return routes

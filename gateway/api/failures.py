@@ -1,7 +1,7 @@
-"""How often somebody may fail within a minute before it is too much.
+"""Counts failures within a minute.
 
-Tokens cannot be guessed; this bounds what a stranger can make the log and the audit trail grow by. A valid
-token is let in from every address at any time.
+Tokens cannot be guessed. The limit bounds how fast unauthenticated clients can make the log and the audit log
+grow. A valid token is always accepted, from every address.
 """
 
 import threading
@@ -11,11 +11,11 @@ from datetime import timedelta
 from gateway.domain.clock import Clock
 
 _WINDOW = timedelta(minutes=1)
-_REMEMBERED = 4096  # the longest known are forgotten first
+_MAX_CLIENTS = 4096  # the oldest are dropped first
 
 
 class Failures:
-    """Counted in the memory of one worker."""
+    """Counters in the memory of one worker process; `allowed` failures a minute for each client."""
 
     def __init__(self, clock: Clock, allowed: int) -> None:
         self._clock = clock
@@ -23,16 +23,16 @@ class Failures:
         self._lock = threading.Lock()
         self._counts: OrderedDict[str, tuple[timedelta, int]] = OrderedDict()
 
-    def note(self, who: str) -> tuple[int, int]:
-        """One more: by how many that is too many, and in how many seconds the minute is over."""
+    def note(self, client: str) -> tuple[int, int]:
+        """Count one failure. Return the number above the limit, and the seconds until the minute ends."""
         now = self._clock().uptime
         with self._lock:
-            since, count = self._counts.get(who, (now, 0))
+            since, count = self._counts.get(client, (now, 0))
             if now - since >= _WINDOW:
                 since, count = now, 0
-                self._counts.pop(who, None)
-            self._counts[who] = since, count + 1
-            if len(self._counts) > _REMEMBERED:
+                self._counts.pop(client, None)
+            self._counts[client] = since, count + 1
+            if len(self._counts) > _MAX_CLIENTS:
                 self._counts.popitem(last=False)
-        left = round((since + _WINDOW - now).total_seconds())
-        return max(0, count + 1 - self._allowed), max(1, left)
+        remaining_seconds = round((since + _WINDOW - now).total_seconds())
+        return max(0, count + 1 - self._allowed), max(1, remaining_seconds)

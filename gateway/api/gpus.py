@@ -1,4 +1,4 @@
-"""/gpus: what the host's GPUs hold, what they could hold and from when on, and what is kept off them."""
+"""/gpus: allocations and free capacity of the host's GPUs, and cordons."""
 
 from collections.abc import Iterator
 from datetime import datetime
@@ -7,10 +7,10 @@ from typing import Any
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from gateway.api.answers import FitAnswer, GpuAnswer, GpusAnswer, ProfileAnswer, ProfilesAnswer
 from gateway.api.authorisation import own_user
 from gateway.api.openapi import describes
 from gateway.api.requests import CordonRequest, FitRequest
+from gateway.api.responses import FitResponse, GpuResponse, GpusResponse, ProfileResponse, ProfilesResponse
 from gateway.domain.mig import Gpu, Profile
 from gateway.domain.models import Session
 from gateway.domain.occupancy import Occupancy
@@ -18,64 +18,71 @@ from gateway.domain.placement import Fit, Occupied
 from gateway.services.gpus import GpuInventory
 
 
-def blueprint(pool: GpuInventory) -> Blueprint:
+def blueprint(inventory: GpuInventory) -> Blueprint:
     routes = Blueprint("gpus", __name__, url_prefix="/gpus")
-    gpu_answer, profile_answer, fit_answer = GpuAnswer(many=True), ProfileAnswer(many=True), FitAnswer()
+    gpu_response, profile_response, fit_response = (
+        GpuResponse(many=True),
+        ProfileResponse(many=True),
+        FitResponse(),
+    )
     fit_request, cordon_request = FitRequest(), CordonRequest()
 
     @routes.get("")
-    @describes({200: GpusAnswer})
+    @describes({200: GpusResponse})
     def list_gpus() -> ResponseReturnValue:
-        """What is on each GPU."""
-        occupancy = pool.occupancy()
-        return {"gpus": gpu_answer.dump([_gpu(gpu, occupancy, own_user()) for gpu in occupancy.gpus])}
+        """List the GPUs with their GPU instances."""
+        occupancy = inventory.occupancy()
+        return {"gpus": gpu_response.dump([_gpu(gpu, occupancy, own_user()) for gpu in occupancy.gpus])}
 
     @routes.get("/profiles")
-    @describes({200: ProfilesAnswer})
+    @describes({200: ProfilesResponse})
     def list_profiles() -> ResponseReturnValue:
-        """Which MIG profiles there are, how many are free, and when the next one is."""
-        occupancy, now = pool.occupancy(), pool.clock().wall
+        """List the MIG profiles: how many are in use and free, and when the next one becomes free."""
+        occupancy, now = inventory.occupancy(), inventory.clock().wall
         described = [_profile(gpu, profile, occupancy, now) for gpu, profile in occupancy.offers().values()]
         described.sort(key=lambda offer: (offer["compute_slices"], offer["memory_mib"], offer["name"]))
-        return {"profiles": profile_answer.dump(described)}
+        return {"profiles": profile_response.dump(described)}
 
     @routes.get("/fit")
-    @describes({200: FitAnswer}, query=fit_request, problems=(422,))
+    @describes({200: FitResponse}, query=fit_request, problems=(422,))
     def fit() -> ResponseReturnValue:
-        """Would this profile fit now, and if not, whose expiry makes room?"""
-        wanted = fit_request.load(request.args)
-        occupancy, now = pool.occupancy(), pool.clock().wall
-        profile = occupancy.offered(wanted["profile"])
-        return {**fit_answer.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
+        """Whether a profile fits now, and if not, which sessions' ends make room."""
+        query = fit_request.load(request.args)
+        occupancy, now = inventory.occupancy(), inventory.clock().wall
+        profile = occupancy.offered(query["profile"])
+        return {**fit_response.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
 
     @routes.put("/<int:index>/cordon")
     @describes({204: None}, optional_body=cordon_request, problems=(404, 422, 507))
     def cordon(index: int) -> ResponseReturnValue:
         """Keep new sessions off a GPU."""
-        wanted = cordon_request.load(request.get_json() if request.content_length else {})
-        pool.cordon(index, wanted["reason"])
+        given = cordon_request.load(request.get_json() if request.content_length else {})
+        inventory.cordon(index, given["reason"])
         return "", 204
 
     @routes.delete("/<int:index>/cordon")
     @describes({204: None}, problems=(404, 507))
     def uncordon(index: int) -> ResponseReturnValue:
-        """Let new sessions onto a GPU again."""
-        pool.uncordon(index)
+        """Allow new sessions on a GPU again."""
+        inventory.uncordon(index)
         return "", 204
 
     return routes
 
 
 def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
-    leases = [lease for lease in occupancy.occupied if lease.gpu_uuid == gpu.uuid]
+    occupied = [piece for piece in occupancy.occupied if piece.gpu_uuid == gpu.uuid]
     return {
         "index": gpu.index,
         "uuid": gpu.uuid,
         "name": gpu.name,
         "memory_mib": gpu.memory_mib,
         "mig_mode": gpu.mig_mode,
-        "memory_slices": {"total": gpu.memory_slices, "used": sum(lease.placement.size for lease in leases)},
-        "instances": list(_instances(gpu, leases, occupancy, owner)),
+        "memory_slices": {
+            "total": gpu.memory_slices,
+            "used": sum(piece.placement.size for piece in occupied),
+        },
+        "instances": list(_instances(gpu, occupied, occupancy, owner)),
         "healthy": gpu.fault is None,
         "cordoned": gpu.uuid in occupancy.cordons,
         "reason": occupancy.why_closed(gpu),
@@ -84,18 +91,18 @@ def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
 
 
 def _instances(
-    gpu: Gpu, leases: list[Occupied], occupancy: Occupancy, owner: str | None
+    gpu: Gpu, occupied: list[Occupied], occupancy: Occupancy, owner: str | None
 ) -> Iterator[dict[str, Any]]:
-    """What stands and what is promised, lowest start first; with `owner`, others' without names."""
-    standing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
-    for lease in sorted(leases, key=lambda lease: lease.placement):
-        session = occupancy.sessions.get(lease.session_id or "")
+    """Existing and reserved GPU instances, lowest start first; with `owner`, other users are redacted."""
+    existing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
+    for piece in sorted(occupied, key=lambda piece: piece.placement):
+        session = occupancy.sessions.get(piece.session_id or "")
         named = session if session and owner in (None, session.user_id) else None
         yield {
-            "gpu_uuid": standing.get(lease.placement),
-            "profile": lease.profile,
-            "start": lease.placement.start,
-            "size": lease.placement.size,
+            "gpu_uuid": existing.get(piece.placement),
+            "profile": piece.profile,
+            "start": piece.placement.start,
+            "size": piece.placement.size,
             "session_id": named.id if named else None,
             "owner": "gateway" if session and not session.borrowed else "other",
             "user_id": named.user_id if named else None,
@@ -114,13 +121,13 @@ def _fit(profile: str, fit: Fit | None, occupancy: Occupancy, owner: str | None)
         "now": None if fit.waits_for else _place(fit, occupancy),
         "at": fit.at,
         "waits_for": [
-            _waited_for(occupancy.sessions[str(lease.session_id)], owner) for lease in fit.waits_for
+            _waited_for(occupancy.sessions[str(piece.session_id)], owner) for piece in fit.waits_for
         ],
     }
 
 
 def _waited_for(session: Session, owner: str | None) -> dict[str, Any]:
-    """With `owner`, others' without names."""
+    """With `owner`, other users are redacted."""
     named = owner in (None, session.user_id)
     return {
         "session_id": session.id if named else None,
@@ -154,7 +161,7 @@ def _profile(gpu: Gpu, profile: Profile, occupancy: Occupancy, now: datetime) ->
     }
 
 
-# What a share of a GPU is good for, by the largest share that it covers.
+# Typical uses, by the largest share of a GPU's compute slices.
 _USES = (
     (1 / 6, "light development, tests"),
     (1 / 3, "mid-sized training"),

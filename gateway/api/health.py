@@ -1,13 +1,13 @@
-"""/healthz and /readyz: is the process alive, and is every part that a session needs there."""
+"""/healthz and /readyz: whether the process answers, and whether every part that sessions need is ready."""
 
 from collections.abc import Mapping
 
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from gateway.api.answers import HealthAnswer, ReadinessAnswer
 from gateway.api.authorisation import own_user
 from gateway.api.openapi import describes
+from gateway.api.responses import HealthResponse, ReadinessResponse
 from gateway.errors import GatewayError
 from gateway.services.ports import Check
 
@@ -16,15 +16,15 @@ def blueprint(parts: Mapping[str, Check]) -> Blueprint:
     routes = Blueprint("health", __name__)
 
     @routes.get("/healthz")
-    @describes({200: HealthAnswer})
+    @describes({200: HealthResponse})
     def healthz() -> ResponseReturnValue:
-        """The process answers."""
+        """Whether the process answers."""
         return {"status": "ok"}
 
     @routes.get("/readyz")
-    @describes({200: ReadinessAnswer, 503: ReadinessAnswer})
+    @describes({200: ReadinessResponse, 503: ReadinessResponse})
     def readyz() -> ResponseReturnValue:
-        """Each part is ready: a line for each; strangers and users are told no more than that."""
+        """Whether each part is ready, with one line for each; only administrators get the details."""
         lines, ready, brief = {}, True, own_user() is not None
         for name, check in parts.items():
             try:

@@ -1,4 +1,4 @@
-"""/openapi.json: the API described, from its routes, their schemas and the table of who may call."""
+"""/openapi.json: the description of the API, made from its routes, schemas and permissions."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from flask.typing import ResponseReturnValue
 from marshmallow import Schema
 from werkzeug.routing import IntegerConverter, Rule
 
-from gateway.api.answers import OPTIONAL, Answer, ProblemAnswer
+from gateway.api.responses import OPTIONAL, ProblemResponse, ResponseSchema
 from gateway.domain import permissions
 from gateway.domain.permissions import Role, Scope
 
 View = TypeVar("View", bound=Callable[..., ResponseReturnValue])
 
 _MEANINGS = {
-    200: "Done",
-    201: "Made",
-    202: "Begun, and tried again until it is done",
-    204: "Done",
-    400: "Not JSON, or not HTTP",
+    200: "Success",
+    201: "Created",
+    202: "Accepted: the gateway repeats the failed step until it succeeds",
+    204: "Success",
+    400: "The request is not valid JSON or HTTP",
     401: "A valid token is needed",
     403: "The token does not allow this",
-    404: "There is no such thing",
-    409: "The user has a live session",
+    404: "The object does not exist",
+    409: "The user has a live session, or a hand-written pipe routes the user",
     410: "The session has ended",
     413: "The body is too large",
-    415: "The body is not called JSON",
-    422: "The request cannot be carried out as it is",
-    429: "Too many denied requests",
-    503: "A part is out of reach, or no slice is free",
-    507: "A disk is full",
+    415: "The Content-Type must be application/json",
+    422: "The request is invalid",
+    429: "Too many requests without a valid token",
+    503: "A part does not answer, or no GPU has room",
+    507: "A disk or the workspace is full",
 }
 _HEADERS = {
     201: ("Location",),
@@ -47,7 +47,7 @@ _PROBLEM = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class _Described:
-    answers: Mapping[int, type[Answer] | None]
+    responses: Mapping[int, type[ResponseSchema] | None]
     body: Schema | None
     body_is_required: bool
     query: Schema | None
@@ -55,15 +55,15 @@ class _Described:
 
 
 def describes(
-    answers: Mapping[int, type[Answer] | None],
+    responses: Mapping[int, type[ResponseSchema] | None],
     *,
     body: Schema | None = None,
     optional_body: Schema | None = None,
     query: Schema | None = None,
     problems: tuple[int, ...] = (),
 ) -> Callable[[View], View]:
-    """What a view answers when all is well, what it takes, and which problems are its own."""
-    described = _Described(answers, body or optional_body, body is not None, query, problems)
+    """Describe a view: its successful responses, its body and query, and the problems that only it has."""
+    described = _Described(responses, body or optional_body, body is not None, query, problems)
 
     def mark(view: View) -> View:
         view.described = described  # type: ignore[attr-defined]
@@ -73,7 +73,7 @@ def describes(
 
 
 def blueprint(app: Flask) -> Blueprint:
-    """Describes all that `app` serves by then, and itself."""
+    """Serve a description of everything that is registered on `app` at this moment, and of this endpoint."""
     routes = Blueprint("openapi", __name__)
     described = _document(app)
 
@@ -100,7 +100,7 @@ def _document(app: Flask) -> dict[str, Any]:
         spec.path(path, operations={method.lower(): _operation(rule, view) for method in methods})
     document = spec.to_dict()
     for name, schema in document["components"]["schemas"].items():
-        if name.endswith("Answer"):
+        if name.endswith("Response"):
             _require_all(schema)
     return document
 
@@ -113,7 +113,9 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
         "summary": view.__doc__.partition("\n")[0],
         "security": [{}] if Role.NOBODY in roles else [{"token": []}, {}],
         "parameters": [_path_parameter(rule, name) for name in sorted(rule.arguments)],
-        "responses": {str(status): _answer(status, schema) for status, schema in described.answers.items()},
+        "responses": {
+            str(status): _response(status, schema) for status, schema in described.responses.items()
+        },
     }
     if described.query:
         operation["parameters"].append({"in": "query", "schema": described.query})
@@ -122,13 +124,13 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
             "required": described.body_is_required,
             "content": {"application/json": {"schema": described.body}},
         }
-    for status in sorted({*described.problems, *_problems_of_all(described, roles, rule)}):
-        answer = operation["responses"].setdefault(str(status), _answer(status, None))
-        answer.setdefault("content", {})[_PROBLEM] = {"schema": ProblemAnswer}
+    for status in sorted({*described.problems, *_common_problems(described, roles, rule)}):
+        response = operation["responses"].setdefault(str(status), _response(status, None))
+        response.setdefault("content", {})[_PROBLEM] = {"schema": ProblemResponse}
     return operation
 
 
-def _problems_of_all(described: _Described, roles: Mapping[Role, Scope], rule: Rule) -> set[int]:
+def _common_problems(described: _Described, roles: Mapping[Role, Scope], rule: Rule) -> set[int]:
     problems = {400}
     if roles.get(Role.NOBODY) is not Scope.ALL:
         problems |= {401, 403, 429, 503}
@@ -145,18 +147,20 @@ def _path_parameter(rule: Rule, name: str) -> dict[str, Any]:
     return {"in": "path", "name": name, "required": True, "schema": schema}
 
 
-def _answer(status: int, schema: type[Answer] | None) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": _MEANINGS[status]}
+def _response(status: int, schema: type[ResponseSchema] | None) -> dict[str, Any]:
+    response: dict[str, Any] = {"description": _MEANINGS[status]}
     if schema:
-        answer["content"] = {"application/json": {"schema": schema}}
+        response["content"] = {"application/json": {"schema": schema}}
     if status in _HEADERS:
-        answer["headers"] = {name: {"schema": {"type": "string"}} for name in _HEADERS[status]}
-    return answer
+        response["headers"] = {name: {"schema": {"type": "string"}} for name in _HEADERS[status]}
+    return response
 
 
 def _require_all(schema: dict[str, Any]) -> None:
-    """A schema of marshmallow's does not say which fields an answer has always; and apispec gives a time of
-    a format of its own the format None, which is no format."""
+    """Mark the fields that every response has, which a marshmallow schema does not express.
+
+    Also correct the format of times: for a custom time format apispec writes None, which is not valid.
+    """
     fields: dict[str, Any] = schema.get("properties", {})
     for field in fields.values():
         if field.get("format", "") is None:

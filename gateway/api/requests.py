@@ -1,4 +1,4 @@
-"""The shapes of what is asked."""
+"""The schemas of request bodies and queries. An unknown field is an error."""
 
 from datetime import UTC
 from typing import Any
@@ -7,7 +7,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 
 from gateway.domain import ssh_keys, users
 
-_LARGEST_ID = 2**63 - 1  # that a database counts to
+_LARGEST_ID = 2**63 - 1  # of a database row
 _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 
 
@@ -17,7 +17,7 @@ def _user_id(value: str) -> None:
 
 
 class WholeNumber(fields.Integer):
-    """A JSON integer; not a string, not 1.0 and not `true`, which Python takes for 1."""
+    """A JSON integer. Strings, 1.0 and `true`, which Python treats as 1, are invalid."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(strict=True, **options)
@@ -67,7 +67,7 @@ class FitRequest(Schema):
 
 
 def _text(value: str) -> None:
-    """JSON can name half of a surrogate pair, which no text is and no database stores."""
+    """JSON can encode a lone surrogate, which is not valid Unicode and which no database stores."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -75,7 +75,7 @@ def _text(value: str) -> None:
 
 
 class CordonRequest(Schema):
-    """Body of `PUT /gpus/{index}/cordon`; it may be left out."""
+    """Optional body of `PUT /gpus/{index}/cordon`."""
 
     reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
 

@@ -1,4 +1,4 @@
-"""/sessions: open, list, look at and close leases."""
+"""/sessions: open, list, read and close sessions."""
 
 from datetime import timedelta
 from pathlib import Path
@@ -7,18 +7,20 @@ from typing import Any
 from flask import Blueprint, request, url_for
 from flask.typing import ResponseReturnValue
 
-from gateway.api.answers import KeysAnswer, OpenedAnswer, SessionAnswer, SessionsAnswer
 from gateway.api.authorisation import own_user, require_own
 from gateway.api.openapi import describes
 from gateway.api.requests import KeysRequest, SessionRequest
+from gateway.api.responses import KeysResponse, OpenedResponse, SessionResponse, SessionsResponse
 from gateway.domain.models import Session
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
 
 
 class EntryPoint:
-    """Where users find the SSH router. `host_key` is the file of its public key, which the router makes at
-    its first start and keeps from then on."""
+    """The SSH address that users connect to.
+
+    `host_key` is the file with its public key. The router makes the key at its first start and keeps it.
+    """
 
     def __init__(self, host: str, port: int, host_key: Path) -> None:
         self._host = host
@@ -48,54 +50,54 @@ class EntryPoint:
 def blueprint(sessions: Sessions, user_keys: UserKeys, entry: EntryPoint, max_ttl_minutes: int) -> Blueprint:
     routes = Blueprint("sessions", __name__, url_prefix="/sessions")
     session_request = SessionRequest(max_ttl_minutes)
-    session_answer, keys_request = SessionAnswer(), KeysRequest()
+    session_response, keys_request = SessionResponse(), KeysRequest()
 
-    def answer(session: Session) -> dict[str, Any]:
-        return {**session_answer.dump(session), **entry.describe(session.user_id)}
+    def response(session: Session) -> dict[str, Any]:
+        return {**session_response.dump(session), **entry.describe(session.user_id)}
 
     @routes.post("")
-    @describes({201: OpenedAnswer}, body=session_request, problems=(409, 422, 507))
+    @describes({201: OpenedResponse}, body=session_request, problems=(409, 422, 507))
     def create() -> ResponseReturnValue:
-        """Open a session; returns when the user can log in."""
-        wanted = session_request.load(request.get_json())
-        require_own(wanted["user_id"])
+        """Open a session. The response comes when the user can log in."""
+        given = session_request.load(request.get_json())
+        require_own(given["user_id"])
         opened = sessions.open(
-            wanted["user_id"],
-            timedelta(minutes=wanted["ttl_minutes"]),
-            wanted["mig_profile"],
-            wanted["ssh_public_keys"],
+            given["user_id"],
+            timedelta(minutes=given["ttl_minutes"]),
+            given["mig_profile"],
+            given["ssh_public_keys"],
         )
-        body = answer(opened.session)
+        body = response(opened.session)
         if opened.private_key is not None:
             body["ssh_private_key"] = opened.private_key
         return body, 201, {"Location": url_for("sessions.read", session_id=opened.session.id)}
 
     @routes.get("")
-    @describes({200: SessionsAnswer})
+    @describes({200: SessionsResponse})
     def list_live() -> ResponseReturnValue:
-        """Live sessions, oldest first."""
-        return {"sessions": [answer(session) for session in sessions.list(own_user())]}
+        """List the live sessions, oldest first."""
+        return {"sessions": [response(session) for session in sessions.list(own_user())]}
 
     @routes.get("/<session_id>")
-    @describes({200: SessionAnswer}, problems=(404, 410))
+    @describes({200: SessionResponse}, problems=(404, 410))
     def read(session_id: str) -> ResponseReturnValue:
-        """A live session."""
-        return answer(sessions.get(session_id, own_user()))
+        """Read a live session."""
+        return response(sessions.get(session_id, own_user()))
 
     @routes.put("/<session_id>/keys")
-    @describes({200: KeysAnswer}, body=keys_request, problems=(404, 410, 422, 507))
+    @describes({200: KeysResponse}, body=keys_request, problems=(404, 410, 422, 507))
     def replace_keys(session_id: str) -> ResponseReturnValue:
-        """Who gets in, from now on; connections that a withdrawn key may have opened are cut."""
-        wanted = keys_request.load(request.get_json())
-        return {"ssh_public_keys": user_keys.replace_in_session(session_id, wanted["ssh_public_keys"])}
+        """Replace the public keys of a live session, and close connections of revoked keys."""
+        given = keys_request.load(request.get_json())
+        return {"ssh_public_keys": user_keys.replace_in_session(session_id, given["ssh_public_keys"])}
 
     @routes.delete("/<session_id>")
-    @describes({204: None, 202: SessionAnswer}, problems=(404, 410, 507))
+    @describes({204: None, 202: SessionResponse}, problems=(404, 410, 507))
     def delete(session_id: str) -> ResponseReturnValue:
-        """End a session: 204 when everything is taken back, 202 when a step is tried again."""
+        """Close a session: 204 when everything is removed, 202 if the gateway must repeat a step."""
         sessions.get(session_id, own_user())
         if sessions.close(session_id):
             return "", 204
-        return answer(sessions.get(session_id)), 202
+        return response(sessions.get(session_id)), 202
 
     return routes

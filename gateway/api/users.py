@@ -1,12 +1,12 @@
-"""/users/{id}/keys: the public keys that are stored for a user."""
+"""/users/{id}/keys: the public keys stored for a user."""
 
 from flask import Blueprint, request
 from flask.typing import ResponseReturnValue
 
-from gateway.api.answers import KeysAnswer
 from gateway.api.authorisation import require_own
 from gateway.api.openapi import describes
 from gateway.api.requests import KeysRequest
+from gateway.api.responses import KeysResponse
 from gateway.domain import users
 from gateway.errors import InvalidRequest
 from gateway.services.ssh_keys import UserKeys
@@ -17,18 +17,18 @@ def blueprint(user_keys: UserKeys) -> Blueprint:
     keys_request = KeysRequest()
 
     @routes.get("/<user_id>/keys")
-    @describes({200: KeysAnswer}, problems=(422,))
+    @describes({200: KeysResponse}, problems=(422,))
     def read(user_id: str) -> ResponseReturnValue:
-        """The public keys stored for a user."""
+        """Read the public keys stored for a user."""
         return {"ssh_public_keys": user_keys.get(_checked(user_id))}
 
     @routes.put("/<user_id>/keys")
-    @describes({200: KeysAnswer}, body=keys_request, problems=(422, 507))
+    @describes({200: KeysResponse}, body=keys_request, problems=(422, 507))
     def replace(user_id: str) -> ResponseReturnValue:
-        """Store these, for the next session, and at once for a live one that stored keys opened."""
+        """Replace the public keys stored for a user, and those of a live session that uses them."""
         user_id = _checked(user_id)
-        wanted = keys_request.load(request.get_json())
-        return {"ssh_public_keys": user_keys.replace(user_id, wanted["ssh_public_keys"])}
+        given = keys_request.load(request.get_json())
+        return {"ssh_public_keys": user_keys.replace(user_id, given["ssh_public_keys"])}
 
     return routes
 

@@ -1,4 +1,4 @@
-"""Calls to the driver that do not come back in time, and what becomes of what they made."""
+"""Calls to the driver that time out, and what they created."""
 
 import threading
 import time
@@ -43,18 +43,18 @@ def bench(bench_of: BenchMaker, gpus: TimeLimitedGpus) -> Bench:
 @pytest.mark.parametrize(
     "call", ["nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance"]
 )
-def test_a_create_that_succeeds_too_late_is_taken_back(bench: Bench, faults: Faults, call: str) -> None:
+def test_a_creation_that_succeeds_too_late_is_undone(bench: Bench, faults: Faults, call: str) -> None:
     faults.inject(Fault(call, delay=HANGS, times=1))
-    answer: Any = bench.client.post("/sessions", json={"user_id": "ann"})
-    assert answer.status_code == 503
-    assert "did not answer within" in answer.json["detail"]
+    response: Any = bench.client.post("/sessions", json={"user_id": "ann"})
+    assert response.status_code == 503
+    assert "did not answer within" in response.json["detail"]
     time.sleep(HANGS)
     bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
     assert bench.client.post("/sessions", json={"user_id": "ann"}).status_code == 201
 
 
-def test_a_deletion_that_hangs_is_finished_later(bench: Bench, faults: Faults) -> None:
+def test_a_deletion_that_times_out_is_completed_later(bench: Bench, faults: Faults) -> None:
     session: Any = bench.client.post("/sessions", json={"user_id": "ann"}).json
     faults.inject(Fault("nvmlGpuInstanceDestroy", delay=HANGS, times=1))
     assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
@@ -63,14 +63,14 @@ def test_a_deletion_that_hangs_is_finished_later(bench: Bench, faults: Faults) -
     assert bench.leftovers() == NOTHING
 
 
-def test_a_look_that_hangs_ends_nothing(bench: Bench, faults: Faults) -> None:
+def test_a_read_that_times_out_ends_no_session(bench: Bench, faults: Faults) -> None:
     session: Any = bench.client.post("/sessions", json={"user_id": "ann"}).json
     faults.inject(Fault("nvmlDeviceGetCount_v2", delay=HANGS, times=1))
     bench.reconciler.reconcile()
     assert bench.client.get(f"/sessions/{session['session_id']}").json["status"] == "active"
 
 
-def test_nobody_waits_for_a_gpu_for_ever(gpus: TimeLimitedGpus, faults: Faults) -> None:
+def test_a_call_to_a_gpu_times_out(gpus: TimeLimitedGpus, faults: Faults) -> None:
     uuid = gpus.list()[0].uuid
     faults.inject(Fault(CREATE, delay=HANGS, times=1))
     with pytest.raises(DriverUnavailable, match="did not answer within 0.8 s"):
@@ -81,7 +81,7 @@ def test_nobody_waits_for_a_gpu_for_ever(gpus: TimeLimitedGpus, faults: Faults) 
     assert [instance.placement for instance in gpus.list()[0].instances] == [Placement(0, 1)]
 
 
-def test_threads_that_wait_are_bounded(gpus: TimeLimitedGpus, faults: Faults) -> None:
+def test_the_number_of_waiting_threads_is_limited(gpus: TimeLimitedGpus, faults: Faults) -> None:
     faults.inject(Fault("nvmlDeviceGetCount_v2", delay=2 * HANGS))
     callers = [threading.Thread(target=_list, args=(gpus,)) for _ in range(40)]
     for caller in callers:

@@ -24,10 +24,10 @@ def create(bench: Bench, user_id: str = "user123", **body: Any) -> Answer:
 
 
 def test_a_session_has_every_field_that_was_promised(bench: Bench, public_key: str) -> None:
-    answer = create(bench, ttl_minutes=60, mig_profile="3g.20gb", ssh_public_keys=[public_key])
-    assert answer.status_code == 201
-    session = answer.json
-    assert answer.headers["Location"].endswith(f"/sessions/{session['session_id']}")
+    response = create(bench, ttl_minutes=60, mig_profile="3g.20gb", ssh_public_keys=[public_key])
+    assert response.status_code == 201
+    session = response.json
+    assert response.headers["Location"].endswith(f"/sessions/{session['session_id']}")
     assert session["ssh_user"] == session["user_id"] == "user123"
     assert (session["ssh_host"], session["ssh_port"]) == ("ssh.gw", 22)
     assert session["ssh_command"] == "ssh user123@ssh.gw"
@@ -41,14 +41,14 @@ def test_a_session_has_every_field_that_was_promised(bench: Bench, public_key: s
     assert "ssh_private_key" not in session
 
 
-def test_the_lease_is_60_minutes_and_the_smallest_profile_when_nothing_else_is_said(bench: Bench) -> None:
+def test_the_default_is_a_lease_of_60_minutes_on_the_smallest_profile(bench: Bench) -> None:
     session = create(bench).json
     assert session["mig_profile"] == "1g.5gb"
     bench.clock.advance(minutes=60)
     assert session["expires_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def test_the_slice_the_container_the_files_and_the_route_are_there(bench: Bench, public_key: str) -> None:
+def test_a_session_has_an_allocation_a_container_files_and_a_route(bench: Bench, public_key: str) -> None:
     session = create(bench, mig_profile="2g.10gb", ssh_public_keys=[public_key]).json
     [instance] = bench.gpus.list()[0].instances
     assert (instance.profile, instance.mig_uuid) == ("2g.10gb", session["gpu_uuid"])
@@ -72,9 +72,7 @@ def test_without_keys_a_pair_is_made_and_its_private_half_returned_once(bench: B
     assert private not in (row.private_key, row.host_key)
 
 
-def test_the_keys_stored_for_a_user_open_the_door_when_the_request_brings_none(
-    bench: Bench, public_key: str
-) -> None:
+def test_the_stored_keys_open_a_session_whose_request_has_none(bench: Bench, public_key: str) -> None:
     key = " ".join(public_key.split()[:2])
     with bench.database.begin() as rows:
         rows.user("user123").public_keys = [key]
@@ -92,11 +90,11 @@ def test_a_user_keeps_the_uid_of_the_first_session(bench: Bench) -> None:
     assert bench.containers.spec(other["session_id"]).request.uid != uid
 
 
-def test_a_second_session_of_a_user_is_refused_with_the_first_ones_id(bench: Bench) -> None:
+def test_a_second_session_of_a_user_is_refused_with_the_id_of_the_first(bench: Bench) -> None:
     first = create(bench).json
-    answer = create(bench)
-    assert answer.status_code == 409
-    assert answer.json["session_id"] == first["session_id"]
+    response = create(bench)
+    assert response.status_code == 409
+    assert response.json["session_id"] == first["session_id"]
     assert len(bench.sessions.list()) == 1
 
 
@@ -123,27 +121,27 @@ def test_a_second_session_of_a_user_is_refused_with_the_first_ones_id(bench: Ben
     ],
 )
 def test_a_user_id_outside_the_pattern_or_reserved_is_refused(bench: Bench, user_id: object) -> None:
-    answer = bench.client.post("/sessions", json={"user_id": user_id})
-    assert answer.status_code == 422
-    assert list(answer.json["errors"]) == ["user_id"]
+    response = bench.client.post("/sessions", json={"user_id": user_id})
+    assert response.status_code == 422
+    assert list(response.json["errors"]) == ["user_id"]
     assert bench.leftovers() == NOTHING
 
 
 @pytest.mark.parametrize(
     "ttl", [0, -1, 10**9, "60", 1.5, 60.0, True, None, [], float("nan"), float("inf"), 10**30]
 )
-def test_a_ttl_that_is_no_number_of_minutes_within_the_limit_is_refused(bench: Bench, ttl: object) -> None:
-    answer = create(bench, ttl_minutes=ttl)
-    assert answer.status_code == 422
-    assert list(answer.json["errors"]) == ["ttl_minutes"]
+def test_a_ttl_that_is_not_a_valid_number_of_minutes_is_refused(bench: Bench, ttl: object) -> None:
+    response = create(bench, ttl_minutes=ttl)
+    assert response.status_code == 422
+    assert list(response.json["errors"]) == ["ttl_minutes"]
     assert bench.leftovers() == NOTHING
 
 
-def test_an_unknown_profile_is_refused_with_the_offer(bench: Bench) -> None:
-    answer = create(bench, mig_profile="3g.40gb")
-    assert answer.status_code == 422
-    assert answer.json["type"] == "/problems/unknown-profile"
-    assert "3g.20gb" in answer.json["available_profiles"]
+def test_an_unknown_profile_is_refused_with_the_available_ones(bench: Bench) -> None:
+    response = create(bench, mig_profile="3g.40gb")
+    assert response.status_code == 422
+    assert response.json["type"] == "/problems/unknown-profile"
+    assert "3g.20gb" in response.json["available_profiles"]
     assert bench.leftovers() == NOTHING
 
 
@@ -151,18 +149,18 @@ def test_an_unknown_field_is_refused_by_name(bench: Bench) -> None:
     assert list(create(bench, ttl_minuts=5).json["errors"]) == ["ttl_minuts"]
 
 
-def test_keys_that_cannot_be_used_are_refused_each_by_its_place(bench: Bench, public_key: str) -> None:
-    answer = create(bench, ssh_public_keys=[public_key, "nonsense", ssh_keys.make_pair().private])
-    assert answer.status_code == 422
-    assert [message[:5] for message in answer.json["errors"]["ssh_public_keys"]] == ["Key 2", "Key 3"]
+def test_each_invalid_key_is_refused_by_its_position(bench: Bench, public_key: str) -> None:
+    response = create(bench, ssh_public_keys=[public_key, "nonsense", ssh_keys.make_pair().private])
+    assert response.status_code == 422
+    assert [message[:5] for message in response.json["errors"]["ssh_public_keys"]] == ["Key 2", "Key 3"]
     assert bench.leftovers() == NOTHING
 
 
 @pytest.mark.parametrize("wrong", [[], ["k"] * 100, "ssh-ed25519 AAAA", [None], [["k"]]])
 def test_keys_of_a_wrong_number_or_type_are_refused(bench: Bench, wrong: object) -> None:
-    answer = create(bench, ssh_public_keys=wrong)
-    assert answer.status_code == 422
-    assert list(answer.json["errors"]) == ["ssh_public_keys"]
+    response = create(bench, ssh_public_keys=wrong)
+    assert response.status_code == 422
+    assert list(response.json["errors"]) == ["ssh_public_keys"]
 
 
 @pytest.mark.parametrize(
@@ -178,26 +176,26 @@ def test_keys_of_a_wrong_number_or_type_are_refused(bench: Bench, wrong: object)
         (b" " * 600_000, "application/json", 413),
     ],
 )
-def test_what_is_not_a_json_object_is_refused(
+def test_a_body_that_is_not_a_json_object_is_refused(
     bench: Bench, body: bytes, content_type: str, status: int
 ) -> None:
-    answer = bench.client.post("/sessions", data=body, content_type=content_type)
-    assert answer.status_code == status
-    assert answer.content_type == "application/problem+json"
-    problem = json.loads(answer.data)
+    response = bench.client.post("/sessions", data=body, content_type=content_type)
+    assert response.status_code == status
+    assert response.content_type == "application/problem+json"
+    problem = json.loads(response.data)
     assert problem["status"] == status
     assert problem["detail"]
 
 
-def test_when_nothing_is_free_the_answer_says_when_something_will_be(bench: Bench) -> None:
+def test_without_free_capacity_the_response_says_when_there_will_be_some(bench: Bench) -> None:
     create(bench, "a", mig_profile="4g.20gb", ttl_minutes=90)
     create(bench, "b", mig_profile="3g.20gb", ttl_minutes=30)
-    answer = create(bench, "c", mig_profile="2g.10gb")
-    assert answer.status_code == 503
-    assert answer.json["type"] == "/problems/no-capacity"
+    response = create(bench, "c", mig_profile="2g.10gb")
+    assert response.status_code == 503
+    assert response.json["type"] == "/problems/no-capacity"
     bench.clock.advance(minutes=30)
-    assert answer.json["retry_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
-    assert 29 * 60 < int(answer.headers["Retry-After"]) <= 30 * 60
+    assert response.json["retry_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
+    assert 29 * 60 < int(response.headers["Retry-After"]) <= 30 * 60
     assert len(bench.sessions.list()) == 2
 
 
@@ -209,24 +207,24 @@ def test_a_container_that_cannot_be_started_leaves_nothing_behind(
     bench: Bench, verb: str, error: Exception, status: int
 ) -> None:
     bench.containers.fail(verb, error)
-    answer = create(bench)
-    assert answer.status_code == status
+    response = create(bench)
+    assert response.status_code == status
     assert bench.leftovers() == NOTHING
     bench.containers.fail(verb, None)
     assert create(bench).status_code == 201
 
 
-def test_a_slice_that_cannot_be_made_leaves_nothing_behind(bench: Bench) -> None:
+def test_a_gpu_instance_that_cannot_be_created_leaves_nothing_behind(bench: Bench) -> None:
     bench.gpus.fail("create", DriverUnavailable("no"))
     assert create(bench).json["type"] == "/problems/driver-unavailable"
     assert bench.leftovers() == NOTHING
 
 
-def test_a_user_whom_a_pipe_written_by_hand_takes_elsewhere_gets_no_session(bench: Bench) -> None:
+def test_a_user_whom_a_hand_written_pipe_routes_gets_no_session(bench: Bench) -> None:
     bench.pipes._handwritten.add("user123")
-    answer = create(bench)
-    assert (answer.status_code, answer.json["type"]) == (409, "/problems/user-routed")
-    assert "takes user123 elsewhere" in answer.json["detail"]
+    response = create(bench)
+    assert (response.status_code, response.json["type"]) == (409, "/problems/user-routed")
+    assert "routes user123 elsewhere" in response.json["detail"]
     assert bench.leftovers() == NOTHING
 
 
@@ -236,20 +234,20 @@ def test_a_route_that_cannot_be_published_leaves_nothing_behind(bench: Bench) ->
     assert bench.leftovers() == NOTHING
 
 
-def test_a_placement_that_somebody_else_took_meanwhile_is_not_destroyed(
+def test_a_foreign_instance_at_the_chosen_placement_is_not_destroyed(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshot = bench.gpus.list()
     foreign = bench.gpus.create(snapshot[0].uuid, "7g.40gb", Placement(0, 8))
     with monkeypatch.context() as stale:
         stale.setattr(bench.gpus, "list", lambda: snapshot)
-        answer = create(bench)
-    assert answer.json["type"] == "/problems/placement-taken"
+        response = create(bench)
+    assert response.json["type"] == "/problems/placement-taken"
     assert bench.gpus.list()[0].instances == (foreign,)
     assert bench.sessions.list() == []
 
 
-def test_what_could_not_be_undone_stays_closing_and_is_undone_later(bench: Bench) -> None:
+def test_a_failed_undo_leaves_the_session_closing_and_is_completed_later(bench: Bench) -> None:
     bench.containers.fail("wait_for_ssh", ContainerFailed("no"))
     bench.containers.fail("remove", DockerUnavailable("no"))
     assert create(bench).status_code == 503
@@ -261,11 +259,11 @@ def test_what_could_not_be_undone_stays_closing_and_is_undone_later(bench: Bench
     assert bench.leftovers() == NOTHING
 
 
-def test_a_symlink_in_the_place_of_a_workspace_is_refused(bench: Bench) -> None:
+def test_a_symbolic_link_in_place_of_a_workspace_is_refused(bench: Bench) -> None:
     bench.settings.workspace_root.mkdir()
     (bench.settings.workspace_root / "user123").symlink_to("/etc")
-    answer = create(bench)
-    assert answer.json["type"] == "/problems/workspace-refused"
+    response = create(bench)
+    assert response.json["type"] == "/problems/workspace-refused"
     assert bench.leftovers() == NOTHING
 
 
@@ -273,7 +271,7 @@ def test_a_host_without_gpus_says_so(bench_of: BenchMaker) -> None:
     assert "no GPU" in create(bench_of(FakeGpus([]))).json["detail"]
 
 
-def test_a_way_outside_that_is_broken_is_told_and_keeps_nothing_else_from_working(bench: Bench) -> None:
+def test_a_broken_egress_proxy_is_reported_and_stops_nothing_else(bench: Bench) -> None:
     bench.egress.failure = NetworkUnavailable("The proxy does not run.")
     assert bench.client.get("/readyz").json["parts"]["egress"] == "The proxy does not run."
     assert bench.client.get("/readyz").status_code == 503

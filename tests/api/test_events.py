@@ -1,4 +1,4 @@
-"""The audit trail: who did what to which session."""
+"""The audit log: who did what to which session."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ def create(bench: Bench, user_id: str = "user123") -> str:
 
 
 def events(bench: Bench, path: str = "/events") -> list[dict[str, Any]]:
-    answer = bench.client.get(path)
-    assert answer.status_code == 200, answer.text
-    found: list[dict[str, Any]] = answer.json["events"]
+    response = bench.client.get(path)
+    assert response.status_code == 200, response.text
+    found: list[dict[str, Any]] = response.json["events"]
     return found
 
 
-def told(bench: Bench, path: str = "/events") -> list[tuple[str, str]]:
+def summary(bench: Bench, path: str = "/events") -> list[tuple[str, str]]:
     return [(event["actor"], event["what"]) for event in events(bench, path)]
 
 
@@ -34,30 +34,30 @@ def reaper(bench: Bench) -> Reaper:
     return found
 
 
-def test_a_session_is_told_from_its_request_to_its_end(bench: Bench) -> None:
+def test_the_events_of_a_session_run_from_its_request_to_its_end(bench: Bench) -> None:
     id = create(bench)
     bench.client.delete(f"/sessions/{id}")
-    told_of = events(bench, f"/sessions/{id}/events")
-    assert [event["what"] for event in told_of] == ["created", "opened", "closing", "ended"]
-    assert {(event["session_id"], event["user_id"]) for event in told_of} == {(id, "user123")}
-    assert {event["actor"] for event in told_of} == {LOCAL}
-    assert told_of[0]["detail"].startswith("1g.5gb until ")
-    assert [event["detail"] for event in told_of[2:]] == ["deleted", "deleted"]
+    found = events(bench, f"/sessions/{id}/events")
+    assert [event["what"] for event in found] == ["created", "opened", "closing", "ended"]
+    assert {(event["session_id"], event["user_id"]) for event in found} == {(id, "user123")}
+    assert {event["actor"] for event in found} == {LOCAL}
+    assert found[0]["detail"].startswith("1g.5gb until ")
+    assert [event["detail"] for event in found[2:]] == ["deleted", "deleted"]
 
 
-def test_what_the_reaper_does_is_told_as_the_reapers(bench: Bench) -> None:
+def test_the_reapers_events_have_the_reaper_as_actor(bench: Bench) -> None:
     expired = create(bench)
     bench.clock.advance(hours=1)
     reaper(bench).reap()
-    left = create(bench, "user456")
-    bench.containers.end(left)
+    exited = create(bench, "user456")
+    bench.containers.end(exited)
     reaper(bench).reconcile()
-    assert told(bench, f"/sessions/{expired}/events")[2:] == [("reaper", "closing"), ("reaper", "ended")]
-    assert events(bench, f"/sessions/{left}/events")[2]["detail"] == "user_exit"
-    assert told(bench)[-1] == ("reaper", "ended")
+    assert summary(bench, f"/sessions/{expired}/events")[2:] == [("reaper", "closing"), ("reaper", "ended")]
+    assert events(bench, f"/sessions/{exited}/events")[2]["detail"] == "user_exit"
+    assert summary(bench)[-1] == ("reaper", "ended")
 
 
-def test_a_session_that_could_not_be_opened_says_why(bench: Bench) -> None:
+def test_a_session_that_failed_to_open_has_an_event_with_the_reason(bench: Bench) -> None:
     bench.containers.fail("run", ContainerFailed("The disk caught fire."))
     assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 503
     assert [(event["what"], event["detail"]) for event in events(bench)[1:]] == [
@@ -66,13 +66,13 @@ def test_a_session_that_could_not_be_opened_says_why(bench: Bench) -> None:
     ]
 
 
-def test_a_defect_is_told_by_its_kind_alone(bench: Bench) -> None:
+def test_the_event_of_an_internal_error_has_only_its_type(bench: Bench) -> None:
     bench.containers.fail("run", ValueError("secret"))
     assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 500
     assert events(bench)[1]["detail"] == "an internal error: ValueError"
 
 
-def test_what_fails_again_and_again_is_told_when_it_fails_otherwise(bench: Bench) -> None:
+def test_a_repeated_failure_is_recorded_again_only_if_it_changes(bench: Bench) -> None:
     id = create(bench)
     bench.containers.fail("remove", DockerUnavailable("Out of reach."))
     bench.client.delete(f"/sessions/{id}")
@@ -91,16 +91,16 @@ def test_what_fails_again_and_again_is_told_when_it_fails_otherwise(bench: Bench
     assert [event["actor"] for event in after] == [LOCAL, LOCAL, "reaper", "reaper"]
 
 
-def test_a_gpu_that_is_out_of_order_and_back_is_told_once_each(bench: Bench) -> None:
+def test_a_faulty_gpu_and_its_recovery_are_recorded_once_each(bench: Bench) -> None:
     id = create(bench)
     [gpu] = bench.gpus.list()
     for fault in ("it needs a reset", "it needs a reset", None, None):
         bench.gpus.set_fault(gpu.uuid, fault)
         reaper(bench).reconcile()
-    assert told(bench, f"/sessions/{id}/events")[2:] == [("reaper", "problem"), ("reaper", "recovered")]
+    assert summary(bench, f"/sessions/{id}/events")[2:] == [("reaper", "problem"), ("reaper", "recovered")]
 
 
-def test_what_is_removed_without_a_row_is_told(bench: Bench) -> None:
+def test_the_removal_of_a_leftover_is_recorded(bench: Bench) -> None:
     id = create(bench)
     with bench.database.begin() as rows:
         row = rows.get(id)
@@ -108,25 +108,25 @@ def test_what_is_removed_without_a_row_is_told(bench: Bench) -> None:
         row.close(Reason.FAILED)
         rows.end(row, bench.clock.now)
     reaper(bench).reconcile()
-    assert told(bench, f"/sessions/{id}/events")[-1] == ("reaper", "orphan-removed")
+    assert summary(bench, f"/sessions/{id}/events")[-1] == ("reaper", "orphan-removed")
 
 
-def test_keys_and_cordons_are_told(bench: Bench, public_key: str) -> None:
+def test_changes_of_keys_and_cordons_are_recorded(bench: Bench, public_key: str) -> None:
     bench.client.put("/users/user123/keys", json={"ssh_public_keys": [public_key]})
     bench.client.put("/gpus/0/cordon", json={"reason": "fan"})
     bench.client.delete("/gpus/0/cordon")
-    told_of = events(bench)
-    assert [event["what"] for event in told_of] == ["keys-changed", "cordoned", "uncordoned"]
-    assert (told_of[0]["user_id"], told_of[0]["detail"]) == ("user123", "1 stored")
-    assert told_of[1]["detail"].endswith(": fan")
-    assert {event["session_id"] for event in told_of} == {None}
+    found = events(bench)
+    assert [event["what"] for event in found] == ["keys-changed", "cordoned", "uncordoned"]
+    assert (found[0]["user_id"], found[0]["detail"]) == ("user123", "1 stored")
+    assert found[1]["detail"].endswith(": fan")
+    assert {event["session_id"] for event in found} == {None}
 
 
 def bearer(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-def test_a_tokens_name_is_who_acts(bench: Bench, public_key: str) -> None:
+def test_the_actor_is_the_name_of_the_token(bench: Bench, public_key: str) -> None:
     ci = bearer(Tokens(bench.database, bench.clock).create("ci", Role.ADMIN))
     session = bench.client.post("/sessions", json={"user_id": "user123"}, headers=ci).json["session_id"]
     keys = {"ssh_public_keys": [public_key]}
@@ -135,8 +135,8 @@ def test_a_tokens_name_is_who_acts(bench: Bench, public_key: str) -> None:
     bench.client.delete(f"/sessions/{session}", headers=ci)
     bench.client.put("/gpus/0/cordon", json={}, headers=ci)
     bench.client.delete("/gpus/0/cordon", headers=ci)
-    told_of = bench.client.get("/events", headers=ci).json["events"]
-    assert [(event["actor"], event["what"]) for event in told_of] == [
+    found = bench.client.get("/events", headers=ci).json["events"]
+    assert [(event["actor"], event["what"]) for event in found] == [
         ("gateway", "token-created"),
         ("ci", "created"),
         ("ci", "opened"),
@@ -156,7 +156,7 @@ def denials(bench: Bench) -> list[tuple[str, str, str | None]]:
         ]
 
 
-def test_denials_are_told_with_who_was_refused_and_what_they_asked(bench: Bench) -> None:
+def test_a_denial_is_recorded_with_its_caller_and_request(bench: Bench) -> None:
     tokens = Tokens(bench.database, bench.clock)
     user = bearer(tokens.create("u", Role.USER, "user123"))
     bench.client.get("/sessions")
@@ -173,14 +173,14 @@ def test_denials_are_told_with_who_was_refused_and_what_they_asked(bench: Bench)
     ]
 
 
-def test_denials_fill_the_trail_no_faster_than_their_limit(bench: Bench) -> None:
+def test_the_number_of_recorded_denials_is_limited(bench: Bench) -> None:
     user = bearer(Tokens(bench.database, bench.clock).create("u", Role.USER, "user123"))
     for _ in range(30):
         assert bench.client.get("/events", headers=user).status_code == 403
     assert len(denials(bench)) == 21
     assert denials(bench)[-1] == (
         "u",
-        "role user: GET /events; more of this minute are not told",
+        "role user: GET /events; further denials of this minute are not recorded",
         "user123",
     )
     bench.clock.advance(minutes=1)
@@ -188,15 +188,15 @@ def test_denials_fill_the_trail_no_faster_than_their_limit(bench: Bench) -> None
     assert len(denials(bench)) == 22
 
 
-def test_the_first_that_is_answered_429_is_told(bench: Bench) -> None:
+def test_the_first_429_is_recorded(bench: Bench) -> None:
     Tokens(bench.database, bench.clock).create("ci", Role.ADMIN)
     statuses = [bench.client.get("/sessions").status_code for _ in range(23)]
     assert statuses == [401] * 20 + [429] * 3
     assert len(denials(bench)) == 21
-    assert denials(bench)[-1][1].endswith("more of this minute are not told")
+    assert denials(bench)[-1][1].endswith("further denials of this minute are not recorded")
 
 
-def test_strangers_with_many_addresses_share_one_limit(bench: Bench) -> None:
+def test_unauthenticated_clients_with_many_addresses_share_one_limit(bench: Bench) -> None:
     Tokens(bench.database, bench.clock).create("ci", Role.ADMIN)
     for number in range(250):
         away = {"REMOTE_ADDR": f"192.0.2.{number}"}
@@ -204,7 +204,7 @@ def test_strangers_with_many_addresses_share_one_limit(bench: Bench) -> None:
     assert len(denials(bench)) == 201
 
 
-def test_the_addresses_of_one_ipv6_network_are_one_stranger(bench: Bench) -> None:
+def test_the_addresses_of_one_ipv6_network_count_as_one_client(bench: Bench) -> None:
     Tokens(bench.database, bench.clock).create("ci", Role.ADMIN)
     for number in range(20):
         away = {"REMOTE_ADDR": f"2001:db8::{number:x}"}
@@ -217,7 +217,7 @@ def test_the_addresses_of_one_ipv6_network_are_one_stranger(bench: Bench) -> Non
 
 
 @pytest.mark.parametrize("name", ["reaper", "gateway"])
-def test_no_token_acts_in_the_gateways_own_name(bench: Bench, name: str) -> None:
+def test_no_token_can_have_a_name_of_the_gateway(bench: Bench, name: str) -> None:
     with pytest.raises(InvalidRequest, match="audit trail"):
         Tokens(bench.database, bench.clock).create(name, Role.ADMIN)
 
@@ -230,12 +230,12 @@ def test_a_user_reads_the_events_of_their_own_sessions_only(bench: Bench) -> Non
     assert bench.client.get(f"/sessions/{other}/events", headers=header).status_code == 404
 
 
-def test_events_of_a_session_that_never_was_are_not_found(bench: Bench) -> None:
-    answer = bench.client.get("/sessions/never/events")
-    assert (answer.status_code, answer.json["type"]) == (404, "/problems/session-not-found")
+def test_events_of_an_unknown_session_are_not_found(bench: Bench) -> None:
+    response = bench.client.get("/sessions/never/events")
+    assert (response.status_code, response.json["type"]) == (404, "/problems/session-not-found")
 
 
-def test_the_trail_is_narrowed_by_session_user_time_place_and_number(bench: Bench) -> None:
+def test_events_are_filtered_by_session_user_time_id_and_number(bench: Bench) -> None:
     first = create(bench)
     bench.clock.advance(minutes=1)
     second = create(bench, "user456")
@@ -251,12 +251,12 @@ def test_the_trail_is_narrowed_by_session_user_time_place_and_number(bench: Benc
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=x", "since=yesterday", "after=-1", "from=1", f"after={2**63}"]
 )
-def test_a_query_that_cannot_be_is_refused(bench: Bench, query: str) -> None:
-    answer = bench.client.get(f"/events?{query}")
-    assert (answer.status_code, list(answer.json["errors"])) == (422, [query.split("=")[0]])
+def test_an_invalid_query_is_refused(bench: Bench, query: str) -> None:
+    response = bench.client.get(f"/events?{query}")
+    assert (response.status_code, list(response.json["errors"])) == (422, [query.split("=")[0]])
 
 
-def test_events_are_forgotten_after_the_days_of_the_history(bench: Bench) -> None:
+def test_events_are_deleted_after_the_days_of_the_history(bench: Bench) -> None:
     create(bench)
     bench.clock.advance(days=29)
     bench.reconciler.reconcile()

@@ -17,8 +17,8 @@ from tests.conftest import Bench
         ("PUT", "/users/..%2f..%2fetc/keys", b"{}", 404),
     ],
 )
-def test_garbage_is_answered_as_the_clients_fault(
+def test_an_invalid_request_is_a_client_error(
     bench: Bench, method: str, path: str, body: bytes, status: int
 ) -> None:
-    answer = bench.client.open(path, method=method, data=body, content_type="application/json")
-    assert (answer.status_code, answer.content_type) == (status, "application/problem+json")
+    response = bench.client.open(path, method=method, data=body, content_type="application/json")
+    assert (response.status_code, response.content_type) == (status, "application/problem+json")

@@ -16,9 +16,9 @@ def create(bench: Bench, user_id: str, profile: str | None = None, ttl_minutes: 
 
 
 def opened(bench: Bench, user_id: str, profile: str | None = None, ttl_minutes: int = 60) -> Any:
-    answer = create(bench, user_id, profile, ttl_minutes)
-    assert answer.status_code == 201, answer.text
-    return answer.json
+    response = create(bench, user_id, profile, ttl_minutes)
+    assert response.status_code == 201, response.text
+    return response.json
 
 
 def gpu(bench: Bench, index: int = 0) -> Any:
@@ -34,14 +34,14 @@ def offer(bench: Bench, profile: str) -> Any:
 
 
 def stand(bench: Bench, profile: str, start: int, size: int) -> Instance:
-    """Somebody else's instance."""
+    """An instance that the gateway did not create."""
     return bench.gpus.create(bench.gpus.list()[0].uuid, profile, Placement(start, size))
 
 
 # What is there
 
 
-def test_a_gpu_shows_who_has_which_slice_until_when(bench: Bench) -> None:
+def test_a_gpu_lists_its_instances_with_users_and_expiries(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     shown = gpu(bench)
     assert shown["memory_slices"] == {"total": 8, "used": 4}
@@ -56,7 +56,7 @@ def test_a_gpu_shows_who_has_which_slice_until_when(bench: Bench) -> None:
     assert (piece["owner"], piece["status"], piece["size"]) == ("gateway", "active", 4)
 
 
-def test_somebody_elses_instance_is_shown_planned_around_and_never_destroyed(bench: Bench) -> None:
+def test_a_foreign_instance_is_listed_avoided_and_never_destroyed(bench: Bench) -> None:
     other = stand(bench, "4g.20gb", 0, 4)
     session = opened(bench, "ann", "3g.20gb")
     pieces = gpu(bench)["instances"]
@@ -68,7 +68,7 @@ def test_somebody_elses_instance_is_shown_planned_around_and_never_destroyed(ben
     assert bench.gpus.list()[0].instances == (other,)
 
 
-def test_a_slice_that_is_held_stays_out_of_use_and_the_reason_is_named(bench: Bench) -> None:
+def test_a_busy_instance_stays_allocated_and_the_reason_is_reported(bench: Bench) -> None:
     session = opened(bench, "ann", "7g.40gb")
     bench.gpus.fail("destroy", SliceBusy("DCGM holds it."))
     assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
@@ -78,7 +78,7 @@ def test_a_slice_that_is_held_stays_out_of_use_and_the_reason_is_named(bench: Be
     assert create(bench, "bob", "1g.5gb").status_code == 503
 
 
-def test_profiles_say_how_many_fit_and_when_the_next_will(bench: Bench) -> None:
+def test_profiles_list_how_many_fit_and_when_the_next_one_will(bench: Bench) -> None:
     session = opened(bench, "ann", "4g.20gb", ttl_minutes=30)
     opened(bench, "bob", "3g.20gb", ttl_minutes=90)
     half = offer(bench, "3g.20gb")
@@ -86,7 +86,7 @@ def test_profiles_say_how_many_fit_and_when_the_next_will(bench: Bench) -> None:
     assert half["next_available_at"] == session["expires_at"]
 
 
-def test_gpus_of_mixed_kinds_make_one_offer(bench_of: BenchMaker) -> None:
+def test_the_profiles_of_different_gpus_are_listed_together(bench_of: BenchMaker) -> None:
     bench = bench_of(FakeGpus(["A100-80GB", "H100-80GB", "RTX-PRO-6000", "L4"]))
     assert offer(bench, "3g.40gb")["total"] == 4
     assert offer(bench, "1g.24gb+gfx")["total"] == 4
@@ -99,27 +99,27 @@ def test_gpus_of_mixed_kinds_make_one_offer(bench_of: BenchMaker) -> None:
 # Would it fit?
 
 
-def test_a_profile_fits_now_and_the_answer_says_where(bench: Bench) -> None:
-    answer = fit(bench, "3g.20gb")
-    assert (answer["profile"], answer["fits"], answer["waits_for"]) == ("3g.20gb", True, [])
-    assert answer["now"] == {
+def test_a_profile_that_fits_now_is_reported_with_its_placement(bench: Bench) -> None:
+    response = fit(bench, "3g.20gb")
+    assert (response["profile"], response["fits"], response["waits_for"]) == ("3g.20gb", True, [])
+    assert response["now"] == {
         "gpu_index": 0,
         "gpu_uuid": gpu(bench)["uuid"],
-        "start": answer["now"]["start"],
+        "start": response["now"]["start"],
         "size": 4,
     }
 
 
-def test_a_profile_that_does_not_fit_waits_for_the_sessions_that_are_named(bench: Bench) -> None:
+def test_a_profile_that_does_not_fit_is_reported_with_the_sessions_it_waits_for(bench: Bench) -> None:
     opened(bench, "late", "4g.20gb", ttl_minutes=90)
     soon = opened(bench, "soon", "3g.20gb", ttl_minutes=30)
-    answer = fit(bench, "3g.20gb")
-    assert (answer["fits"], answer["now"], answer["at"]) == (False, None, soon["expires_at"])
-    assert answer["waits_for"] == [{key: soon[key] for key in ("session_id", "user_id", "expires_at")}]
+    response = fit(bench, "3g.20gb")
+    assert (response["fits"], response["now"], response["at"]) == (False, None, soon["expires_at"])
+    assert response["waits_for"] == [{key: soon[key] for key in ("session_id", "user_id", "expires_at")}]
     assert [one["user_id"] for one in fit(bench, "7g.40gb")["waits_for"]] == ["soon", "late"]
 
 
-def test_what_no_known_end_makes_room_for_is_told_as_that(bench: Bench) -> None:
+def test_a_profile_that_no_known_end_makes_room_for_has_no_time(bench: Bench) -> None:
     stand(bench, "7g.40gb", 0, 8)
     assert fit(bench, "1g.5gb") == {
         "profile": "1g.5gb",
@@ -138,11 +138,11 @@ def test_an_unknown_profile_and_a_missing_one_are_refused(bench: Bench) -> None:
     assert bench.client.get("/gpus/fit?profil=1g.5gb").status_code == 422
 
 
-def test_where_mig_is_off_everywhere_the_command_that_turns_it_on_is_named(bench: Bench) -> None:
+def test_with_mig_off_everywhere_the_error_has_the_command_that_enables_it(bench: Bench) -> None:
     bench.gpus.set_mode(gpu(bench)["uuid"], MigMode.DISABLED)
-    for answer in (create(bench, "ann"), bench.client.get("/gpus/fit?profile=1g.5gb")):
-        assert answer.status_code == 503
-        assert "nvidia-smi -i 0 -mig 1" in answer.json["detail"]
+    for response in (create(bench, "ann"), bench.client.get("/gpus/fit?profile=1g.5gb")):
+        assert response.status_code == 503
+        assert "nvidia-smi -i 0 -mig 1" in response.json["detail"]
 
 
 # Cordons
@@ -181,17 +181,17 @@ def test_the_other_gpu_is_chosen_while_one_is_cordoned(bench_of: BenchMaker) -> 
 
 
 @pytest.mark.parametrize("method", ["put", "delete"])
-def test_a_gpu_that_is_not_there_cannot_be_cordoned(bench: Bench, method: str) -> None:
-    answer = getattr(bench.client, method)("/gpus/1/cordon")
-    assert answer.status_code == 404
-    assert answer.json["type"] == "/problems/gpu-not-found"
+def test_an_unknown_gpu_cannot_be_cordoned(bench: Bench, method: str) -> None:
+    response = getattr(bench.client, method)("/gpus/1/cordon")
+    assert response.status_code == 404
+    assert response.json["type"] == "/problems/gpu-not-found"
     assert bench.client.put("/gpus/0/cordon", json={"why": "?"}).status_code == 422
 
 
 # Health
 
 
-def test_a_lost_gpu_is_avoided_its_sessions_are_marked_and_it_comes_back_by_itself(bench: Bench) -> None:
+def test_a_lost_gpu_is_avoided_and_used_again_once_it_returns(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     uuid = gpu(bench)["uuid"]
     bench.gpus.set_fault(uuid, "GPU is lost")
@@ -205,7 +205,7 @@ def test_a_lost_gpu_is_avoided_its_sessions_are_marked_and_it_comes_back_by_itse
     opened(bench, "bob", "1g.5gb")
 
 
-def test_a_lost_gpu_frees_and_kills_nothing(bench: Bench) -> None:
+def test_a_lost_gpu_ends_no_session_and_frees_no_instance(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     before = bench.leftovers()
     bench.gpus.set_fault(gpu(bench)["uuid"], "GPU is lost")
@@ -218,7 +218,7 @@ def test_a_lost_gpu_frees_and_kills_nothing(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
-def test_a_session_whose_slice_has_vanished_ends_as_gpu_lost(bench: Bench) -> None:
+def test_a_session_whose_instance_vanished_ends_as_gpu_lost(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     [instance] = bench.gpus.list()[0].instances
     bench.gpus.destroy(instance.gpu_uuid, instance.profile, instance.placement)
@@ -230,7 +230,7 @@ def test_a_session_whose_slice_has_vanished_ends_as_gpu_lost(bench: Bench) -> No
 
 
 @pytest.mark.parametrize("error", [DriverUnavailable("no driver"), GpuLost("lost")])
-def test_a_driver_that_cannot_be_asked_is_no_proof_and_holds_up_nothing_else(
+def test_a_driver_that_does_not_answer_ends_no_session_and_stops_nothing_else(
     bench: Bench, error: Exception
 ) -> None:
     opened(bench, "ann")
@@ -255,7 +255,7 @@ def static(bench_of: BenchMaker) -> Bench:
     return bench
 
 
-def test_static_leases_what_stands_and_gives_it_back_undestroyed(static: Bench) -> None:
+def test_static_uses_an_existing_instance_and_leaves_it_in_place(static: Bench) -> None:
     before = static.gpus.list()
     session = opened(static, "ann", "3g.20gb")
     [half] = [one for one in before[0].instances if one.profile == "3g.20gb"]
@@ -265,7 +265,7 @@ def test_static_leases_what_stands_and_gives_it_back_undestroyed(static: Bench) 
     assert opened(static, "bob", "3g.20gb")["gpu_uuid"] == half.mig_uuid
 
 
-def test_static_makes_nothing(static: Bench) -> None:
+def test_static_creates_no_instance(static: Bench) -> None:
     first = opened(static, "ann", "1g.5gb", ttl_minutes=30)
     opened(static, "bob", "1g.5gb")
     refused = create(static, "cid", "1g.5gb")
@@ -275,7 +275,7 @@ def test_static_makes_nothing(static: Bench) -> None:
     assert [one["user_id"] for one in fit(static, "1g.5gb")["waits_for"]] == ["ann"]
 
 
-def test_static_offers_what_stands(static: Bench) -> None:
+def test_static_lists_only_the_profiles_of_existing_instances(static: Bench) -> None:
     assert create(static, "ann", "2g.10gb").json["available_profiles"] == ["1g.5gb", "3g.20gb"]
     quarter = offer(static, "1g.5gb")
     assert (quarter["total"], quarter["available"]) == (2, 2)
@@ -284,11 +284,11 @@ def test_static_offers_what_stands(static: Bench) -> None:
     assert [one["session_id"] is None for one in gpu(static)["instances"]].count(False) == 1
 
 
-def test_static_on_a_host_without_instances_says_how_to_make_them(bench_of: BenchMaker) -> None:
+def test_static_on_a_host_without_instances_says_how_to_create_them(bench_of: BenchMaker) -> None:
     assert "nvidia-smi mig -cgi" in create(bench_of(FakeGpus(), mig_policy="static"), "ann").json["detail"]
 
 
-def test_an_instance_that_was_taken_away_before_it_was_leased_is_noticed(
+def test_an_instance_destroyed_before_its_use_is_noticed(
     static: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     list_gpus = static.gpus.list
@@ -307,7 +307,7 @@ def test_an_instance_that_was_taken_away_before_it_was_leased_is_noticed(
     assert static.containers.list() == []
 
 
-def test_mixed_prefers_an_idle_instance_and_else_makes_one(bench_of: BenchMaker) -> None:
+def test_mixed_prefers_an_idle_instance_and_otherwise_creates_one(bench_of: BenchMaker) -> None:
     bench = bench_of(FakeGpus(["A100-40GB"]), mig_policy="mixed")
     idle = stand(bench, "1g.5gb", 0, 1)
     assert offer(bench, "1g.5gb")["available"] == 7
@@ -319,7 +319,7 @@ def test_mixed_prefers_an_idle_instance_and_else_makes_one(bench_of: BenchMaker)
     assert bench.gpus.list()[0].instances == (idle,)
 
 
-def test_dynamic_does_not_lease_what_it_did_not_make(bench: Bench) -> None:
+def test_dynamic_never_uses_an_instance_it_did_not_create(bench: Bench) -> None:
     idle = stand(bench, "1g.5gb", 0, 1)
     assert opened(bench, "ann", "1g.5gb")["gpu_uuid"] != idle.mig_uuid
 
@@ -327,7 +327,7 @@ def test_dynamic_does_not_lease_what_it_did_not_make(bench: Bench) -> None:
 # Bad luck
 
 
-def test_a_place_that_another_program_took_first_is_left_and_another_is_chosen(
+def test_if_another_program_takes_the_placement_first_another_one_is_chosen(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make = bench.gpus.create
@@ -345,13 +345,13 @@ def test_a_place_that_another_program_took_first_is_left_and_another_is_chosen(
     assert list(bench.gpus.list()[0].instances) == others
 
 
-def test_a_driver_that_always_refuses_is_tried_no_more_than_a_few_times(bench: Bench) -> None:
+def test_a_placement_is_tried_only_a_few_times(bench: Bench) -> None:
     bench.gpus.fail("create", PlacementTaken("Something stands there."))
     assert create(bench, "ann").json["type"] == "/problems/placement-taken"
     assert bench.leftovers() == NOTHING
 
 
-def test_what_was_asked_for_most_decides_where_the_next_slice_goes(bench: Bench) -> None:
+def test_the_most_requested_profile_decides_the_next_placement(bench: Bench) -> None:
     for number in range(20):
         session = opened(bench, f"user{number}", "4g.20gb")
         bench.client.delete(f"/sessions/{session['session_id']}")

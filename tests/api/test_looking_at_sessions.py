@@ -16,9 +16,9 @@ from tests.conftest import NOTHING, Bench
 
 
 def create(bench: Bench, user_id: str) -> dict[str, Any]:
-    answer = bench.client.post("/sessions", json={"user_id": user_id})
-    assert answer.status_code == 201
-    session: dict[str, Any] = answer.json
+    response = bench.client.post("/sessions", json={"user_id": user_id})
+    assert response.status_code == 201
+    session: dict[str, Any] = response.json
     return session
 
 
@@ -30,7 +30,7 @@ def test_live_sessions_are_listed_oldest_first(bench: Bench) -> None:
     assert [session["session_id"] for session in bench.client.get("/sessions").json["sessions"]] == ids
 
 
-def test_no_sessions_is_an_empty_list(bench: Bench) -> None:
+def test_without_sessions_the_list_is_empty(bench: Bench) -> None:
     assert bench.client.get("/sessions").json == {"sessions": []}
 
 
@@ -40,7 +40,7 @@ def test_one_session_reads_as_it_was_created(bench: Bench) -> None:
     assert bench.client.get(f"/sessions/{created['session_id']}").json == created
 
 
-def test_the_known_hosts_line_carries_the_routers_key_once_it_is_made(bench: Bench) -> None:
+def test_the_known_hosts_line_has_the_routers_key_once_it_exists(bench: Bench) -> None:
     assert create(bench, "early")["ssh_known_hosts"] is None
     (bench.settings.piper_config.parent / "ssh_host_ed25519_key.pub").write_text(
         "ssh-ed25519 AAAA root@host\n"
@@ -49,35 +49,35 @@ def test_the_known_hosts_line_carries_the_routers_key_once_it_is_made(bench: Ben
 
 
 @pytest.mark.parametrize("method", ["get", "delete"])
-def test_an_id_that_never_was_is_not_found(bench: Bench, method: str) -> None:
-    answer = getattr(bench.client, method)("/sessions/abc-123-def")
-    assert answer.status_code == 404
-    assert answer.json["type"] == "/problems/session-not-found"
+def test_an_unknown_id_is_not_found(bench: Bench, method: str) -> None:
+    response = getattr(bench.client, method)("/sessions/abc-123-def")
+    assert response.status_code == 404
+    assert response.json["type"] == "/problems/session-not-found"
 
 
-def test_deleting_takes_everything_back_and_keeps_a_record(bench: Bench) -> None:
+def test_deleting_removes_every_part_and_keeps_a_record(bench: Bench) -> None:
     session = create(bench, "user123")
-    answer = bench.client.delete(f"/sessions/{session['session_id']}")
-    assert (answer.status_code, answer.data) == (204, b"")
+    response = bench.client.delete(f"/sessions/{session['session_id']}")
+    assert (response.status_code, response.data) == (204, b"")
     assert bench.leftovers() == NOTHING
 
 
 @pytest.mark.parametrize("method", ["get", "delete"])
-def test_a_session_that_has_ended_is_gone_and_says_why(bench: Bench, method: str) -> None:
+def test_an_ended_session_is_a_410_with_the_reason(bench: Bench, method: str) -> None:
     session = create(bench, "user123")
     bench.client.delete(f"/sessions/{session['session_id']}")
-    answer = getattr(bench.client, method)(f"/sessions/{session['session_id']}")
-    assert answer.status_code == 410
-    assert answer.json["reason"] == "deleted"
-    assert answer.json["ended_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
+    response = getattr(bench.client, method)(f"/sessions/{session['session_id']}")
+    assert response.status_code == 410
+    assert response.json["reason"] == "deleted"
+    assert response.json["ended_at"] == f"{bench.clock.now:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def test_a_deletion_that_must_be_tried_again_is_accepted_and_finished_later(bench: Bench) -> None:
+def test_a_deletion_that_fails_is_accepted_and_completed_later(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.gpus.fail("destroy", SliceBusy("a monitor holds it"))
-    answer = bench.client.delete(f"/sessions/{session['session_id']}")
-    assert answer.status_code == 202
-    assert answer.json["status"] == "closing"
+    response = bench.client.delete(f"/sessions/{session['session_id']}")
+    assert response.status_code == 202
+    assert response.json["status"] == "closing"
     assert bench.pipes.list() == []
     assert bench.containers.list() == []
     bench.gpus.fail("destroy", None)
@@ -86,33 +86,33 @@ def test_a_deletion_that_must_be_tried_again_is_accepted_and_finished_later(benc
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "deleted"
 
 
-def test_deleting_a_session_that_is_still_being_opened_leaves_nothing_of_it(bench: Bench) -> None:
-    answers = []
+def test_deleting_a_session_while_it_opens_leaves_nothing_behind(bench: Bench) -> None:
+    responses = []
 
     def delete_meanwhile(container_id: str, address: str) -> None:
         [session] = bench.client.get("/sessions").json["sessions"]
-        answers.append(bench.client.delete(f"/sessions/{session['session_id']}"))
+        responses.append(bench.client.delete(f"/sessions/{session['session_id']}"))
         bench.reconciler.reconcile()
 
     bench.containers.wait_for_ssh = delete_meanwhile  # type: ignore[method-assign]
     assert bench.client.post("/sessions", json={"user_id": "user123"}).status_code == 410
-    assert [answer.status_code for answer in answers] == [202]
+    assert [response.status_code for response in responses] == [202]
     assert bench.leftovers() == NOTHING
 
 
-def test_the_slice_stays_when_the_container_cannot_be_removed(bench: Bench) -> None:
+def test_the_instance_stays_if_the_container_cannot_be_removed(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.containers.fail("remove", DockerUnavailable("no"))
     assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
     assert bench.instances() == ["1g.5gb"]
 
 
-def test_a_route_that_cannot_be_taken_away_keeps_neither_container_nor_slice(bench: Bench) -> None:
+def test_container_and_instance_go_even_if_the_route_cannot_be_removed(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.pipes.fail("remove", PipesUnavailable("The pipe file is not valid YAML."))
-    answer = bench.client.delete(f"/sessions/{session['session_id']}")
-    assert answer.status_code == 202
-    assert "YAML" in answer.json["problem"]
+    response = bench.client.delete(f"/sessions/{session['session_id']}")
+    assert response.status_code == 202
+    assert "YAML" in response.json["problem"]
     left = bench.leftovers()
     assert left["containers"] == left["instances"] == []
     assert left["pipes"] == left["rows"] == [session["session_id"]]
@@ -122,31 +122,31 @@ def test_a_route_that_cannot_be_taken_away_keeps_neither_container_nor_slice(ben
 
 
 def test_unknown_paths_and_methods_are_problems_too(bench: Bench) -> None:
-    for answer, status in ((bench.client.get("/nowhere"), 404), (bench.client.put("/sessions"), 405)):
-        assert answer.status_code == status
-        assert answer.content_type == "application/problem+json"
+    for response, status in ((bench.client.get("/nowhere"), 404), (bench.client.put("/sessions"), 405)):
+        assert response.status_code == status
+        assert response.content_type == "application/problem+json"
 
 
-def test_a_database_out_of_reach_is_a_problem_without_sql(bench: Bench) -> None:
+def test_an_unavailable_database_is_a_problem_without_sql(bench: Bench) -> None:
     assert bench.settings.db.path
     bench.settings.db.path.write_bytes(b"not a database at all" * 500)
-    answer = bench.client.get("/sessions")
-    assert answer.status_code == 503
-    assert answer.json["type"] == "/problems/database-unavailable"
-    assert "SELECT" not in answer.text
-    assert str(bench.settings.db) not in answer.text
+    response = bench.client.get("/sessions")
+    assert response.status_code == 503
+    assert response.json["type"] == "/problems/database-unavailable"
+    assert "SELECT" not in response.text
+    assert str(bench.settings.db) not in response.text
 
 
-def test_a_defect_is_told_without_its_insides(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_internal_error_does_not_reveal_its_details(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Sessions, "list", lambda *_: 1 / 0)
-    answer = bench.client.get("/sessions")
-    assert answer.status_code == 500
-    assert answer.content_type == "application/problem+json"
-    assert "division" not in answer.text
-    assert "Traceback" not in answer.text
+    response = bench.client.get("/sessions")
+    assert response.status_code == 500
+    assert response.content_type == "application/problem+json"
+    assert "division" not in response.text
+    assert "Traceback" not in response.text
 
 
-def test_expired_sessions_are_taken_back(bench: Bench) -> None:
+def test_expired_sessions_are_closed(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.clock.advance(minutes=59, seconds=59)
     bench.gateway.reaper.reap()
@@ -157,7 +157,7 @@ def test_expired_sessions_are_taken_back(bench: Bench) -> None:
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == Reason.EXPIRED
 
 
-def test_one_session_that_cannot_be_closed_does_not_keep_the_others(bench: Bench) -> None:
+def test_one_session_that_cannot_be_closed_does_not_stop_the_others(bench: Bench) -> None:
     for user_id in ("a", "b", "c"):
         create(bench, user_id)
     bench.clock.advance(hours=2)
@@ -174,7 +174,7 @@ def test_one_session_that_cannot_be_closed_does_not_keep_the_others(bench: Bench
     assert [session.id for session in bench.sessions.list()] == [stuck]
 
 
-def test_the_history_is_forgotten_after_its_days(bench: Bench) -> None:
+def test_the_history_is_deleted_after_its_days(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.client.delete(f"/sessions/{session['session_id']}")
     bench.clock.advance(days=29)
@@ -185,7 +185,7 @@ def test_the_history_is_forgotten_after_its_days(bench: Bench) -> None:
     assert bench.client.get(f"/sessions/{session['session_id']}").status_code == 404
 
 
-def test_a_session_whose_user_ended_the_container_is_taken_back(bench: Bench) -> None:
+def test_a_session_whose_user_ended_the_container_is_closed(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.containers.end(session["session_id"])
     bench.reconciler.reconcile()
@@ -193,7 +193,7 @@ def test_a_session_whose_user_ended_the_container_is_taken_back(bench: Bench) ->
     assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == "user_exit"
 
 
-def test_a_route_that_somebody_removed_is_restored(bench: Bench) -> None:
+def test_a_route_that_was_removed_by_hand_is_restored(bench: Bench) -> None:
     session = create(bench, "user123")
     published = bench.pipes.list()
     bench.pipes.remove(session["session_id"])
@@ -201,7 +201,7 @@ def test_a_route_that_somebody_removed_is_restored(bench: Bench) -> None:
     assert bench.pipes.list() == published
 
 
-def test_when_docker_cannot_be_looked_at_nothing_is_taken_back(bench: Bench) -> None:
+def test_no_session_is_closed_while_docker_does_not_answer(bench: Bench) -> None:
     create(bench, "user123")
     before = bench.leftovers()
     bench.containers.fail("list", DockerUnavailable("no"))
@@ -210,7 +210,7 @@ def test_when_docker_cannot_be_looked_at_nothing_is_taken_back(bench: Bench) -> 
     assert bench.leftovers() == before
 
 
-def test_a_part_that_is_out_of_reach_keeps_no_other_from_being_put_right(bench: Bench) -> None:
+def test_a_part_that_does_not_answer_does_not_stop_the_repair_of_others(bench: Bench) -> None:
     bench.network.failure = NetworkUnavailable("The firewall cannot be asked.")
     session = create(bench, "user123")
     bench.pipes.remove(session["session_id"])
@@ -225,7 +225,7 @@ def test_a_part_that_is_out_of_reach_keeps_no_other_from_being_put_right(bench: 
     assert bench.leftovers()["rows"] == bench.leftovers()["containers"] == []
 
 
-def test_a_session_that_did_not_live_through_a_restart_of_docker_says_so(bench: Bench) -> None:
+def test_a_session_that_a_restart_of_docker_ended_has_that_reason(bench: Bench) -> None:
     session = create(bench, "user123")
     bench.clock.advance(minutes=1)
     bench.containers.restart(bench.clock.now)
@@ -234,7 +234,7 @@ def test_a_session_that_did_not_live_through_a_restart_of_docker_says_so(bench: 
     assert bench.leftovers() == NOTHING
 
 
-def test_what_is_left_of_a_session_without_a_row_is_removed(bench: Bench) -> None:
+def test_leftovers_without_a_row_are_removed(bench: Bench) -> None:
     session = create(bench, "user123")
     with bench.database.begin() as rows:
         row = rows.get(session["session_id"])

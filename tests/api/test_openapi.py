@@ -1,6 +1,6 @@
-"""The served OpenAPI document is true: whatever is asked by it is answered by it.
+"""The served OpenAPI document is true: every response to a generated request matches it.
 
-`FUZZ=10000` asks about that often in all; `-s` shows what was answered.
+`FUZZ=10000` sets the number of requests; `-s` shows the statuses.
 """
 
 import os
@@ -22,14 +22,14 @@ from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
 _REQUESTS = int(os.environ.get("FUZZ", "700"))
-_WITH_SOMETHING_TO_GET_WRONG = 7
-_LIVE_AT_MOST = 300  # of what the GPUs below hold, so that a slice is always free
+_OPERATIONS_WITH_INVALID_REQUESTS = 7
+_MAX_LIVE = 300  # sessions, fewer than the GPUs below hold, so that a placement is always free
 
 
 @pytest.fixture
 def bench(bench_of: BenchMaker) -> Bench:
     bench = bench_of(FakeGpus(["A100-40GB"] * 64))
-    reaper = FileLock(bench.settings.state_dir / "reaper.lock")  # or the gateway says that it is not ready
+    reaper = FileLock(bench.settings.state_dir / "reaper.lock")  # otherwise the gateway is not ready
     reaper.acquire()
     reaper.tick()
     reaper.release()
@@ -43,22 +43,24 @@ def operations(bench: Bench) -> list[Any]:
 
 
 @pytest.mark.parametrize("mode", GenerationMode)
-def test_every_request_is_answered_as_described(
+def test_every_response_matches_the_description(
     bench: Bench, operations: list[Any], mode: GenerationMode
 ) -> None:
-    answered: Counter[int] = Counter()
-    asked = 0
+    statuses: Counter[int] = Counter()
+    fuzzed = 0
     for operation in operations:
-        # Where any text is right, in a path, or nothing at all is asked for, nothing can be wrong.
+        # An operation without parameters, or with a path that accepts any text, has no invalid requests.
         with suppress(Unsatisfiable):
-            ask(bench, operation, mode, answered, _REQUESTS // (2 * len(operations)))
-            asked += 1
-    print(f"{mode.value}: {sum(answered.values())} requests, {dict(sorted(answered.items()))}")
-    assert asked == (len(operations) if mode is GenerationMode.POSITIVE else _WITH_SOMETHING_TO_GET_WRONG)
-    assert not [status for status in answered if status >= 500]
+            fuzz(bench, operation, mode, statuses, _REQUESTS // (2 * len(operations)))
+            fuzzed += 1
+    print(f"{mode.value}: {sum(statuses.values())} requests, {dict(sorted(statuses.items()))}")
+    assert fuzzed == (
+        len(operations) if mode is GenerationMode.POSITIVE else _OPERATIONS_WITH_INVALID_REQUESTS
+    )
+    assert not [status for status in statuses if status >= 500]
 
 
-def ask(bench: Bench, operation: Any, mode: GenerationMode, answered: Counter[int], times: int) -> None:
+def fuzz(bench: Bench, operation: Any, mode: GenerationMode, statuses: Counter[int], times: int) -> None:
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
         max_examples=times,
@@ -67,30 +69,30 @@ def ask(bench: Bench, operation: Any, mode: GenerationMode, answered: Counter[in
         deadline=None,
         suppress_health_check=list(HealthCheck),
     )
-    def all_of(case: Any) -> None:
-        if sum(answered.values()) % 2 and "session_id" in (case.path_parameters or {}):
-            case.path_parameters["session_id"] = a_live_one(bench)  # no generator would guess it
+    def send(case: Any) -> None:
+        if sum(statuses.values()) % 2 and "session_id" in (case.path_parameters or {}):
+            case.path_parameters["session_id"] = live_session_id(bench)  # no generator would guess it
         response = case.call()
-        # A schema cannot say which text is a public key, or that a profile is one of this host's.
-        unfit = [positive_data_acceptance]
-        if response.status_code == 413:  # a refusal too, which this check does not know
-            unfit.append(negative_data_rejection)
-        case.validate_response(response, excluded_checks=unfit)
-        answered[response.status_code] += 1
-        end_some(bench)
+        # A schema cannot say which text is a public key, or which profiles this host has.
+        excluded = [positive_data_acceptance]
+        if response.status_code == 413:  # this check does not accept 413 as a rejection
+            excluded.append(negative_data_rejection)
+        case.validate_response(response, excluded_checks=excluded)
+        statuses[response.status_code] += 1
+        close_some(bench)
 
-    all_of()
+    send()
 
 
-def a_live_one(bench: Bench) -> str:
+def live_session_id(bench: Bench) -> str:
     with bench.database.read() as rows:
         live = rows.list()
     return live[0].id if live else bench.sessions.open("somebody", timedelta(hours=1)).session.id
 
 
-def end_some(bench: Bench) -> None:
+def close_some(bench: Bench) -> None:
     with bench.database.read() as rows:
         live = rows.list()
-    if len(live) > _LIVE_AT_MOST:
+    if len(live) > _MAX_LIVE:
         for session in live:
             bench.sessions.close(session.id)

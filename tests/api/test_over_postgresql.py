@@ -1,4 +1,4 @@
-"""The API over PostgreSQL: what differs there is the database, and nobody should notice."""
+"""The API over PostgreSQL behaves as over SQLite."""
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -20,18 +20,18 @@ def create(bench: Bench, user_id: str, **body: Any) -> Any:
     return bench.client.post("/sessions", json={"user_id": user_id, **body})
 
 
-def test_a_session_lives_and_is_over(bench: Bench) -> None:
+def test_a_session_opens_and_closes(bench: Bench) -> None:
     session = create(bench, "ann", mig_profile="3g.20gb").json
     assert bench.client.get("/sessions").json["sessions"][0]["session_id"] == session["session_id"]
     assert create(bench, "ann").status_code == 409
     assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 204
     assert bench.client.get(f"/sessions/{session['session_id']}").status_code == 410
-    told = bench.client.get(f"/sessions/{session['session_id']}/events").json["events"]
-    assert [event["what"] for event in told] == ["created", "opened", "closing", "ended"]
+    detail = bench.client.get(f"/sessions/{session['session_id']}/events").json["events"]
+    assert [event["what"] for event in detail] == ["created", "opened", "closing", "ended"]
     assert bench.leftovers() == NOTHING
 
 
-def test_a_lease_that_is_over_is_taken_back(bench: Bench) -> None:
+def test_an_expired_session_is_closed(bench: Bench) -> None:
     session = create(bench, "ann", ttl_minutes=1).json
     bench.clock.advance(minutes=2)
     bench.gateway.reaper.reap()
@@ -39,7 +39,7 @@ def test_a_lease_that_is_over_is_taken_back(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
-def test_what_lost_its_container_is_closed(bench: Bench) -> None:
+def test_a_session_without_its_container_is_closed(bench: Bench) -> None:
     session = create(bench, "ann").json
     bench.containers.lose(session["session_id"])
     bench.reconciler.reconcile()
@@ -47,10 +47,10 @@ def test_what_lost_its_container_is_closed(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
-def test_many_at_once_share_out_what_there_is(bench: Bench) -> None:
+def test_many_concurrent_requests_share_the_capacity(bench: Bench) -> None:
     with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(lambda number: create(bench, f"u{number}"), range(16)))
-    assert Counter(answer.status_code for answer in answers) == {201: 7, 503: 9}
+        responses = list(pool.map(lambda number: create(bench, f"u{number}"), range(16)))
+    assert Counter(response.status_code for response in responses) == {201: 7, 503: 9}
     assert len(bench.instances()) == 7
 
 

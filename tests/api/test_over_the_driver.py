@@ -1,4 +1,4 @@
-"""The API over nvidia-ml-py and the simulated driver: what its bad days look like from outside."""
+"""The API over nvidia-ml-py and the simulated driver: what its failures look like to a client."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -58,13 +58,13 @@ def create(bench: Bench, user_id: str = "ann", profile: str = "3g.20gb") -> Answ
         (CREATE, pynvml.NVML_ERROR_GPU_IS_LOST, "gpu-lost", "dmesg"),
     ],
 )
-def test_a_driver_that_refuses_is_a_503_that_says_what_to_do(
+def test_a_driver_error_is_a_503_that_says_what_to_do(
     host: Host, bench: Bench, call: str, code: int, kind: str, advice: str
 ) -> None:
     host.faults.inject(Fault(call, code))
-    answer = create(bench)
-    assert (answer.status_code, answer.json["type"]) == (503, f"/problems/{kind}")
-    assert advice in answer.json["detail"]
+    response = create(bench)
+    assert (response.status_code, response.json["type"]) == (503, f"/problems/{kind}")
+    assert advice in response.json["detail"]
     host.faults.clear()
     bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
@@ -72,7 +72,7 @@ def test_a_driver_that_refuses_is_a_503_that_says_what_to_do(
 
 
 @pytest.mark.parametrize("call", [CREATE, "nvmlGpuInstanceCreateComputeInstance"])
-def test_a_create_that_succeeds_after_its_time_out_leaves_nothing(
+def test_a_creation_that_succeeds_after_its_timeout_leaves_nothing_behind(
     host: Host, bench: Bench, call: str
 ) -> None:
     host.faults.inject(Fault(call, pynvml.NVML_ERROR_TIMEOUT, effect=True))
@@ -81,7 +81,7 @@ def test_a_create_that_succeeds_after_its_time_out_leaves_nothing(
     assert bench.leftovers() == NOTHING
 
 
-def test_sessions_of_a_driver_that_was_upgraded_go_on(host: Host, bench: Bench) -> None:
+def test_sessions_continue_after_a_driver_upgrade(host: Host, bench: Bench) -> None:
     create(bench)
     before = bench.leftovers()
     host.faults.inject(Fault("*", pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH))
@@ -106,7 +106,7 @@ def test_a_reset_of_the_gpu_ends_its_sessions_as_gpu_lost(host: Host, bench: Ben
     assert bench.leftovers() == NOTHING
 
 
-def test_a_gpu_that_fell_off_the_bus_and_came_back_keeps_its_sessions(host: Host, bench: Bench) -> None:
+def test_a_gpu_that_was_lost_and_returned_keeps_its_sessions(host: Host, bench: Bench) -> None:
     create(bench)
     host.faults.lose(0, pynvml.NVML_ERROR_GPU_IS_LOST)
     bench.reconciler.reconcile()
@@ -118,7 +118,7 @@ def test_a_gpu_that_fell_off_the_bus_and_came_back_keeps_its_sessions(host: Host
     assert (session["status"], session["problem"]) == ("active", None)
 
 
-def test_two_gateways_on_one_driver_leave_each_others_slices_alone(host: Host) -> None:
+def test_two_gateways_on_one_driver_never_destroy_each_others_instances(host: Host) -> None:
     mine, yours = host.gateway("mine"), host.gateway("yours")
     first, second = create(mine).json, create(yours).json
     assert create(mine, "bob").status_code == 503
@@ -132,7 +132,7 @@ def test_two_gateways_on_one_driver_leave_each_others_slices_alone(host: Host) -
     assert left.mig_uuid == second["gpu_uuid"]
 
 
-def test_a_slice_that_came_after_a_reset_is_not_destroyed_with_an_old_session(host: Host) -> None:
+def test_an_instance_made_after_a_reset_is_not_destroyed_with_an_old_session(host: Host) -> None:
     mine, yours = host.gateway("mine"), host.gateway("yours")
     create(mine)
     host.faults.reset(0)
@@ -144,16 +144,16 @@ def test_a_slice_that_came_after_a_reset_is_not_destroyed_with_an_old_session(ho
     assert mine.sessions.list() == []
 
 
-def test_two_gateways_that_fill_one_gpu_at_once_are_both_right(host: Host) -> None:
+def test_two_gateways_can_fill_one_gpu_at_the_same_time(host: Host) -> None:
     gateways = [host.gateway("mine"), host.gateway("yours")]
     with ThreadPoolExecutor(8) as pool:
         wanted = [(bench, f"user{number}", "1g.5gb") for number in range(7) for bench in gateways]
-        answers = list(pool.map(lambda one: create(*one), wanted))
-    opened = [answer.json["gpu_uuid"] for answer in answers if answer.status_code == 201]
+        responses = list(pool.map(lambda one: create(*one), wanted))
+    opened = [response.json["gpu_uuid"] for response in responses if response.status_code == 201]
     standing = [instance.mig_uuid for instance in gateways[0].gpus.list()[0].instances]
     assert sorted(opened) == sorted(map(str, standing))
     assert len(opened) == sum(len(bench.sessions.list()) for bench in gateways) >= 5
-    assert {answer.json["type"] for answer in answers if answer.status_code != 201} <= {
+    assert {response.json["type"] for response in responses if response.status_code != 201} <= {
         "/problems/no-capacity",
         "/problems/placement-taken",
     }

@@ -7,15 +7,15 @@ from gateway.errors import ContainerFailed, PipesUnavailable
 from tests.conftest import NOTHING, Bench
 
 
-def test_somebody_unknown_has_no_keys(bench: Bench) -> None:
+def test_an_unknown_user_has_no_keys(bench: Bench) -> None:
     assert bench.client.get("/users/nobody-yet/keys").json == {"ssh_public_keys": []}
 
 
 def test_stored_keys_open_the_next_session(bench: Bench, public_key: str) -> None:
     bare = " ".join(public_key.split()[:2])
-    answer = bench.client.put("/users/user123/keys", json={"ssh_public_keys": [public_key]})
-    assert (answer.status_code, answer.json) == (200, {"ssh_public_keys": [bare]})
-    assert bench.client.get("/users/user123/keys").json == answer.json
+    response = bench.client.put("/users/user123/keys", json={"ssh_public_keys": [public_key]})
+    assert (response.status_code, response.json) == (200, {"ssh_public_keys": [bare]})
+    assert bench.client.get("/users/user123/keys").json == response.json
     session = bench.client.post("/sessions", json={"user_id": "user123"}).json
     assert "ssh_private_key" not in session
     assert bench.pipes.list()[0].public_keys == (bare,)
@@ -29,14 +29,14 @@ def test_keys_are_replaced_and_can_all_be_removed(bench: Bench, public_key: str)
 
 
 @pytest.mark.parametrize("body", [{}, {"ssh_public_keys": ["x"]}, {"ssh_public_keys": "x"}, {"keys": []}, []])
-def test_what_is_no_list_of_keys_is_refused(bench: Bench, body: object) -> None:
+def test_a_body_that_is_not_a_list_of_keys_is_refused(bench: Bench, body: object) -> None:
     assert bench.client.put("/users/user123/keys", json=body).status_code == 422
 
 
 @pytest.mark.parametrize("user_id", ["root", "A", "a.b"])
-def test_a_name_that_no_user_can_have_is_refused(bench: Bench, user_id: str) -> None:
-    answer = bench.client.put(f"/users/{user_id}/keys", json={"ssh_public_keys": []})
-    assert (answer.status_code, list(answer.json["errors"])) == (422, ["user_id"])
+def test_an_invalid_user_id_is_refused(bench: Bench, user_id: str) -> None:
+    response = bench.client.put(f"/users/{user_id}/keys", json={"ssh_public_keys": []})
+    assert (response.status_code, list(response.json["errors"])) == (422, ["user_id"])
 
 
 FIRST, SECOND = make_pair().public, make_pair().public
@@ -65,7 +65,7 @@ def test_a_live_session_follows_the_stored_keys_that_opened_it(bench: Bench) -> 
     assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
 
 
-def test_a_key_that_is_added_cuts_nobody(bench: Bench) -> None:
+def test_adding_a_key_disconnects_no_one(bench: Bench) -> None:
     store(bench, FIRST)
     opened(bench)
     store(bench, FIRST, SECOND)
@@ -85,7 +85,7 @@ def test_a_session_keeps_the_pair_that_the_gateway_made(bench: Bench) -> None:
     assert (admitted(bench), cuts(bench)) == (before, 0)
 
 
-def test_without_its_last_key_a_session_lives_on_without_a_route(bench: Bench) -> None:
+def test_a_session_without_keys_continues_without_a_route(bench: Bench) -> None:
     store(bench, FIRST)
     session_id = opened(bench)
     assert store(bench).status_code == 200
@@ -99,12 +99,12 @@ def test_without_its_last_key_a_session_lives_on_without_a_route(bench: Bench) -
 
 
 @pytest.mark.parametrize("body", [{}, {"ssh_public_keys": [FIRST]}])
-def test_an_administrator_replaces_a_live_session_s_keys_wherever_they_came_from(
+def test_an_administrator_can_replace_the_keys_of_any_live_session(
     bench: Bench, body: dict[str, Any]
 ) -> None:
     session_id = opened(bench, **body)
-    answer = bench.client.put(f"/sessions/{session_id}/keys", json={"ssh_public_keys": [SECOND]})
-    assert (answer.status_code, answer.json) == (200, {"ssh_public_keys": [SECOND]})
+    response = bench.client.put(f"/sessions/{session_id}/keys", json={"ssh_public_keys": [SECOND]})
+    assert (response.status_code, response.json) == (200, {"ssh_public_keys": [SECOND]})
     assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
 
 
@@ -116,15 +116,15 @@ def test_a_session_with_keys_of_its_own_no_longer_follows_the_stored_ones(bench:
     assert admitted(bench) == []
 
 
-def test_the_keys_of_a_session_that_never_was_or_is_over_cannot_be_replaced(bench: Bench) -> None:
+def test_the_keys_of_an_unknown_or_ended_session_cannot_be_replaced(bench: Bench) -> None:
     session_id = opened(bench)
     bench.client.delete(f"/sessions/{session_id}")
     for path, status in (("no-such-session", 404), (session_id, 410)):
-        answer = bench.client.put(f"/sessions/{path}/keys", json={"ssh_public_keys": [FIRST]})
-        assert answer.status_code == status
+        response = bench.client.put(f"/sessions/{path}/keys", json={"ssh_public_keys": [FIRST]})
+        assert response.status_code == status
 
 
-def test_a_withdrawal_that_could_not_be_published_is_done_by_the_reaper(bench: Bench) -> None:
+def test_the_reaper_completes_a_revocation_that_could_not_be_published(bench: Bench) -> None:
     store(bench, FIRST)
     opened(bench)
     bench.pipes.fail("replace", PipesUnavailable("The pipe file is damaged."))
@@ -135,7 +135,7 @@ def test_a_withdrawal_that_could_not_be_published_is_done_by_the_reaper(bench: B
     assert (admitted(bench), cuts(bench)) == ([(SECOND,)], 1)
 
 
-def test_a_cut_that_failed_is_tried_until_it_works_and_then_no_more(bench: Bench) -> None:
+def test_a_failed_disconnect_is_repeated_until_it_succeeds_and_not_after(bench: Bench) -> None:
     store(bench, FIRST)
     opened(bench)
     bench.containers.fail("disconnect", ContainerFailed("It does not answer."))
@@ -147,7 +147,7 @@ def test_a_cut_that_failed_is_tried_until_it_works_and_then_no_more(bench: Bench
     assert cuts(bench) == 3
 
 
-def test_a_key_that_is_withdrawn_while_its_session_is_opened_lets_nobody_in(
+def test_a_key_revoked_while_its_session_opens_does_not_open_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store(bench, FIRST)

@@ -1,4 +1,4 @@
-"""What a user's workspace may hold: kept by the file system where it can, else watched by the gateway."""
+"""Workspace quotas: enforced by the file system where possible, otherwise by measuring."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def fill(bench: Bench, mib: float, user_id: str = "user123") -> Path:
     return file
 
 
-def told(bench: Bench) -> list[str]:
+def summary(bench: Bench) -> list[str]:
     events = bench.client.get("/events").json["events"]
     return [event["what"] for event in events if event["what"].startswith("disk")]
 
@@ -39,7 +39,7 @@ def motd(bench: Bench, session_id: str) -> str:
     return (bench.settings.state_dir / "sessions" / session_id / "etc/motd").read_text()
 
 
-def test_who_is_above_the_quota_gets_no_new_session_until_there_is_room_again(watched: Bench) -> None:
+def test_a_user_above_the_quota_gets_no_new_session_until_files_are_removed(watched: Bench) -> None:
     first = post(watched).json["session_id"]
     big = fill(watched, 11)
     watched.disk_use.survey()
@@ -53,14 +53,14 @@ def test_who_is_above_the_quota_gets_no_new_session_until_there_is_room_again(wa
     assert post(watched).status_code == 201
 
 
-def test_who_has_a_session_already_is_told_of_that_first(watched: Bench) -> None:
+def test_an_existing_session_is_reported_before_the_quota(watched: Bench) -> None:
     post(watched)
     fill(watched, 11)
     watched.disk_use.survey()
     assert post(watched).status_code == 409
 
 
-def test_what_was_written_just_before_a_session_ended_counts(watched: Bench) -> None:
+def test_data_written_just_before_the_end_of_a_session_counts(watched: Bench) -> None:
     watched.disk_use.survey()
     session = post(watched).json["session_id"]
     fill(watched, 11)
@@ -69,7 +69,7 @@ def test_what_was_written_just_before_a_session_ended_counts(watched: Bench) -> 
     assert post(watched).status_code == 507
 
 
-def test_a_user_who_comes_near_the_quota_is_warned_at_the_next_login(watched: Bench) -> None:
+def test_a_user_near_the_quota_is_warned_at_the_next_login(watched: Bench) -> None:
     session = post(watched).json["session_id"]
     before = motd(watched, session)
     big = fill(watched, 9.5)
@@ -82,12 +82,12 @@ def test_a_user_who_comes_near_the_quota_is_warned_at_the_next_login(watched: Be
     assert motd(watched, session) == before
 
 
-def test_each_step_upwards_is_an_event_and_no_other(watched: Bench) -> None:
+def test_only_reaching_a_higher_level_is_an_event(watched: Bench) -> None:
     post(watched)
     for mib in (1, 9.5, 9.6, 11, 12, 1, 9.5):
         fill(watched, mib)
         watched.disk_use.survey()
-    assert told(watched) == ["disk-nearly-full", "disk-full", "disk-nearly-full"]
+    assert summary(watched) == ["disk-nearly-full", "disk-full", "disk-nearly-full"]
 
 
 def test_a_hard_link_is_counted_once_and_a_symlink_is_not_followed(watched: Bench, tmp_path: Path) -> None:
@@ -97,10 +97,10 @@ def test_a_hard_link_is_counted_once_and_a_symlink_is_not_followed(watched: Benc
     (tmp_path / "elsewhere").write_bytes(bytes(20 * MIB))
     big.with_name("there").symlink_to(tmp_path / "elsewhere")
     watched.disk_use.survey()
-    assert told(watched) == []
+    assert summary(watched) == []
 
 
-def test_without_a_quota_nobody_is_measured(bench: Bench, mocker: MockerFixture) -> None:
+def test_without_a_quota_no_workspace_is_measured(bench: Bench, mocker: MockerFixture) -> None:
     used = mocker.spy(type(bench.host.workspaces), "used")
     post(bench)
     bench.disk_use.survey()
@@ -108,9 +108,7 @@ def test_without_a_quota_nobody_is_measured(bench: Bench, mocker: MockerFixture)
     assert bench.client.get("/readyz").json["parts"]["workspaces"] == "ok: no quota"
 
 
-def test_where_the_file_system_has_quotas_it_keeps_them_and_nobody_is_refused(
-    bench_of: BenchMaker, mocker: MockerFixture
-) -> None:
+def test_on_a_file_system_with_quotas_no_user_is_refused(bench_of: BenchMaker, mocker: MockerFixture) -> None:
     mocker.patch("gateway.repositories.files.quotas.are_enforced", return_value=True)
     limit = mocker.patch("gateway.repositories.files.quotas.limit")
     bench = bench_of(FakeGpus(["A100-40GB"]), workspace_quota="10m")
@@ -123,7 +121,7 @@ def test_where_the_file_system_has_quotas_it_keeps_them_and_nobody_is_refused(
     assert "kept by the file system" in bench.client.get("/readyz").json["parts"]["workspaces"]
 
 
-def test_a_quota_that_cannot_be_set_keeps_the_session_from_opening(
+def test_a_session_does_not_open_if_its_quota_cannot_be_set(
     bench_of: BenchMaker, mocker: MockerFixture
 ) -> None:
     mocker.patch("gateway.repositories.files.quotas.are_enforced", return_value=True)
@@ -137,5 +135,5 @@ def test_a_quota_that_cannot_be_set_keeps_the_session_from_opening(
     assert bench.leftovers()["rows"] == []
 
 
-def test_readyz_says_that_the_gateway_watches(watched: Bench) -> None:
+def test_readyz_says_that_the_gateway_measures(watched: Bench) -> None:
     assert "watched" in watched.client.get("/readyz").json["parts"]["workspaces"]

@@ -74,7 +74,7 @@ def test_following_shows_what_comes_once_until_it_is_interrupted(
 def test_a_session_that_never_was_is_told_in_one_line(url: str) -> None:
     failed = run(url, "never")
     assert isinstance(failed.exception, GatewayError)
-    assert "never was" in str(failed.exception)
+    assert "'never'" in str(failed.exception)
 
 
 def test_a_session_is_not_narrowed(url: str) -> None:

@@ -1,10 +1,10 @@
-"""The shapes of what is answered."""
+"""The schemas of responses."""
 
 from typing import Any
 
 from marshmallow import INCLUDE, Schema, fields
 
-OPTIONAL = "x-optional"  # of a field that is not in every answer
+OPTIONAL = "x-optional"  # marks a field that is not in every response
 
 
 class UtcTime(fields.DateTime):
@@ -15,11 +15,11 @@ class UtcTime(fields.DateTime):
         super().__init__(format="%Y-%m-%dT%H:%M:%SZ", metadata=shown, **options)
 
 
-class Answer(Schema):
-    """All of its fields are there, but those that are marked."""
+class ResponseSchema(Schema):
+    """Every response has all fields, except those marked `OPTIONAL`."""
 
 
-class SessionAnswer(Answer):
+class SessionResponse(ResponseSchema):
     session_id = fields.String(attribute="id")
     user_id = fields.String()
     container_id = fields.String(allow_none=True)
@@ -36,19 +36,19 @@ class SessionAnswer(Answer):
     ssh_known_hosts = fields.String(allow_none=True)
 
 
-class OpenedAnswer(SessionAnswer):
-    ssh_private_key = fields.String(metadata={OPTIONAL: True})  # there once, when the gateway made the pair
+class OpenedResponse(SessionResponse):
+    ssh_private_key = fields.String(metadata={OPTIONAL: True})  # only if the gateway made the pair
 
 
-class SessionsAnswer(Answer):
-    sessions = fields.List(fields.Nested(SessionAnswer))
+class SessionsResponse(ResponseSchema):
+    sessions = fields.List(fields.Nested(SessionResponse))
 
 
-class KeysAnswer(Answer):
+class KeysResponse(ResponseSchema):
     ssh_public_keys = fields.List(fields.String())
 
 
-class EventAnswer(Answer):
+class EventResponse(ResponseSchema):
     id = fields.Integer()
     at = UtcTime()
     actor = fields.String()
@@ -58,7 +58,7 @@ class EventAnswer(Answer):
     detail = fields.String()
 
 
-class InstanceAnswer(Answer):
+class InstanceResponse(ResponseSchema):
     gpu_uuid = fields.String(allow_none=True)
     profile = fields.String()
     start = fields.Integer()
@@ -71,26 +71,26 @@ class InstanceAnswer(Answer):
     problem = fields.String(allow_none=True)
 
 
-class MemorySlicesAnswer(Answer):
+class MemorySlicesResponse(ResponseSchema):
     total = fields.Integer()
     used = fields.Integer()
 
 
-class GpuAnswer(Answer):
+class GpuResponse(ResponseSchema):
     index = fields.Integer()
     uuid = fields.String()
     name = fields.String()
     memory_mib = fields.Integer()
     mig_mode = fields.String()
-    memory_slices = fields.Nested(MemorySlicesAnswer)
-    instances = fields.List(fields.Nested(InstanceAnswer))
+    memory_slices = fields.Nested(MemorySlicesResponse)
+    instances = fields.List(fields.Nested(InstanceResponse))
     healthy = fields.Boolean()
     cordoned = fields.Boolean()
     reason = fields.String(allow_none=True)
     simulated = fields.Boolean()
 
 
-class ProfileAnswer(Answer):
+class ProfileResponse(ResponseSchema):
     name = fields.String()
     compute_slices = fields.Integer()
     memory_mib = fields.Integer()
@@ -101,49 +101,49 @@ class ProfileAnswer(Answer):
     description = fields.String()
 
 
-class PlaceAnswer(Answer):
+class PlaceResponse(ResponseSchema):
     gpu_index = fields.Integer()
     gpu_uuid = fields.String()
     start = fields.Integer()
     size = fields.Integer()
 
 
-class WaitedForAnswer(Answer):
+class WaitedForResponse(ResponseSchema):
     session_id = fields.String(allow_none=True)
     user_id = fields.String(allow_none=True)
     expires_at = UtcTime()
 
 
-class FitAnswer(Answer):
+class FitResponse(ResponseSchema):
     profile = fields.String()
     fits = fields.Boolean()
-    now = fields.Nested(PlaceAnswer, allow_none=True)
+    now = fields.Nested(PlaceResponse, allow_none=True)
     at = UtcTime(allow_none=True)
-    waits_for = fields.List(fields.Nested(WaitedForAnswer))
+    waits_for = fields.List(fields.Nested(WaitedForResponse))
 
 
-class EventsAnswer(Answer):
-    events = fields.List(fields.Nested(EventAnswer))
+class EventsResponse(ResponseSchema):
+    events = fields.List(fields.Nested(EventResponse))
 
 
-class GpusAnswer(Answer):
-    gpus = fields.List(fields.Nested(GpuAnswer))
+class GpusResponse(ResponseSchema):
+    gpus = fields.List(fields.Nested(GpuResponse))
 
 
-class ProfilesAnswer(Answer):
-    profiles = fields.List(fields.Nested(ProfileAnswer))
+class ProfilesResponse(ResponseSchema):
+    profiles = fields.List(fields.Nested(ProfileResponse))
 
 
-class HealthAnswer(Answer):
+class HealthResponse(ResponseSchema):
     status = fields.String()
 
 
-class ReadinessAnswer(HealthAnswer):
+class ReadinessResponse(HealthResponse):
     parts = fields.Dict(fields.String(), fields.String())
 
 
-class ProblemAnswer(Answer):
-    """RFC 9457; some problems have members of their own."""
+class ProblemResponse(ResponseSchema):
+    """RFC 9457; some problems have additional members."""
 
     class Meta:
         unknown = INCLUDE
