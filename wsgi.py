@@ -20,6 +20,7 @@ try:
     owner.require_own(settings.db, lambda: Docker().engine_id)
     app = create_app(settings)
 except StartRefused as error:
-    print(f"gateway: {error}", file=sys.stderr)
+    for line in str(error).splitlines():
+        print(f"gateway: {line}", file=sys.stderr)
     sys.exit(_GUNICORN_APP_LOAD_ERROR)
 Gateway.of(app).reaper.start()

@@ -1,4 +1,4 @@
-"""Where the sessions' rows are: in a file (SQLite, the default), or with a PostgreSQL server, by URL."""
+"""Where the rows of the sessions are: in a file of SQLite's, the default, or on a PostgreSQL server."""
 
 from pathlib import Path
 
@@ -9,27 +9,30 @@ from gateway.errors import StartRefused
 
 _SQLITE = ("sqlite", "sqlite+pysqlite")
 _POSTGRESQL = ("postgres", "postgresql", "postgresql+psycopg")
-_SECRETS = ("password", "sslpassword")  # of libpq, when they stand behind the question mark
+_SECRETS = ("password", "sslpassword")  # libpq accepts both as parameters of the URL
 
 
 class DatabaseUrl:
-    """`path` is None for PostgreSQL. Written out, it is without its password.
+    """An absolute path, or the URL of a PostgreSQL database.
 
-    Raises `StartRefused` for text that is neither an absolute path nor a URL of these two.
+    `path` is None for PostgreSQL. `str()` and `repr()` leave the password out; only `url`, for the driver,
+    holds it. Raises `StartRefused` for any other text, which the message does not repeat.
     """
 
     def __init__(self, text: str | Path) -> None:
         self.url = _parse(str(text))
         self.path = Path(self.url.database or "") if self.url.drivername == "sqlite" else None
-        if self.path is not None and not self.path.is_absolute():
-            raise _refused("give an absolute path, or a URL such as postgresql://USER@HOST/NAME.")
+        if self.path is not None and not _is_plain(str(self.path)):
+            raise StartRefused(
+                "this is neither an absolute path nor a URL: use /PATH, or the form postgresql://USER@HOST/NAME."
+            )
 
     @property
     def has_password(self) -> bool:
         return self.url.password is not None or any(name in self.url.query for name in _SECRETS)
 
     def __str__(self) -> str:
-        """The path, or a URL that libpq's programs understand too."""
+        """The path, or a URL without password that libpq's programs accept."""
         if self.path is not None:
             return str(self.path)
         url = self.url
@@ -41,21 +44,27 @@ class DatabaseUrl:
         return f"DatabaseUrl({str(self)!r})"
 
 
+def _is_plain(path: str) -> bool:
+    """Whether this is an absolute path, and not the rest of a mistyped URL such as //user:password@host."""
+    return path.startswith("/") and not path.startswith("//")
+
+
 def _parse(text: str) -> URL:
     if "://" not in text:
         return URL.create("sqlite", database=text)
     try:
         url = make_url(text)
     except (ArgumentError, ValueError):
-        raise _refused("this is no URL; one looks like postgresql://USER:PASSWORD@HOST:5432/NAME.") from None
-    if "@" in (url.host or ""):
-        raise _refused("write an @ within the password as %40.")
+        raise StartRefused(
+            "this is no URL: use the form postgresql://USER:PASSWORD@HOST:5432/NAME, with characters such as "
+            "/ and @ in the password written as %2F and %40."
+        ) from None
     if url.drivername in _SQLITE:
         return url.set(drivername="sqlite")
     if url.drivername in _POSTGRESQL:
+        if "@" in f"{url.host}{url.database}":
+            raise StartRefused("the password holds an @: write it as %40.")
         return url.set(drivername="postgresql+psycopg")
-    raise _refused(f"{url.drivername} is neither sqlite nor postgresql.")
-
-
-def _refused(problem: str) -> StartRefused:
-    return StartRefused(f"--db (GATEWAY_DB): {problem}")
+    raise StartRefused(
+        f"{url.drivername} is neither sqlite nor postgresql: use a path, or postgresql://USER@HOST/NAME."
+    )

@@ -8,6 +8,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 from gateway.domain import ssh_keys, users
 
 _LARGEST_ID = 2**63 - 1  # of a database row
+_DEFAULT_TTL_MINUTES = 60
 _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 
 
@@ -36,7 +37,7 @@ class SessionRequest(Schema):
         validate=_user_id,
         metadata={"pattern": f"^{users.USER_ID.pattern}$", "example": "user123"},
     )
-    ttl_minutes = WholeNumber(load_default=60)
+    ttl_minutes = WholeNumber(load_default=_DEFAULT_TTL_MINUTES)
     mig_profile = fields.String(load_default=None, validate=validate.Length(1, 64))
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),
@@ -48,6 +49,7 @@ class SessionRequest(Schema):
         super().__init__()
         limit = validate.Range(1, max_ttl_minutes, error="Must be between {min} and {max} minutes.")
         self.fields["ttl_minutes"].validators = [limit]
+        self.fields["ttl_minutes"].load_default = min(_DEFAULT_TTL_MINUTES, max_ttl_minutes)
 
 
 class KeysRequest(Schema):

@@ -26,9 +26,10 @@ for command in (serve, router, migrate, backup, take_over, token, keys, gpus, ev
 
 
 def main() -> None:
-    os.umask(os.umask(0) | 0o022)  # whatever it was started with, nobody else changes its files
+    os.umask(os.umask(0) | 0o022)  # no other account may change the gateway's files
     try:
         gateway.main(standalone_mode=True)
     except GatewayError as error:
-        print(f"gateway: {error}", file=sys.stderr)
+        for line in str(error).splitlines():
+            print(f"gateway: {line}", file=sys.stderr)
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,19 @@ import click
 
 from gateway.client import Client, read_token
 from gateway.settings import Settings
+from gateway.settings.names import flag, variable
 
 Command = Callable[..., None]
 
 
 def settings_options(*only: str) -> Callable[[Command], Command]:
-    """A flag for each setting (or for those named), without a default of its own: `Settings.load` decides."""
+    """A flag for each setting, or for those named. `Settings.load` checks them and knows the defaults."""
 
     def decorate(command: Command) -> Command:
         for setting in reversed(dataclasses.fields(Settings)):
             if not only or setting.name in only:
-                command = click.option(_flag(setting), **_option(setting))(command)
+                for option in _options(setting):
+                    command = option(command)
         return command
 
     return decorate
@@ -31,33 +34,58 @@ def client_options(command: Command) -> Command:
 
     @click.option(
         "--url",
-        default="http://127.0.0.1:8080",
+        metavar="URL",
         envvar="GATEWAY_URL",
-        help="the gateway to ask, or unix:/PATH of its socket [GATEWAY_URL; http://127.0.0.1:8080]",
+        help=two_lines(
+            "Ask this gateway: http://HOST:PORT or unix:/PATH.", "GATEWAY_URL; that of the settings"
+        ),
     )
     @click.option(
         "--token-file",
         type=click.Path(path_type=Path),
+        metavar="PATH",
         envvar="GATEWAY_TOKEN_FILE",
-        help="file with the API token, where GATEWAY_TOKEN does not hold it [GATEWAY_TOKEN_FILE]",
+        help=two_lines(
+            "Read the API token from this file.", "GATEWAY_TOKEN_FILE; or GATEWAY_TOKEN is the token"
+        ),
     )
     @functools.wraps(command)
-    def with_client(*arguments: Any, url: str, token_file: Path | None, **others: Any) -> None:
-        command(Client(url, read_token(token_file)), *arguments, **others)
+    def with_client(*arguments: Any, url: str | None, token_file: Path | None, **others: Any) -> None:
+        command(Client(url or _api_url(), read_token(token_file)), *arguments, **others)
 
     return with_client
 
 
-def _flag(setting: dataclasses.Field[Any]) -> str:
-    name = setting.name.replace("_", "-")
-    return f"--{name}/--no-{name}" if setting.default is True else f"--{name}"
+def two_lines(sentence: str, facts: str) -> str:
+    """Help for an option. The mark keeps click from joining the lines and breaking them elsewhere."""
+    return f"\b\n{sentence}\n[{facts}]"
 
 
-def _option(setting: dataclasses.Field[Any]) -> dict[str, Any]:
-    explanation = f"{setting.metadata['help']} [GATEWAY_{setting.name.upper()}"
-    if isinstance(setting.default, bool):
-        return {"is_flag": True, "default": None, "help": explanation + "]"}
+def _api_url() -> str:
+    """Where the gateway with this machine's settings listens; other settings do not matter to a client."""
+    names = [variable("listen"), variable("port")]
+    return Settings.load({name: os.environ[name] for name in names if name in os.environ}).api_url
+
+
+def _options(setting: dataclasses.Field[Any]) -> list[Callable[[Command], Command]]:
+    explanation = two_lines(setting.metadata["help"], "; ".join(_facts(setting)))
+    if not isinstance(setting.default, bool):
+        form = setting.metadata["form"]
+        return [click.option(flag(setting.name), setting.name, metavar=form, default=None, help=explanation)]
+    yes, no = flag(setting.name), "--no-" + flag(setting.name).removeprefix("--")
+    return [
+        _switch(setting.name, yes, True, hidden=setting.default, help=explanation),
+        _switch(setting.name, no, False, hidden=not setting.default, help=explanation),
+    ]
+
+
+def _switch(name: str, flag: str, value: bool, **options: Any) -> Callable[[Command], Command]:
+    return click.option(flag, name, is_flag=True, flag_value=value, default=None, type=click.BOOL, **options)
+
+
+def _facts(setting: dataclasses.Field[Any]) -> list[str]:
     default = setting.default
     if default is dataclasses.MISSING and callable(setting.default_factory):
         default = setting.default_factory()
-    return {"default": None, "help": f"{explanation}; {default}]" if default else explanation + "]"}
+    shown = setting.metadata["unset"] or (str(default).lower() if isinstance(default, bool) else str(default))
+    return [variable(setting.name), *([shown] if default or setting.metadata["unset"] else [])]

@@ -1,5 +1,6 @@
 import json
 import re
+from datetime import datetime
 from typing import Any
 
 import pytest
@@ -279,3 +280,13 @@ def test_a_broken_egress_proxy_is_reported_and_stops_nothing_else(bench: Bench) 
     bench.containers.end(session["session_id"])
     bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
+
+
+def test_a_lease_is_an_hour_by_default_and_never_longer_than_the_longest(bench_of: BenchMaker) -> None:
+    def minutes(**settings: int) -> float:
+        answer = create(bench_of(FakeGpus(["A100-40GB"]), **settings), f"user{len(settings)}").json
+        ends, begins = (datetime.fromisoformat(answer[name]) for name in ("expires_at", "created_at"))
+        return (ends - begins).total_seconds() / 60
+
+    assert minutes() == 60
+    assert minutes(max_ttl_minutes=30) == 30

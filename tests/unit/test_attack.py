@@ -26,6 +26,7 @@ from gateway.repositories.docker.exec import Inside
 from gateway.repositories.files.pipes import Pipes
 from gateway.services.tokens import Tokens
 from gateway.settings import Settings
+from gateway.settings.kinds import Size
 from tests.conftest import NOTHING, Bench
 
 MIB = 2**20
@@ -230,7 +231,7 @@ def test_what_there_is_no_time_for_has_not_failed(
 
 
 def test_a_hog_that_cannot_reach_the_limit_in_time_is_not_tried(bench: Bench, url: str) -> None:
-    large = replace(bench.settings, session_memory="64g")
+    large = replace(bench.settings, session_memory=Size("64g"))
     found = try_all(outside_of(bench, url), large, FakeInside())
     attempts = {one.name: one for one in found}
     assert attempts["a memory hog"].outcome.verdict == Verdict.UNTRIED

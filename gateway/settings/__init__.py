@@ -1,0 +1,232 @@
+"""Every setting: a flag and an environment variable, both checked before anything starts."""
+
+import functools
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import marshmallow
+
+from gateway import logs
+from gateway.database_url import DatabaseUrl
+from gateway.domain.mig import MigPolicy
+from gateway.errors import StartRefused
+from gateway.settings import kinds
+from gateway.settings.contradictions import contradictions
+from gateway.settings.kinds import Number, Parsed, Size, Switch, Whole
+from gateway.settings.names import title, typing_errors, variable
+
+_STATE_DIR = Path("/var/lib/orchestrator")
+_PORT = 1, 65535
+_CPUS = os.cpu_count() or 1
+
+Flags = Mapping[str, str | bool | None]
+
+
+def _setting(
+    kind: marshmallow.fields.Field[Any], default: Any, form: str, sentence: str, unset: str = ""
+) -> Any:
+    """`form`, `sentence` and `unset` are for --help: value, meaning, and a default without a text."""
+    about = {"kind": kind, "form": form, "help": sentence, "unset": unset}
+    if callable(default):
+        return field(default_factory=default, metadata=about)
+    return field(default=default, metadata=about)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The gateway's settings. `Settings.load()` reads them from flags and environment."""
+
+    port: int = _setting(Whole(*_PORT), 8080, "N", "The API listens on this port.")
+    listen: str = _setting(
+        Parsed(kinds.listen_address),
+        "127.0.0.1",
+        "ADDRESS",
+        "The API listens on this address, or unix:/PATH.",
+    )
+    db: DatabaseUrl = _setting(
+        Parsed(kinds.database),
+        DatabaseUrl(_STATE_DIR / "sessions.db"),
+        "PATH|URL",
+        "The sessions are recorded in this database.",
+    )
+    state_dir: Path = _setting(
+        Parsed(kinds.absolute_path),
+        None,
+        "PATH",
+        "The files of the sessions are in this directory.",
+        "the directory of --db",
+    )
+    piper_config: Path = _setting(
+        Parsed(kinds.absolute_path),
+        Path("/etc/sshpiper/pipe.yaml"),
+        "PATH",
+        "The routes are in this file, which SSHPiper reads.",
+    )
+    workspace_root: Path = _setting(
+        Parsed(kinds.absolute_path),
+        Path("/srv/workspaces"),
+        "PATH",
+        "Each user has a workspace in this directory.",
+    )
+    workspace_quota: Size | None = _setting(
+        kinds.size("1m", "1048576t"),
+        None,
+        "SIZE",
+        "A workspace may hold this much, such as 200g.",
+        "no limit",
+    )
+    ssh_host: str = _setting(
+        Parsed(kinds.host_name), socket.gethostname, "HOST", "Users give this host name to ssh."
+    )
+    ssh_port: int = _setting(Whole(*_PORT), 22, "N", "Users give this port to ssh.")
+    ssh_host_key: Path | None = _setting(
+        Parsed(kinds.absolute_path),
+        None,
+        "PATH",
+        "Users recognise the router by this public key.",
+        "beside --piper-config",
+    )
+    simulate_gpus: str = _setting(
+        Parsed(kinds.gpus_to_simulate), "", "GPUS", "Simulate GPUs, such as 2xA100-40GB.", "the driver's"
+    )
+    mig_policy: str = _setting(
+        kinds.one_of(tuple(MigPolicy)), "dynamic", "POLICY", "Make slices dynamic, static or mixed."
+    )
+    image: str = _setting(Parsed(kinds.image_name), "gpu-workspace", "IMAGE", "Sessions run this image.")
+    network: str = _setting(
+        Parsed(kinds.network_name), "worknet", "NAME", "Sessions are on this Docker network."
+    )
+    subnet: str = _setting(
+        Parsed(kinds.subnet), "10.213.0.0/20", "SUBNET", "That network has these IPv4 addresses."
+    )
+    egress: str = _setting(
+        kinds.one_of(("none", "allowlist")),
+        "none",
+        "MODE",
+        "Sessions reach none or an allowlist of hosts.",
+    )
+    egress_hosts: tuple[str, ...] = _setting(
+        Parsed(kinds.hosts_and_ports), (), "HOSTS", "Sessions reach these hosts, such as pypi.org:443."
+    )
+    session_memory: Size = _setting(
+        kinds.size("6m", "1024t"), Size("16g"), "SIZE", "A session may use this much memory."
+    )
+    session_cpus: float = _setting(
+        Number(0.01, _CPUS), float(min(8, _CPUS)), "N", "A session may use this many CPUs."
+    )
+    session_pids: int = _setting(Whole(1, 4194304), 1024, "N", "A session may have this many processes.")
+    session_open_files: int = _setting(
+        Whole(1, 1073741816), 16384, "N", "A process may have this many files open."
+    )
+    session_shm: Size = _setting(
+        kinds.size("4k", "1024t"), Size("1g"), "SIZE", "/dev/shm may hold this much, which is memory."
+    )
+    session_tmp: Size = _setting(
+        kinds.size("4k", "1024t"), Size("2g"), "SIZE", "/tmp and /var/tmp may each hold this much memory."
+    )
+    read_only_root: bool = _setting(Switch(), True, "", "Sessions may change the files of the image.")
+    max_ttl_minutes: int = _setting(Whole(1, 5256000), 10080, "N", "A lease may last this many minutes.")
+    history_days: int = _setting(
+        Whole(1, 36500), 30, "N", "Ended sessions and events are kept this many days."
+    )
+    start_timeout_seconds: int = _setting(
+        Whole(1, 3600), 30, "N", "A new session has this long to let its user in."
+    )
+    log_format: str = _setting(kinds.one_of(logs.FORMATS), "text", "FORMAT", "Log lines are text or json.")
+    workers: int = _setting(Whole(1, 256), 1, "N", "The API has this many processes.")
+    threads: int = _setting(Whole(1, 4096), 128, "N", "Each process of the API has this many threads.")
+
+    def __post_init__(self) -> None:
+        if self.state_dir is None:
+            object.__setattr__(self, "state_dir", self.db.path.parent if self.db.path else _STATE_DIR)
+
+    @classmethod
+    def load(cls, environ: Mapping[str, str], flags: Flags | None = None) -> "Settings":
+        """Settings from `flags` where given, else from `environ` (GATEWAY_PORT, …), else the defaults.
+
+        Raises `StartRefused` with a line for each setting that is wrong, for settings that contradict each
+        other, and for variables with a typing error in their name.
+        """
+        given = _given(environ, flags or {})
+        try:
+            values, errors = _schema().load(given), {}
+        except marshmallow.ValidationError as invalid:
+            values, errors = invalid.valid_data, invalid.messages_dict
+        settings = cls(**values)
+        problems = [
+            *(f"{title(name)}: {message}" for name in errors for message in errors[name]),
+            *_password_on_the_command_line(settings, flags or {}),
+            *(
+                f"{title(found.between[0])}: {found.problem}"
+                for found in contradictions(settings)
+                if not errors.keys() & set(found.between)
+            ),
+            *typing_errors(environ, (setting.name for setting in fields(cls))),
+        ]
+        if problems:
+            raise StartRefused("\n".join(problems))
+        return settings
+
+    @classmethod
+    def from_env(cls) -> "Settings":
+        return cls.load(os.environ)
+
+    @property
+    def entry_host_key(self) -> Path:
+        return self.ssh_host_key or self.piper_config.parent / "ssh_host_ed25519_key.pub"
+
+    @property
+    def workspace_quota_bytes(self) -> int | None:
+        return Size(self.workspace_quota).bytes if self.workspace_quota else None
+
+    @property
+    def open_hosts(self) -> list[str]:
+        """What sessions reach outside, each as `HOST:PORT`."""
+        return list(self.egress_hosts)
+
+    @property
+    def api_url(self) -> str:
+        """Where clients on this machine reach the API."""
+        if self.listen.startswith("unix:"):
+            return self.listen
+        address = ipaddress.ip_address(self.listen)
+        if address.is_unspecified:
+            return f"http://localhost:{self.port}"
+        return f"http://[{address}]:{self.port}" if address.version == 6 else f"http://{address}:{self.port}"
+
+    @property
+    def listens_locally(self) -> bool:
+        """On loopback or a unix socket."""
+        return self.listen.startswith("unix:") or ipaddress.ip_address(self.listen).is_loopback
+
+
+def _given(environ: Mapping[str, str], flags: Flags) -> dict[str, str | bool]:
+    """What was set, by the name of the setting. An empty variable counts as unset."""
+    given: dict[str, str | bool] = {}
+    for setting in fields(Settings):
+        value = flags.get(setting.name)
+        if value is None:
+            value = environ.get(variable(setting.name), "").strip() or None
+        if value is not None:
+            given[setting.name] = value
+    return given
+
+
+@functools.cache
+def _schema() -> marshmallow.Schema:
+    return marshmallow.Schema.from_dict(
+        {setting.name: setting.metadata["kind"] for setting in fields(Settings)}, name="Settings"
+    )()
+
+
+def _password_on_the_command_line(settings: Settings, flags: Flags) -> Iterator[str]:
+    if flags.get("db") and settings.db.has_password:
+        yield (
+            "--db: every user of this machine can read a command line: give the URL as GATEWAY_DB, or keep "
+            "its password in a file that PGPASSFILE names."
+        )
