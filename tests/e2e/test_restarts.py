@@ -11,8 +11,8 @@ import pytest
 from gateway.simulation.faults import Faults
 from gateway.simulation.store import Store
 from tests.e2e.conftest import eventually, remove_containers
+from tests.own_docker import OwnDocker, own_docker
 from tests.soak import agreement
-from tests.soak.own_docker import OwnDocker, own_network
 from tests.soak.prefork import PreforkedGateway
 
 NETWORK = "gwrestarts"
@@ -56,8 +56,8 @@ class Ground:
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     directory: Path = tmp_path_factory.mktemp("restarts")
     gateway = PreforkedGateway(directory, gpus="3xA100-40GB", settings={"GATEWAY_NETWORK": NETWORK})
-    with own_network():
-        docker = OwnDocker(os.environ.get("GATEWAY_IMAGE", "gpu-workspace"))
+    with own_docker() as docker:
+        docker.load(os.environ.get("GATEWAY_IMAGE", "gpu-workspace"))
         try:
             assert gateway.run("migrate").returncode == 0
             gateway.start("router")
@@ -67,7 +67,6 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
         finally:
             gateway.end()
             remove_containers(directory)
-            docker.end()
 
 
 @pytest.fixture(scope="module")

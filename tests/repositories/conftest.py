@@ -4,6 +4,8 @@ import shutil
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from ipaddress import ip_network
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -18,9 +20,12 @@ from gateway.repositories.docker.network import Worknet
 from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.host import ContainerSpec
 from gateway.repositories.sql.database import SqlDatabase
+from tests import own
 from tests.fakes.gpus import FakeGpus
 
-NETWORK, SUBNET, ADDRESS = "gwtest", "10.212.0.0/24", "10.212.0.2"
+NETWORK, SUBNET = own.name("test"), own.subnet(212)
+HOST, ADDRESS = map(str, islice(ip_network(SUBNET).hosts(), 2))  # of the host in it, and of a session
+USER = own.user("user")
 
 
 def printed(container: Container, command: str | list[str]) -> str:
@@ -71,7 +76,7 @@ def spec(tmp_path: Path, gpu: Gpu, router_key: KeyPair) -> ContainerSpec:
     session_id, uid = str(uuid.uuid4()), 20007
     request = SessionRequest(
         session_id=session_id,
-        user_id="gwtest-user",
+        user_id=USER,
         uid=uid,
         mig_profile="3g.20gb",
         created_at=datetime(2029, 12, 31, tzinfo=UTC),

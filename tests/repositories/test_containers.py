@@ -21,8 +21,9 @@ from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.host import Containers, ContainerSpec
+from tests import own
 from tests.fakes.containers import FakeContainers
-from tests.repositories.conftest import NETWORK, printed
+from tests.repositories.conftest import NETWORK, USER, printed
 from tests.repositories.specs import of_session
 
 LIMITS = Limits(memory="512m", cpus=1, pids=64, open_files=4096, shm="64m", tmp="32m", read_only_root=True)
@@ -120,7 +121,7 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
         "ConnectTimeout=5",
     ]
     ssh = ["ssh", "-F", "none", "-i", str(key), "-p", "2222", *(f"-o{option}" for option in options)]
-    ssh.append(f"gwtest-user@{spec.address}")
+    ssh.append(f"{USER}@{spec.address}")
 
     real.wait_for_ssh(real.run(spec), spec.address)
     command = "setsid sleep 599 <&- >&- 2>&- & echo ready; sleep 600"
@@ -168,7 +169,7 @@ def test_a_container_is_as_hard_as_promised(
 ) -> None:
     found = docker.client.containers.get(real.run(spec))
     host = found.attrs["HostConfig"]
-    assert found.name == "gwtest-user-container"
+    assert found.name == f"{USER}-container"
     assert host["CapDrop"] == ["ALL"]
     assert not host["CapAdd"]
     assert host["SecurityOpt"] == ["no-new-privileges:true"]
@@ -193,7 +194,7 @@ def test_a_container_is_as_hard_as_promised(
     assert found.attrs["Config"]["User"] == "20007:20007"
     mounts = {mount["Destination"]: (mount["Source"], mount["RW"]) for mount in found.attrs["Mounts"]}
     assert mounts == {
-        "/home/gwtest-user": (str(spec.workspace), True),
+        f"/home/{USER}": (str(spec.workspace), True),
         "/etc/gateway": (str(spec.files / "etc"), False),
         "/etc/passwd": (str(spec.files / "passwd"), False),
         "/etc/group": (str(spec.files / "group"), False),
@@ -206,7 +207,7 @@ def test_the_labels_tell_session_owner_and_placement(
 ) -> None:
     found = docker.client.containers.get(real.run(spec)).labels
     assert found[labels.SESSION] == spec.request.session_id
-    assert found[labels.OWNER] == "gwtest-user"
+    assert found[labels.OWNER] == USER
     assert (found[labels.GPU], found[labels.PLACEMENT]) == (spec.allocation.gpu, "4:4")
 
 
@@ -224,7 +225,7 @@ def test_no_process_inside_holds_a_capability(
 def test_a_container_that_somebody_else_gave_the_name_is_left_alone(
     real: DockerContainers, docker: Docker, spec: ContainerSpec
 ) -> None:
-    stranger = docker.client.containers.create("gpu-workspace", name="gwtest-user-container")
+    stranger = docker.client.containers.create("gpu-workspace", name=f"{USER}-container")
     try:
         with pytest.raises(ContainerFailed, match="stands in the way"):
             real.run(spec)
@@ -310,9 +311,10 @@ def image_with_nvidia_smi(docker: Docker) -> Iterator[str]:
     recipe = (
         f"FROM gpu-workspace\nRUN printf '{script}' > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi\n"
     )
-    docker.client.images.build(fileobj=BytesIO(recipe.encode()), tag="gwtest-nvidia-smi", network_mode="none")
-    yield "gwtest-nvidia-smi"
-    docker.client.images.remove("gwtest-nvidia-smi", force=True)
+    tag = own.name("nvidia-smi")
+    docker.client.images.build(fileobj=BytesIO(recipe.encode()), tag=tag, network_mode="none")
+    yield tag
+    docker.client.images.remove(tag, force=True)
 
 
 def test_a_container_is_looked_at_from_inside_for_exactly_its_slice(

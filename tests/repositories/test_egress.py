@@ -13,9 +13,9 @@ from gateway.errors import ImageMissing, NetworkUnavailable
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.network import Worknet
-from tests.repositories.conftest import NETWORK, SUBNET, printed
+from tests.repositories.conftest import ADDRESS, HOST, NETWORK, SUBNET, printed
 
-PROXY = "http://10.212.0.2:3128"
+PROXY = f"http://{ADDRESS}:3128"
 NAME = f"{NETWORK}-egress"
 OPEN = ("mirror.test:8000", ".sub.test:8001")
 
@@ -79,7 +79,7 @@ def test_a_session_reaches_what_is_named_and_nothing_else(
     assert status(session, "http://mirror.test:8000/", "--proxytunnel") == "200"
     assert status(session, "http://a.sub.test:8001/") == "200"
     others = ["mirror.test:8001", "a.sub.test:8000", "other.test:8000", "xmirror.test:8000", f"{mirror}:8000"]
-    for other in [*others, f"{address(neighbour, NETWORK)}:2222", "10.212.0.1:22", "127.0.0.1:3128"]:
+    for other in [*others, f"{address(neighbour, NETWORK)}:2222", f"{HOST}:22", "127.0.0.1:3128"]:
         assert status(session, f"http://{other}/") == "403", other
     assert status(session, "http://mirror.test:8000/", "-x", "", "--retry", "0") == "000"
     assert status(session, f"http://{mirror}:8000/", "-x", "", "--retry", "0") == "000"

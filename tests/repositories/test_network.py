@@ -10,7 +10,8 @@ from docker.types import IPAMConfig, IPAMPool
 from gateway.errors import NetworkUnavailable
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
-from tests.repositories.conftest import NETWORK, SUBNET
+from tests import own
+from tests.repositories.conftest import HOST, NETWORK, SUBNET
 
 CHAIN = f"GATEWAY-{NETWORK}"
 
@@ -25,7 +26,7 @@ def two_sessions(docker: Docker, worknet: Worknet) -> Iterator[list[str]]:
     serve = ["python3", "-m", "http.server", "2222"]
     running = [
         docker.client.containers.run(
-            "gpu-workspace", serve, network=NETWORK, detach=True, name=f"gwtest-{number}"
+            "gpu-workspace", serve, network=NETWORK, detach=True, name=f"{NETWORK}-{number}"
         )
         for number in (1, 2)
     ]
@@ -38,7 +39,7 @@ def two_sessions(docker: Docker, worknet: Worknet) -> Iterator[list[str]]:
 
 def reaches(docker: Docker, target: str, port: int) -> bool:
     connect = f"import socket; socket.create_connection(('{target}', {port}), timeout=1)"
-    return docker.client.containers.get("gwtest-1").exec_run(["python3", "-c", connect]).exit_code == 0
+    return docker.client.containers.get(f"{NETWORK}-1").exec_run(["python3", "-c", connect]).exit_code == 0
 
 
 def test_a_session_reaches_neither_another_session_nor_the_host_nor_the_outside(
@@ -51,7 +52,7 @@ def test_a_session_reaches_neither_another_session_nor_the_host_nor_the_outside(
         addresses = subprocess.check_output(["hostname", "-I"], text=True).split()
         assert reaches(docker, two_sessions[0], 2222), "the probe itself works"
         assert not reaches(docker, two_sessions[1], 2222)
-        for address in [*addresses, "10.212.0.1"]:
+        for address in [*addresses, HOST]:
             if ":" not in address:
                 assert not reaches(docker, address, port), address
         assert not reaches(docker, "192.0.2.1", 80)
@@ -93,32 +94,31 @@ def test_flushed_rules_are_noticed_and_set_again(worknet: Worknet) -> None:
 
 
 def test_a_network_of_that_name_that_is_open_is_refused(docker: Docker) -> None:
-    name = "gwtest-open"
+    name = f"{NETWORK}-open"
     docker.client.networks.create(name)
     try:
-        with pytest.raises(NetworkUnavailable, match="reaches the outside.*docker network rm gwtest-open"):
-            Worknet(docker, name, "10.211.0.0/24").ensure()
+        with pytest.raises(NetworkUnavailable, match=f"reaches the outside.*docker network rm {name}"):
+            Worknet(docker, name, own.subnet(213)).ensure()
     finally:
         docker.client.networks.get(name).remove()
-        for arguments in (["-D", "INPUT", "-j", "GATEWAY-gwtest-open"], ["-F"], ["-X"]):
-            last = arguments if "-j" in arguments else [*arguments, "GATEWAY-gwtest-open"]
-            iptables(*last)
+        for arguments in (["-D", "INPUT", "-j"], ["-F"], ["-X"]):
+            iptables(*arguments, f"GATEWAY-{name}")
 
 
 def test_a_network_of_that_name_that_has_ipv6_is_refused(docker: Docker) -> None:
-    name = "gwtest-ipv6"
-    pools = [IPAMPool(subnet="fd00:6777::/64")]
+    name = f"{NETWORK}-ipv6"
+    pools = [IPAMPool(subnet=own.ipv6_subnet())]
     docker.client.networks.create(name, internal=True, enable_ipv6=True, ipam=IPAMConfig(pool_configs=pools))
     try:
-        with pytest.raises(NetworkUnavailable, match="it has IPv6.*docker network rm gwtest-ipv6"):
-            Worknet(docker, name, "10.211.0.0/24").check()
+        with pytest.raises(NetworkUnavailable, match=f"it has IPv6.*docker network rm {name}"):
+            Worknet(docker, name, own.subnet(213)).check()
     finally:
         docker.client.networks.get(name).remove()
 
 
 def test_a_subnet_that_is_in_use_is_named(docker: Docker, worknet: Worknet) -> None:
     with pytest.raises(NetworkUnavailable, match="--subnet"):
-        Worknet(docker, "gwtest-twin", SUBNET).ensure()
+        Worknet(docker, f"{NETWORK}-twin", SUBNET).ensure()
 
 
 def test_rules_that_cannot_be_looked_at_are_not_taken_for_missing(

@@ -22,9 +22,9 @@ from gateway.domain.ssh_keys import make_pair
 from gateway.simulation.faults import Faults
 from tests.e2e.conftest import NETWORK
 from tests.e2e.test_the_main_job import expire
+from tests.own_docker import OwnDocker
 from tests.soak import agreement
 from tests.soak.churn import FAULTS
-from tests.soak.own_docker import OwnDocker
 from tests.soak.prefork import PreforkedGateway
 
 USERS = [f"storm{number}" for number in range(10)]

@@ -20,9 +20,9 @@ from gateway.errors import GatewayError
 from gateway.simulation.faults import Faults
 from gateway.simulation.store import Store
 from tests.e2e.conftest import eventually, remove_containers
+from tests.own_docker import OwnDocker, own_docker
 from tests.soak import agreement
 from tests.soak.acts import ACTS, Ground
-from tests.soak.own_docker import OwnDocker, own_network
 from tests.soak.prefork import PreforkedGateway
 
 _AT_ONCE = 4
@@ -113,12 +113,12 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=20)
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
-    with own_network():
-        sys.exit(_blow(asked.minutes, asked.seed))
+    with own_docker() as docker:
+        docker.load(os.environ.get("GATEWAY_IMAGE", "gpu-workspace"))
+        sys.exit(_blow(docker, asked.minutes, asked.seed))
 
 
-def _blow(minutes: float, seed: int) -> int:
-    docker = OwnDocker(os.environ.get("GATEWAY_IMAGE", "gpu-workspace"))
+def _blow(docker: OwnDocker, minutes: float, seed: int) -> int:
     try:
         with (
             tempfile.TemporaryDirectory() as directory,
@@ -129,8 +129,6 @@ def _blow(minutes: float, seed: int) -> int:
     except BrokenInvariantError as error:
         print(error)
         return 1
-    finally:
-        docker.end()
     return 0
 
 
