@@ -4,8 +4,10 @@ Sizes of GPU instances are counted in memory slices, as nvml.h counts them; noth
 many a GPU has, what its profiles are called or how large they are: a `Gpu` says so itself.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class MigMode(StrEnum):
@@ -39,12 +41,27 @@ class Placement:
         return bool(self.mask & other.mask)
 
 
+class MediaEngines(NamedTuple):
+    """How many video decoders and encoders, JPEG decoders and optical flow accelerators (OFA)."""
+
+    decoders: int = 0
+    encoders: int = 0
+    jpegs: int = 0
+    ofas: int = 0
+
+    def minus(self, taken: "MediaEngines") -> "MediaEngines":
+        return MediaEngines(*(have - less for have, less in zip(self, taken, strict=True)))
+
+    def covers(self, wanted: "MediaEngines") -> bool:
+        return all(have >= want for have, want in zip(self, wanted, strict=True))
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """What one GPU offers under one name.
 
     `driver_id` means something to this GPU only. `max_instances` is how many an empty GPU holds;
-    `media_engines` how many of the GPU's shared media engines (its OFAs) one instance takes.
+    `engines` are the GPU's media engines that one instance takes for itself.
     """
 
     name: str
@@ -53,7 +70,7 @@ class Profile:
     memory_mib: int
     max_instances: int
     placements: tuple[Placement, ...]
-    media_engines: int = 0
+    engines: MediaEngines = MediaEngines()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +86,9 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as its driver describes it. `fault` says in a few words why it must not be used, None
-    when it may."""
+    """One GPU as its driver describes it. `fault` says in a few words why it must not be used; None: it may
+    be used. `complete` is False if the driver's free capacity shows that instances are missing from its
+    list."""
 
     index: int
     uuid: str
@@ -83,6 +101,7 @@ class Gpu:
     instances: tuple[Instance, ...]
     fault: str | None = None
     simulated: bool = False
+    complete: bool = True
 
     def profile(self, name: str) -> Profile | None:
         return next((profile for profile in self.profiles if profile.name == name), None)
@@ -95,29 +114,41 @@ class FreeCapacity:
 
     mask: int
     compute: int
-    media: int
+    engines: MediaEngines
     standing: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, gpu: Gpu) -> "FreeCapacity":
         """All of `gpu`, as if nothing stood on it."""
-        media = max((profile.media_engines for profile in gpu.profiles), default=0)
-        return cls((1 << gpu.memory_slices) - 1, gpu.compute_slices, media)
+        return cls((1 << gpu.memory_slices) - 1, gpu.compute_slices, _all_engines(gpu.profiles))
 
     def without(self, name: str, profile: Profile | None, placement: Placement) -> "FreeCapacity":
         """What is left beside a piece called `name`; `profile` is None where the GPU offers no such one."""
         return FreeCapacity(
             mask=self.mask & ~placement.mask,
             compute=self.compute - (profile.compute_slices if profile else 0),
-            media=self.media - (profile.media_engines if profile else 0),
+            engines=self.engines.minus(profile.engines) if profile else self.engines,
             standing=tuple(sorted((*self.standing, name))),
         )
 
     def places(self, profile: Profile) -> list[Placement]:
         """Where `profile` fits: the memory interval is free *and* compute slices and media engines
         are left *and* so is the profile's own count. Lowest start first."""
-        if self.compute < profile.compute_slices or self.media < profile.media_engines:
+        if self.compute < profile.compute_slices or not self.engines.covers(profile.engines):
             return []
         if self.standing.count(profile.name) >= profile.max_instances:
             return []
         return sorted(place for place in profile.placements if place.mask & ~self.mask == 0)
+
+    def count(self, profile: Profile) -> int:
+        """How many of `profile` fit, if only that one is created."""
+        places = self.places(profile)  # all of one size: filling up from the lowest wastes nothing
+        return 1 + self.without(profile.name, profile, places[0]).count(profile) if places else 0
+
+
+def _all_engines(profiles: Iterable[Profile]) -> MediaEngines:
+    """The engines of an empty GPU. NVML does not report them; but an empty GPU holds `max_instances` of each
+    profile, so it has the engines for that many. The largest profile alone is not enough: on a B200 the
+    7g has one decoder, and so has each of seven 1g."""
+    needs = [[count * profile.max_instances for count in profile.engines] for profile in profiles]
+    return MediaEngines(*map(max, zip(*needs, strict=True)))

@@ -152,7 +152,7 @@ class ServerView:
 def has_lost_slice(gpu: Gpu, session: Session) -> bool:
     """Whether a GPU that answers in full does not list the session's slice. An instance without a compute
     instance has no UUID yet; it may be the session's."""
-    if gpu.fault is not None or gpu.mig_mode is MigMode.UNSUPPORTED:
+    if gpu.fault is not None or not gpu.complete or gpu.mig_mode is MigMode.UNSUPPORTED:
         return False
     return not any(
         instance.placement == session.placement and instance.mig_uuid in (None, session.gpu_uuid)

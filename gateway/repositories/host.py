@@ -5,7 +5,7 @@ A session is started, stopped and observed as one thing; nobody outside reaches 
 
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -45,6 +45,7 @@ class Gpus(Protocol):
     def destroy(
         self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
     ) -> None: ...
+    def tidy(self) -> None: ...
     def check(self) -> None: ...
 
 
@@ -183,10 +184,10 @@ class LocalHost:
         return self.files.is_claimed(session_id)
 
     def ensure(self) -> None:
-        try:
-            self.network.ensure()
-        finally:
-            self.egress.ensure()
+        with ExitStack() as every:  # each is called, whichever of the others fails
+            every.callback(self.gpus.tidy)
+            every.callback(self.egress.ensure)
+            every.callback(self.network.ensure)
 
     def checks(self) -> Mapping[str, Callable[[], str]]:
         return {

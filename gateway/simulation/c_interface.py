@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 
 import pynvml
 
-from gateway.simulation.machine import Machine, RefusedError
+from gateway.simulation.gpu import RefusedError
+from gateway.simulation.machine import Machine
 
 Body = Callable[..., None]
 FUNCTIONS: dict[str, Body] = {}

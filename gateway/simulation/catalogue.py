@@ -1,13 +1,15 @@
 """The kinds of GPU that can be simulated, as data.
 
 The tables are those of NVIDIA's MIG user guide. A profile's name is its compute slices, its memory
-and a suffix, so GPUs that are cut alike share one table and differ in the memory of a piece.
+and a suffix, so GPUs that are cut alike share one table and differ in the memory of a piece and in
+their media engines.
 """
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from gateway.domain.mig import MediaEngines
 from gateway.errors import StartRefused
 
 MOST_GPUS = 64
@@ -16,7 +18,7 @@ MOST_GPUS = 64
 @dataclass(frozen=True, slots=True)
 class KindProfile:
     """`constant` is the NVML_GPU_INSTANCE_PROFILE_* that asks for it, `driver_id` what the device calls
-    it, `size` and `starts` its placements in memory slices, `ofas` the optical flow engines it takes."""
+    it, `size` and `starts` its placements in memory slices, `engines` the media engines it takes."""
 
     constant: int
     driver_id: int
@@ -26,15 +28,18 @@ class KindProfile:
     starts: tuple[int, ...]
     max_instances: int
     memory_mib: int
-    ofas: int
+    engines: MediaEngines
 
 
 @dataclass(frozen=True, slots=True)
 class Kind:
+    """`engines` are all media engines of the GPU."""
+
     name: str
     product: str
     memory_mib: int
     profiles: tuple[KindProfile, ...] = ()
+    engines: MediaEngines = MediaEngines()
 
     @property
     def compute_slices(self) -> int:
@@ -44,58 +49,73 @@ class Kind:
     def memory_slices(self) -> int:
         return max((profile.size for profile in self.profiles), default=0)
 
-    @property
-    def ofas(self) -> int:
-        return max((profile.ofas for profile in self.profiles), default=0)
-
 
 @dataclass(frozen=True, slots=True)
 class _Cut:
+    """A profile without its memory; `engines` are decoders, encoders, JPEG decoders and OFAs."""
+
     constant: int
     driver_id: int
     compute_slices: int
     size: int
     starts: tuple[int, ...]
     max_instances: int
+    engines: tuple[int, int, int, int]
     suffix: str = ""
-    ofas: int = 0
 
 
-_SEVENTHS = (
-    _Cut(0x0, 19, 1, 1, (0, 1, 2, 3, 4, 5, 6), 7),
-    _Cut(0x1, 14, 2, 2, (0, 2, 4), 3),
-    _Cut(0x2, 9, 3, 4, (0, 4), 2),
-    _Cut(0x3, 5, 4, 4, (0,), 1),
-    _Cut(0x4, 0, 7, 8, (0,), 1, ofas=1),
-    _Cut(0x7, 20, 1, 1, (0, 1, 2, 3, 4, 5, 6), 1, "+me", ofas=1),
-    _Cut(0x9, 15, 1, 2, (0, 2, 4, 6), 4),
+_SEVEN = (0, 1, 2, 3, 4, 5, 6)
+
+
+def _sevenths_cuts(*engines: tuple[int, int, int, int]) -> tuple[_Cut, ...]:
+    """Seven compute and eight memory slices; `engines` in the order of the profiles below."""
+    small, two, three, four, seven, media, wide = engines
+    return (
+        _Cut(0x0, 19, 1, 1, _SEVEN, 7, small),
+        _Cut(0x1, 14, 2, 2, (0, 2, 4), 3, two),
+        _Cut(0x2, 9, 3, 4, (0, 4), 2, three),
+        _Cut(0x3, 5, 4, 4, (0,), 1, four),
+        _Cut(0x4, 0, 7, 8, (0,), 1, seven),
+        _Cut(0x7, 20, 1, 1, _SEVEN, 1, media, "+me"),
+        _Cut(0x9, 15, 1, 2, (0, 2, 4, 6), 4, wide),
+    )
+
+
+_AMPERE = _sevenths_cuts(
+    (0, 0, 0, 0), (1, 0, 0, 0), (2, 0, 0, 0), (2, 0, 0, 0), (5, 0, 1, 1), (1, 0, 1, 1), (1, 0, 0, 0)
+)
+_HOPPER = _sevenths_cuts(
+    (1, 0, 1, 0), (2, 0, 2, 0), (3, 0, 3, 0), (4, 0, 4, 0), (7, 0, 7, 1), (1, 0, 1, 1), (1, 0, 1, 0)
+)
+_BLACKWELL = _sevenths_cuts(
+    (1, 0, 1, 0), (1, 0, 1, 0), (1, 0, 1, 0), (1, 0, 1, 0), (1, 0, 1, 1), (1, 0, 1, 1), (1, 0, 1, 0)
 )
 
 _A30_QUARTERS = (
-    _Cut(0x0, 14, 1, 1, (0, 1, 2, 3), 4),
-    _Cut(0x1, 5, 2, 2, (0, 2), 2),
-    _Cut(0x3, 0, 4, 4, (0,), 1, ofas=1),
-    _Cut(0x7, 21, 1, 1, (0, 1, 2, 3), 1, "+me", ofas=1),
-    _Cut(0x8, 6, 2, 2, (0, 2), 1, "+me", ofas=1),
+    _Cut(0x0, 14, 1, 1, (0, 1, 2, 3), 4, (0, 0, 0, 0)),
+    _Cut(0x1, 5, 2, 2, (0, 2), 2, (2, 0, 0, 0)),
+    _Cut(0x3, 0, 4, 4, (0,), 1, (4, 0, 1, 1)),
+    _Cut(0x7, 21, 1, 1, (0, 1, 2, 3), 1, (1, 0, 1, 1), "+me"),
+    _Cut(0x8, 6, 2, 2, (0, 2), 1, (2, 0, 1, 1), "+me"),
 )
 
 _RTX_QUARTERS = (
-    _Cut(0x0, 14, 1, 3, (0, 3, 6, 9), 4),
-    _Cut(0x1, 5, 2, 6, (0, 6), 2),
-    _Cut(0x3, 0, 4, 12, (0,), 1, ofas=1),
-    _Cut(0x7, 21, 1, 3, (0, 3, 6, 9), 1, "+me", ofas=1),
-    _Cut(0xA, 47, 1, 3, (0, 3, 6, 9), 4, "+gfx"),
-    _Cut(0xD, 67, 1, 3, (0, 3, 6, 9), 4, "-me"),
-    _Cut(0xF, 65, 1, 3, (0, 3, 6, 9), 1, "+me.all", ofas=1),
+    _Cut(0x0, 14, 1, 3, (0, 3, 6, 9), 4, (1, 1, 1, 0)),
+    _Cut(0x1, 5, 2, 6, (0, 6), 2, (2, 2, 2, 0)),
+    _Cut(0x3, 0, 4, 12, (0,), 1, (4, 4, 4, 1)),
+    _Cut(0x7, 21, 1, 3, (0, 3, 6, 9), 1, (1, 1, 1, 1), "+me"),
+    _Cut(0xA, 47, 1, 3, (0, 3, 6, 9), 4, (1, 1, 1, 0), "+gfx"),
+    _Cut(0xB, 35, 2, 6, (0, 6), 2, (2, 2, 2, 0), "+gfx"),
+    _Cut(0xC, 32, 4, 12, (0,), 1, (4, 4, 4, 1), "+gfx"),
+    _Cut(0xD, 67, 1, 3, (0, 3, 6, 9), 4, (0, 0, 0, 0), "-me"),
+    _Cut(0xE, 66, 2, 6, (0, 6), 2, (0, 0, 0, 0), "-me"),
+    _Cut(0xF, 65, 1, 3, (0, 3, 6, 9), 1, (4, 4, 4, 1), "+me.all"),
+    _Cut(0x10, 64, 2, 6, (0, 6), 1, (4, 4, 4, 1), "+me.all"),
 )
 
 # For each size in memory slices: the gigabytes in the profile's name, and its memory in MiB.
 _Pieces = Mapping[int, tuple[int, int]]
 _Four = tuple[int, int, int, int]
-
-
-def _kind(name: str, product: str, memory_mib: int, cuts: tuple[_Cut, ...], pieces: _Pieces) -> Kind:
-    return Kind(name, product, memory_mib, tuple(_profile(cut, *pieces[cut.size]) for cut in cuts))
 
 
 def _profile(cut: _Cut, gigabytes: int, memory_mib: int) -> KindProfile:
@@ -108,21 +128,48 @@ def _profile(cut: _Cut, gigabytes: int, memory_mib: int) -> KindProfile:
         starts=cut.starts,
         max_instances=cut.max_instances,
         memory_mib=memory_mib,
-        ofas=cut.ofas,
+        engines=MediaEngines(*cut.engines),
     )
+
+
+def _kind(
+    name: str,
+    product: str,
+    memory_mib: int,
+    cuts: tuple[_Cut, ...],
+    pieces: _Pieces,
+    engines: tuple[int, int, int, int],
+) -> Kind:
+    profiles = tuple(_profile(cut, *pieces[cut.size]) for cut in cuts)
+    return Kind(name, product, memory_mib, profiles, MediaEngines(*engines))
 
 
 def _sevenths(name: str, product: str, memory_mib: int, gigabytes: _Four, mib: _Four) -> Kind:
     pieces = dict(zip((1, 2, 4, 8), zip(gigabytes, mib, strict=True), strict=True))
-    return _kind(name, product, memory_mib, _SEVENTHS, pieces)
+    family = next(family for family in _FAMILIES if name.startswith(family))
+    return _kind(name, product, memory_mib, _FAMILIES[family][0], pieces, _FAMILIES[family][1])
 
+
+# By the first letter of the kind's name: the cuts, and all media engines of such a GPU.
+_FAMILIES: Mapping[str, tuple[tuple[_Cut, ...], _Four]] = {
+    "A": (_AMPERE, (5, 0, 1, 1)),
+    "H": (_HOPPER, (7, 0, 7, 1)),
+    "B": (_BLACKWELL, (7, 0, 7, 1)),
+}
 
 KINDS: Mapping[str, Kind] = {
     kind.name: kind
     for kind in (
         _sevenths("A100-40GB", "NVIDIA A100-SXM4-40GB", 40960, (5, 10, 20, 40), (4864, 9856, 19968, 40192)),
         _sevenths("A100-80GB", "NVIDIA A100-SXM4-80GB", 81920, (10, 20, 40, 80), (9856, 19968, 40192, 80384)),
-        _kind("A30", "NVIDIA A30", 24576, _A30_QUARTERS, {1: (6, 5952), 2: (12, 11968), 4: (24, 24000)}),
+        _kind(
+            "A30",
+            "NVIDIA A30",
+            24576,
+            _A30_QUARTERS,
+            {1: (6, 5952), 2: (12, 11968), 4: (24, 24000)},
+            (4, 0, 1, 1),
+        ),
         _sevenths("H100-80GB", "NVIDIA H100 80GB HBM3", 81559, (10, 20, 40, 80), (9984, 20096, 40448, 81152)),
         _sevenths("H100-94GB", "NVIDIA H100 NVL", 95830, (12, 24, 47, 94), (11136, 22400, 46080, 94208)),
         _sevenths("H100-96GB", "NVIDIA GH200 480GB", 97871, (12, 24, 48, 96), (11264, 23040, 47104, 96256)),
@@ -134,6 +181,7 @@ KINDS: Mapping[str, Kind] = {
             97887,
             _RTX_QUARTERS,
             {3: (24, 24192), 6: (48, 48512), 12: (96, 97280)},
+            (4, 4, 4, 1),
         ),
         Kind("L4", "NVIDIA L4", 23034),
         Kind("T4", "Tesla T4", 15360),

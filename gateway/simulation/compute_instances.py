@@ -17,15 +17,9 @@ from gateway.simulation.c_interface import (
     require_present,
     target,
 )
+from gateway.simulation.gpu import ComputeInstance, GpuInstance, RefusedError, SimulatedGpu, compute_room
 from gateway.simulation.gpu_instances import gpu_instance
-from gateway.simulation.machine import (
-    ComputeInstance,
-    GpuInstance,
-    Machine,
-    RefusedError,
-    SimulatedGpu,
-    compute_room,
-)
+from gateway.simulation.machine import Machine
 
 
 @c_function("nvmlGpuInstanceGetComputeInstanceProfileInfo")
@@ -120,4 +114,4 @@ def _compute_instance(machine: Machine, pointer: Any) -> tuple[SimulatedGpu, Gpu
         for compute in instance.compute_instances:
             if compute.serial == handle.serial:
                 return gpu, instance, compute
-    raise RefusedError(pynvml.NVML_ERROR_NOT_FOUND)
+    raise RefusedError(machine.vanished)

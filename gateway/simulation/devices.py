@@ -16,7 +16,8 @@ from gateway.simulation.c_interface import (
     put_text,
     require_present,
 )
-from gateway.simulation.machine import ComputeInstance, GpuInstance, Machine, RefusedError, SimulatedGpu
+from gateway.simulation.gpu import ComputeInstance, GpuInstance, RefusedError, SimulatedGpu
+from gateway.simulation.machine import Machine
 
 _MIB = 1024 * 1024
 
@@ -156,7 +157,7 @@ def mig_device(machine: Machine, device: Any) -> tuple[SimulatedGpu, GpuInstance
     for instance, compute in _mig_devices(gpu):
         if compute.serial == handle.serial:
             return gpu, instance, compute
-    raise RefusedError(pynvml.NVML_ERROR_NOT_FOUND)
+    raise RefusedError(machine.vanished)
 
 
 def _mig_devices(gpu: SimulatedGpu) -> list[tuple[GpuInstance, ComputeInstance]]:

@@ -12,8 +12,9 @@ from typing import Any
 import pynvml
 
 from gateway.simulation import compute_instances, devices, gpu_instances  # noqa: F401 (they register)
-from gateway.simulation.c_interface import CHANGES, FUNCTIONS
-from gateway.simulation.machine import Fault, Machine, RefusedError
+from gateway.simulation.c_interface import CHANGES, FUNCTIONS, gpu_index, number, put, target
+from gateway.simulation.gpu import RefusedError
+from gateway.simulation.machine import Fault, LateCreate, Machine
 from gateway.simulation.store import Store
 
 
@@ -52,10 +53,15 @@ class Library:
         if not self._initialised():
             return int(pynvml.NVML_ERROR_UNINITIALIZED)
         fault = self._fault(name)
-        if fault and fault.code is not None and not fault.effect:
+        if fault and fault.code is not None and not fault.effect and not fault.late:
             return fault.code
         try:
-            self._work(name, *arguments)
+            if fault and fault.late:
+                self._put_aside(*arguments)
+            else:
+                self._work(name, *arguments)
+            if fault and fault.empty:
+                put(arguments[-1], 0)
         except RefusedError as refusal:
             return refusal.code
         return fault.code if fault and fault.code is not None else int(pynvml.NVML_SUCCESS)
@@ -66,6 +72,13 @@ class Library:
                 FUNCTIONS[name](machine, *arguments)
         else:
             FUNCTIONS[name](self._store.read(), *arguments)
+
+    def _put_aside(self, device: Any, driver_id: Any, placement: Any, *_: Any) -> None:
+        with self._store.change() as machine:
+            place = target(placement)
+            machine.late.append(
+                LateCreate(gpu_index(machine, device), number(driver_id), place.start, place.size)
+            )
 
     def _fault(self, name: str) -> Fault | None:
         """The first fault that hits this call, counted and slept for: slowness holds up this caller only."""

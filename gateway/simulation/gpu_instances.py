@@ -20,16 +20,19 @@ from gateway.simulation.c_interface import (
     target,
 )
 from gateway.simulation.catalogue import KindProfile
-from gateway.simulation.machine import GpuInstance, Machine, RefusedError, SimulatedGpu
+from gateway.simulation.gpu import GpuInstance, RefusedError, SimulatedGpu
+from gateway.simulation.machine import Machine
 
 
 @c_function("nvmlDeviceGetGpuInstanceProfileInfo")
 def profile_info(machine: Machine, device: Any, constant: Any, info: Any) -> None:
+    """Whether MIG mode is on or not."""
     put_fields(info, **_profile_fields(_profile_by_constant(machine, device, number(constant))))
 
 
 @c_function("nvmlDeviceGetGpuInstanceProfileInfoV")
 def profile_info_v(machine: Machine, device: Any, constant: Any, info: Any) -> None:
+    machine.gpus[gpu_index(machine, device)].require_mig()
     _put_named_profile(info, _profile_by_constant(machine, device, number(constant)))
 
 
@@ -40,7 +43,6 @@ def profile_info_by_id_v(machine: Machine, device: Any, driver_id: Any, info: An
 
 def _profile_by_constant(machine: Machine, device: Any, constant: int) -> KindProfile:
     gpu = machine.gpus[gpu_index(machine, device)]
-    gpu.require_mig()
     if constant not in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
         raise RefusedError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
     for profile in gpu.kind.profiles:
@@ -61,14 +63,18 @@ def _profile_fields(profile: KindProfile) -> dict[str, int]:
         "sliceCount": profile.compute_slices,
         "instanceCount": profile.max_instances,
         "memorySizeMB": profile.memory_mib,
-        "ofaCount": profile.ofas,
+        "decoderCount": profile.engines.decoders,
+        "encoderCount": profile.engines.encoders,
+        "jpegCount": profile.engines.jpegs,
+        "ofaCount": profile.engines.ofas,
     }
 
 
 @c_function("nvmlDeviceGetGpuInstancePossiblePlacements_v2")
 def possible_placements(machine: Machine, device: Any, driver_id: Any, placements: Any, count: Any) -> None:
-    """All the possible ones, not only the free ones; an array of None asks how many there are."""
-    _, profile = _profile(machine, device, driver_id)
+    """All the possible ones, not only the free ones, whether MIG mode is on or not; an array of None asks
+    how many there are."""
+    profile = machine.gpus[gpu_index(machine, device)].offered(number(driver_id))
     put(count, len(profile.starts))
     if placements is None:
         return
@@ -149,7 +155,7 @@ def gpu_instance(machine: Machine, pointer: Any) -> tuple[SimulatedGpu, GpuInsta
     for instance in gpu.instances:
         if instance.serial == handle.serial:
             return gpu, instance
-    raise RefusedError(pynvml.NVML_ERROR_NOT_FOUND)
+    raise RefusedError(machine.vanished)
 
 
 def _profile(machine: Machine, device: Any, driver_id: Any) -> tuple[SimulatedGpu, KindProfile]:

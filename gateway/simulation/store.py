@@ -15,7 +15,8 @@ from typing import Any
 
 from gateway.errors import StartRefused
 from gateway.simulation.catalogue import Kind
-from gateway.simulation.machine import ComputeInstance, Fault, GpuInstance, Machine, SimulatedGpu
+from gateway.simulation.gpu import ComputeInstance, GpuInstance, SimulatedGpu
+from gateway.simulation.machine import Fault, LateCreate, Machine
 
 
 class Store:
@@ -78,7 +79,8 @@ class Store:
 def _machine(data: dict[str, Any]) -> Machine:
     gpus = [_gpu(gpu) for gpu in data.pop("gpus")]
     faults = [Fault(**fault) for fault in data.pop("faults")]
-    return Machine(gpus, faults=faults, **data)
+    late = [LateCreate(**create) for create in data.pop("late", [])]
+    return Machine(gpus, faults=faults, late=late, **data)
 
 
 def _gpu(data: dict[str, Any]) -> SimulatedGpu:

@@ -1,13 +1,16 @@
 """The API over nvidia-ml-py and the simulated driver: what its failures look like to a client."""
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pynvml
 import pytest
 
+from gateway import failpoints
+from gateway.domain.observation import State
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
@@ -96,6 +99,89 @@ def test_an_empty_list_of_gpus_ends_no_session(host: Host, bench: Bench) -> None
     host.faults.hide_devices()
     bench.reconciler.reconcile()
     assert len(bench.sessions.list()) == 1
+
+
+def test_a_silent_list_of_instances_ends_no_session_and_leaks_no_slice(host: Host, bench: Bench) -> None:
+    session = create(bench).json
+    host.faults.list_nothing()
+    bench.reconciler.reconcile()
+    assert [one.status for one in bench.sessions.list()] == ["active"]
+    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
+    assert "reports no free capacity" in bench.client.get("/sessions").json["sessions"][0]["problem"]
+    host.faults.clear()
+    bench.reconciler.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_gateway_that_has_just_started_ends_no_session_on_a_silent_list(host: Host, bench: Bench) -> None:
+    create(bench)
+    host.faults.list_nothing()
+    again = make_bench(host.directory / "only", host.empty_database, Gpus(host.directory / "only/locks"))
+    again.containers, again.pipes = bench.containers, bench.pipes
+    seen = replace(bench.host, gpus=again.gpus).observe(bench.sessions.list())
+    assert [state.state for state in seen.states.values()] == [State.RUNNING]
+
+
+def test_a_slice_is_given_back_only_when_the_driver_has_destroyed_it(host: Host, bench: Bench) -> None:
+    session = create(bench).json
+    host.faults.leave_remnants()
+    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
+    assert create(bench, "bob", "7g.40gb").status_code == 503
+    host.faults.clear()
+    bench.reconciler.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+def test_a_rollback_whose_destroy_lies_leaks_nothing(host: Host, bench: Bench) -> None:
+    code = pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES
+    host.faults.inject(Fault("nvmlGpuInstanceCreateComputeInstance", code, times=1))
+    host.faults.leave_remnants(times=9)
+    assert create(bench).status_code == 503
+    host.faults.clear()
+    bench.reconciler.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("place", ["after-intent-commit", "after-workspace-make"])
+def test_what_another_program_made_after_a_crash_is_not_taken_for_the_sessions(
+    host: Host, bench: Bench, place: str
+) -> None:
+    """The gateway is killed between its record in the database and the create."""
+    child = os.fork()
+    if not child:
+        failpoints.arm(f"{place}=kill")
+        create(bench)
+        os._exit(0)
+    os.waitpid(child, 0)
+    [session] = bench.sessions.list()
+    assert session.placement
+    other = Gpus(host.directory / "its-own", simulated=True)
+    theirs = other.create(str(session.gpu), session.mig_profile, session.placement)
+    bench.reconciler.reconcile()
+    assert bench.sessions.list() == []
+    assert bench.gpus.list()[0].instances == (theirs,)
+
+
+def test_an_instance_that_comes_long_after_its_time_out_goes_with_the_next_tick(
+    host: Host, bench: Bench
+) -> None:
+    host.faults.time_out(late=True, times=1)
+    assert create(bench).status_code == 503
+    assert bench.sessions.list() == []
+    host.faults.finish_late()
+    assert bench.instances() == ["3g.20gb"]
+    bench.reconciler.reconcile()
+    assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND])
+def test_no_request_fails_because_another_session_is_just_closed(host: Host, bench: Bench, code: int) -> None:
+    create(bench)
+    for path in ("/gpus", "/gpus/profiles", "/gpus/fit?profile=1g.5gb"):
+        host.faults.lose_handles(code, times=1)
+        assert bench.client.get(path).status_code == 200
+    host.faults.lose_handles(code, times=1)
+    assert create(bench, "bob", "1g.5gb").status_code == 201
 
 
 def test_a_reset_of_the_gpu_ends_its_sessions_as_gpu_lost(host: Host, bench: Bench) -> None:

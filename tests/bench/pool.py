@@ -95,7 +95,7 @@ class Table:
                 memory_mib=part.memory_mib,
                 max_instances=part.max_instances,
                 placements=tuple(Placement(start, part.size) for start in part.starts),
-                media_engines=part.ofas,
+                engines=part.engines,
             )
             for part in kind.profiles
         )

@@ -17,6 +17,13 @@ class FakeGpus:
     def __init__(self, kinds: Sequence[str] = ("A100-40GB",)) -> None:
         self._gpus = {gpu.uuid: gpu for gpu in (_gpu(i, KINDS[kind]) for i, kind in enumerate(kinds))}
         self._failures: dict[str, Exception] = {}
+        self._made: set[tuple[str, int]] = set()  # GPU and gi_id of what was created through this object
+
+    def another_program(self) -> "FakeGpus":
+        """On the same GPUs."""
+        other = FakeGpus([])
+        other._gpus = self._gpus
+        return other
 
     def fail(self, verb: str, error: Exception | None) -> None:
         """`verb` raises `error` until told None."""
@@ -52,6 +59,7 @@ class FakeGpus:
         gi_id = next(number for number in range(len(used) + 1) if number not in used)
         instance = Instance(gpu_uuid, gi_id, profile_name, placement, f"MIG-{uuid.uuid4()}")
         self._stand(gpu, [*gpu.instances, instance])
+        self._made.add((gpu_uuid, gi_id))
         return instance
 
     def destroy(
@@ -59,13 +67,14 @@ class FakeGpus:
     ) -> None:
         self._maybe_fail("destroy")
         gpu = self._gpu(gpu_uuid)
-        rest = [
-            one
-            for one in gpu.instances
-            if (one.profile, one.placement) != (profile_name, placement)
-            or mig_uuid not in (None, one.mig_uuid)
-        ]
-        self._stand(gpu, rest)
+        for one in gpu.instances:
+            is_mine = (gpu_uuid, one.gi_id) in self._made if mig_uuid is None else one.mig_uuid == mig_uuid
+            if (one.profile, one.placement) == (profile_name, placement) and is_mine:
+                self._made.discard((gpu_uuid, one.gi_id))
+                self._stand(gpu, [other for other in gpu.instances if other != one])
+
+    def tidy(self) -> None:
+        self._maybe_fail("tidy")
 
     def _stand(self, gpu: Gpu, instances: Sequence[Instance]) -> None:
         ordered = tuple(sorted(instances, key=lambda one: one.placement))
@@ -99,7 +108,7 @@ def _gpu(index: int, kind: Kind) -> Gpu:
                 memory_mib=profile.memory_mib,
                 max_instances=profile.max_instances,
                 placements=tuple(Placement(start, profile.size) for start in profile.starts),
-                media_engines=profile.ofas,
+                engines=profile.engines,
             )
             for profile in kind.profiles
         ),

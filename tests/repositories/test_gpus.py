@@ -5,9 +5,13 @@ import fcntl
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -15,8 +19,10 @@ from typing import Any, Protocol
 import pynvml
 import pytest
 
+from gateway import failpoints
+from gateway.domain import clock
 from gateway.domain.mig import Gpu, Instance, MigMode, Placement
-from gateway.domain.placement import Occupied
+from gateway.domain.placement import Occupied, available
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy, UnknownProfile
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.catalogue import KINDS
@@ -148,6 +154,57 @@ def test_an_instance_that_took_the_place_of_a_lost_one_is_not_destroyed(gpus: An
         other = gpus.create(gpu.uuid, profile.name, place)
         gpus.destroy(gpu.uuid, profile.name, place, lost.mig_uuid)
         assert gpus.list()[0].instances == (other,)
+
+
+def another_program(gpus: AnyGpus, directory: Path) -> AnyGpus:
+    """On the same GPUs; it knows nothing of the gateway."""
+    return (
+        gpus.another_program() if isinstance(gpus, FakeGpus) else Gpus(directory / "its-own", simulated=True)
+    )
+
+
+def test_an_instance_of_another_program_is_not_destroyed(gpus: AnyGpus, tmp_path: Path) -> None:
+    """Neither by its place alone, nor in the place of one that was lost."""
+    (gpu,) = gpus.list()
+    for profile in gpu.profiles[:1]:
+        place = profile.placements[0]
+        theirs = another_program(gpus, tmp_path).create(gpu.uuid, profile.name, place)
+        for uuid in (None, "MIG-00000000-0000-0000-0000-000000000000"):
+            gpus.destroy(gpu.uuid, profile.name, place, uuid)
+        assert gpus.list()[0].instances == (theirs,)
+
+
+def test_an_instance_is_destroyed_by_its_uuid_whoever_made_it(gpus: AnyGpus, tmp_path: Path) -> None:
+    """As after the state directory was lost: the UUID is in the database."""
+    (gpu,) = gpus.list()
+    for profile in gpu.profiles[:1]:
+        theirs = another_program(gpus, tmp_path).create(gpu.uuid, profile.name, profile.placements[0])
+        gpus.destroy(gpu.uuid, profile.name, profile.placements[0], theirs.mig_uuid)
+        assert gpus.list() == [gpu]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_as_many_are_available_as_the_driver_has_room_for(kind: str, seed: int, tmp_path: Path) -> None:
+    """Over random occupancies: the gateway counts by the profiles, the simulated driver by its engines."""
+    chance = random.Random(f"{kind} {seed}")
+    with simulated_driver(f"1x{kind}", tmp_path / "simulated-gpus.json"):
+        gpus = Gpus(tmp_path / "locks", simulated=True)
+        for _ in range(12):
+            (gpu,) = gpus.list()
+            handle = pynvml.nvmlDeviceGetHandleByIndex(0)
+            for profile in gpu.profiles:
+                remaining = pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(handle, profile.driver_id)
+                assert available([gpu], taken(gpu), profile.name) == remaining, profile.name
+            fitting = [
+                (profile.name, place)
+                for profile in gpu.profiles
+                for place in free_placements(gpu, profile, taken(gpu))
+            ]
+            if fitting and chance.random() < 0.7:
+                gpus.create(gpu.uuid, *chance.choice(fitting))
+            elif gpu.instances:
+                victim = chance.choice(gpu.instances)
+                gpus.destroy(gpu.uuid, victim.profile, victim.placement)
 
 
 def test_a_profile_of_another_kind_is_unknown_and_the_offer_is_listed(gpus: AnyGpus, kind: str) -> None:
@@ -330,6 +387,253 @@ def test_remnants_of_a_destroy_that_was_reported_as_done_are_noticed(bench: Benc
     bench.faults.clear()
     bench.destroy()
     assert bench.standing() == 0
+
+
+def test_a_list_that_is_silent_for_a_moment_is_asked_for_again(bench: Bench) -> None:
+    instance = bench.create()
+    bench.faults.list_nothing(times=14)  # two looks at seven profiles
+    gpu = bench.gpus.list()[0]
+    assert (gpu.instances, gpu.complete) == ((instance,), True)
+
+
+def test_a_list_that_stays_silent_is_no_proof_that_anything_is_gone(bench: Bench) -> None:
+    bench.create()
+    bench.faults.list_nothing()
+    assert not bench.gpus.list()[0].complete
+    for uuid in (None, "MIG-1"):
+        with pytest.raises(SliceBusy, match="lists no GPU instance at memory slice 4 .* no free capacity"):
+            bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), uuid)
+    assert bench.standing() == 1
+    bench.destroy()
+    assert bench.standing() == 0
+
+
+def test_one_profile_that_is_not_listed_is_noticed(bench: Bench) -> None:
+    bench.create()
+    bench.gpus.create(bench.uuid, "1g.5gb+me", Placement(0, 1))
+    bench.faults.inject(Fault("nvmlDeviceGetGpuInstances", empty=True, times=1))
+    assert [one.profile for one in bench.gpus.list()[0].instances] == ["1g.5gb+me", "3g.20gb"]
+
+
+def test_a_silent_list_does_not_hide_what_another_program_put_in_the_place_of_a_lost_slice(
+    bench: Bench, tmp_path: Path
+) -> None:
+    lost = bench.create()
+    bench.faults.reset(0)
+    other = Gpus(tmp_path / "its-own", simulated=True)
+    theirs = other.create(bench.uuid, "2g.10gb", Placement(4, 2))
+    bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), lost.mig_uuid)
+    assert bench.gpus.list()[0].instances == (theirs,)
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND])
+@pytest.mark.parametrize(
+    "call",
+    [
+        "nvmlGpuInstanceGetInfo",
+        "nvmlGpuInstanceGetComputeInstanceById",
+        "nvmlComputeInstanceGetInfo_v2",
+        "nvmlDeviceGetGpuInstances",
+        "nvmlDeviceGetMigMode",
+    ],
+)
+def test_a_listing_that_overlaps_a_destroy_is_no_error(bench: Bench, call: str, code: int) -> None:
+    bench.create()
+    known = bench.gpus.list()
+    bench.faults.inject(Fault(call, code, times=1))
+    seen = bench.gpus.list()
+    assert [replace(gpu, instances=()) for gpu in seen] == [replace(gpu, instances=()) for gpu in known]
+    assert [one.placement for one in seen[0].instances] == [Placement(4, 4)]
+
+
+def test_threads_that_list_while_others_create_and_destroy_see_no_error(bench: Bench) -> None:
+    uuid, over = bench.uuid, threading.Event()
+
+    def churn(start: int) -> None:
+        for _ in range(15):
+            made = bench.gpus.create(uuid, "1g.5gb", Placement(start, 1))
+            bench.gpus.destroy(uuid, "1g.5gb", Placement(start, 1), made.mig_uuid)
+
+    def listen() -> int:
+        lists = 0
+        while not over.is_set():
+            assert all(gpu.fault is None for gpu in bench.gpus.list())
+            lists += 1
+        return lists
+
+    with ThreadPoolExecutor(4) as pool:
+        listening = [pool.submit(listen) for _ in range(2)]
+        for done in [pool.submit(churn, start) for start in (0, 1)]:
+            done.result()
+        over.set()
+        assert all(one.result() for one in listening)
+
+
+@pytest.mark.parametrize(
+    ("code", "times"),
+    [
+        (pynvml.NVML_ERROR_UNKNOWN, 1),
+        (pynvml.NVML_ERROR_TIMEOUT, 1),
+        (pynvml.NVML_ERROR_INVALID_ARGUMENT, 2),  # the first is for a handle that has become invalid
+    ],
+)
+def test_a_gpu_that_answers_nonsense_is_at_fault_and_the_others_are_listed(
+    bench: Bench, code: int, times: int
+) -> None:
+    bench.create()
+    before = bench.gpus.list()
+    bench.faults.inject(Fault("nvmlDeviceGetMigMode", code, times=times))
+    first, *others = bench.gpus.list()
+    assert (first.fault is not None, first.instances) == (True, before[0].instances)
+    assert others == before[1:]
+    assert bench.gpus.list() == before
+
+
+def test_a_gpu_that_seems_to_have_lost_mig_altogether_keeps_its_slices(bench: Bench) -> None:
+    bench.create()
+    bench.faults.inject(Fault("nvmlDeviceGetMigMode", pynvml.NVML_ERROR_NOT_SUPPORTED))
+    with pytest.raises(DriverUnavailable, match="does not support MIG"):
+        bench.destroy()
+    assert bench.standing() == 1
+
+
+def test_a_rollback_whose_destroy_lies_is_noticed_and_done_later(bench: Bench) -> None:
+    bench.faults.inject(Fault(CREATE_COMPUTE, pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES, times=1))
+    bench.faults.leave_remnants(times=1)
+    with pytest.raises(SliceBusy, match="still lists it"):
+        bench.create()
+    assert bench.standing() == 1
+    bench.destroy()
+    assert bench.standing() == 0
+
+
+def test_a_rollback_whose_destroy_lies_is_noticed_though_the_list_is_silent(bench: Bench) -> None:
+    bench.faults.inject(Fault(CREATE_COMPUTE, pynvml.NVML_ERROR_UNKNOWN, times=1))
+    bench.faults.leave_remnants()
+    bench.faults.inject(Fault("nvmlDeviceGetGpuInstances", empty=True))
+    with pytest.raises(SliceBusy):
+        bench.create()
+    assert bench.standing() == 1
+    bench.destroy()
+    assert bench.standing() == 0
+
+
+@pytest.mark.parametrize(
+    ("call", "times"), [("nvmlGpuInstanceGetInfo", 1), ("nvmlComputeInstanceGetInfo_v2", 2)]
+)
+def test_a_new_instance_that_the_driver_denies_is_taken_back(bench: Bench, call: str, times: int) -> None:
+    bench.faults.inject(Fault(call, pynvml.NVML_ERROR_INVALID_ARGUMENT, times=times))
+    with pytest.raises(DriverUnavailable):
+        bench.create()
+    assert bench.standing() == 0
+
+
+def test_what_comes_long_after_its_time_out_is_destroyed_when_the_host_is_tidied(bench: Bench) -> None:
+    bench.faults.time_out(late=True)
+    with pytest.raises(DriverUnavailable, match="Timeout"):
+        bench.create()
+    bench.destroy()  # as closing the session does
+    bench.faults.finish_late()
+    assert bench.standing() == 1
+    bench.gpus.tidy()
+    assert bench.standing() == 0
+
+
+def test_tidying_leaves_a_session_alone_that_came_to_the_place_of_a_time_out(bench: Bench) -> None:
+    bench.faults.time_out(late=True, times=1)
+    with pytest.raises(DriverUnavailable):
+        bench.create()
+    instance = bench.create()
+    bench.faults.finish_late()
+    bench.gpus.tidy()
+    assert bench.gpus.list()[0].instances == (instance,)
+
+
+def test_tidying_leaves_alone_what_another_program_uses(bench: Bench, tmp_path: Path) -> None:
+    bench.faults.time_out(late=True, times=1)
+    with pytest.raises(DriverUnavailable):
+        bench.create()
+    theirs = Gpus(tmp_path / "its-own", simulated=True).create(bench.uuid, "3g.20gb", Placement(4, 4))
+    bench.gpus.tidy()
+    assert bench.gpus.list()[0].instances == (theirs,)
+
+
+# Killed halfway
+
+
+def kill_in(bench: Bench, point: str) -> None:
+    """A gateway in a process of its own is killed there while it creates the bench's slice."""
+    child = os.fork()
+    if not child:
+        failpoints.arm(f"{point}=kill")
+        with suppress(BaseException):
+            bench.create()
+        os._exit(0)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("point", ["after-gpu-instance-create", "after-compute-instance-create"])
+def test_what_a_killed_gateway_had_made_is_destroyed_by_the_next(bench: Bench, point: str) -> None:
+    kill_in(bench, point)
+    assert bench.standing() == 1
+    Gpus(bench.lock_dir, simulated=True).destroy(bench.uuid, "3g.20gb", Placement(4, 4))
+    assert bench.standing() == 0
+
+
+@pytest.mark.parametrize("point", ["after-gpu-instance-create", "after-compute-instance-create"])
+def test_what_another_program_made_after_a_kill_and_a_reset_is_not_taken_for_the_gateways(
+    bench: Bench, point: str, tmp_path: Path
+) -> None:
+    """In the same place, of another id: something else stood first when it was made."""
+    kill_in(bench, point)
+    bench.faults.reset(0)
+    other = Gpus(tmp_path / "its-own", simulated=True)
+    other.create(bench.uuid, "1g.5gb", Placement(0, 1))
+    other.create(bench.uuid, "3g.20gb", Placement(4, 4))
+    bench.destroy()
+    assert bench.standing() == 2
+
+
+def test_what_was_made_before_the_last_boot_is_not_taken_for_what_stands_now(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench.create()
+    now = clock.read()
+    monkeypatch.setattr(clock, "read", lambda: replace(now, boot="another"))
+    bench.destroy()
+    assert bench.standing() == 1
+
+
+@pytest.mark.parametrize("point", ["after-compute-instance-destroy", "after-gpu-instance-destroy"])
+def test_a_destroy_that_was_killed_is_finished_by_the_next(bench: Bench, point: str) -> None:
+    made = bench.create()
+    failpoints.arm(f"{point}=error")
+    with pytest.raises(DriverUnavailable):
+        bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), made.mig_uuid)
+    bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), made.mig_uuid)
+    assert bench.standing() == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"boot": 1}'])
+def test_a_record_that_cannot_be_read_makes_nothing_the_gateways(bench: Bench, content: bytes) -> None:
+    made = bench.create()
+    (record,) = bench.lock_dir.glob("*.json")
+    record.write_bytes(content)
+    bench.destroy()
+    assert bench.standing() == 1
+    bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), made.mig_uuid)
+    assert bench.standing() == 0
+
+
+def test_no_record_stays_when_nothing_stands(bench: Bench) -> None:
+    for _ in range(2):
+        bench.create()
+        bench.destroy()
+    bench.faults.inject(Fault(CREATE, pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES, times=1))
+    with pytest.raises(PlacementTaken):
+        bench.create()
+    assert list(bench.lock_dir.glob("*.json")) == []
 
 
 def test_a_compute_instance_that_is_gone_already_is_fine(bench: Bench) -> None:

@@ -26,7 +26,7 @@ def gpu(kind: str = "A100-40GB", index: int = 0) -> Gpu:
             memory_mib=part.memory_mib,
             max_instances=part.max_instances,
             placements=tuple(Placement(start, part.size) for start in part.starts),
-            media_engines=part.ofas,
+            engines=part.engines,
         )
         for part in made.profiles
     )

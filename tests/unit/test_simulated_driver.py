@@ -60,8 +60,12 @@ RTX: Table = {
     "4g.96gb": (3, 0, (0,), 12, 1, 4, 97280),
     "1g.24gb+me": (7, 21, (0, 3, 6, 9), 3, 1, 1, 24192),
     "1g.24gb+gfx": (0xA, 47, (0, 3, 6, 9), 3, 4, 1, 24192),
+    "2g.48gb+gfx": (0xB, 35, (0, 6), 6, 2, 2, 48512),
+    "4g.96gb+gfx": (0xC, 32, (0,), 12, 1, 4, 97280),
     "1g.24gb-me": (0xD, 67, (0, 3, 6, 9), 3, 4, 1, 24192),
+    "2g.48gb-me": (0xE, 66, (0, 6), 6, 2, 2, 48512),
     "1g.24gb+me.all": (0xF, 65, (0, 3, 6, 9), 3, 1, 1, 24192),
+    "2g.48gb+me.all": (0x10, 64, (0, 6), 6, 1, 2, 48512),
 }
 TABLES = {"A100-40GB": A100_40, "A100-80GB": A100_80, "A30": A30, "RTX-PRO-6000": RTX}
 # In the order of the A100 tables above, which these kinds are cut like.
@@ -71,6 +75,20 @@ NAMES = {
     "H100-96GB": "1g.12gb 2g.24gb 3g.48gb 4g.48gb 7g.96gb 1g.12gb+me 1g.24gb",
     "H200-141GB": "1g.18gb 2g.35gb 3g.71gb 4g.71gb 7g.141gb 1g.18gb+me 1g.35gb",
     "B200-180GB": "1g.23gb 2g.45gb 3g.90gb 4g.90gb 7g.180gb 1g.23gb+me 1g.45gb",
+}
+# Decoders, encoders, JPEG decoders and optical flow accelerators of each profile, as in the tables above.
+AMPERE = ["0000", "1000", "2000", "2000", "5011", "1011", "1000"]
+HOPPER = ["1010", "2020", "3030", "4040", "7071", "1011", "1010"]
+ENGINES = {
+    "A100-40GB": AMPERE,
+    "A100-80GB": AMPERE,
+    "A30": ["0000", "2000", "4011", "1011", "2011"],
+    "H100-80GB": HOPPER,
+    "H100-94GB": HOPPER,
+    "H100-96GB": HOPPER,
+    "H200-141GB": HOPPER,
+    "B200-180GB": ["1010", "1010", "1010", "1010", "1011", "1011", "1010"],
+    "RTX-PRO-6000": "1110 2220 4441 1111 1110 2220 4441 0000 0000 4441 4441".split(),
 }
 
 
@@ -193,6 +211,14 @@ def test_an_empty_gpu_has_room_for_as_many_as_each_profile_says(kind: str, state
         assert room(gpu) == {name: info.instanceCount for name, (_, info) in offered(gpu).items()}
 
 
+@pytest.mark.parametrize("kind", ENGINES)
+def test_each_profile_takes_its_media_engines(kind: str, state_file: Path) -> None:
+    with driver(f"1x{kind}", state_file):
+        found = offered(pynvml.nvmlDeviceGetHandleByIndex(0)).values()
+    engines = [(info.decoderCount, info.encoderCount, info.jpegCount, info.ofaCount) for _, info in found]
+    assert ["".join(map(str, counts)) for counts in engines] == ENGINES[kind]
+
+
 def test_names_carry_the_drivers_prefix(gpu: Any) -> None:
     assert pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, 2, version=2).name == "MIG 3g.20gb"
 
@@ -256,6 +282,25 @@ def test_different_profiles_share_the_media_engines(
         create(gpu, first, 0)
         with refused(pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES):
             create(gpu, second, start)
+
+
+def test_beside_all_media_engines_only_profiles_without_any_fit(state_file: Path) -> None:
+    with driver("1xRTX-PRO-6000", state_file):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        create(gpu, "1g.24gb+me.all", 0)
+        assert room(gpu) == {"1g.24gb-me": 3, "2g.48gb-me": 1}
+        with refused(pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES):
+            create(gpu, "1g.24gb", 3)
+        create(gpu, "2g.48gb-me", 6)
+        assert room(gpu) == {"1g.24gb-me": 1}
+
+
+def test_decoders_run_out_before_memory_does(state_file: Path) -> None:
+    with driver("1xRTX-PRO-6000", state_file):
+        gpu = pynvml.nvmlDeviceGetHandleByIndex(0)
+        for name, start in [("1g.24gb-me", 0), ("1g.24gb+gfx", 3), ("1g.24gb+me", 6)]:
+            create(gpu, name, start)
+        assert room(gpu) == {"1g.24gb": 1, "1g.24gb+gfx": 1, "1g.24gb-me": 1}
 
 
 def test_no_more_of_a_profile_than_its_count(gpu: Any) -> None:
@@ -335,6 +380,16 @@ def test_nothing_is_created_while_mig_mode_is_off(gpu: Any, faults: Faults) -> N
         pynvml.nvmlDeviceCreateGpuInstanceWithPlacement(gpu, 9, byref(place))
 
 
+def test_placements_can_be_asked_for_while_mig_mode_is_off_and_names_cannot(gpu: Any, faults: Faults) -> None:
+    faults.set_mig_mode(0, current=0, pending=0)
+    assert starts(gpu, 9) == ((0, 4), 4)
+    assert pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, 2, version=1).sliceCount == 3
+    with refused(pynvml.NVML_ERROR_NOT_SUPPORTED):
+        pynvml.nvmlDeviceGetGpuInstanceProfileInfo(gpu, 2, version=2)
+    with refused(pynvml.NVML_ERROR_NOT_SUPPORTED):
+        pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(gpu, 9)
+
+
 def test_a_gpu_without_mig_says_so(faults: Faults) -> None:
     without = pynvml.nvmlDeviceGetHandleByIndex(2)
     with refused(pynvml.NVML_ERROR_NOT_SUPPORTED):
@@ -394,8 +449,36 @@ def test_a_stale_handle_does_not_reach_the_next_of_the_same_id(gpu: Any) -> None
     stale = create(gpu, "1g.5gb", 0)
     pynvml.nvmlGpuInstanceDestroy(stale)
     create(gpu, "1g.5gb", 0)
-    with refused(pynvml.NVML_ERROR_NOT_FOUND):
+    with refused(pynvml.NVML_ERROR_INVALID_ARGUMENT):
         pynvml.nvmlGpuInstanceDestroy(stale)
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND])
+def test_every_call_for_something_that_is_gone_answers_so(gpu: Any, faults: Faults, code: int) -> None:
+    instance = create(gpu, "2g.10gb", 0)
+    compute = fill(instance, 2)
+    device = pynvml.nvmlComputeInstanceGetInfo_v2(compute).device
+    pynvml.nvmlComputeInstanceDestroy(compute)
+    pynvml.nvmlGpuInstanceDestroy(instance)
+    faults.answer_vanished(code)
+    for name, handle, arguments in [
+        ("nvmlGpuInstanceGetInfo", instance, ()),
+        ("nvmlGpuInstanceDestroy", instance, ()),
+        ("nvmlGpuInstanceGetComputeInstanceById", instance, (0,)),
+        ("nvmlGpuInstanceGetComputeInstanceProfileInfo", instance, (1, 0)),
+        ("nvmlGpuInstanceGetComputeInstanceRemainingCapacity", instance, (1,)),
+        ("nvmlGpuInstanceCreateComputeInstance", instance, (1,)),
+        ("nvmlComputeInstanceGetInfo_v2", compute, ()),
+        ("nvmlComputeInstanceDestroy", compute, ()),
+        ("nvmlDeviceGetUUID", device, ()),
+        ("nvmlDeviceGetName", device, ()),
+        ("nvmlDeviceGetMemoryInfo", device, ()),
+        ("nvmlDeviceGetGpuInstanceId", device, ()),
+        ("nvmlDeviceGetComputeInstanceId", device, ()),
+        ("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", device, ()),
+    ]:
+        with refused(code):
+            getattr(pynvml, name)(handle, *arguments)
 
 
 def test_a_gpu_instance_without_a_compute_instance_is_no_mig_device(gpu: Any) -> None:
@@ -589,6 +672,43 @@ def test_a_destroy_can_report_success_and_leave_everything(gpu: Any, faults: Fau
     faults.inject(Fault("nvmlGpuInstanceDestroy", pynvml.NVML_SUCCESS))
     pynvml.nvmlGpuInstanceDestroy(instance)
     assert gi_id(instance) == 0
+
+
+def listed(gpu: Any, driver_id: int) -> int:
+    count = ctypes.c_uint()
+    pynvml.nvmlDeviceGetGpuInstances(gpu, driver_id, (pynvml.c_nvmlGpuInstance_t * 7)(), byref(count))
+    return count.value
+
+
+def test_a_list_can_be_empty_for_a_while_whatever_stands(gpu: Any, faults: Faults) -> None:
+    create(gpu, "3g.20gb", 0)
+    faults.list_nothing(times=2)
+    assert [listed(gpu, 9) for _ in range(3)] == [0, 0, 1]
+    assert room(gpu)["3g.20gb"] == 1
+
+
+def test_a_create_can_succeed_long_after_its_time_out(gpu: Any, faults: Faults) -> None:
+    faults.time_out(late=True)
+    with refused(pynvml.NVML_ERROR_TIMEOUT):
+        create(gpu, "7g.40gb", 0)
+    assert listed(gpu, 0) == 0
+    faults.finish_late()
+    assert listed(gpu, 0) == 1
+
+
+def test_what_comes_late_does_not_come_where_something_stands_or_after_a_reset(
+    gpu: Any, faults: Faults
+) -> None:
+    faults.time_out(late=True, times=2)
+    for start in (0, 4):
+        with refused(pynvml.NVML_ERROR_TIMEOUT):
+            create(gpu, "3g.20gb", start)
+    create(gpu, "1g.5gb", 0)
+    faults.finish_late()
+    assert room(gpu) == {"1g.5gb": 3, "1g.5gb+me": 1, "1g.10gb": 1, "2g.10gb": 1}
+    faults.reset(0)
+    faults.finish_late()
+    assert room(gpu)["7g.40gb"] == 1
 
 
 def test_the_device_list_can_be_empty(faults: Faults) -> None:

@@ -59,6 +59,18 @@ _MEANINGS: dict[int, tuple[type[Unavailable], str]] = {
     ),
 }
 
+# These are about the driver as a whole, whichever GPU was asked; all others are about that GPU.
+WHOLE_DRIVER = frozenset(
+    {
+        pynvml.NVML_ERROR_UNINITIALIZED,
+        pynvml.NVML_ERROR_LIBRARY_NOT_FOUND,
+        pynvml.NVML_ERROR_DRIVER_NOT_LOADED,
+        pynvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH,
+        pynvml.NVML_ERROR_FUNCTION_NOT_FOUND,
+        pynvml.NVML_ERROR_NO_PERMISSION,
+    }
+)
+
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:

@@ -42,6 +42,9 @@ class TimeLimitedGpus:
     ) -> None:
         self._in_time(partial(self._gpus.destroy, gpu_uuid, profile_name, placement, mig_uuid))
 
+    def tidy(self) -> None:
+        self._in_time(self._gpus.tidy)
+
     def check(self) -> None:
         self._in_time(self._gpus.check)
 

@@ -1,0 +1,118 @@
+"""Records of the GPU instances that this gateway made, so that it never destroys another program's.
+
+The driver does not report who made a GPU instance. A session's row has the placement before the instance
+exists, and the UUID only once the session is active. If the gateway is killed in between, another program
+may since have made the same profile at the same placement. One file for each placement decides. The gateway
+writes it immediately before it calls the driver, again with the ids from the driver, and removes it when the
+instance is gone. No GPU instance survives a boot, so the records of an earlier boot do not count.
+
+    the record has              the gateway's instance is the one with this profile and placement that
+    (no record)                 (none)
+    only the placement          has no compute instance: the create had not come further
+    the GPU instance id         has this id
+    the id and the MIG UUID     has this UUID; or has this id, and no compute instance
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from gateway.domain import clock
+from gateway.domain.mig import Instance, Placement
+from gateway.errors import DriverUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A GPU instance that this gateway has begun to make. `late`: the driver reported a time-out, and may
+    finish later."""
+
+    profile: str
+    start: int
+    size: int
+    gi_id: int | None = None
+    mig_uuid: str | None = None
+    late: bool = False
+
+    @property
+    def placement(self) -> Placement:
+        return Placement(self.start, self.size)
+
+    def is_at(self, instance: Instance) -> bool:
+        return (instance.profile, instance.placement) == (self.profile, self.placement)
+
+    def is_of(self, instance: Instance) -> bool:
+        """Whether `instance` is the one that was made, by the table above."""
+        if not self.is_at(instance):
+            return False
+        if instance.mig_uuid and self.mig_uuid:
+            return instance.mig_uuid == self.mig_uuid
+        if self.gi_id is not None:
+            return instance.gi_id == self.gi_id
+        return instance.mig_uuid is None and self.mig_uuid is None
+
+
+class Records:
+    """The records of one GPU. The caller holds the GPU's lock."""
+
+    def __init__(self, directory: Path, gpu_uuid: str) -> None:
+        self._directory, self._gpu = directory, gpu_uuid
+
+    def find(self, profile: str, placement: Placement, mig_uuid: str | None = None) -> Made | None:
+        """The record of this profile and placement; with `mig_uuid`, what is known of that instance."""
+        made = self._read(self._path(placement.start))
+        if made and (made.profile, made.placement) == (profile, placement):
+            if mig_uuid in (None, made.mig_uuid):
+                return made
+            if made.mig_uuid is None:
+                return replace(made, mig_uuid=mig_uuid)
+        return Made(profile, placement.start, placement.size, mig_uuid=mig_uuid) if mig_uuid else None
+
+    def late(self) -> Iterator[Made]:
+        """The instances that the driver may still finish after a time-out."""
+        for path in sorted(self._directory.glob(f"{self._gpu}.*.json")):
+            made = self._read(path)
+            if made and made.late:
+                yield made
+
+    def begin(self, profile: str, placement: Placement) -> None:
+        self._write(Made(profile, placement.start, placement.size))
+
+    def name(self, instance: Instance) -> None:
+        """Record the ids of `instance`."""
+        place = instance.placement
+        self._write(Made(instance.profile, place.start, place.size, instance.gi_id, instance.mig_uuid))
+
+    def give_up(self, made: Made) -> None:
+        """Record that the driver reported a time-out, and may finish later."""
+        self._write(replace(made, late=True))
+
+    def forget(self, made: Made) -> None:
+        """Remove the record of an instance that is gone, not that of a newer one at the same placement."""
+        found = self._read(self._path(made.start))
+        if found is None or made.mig_uuid in (None, found.mig_uuid) or found.mig_uuid is None:
+            self._path(made.start).unlink(missing_ok=True)
+
+    def _path(self, start: int) -> Path:
+        return self._directory / f"{self._gpu}.{start}.json"
+
+    def _read(self, path: Path) -> Made | None:
+        try:
+            found = json.loads(path.read_bytes())
+            return Made(**found["made"]) if found["boot"] == clock.read().boot else None
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+    def _write(self, made: Made) -> None:
+        path = self._path(made.start)
+        draft = path.with_suffix(".new")
+        try:
+            draft.write_text(json.dumps({"boot": clock.read().boot, "made": asdict(made)}))
+            os.replace(draft, path)
+        except OSError as error:
+            raise DriverUnavailable(
+                f"The gateway cannot record what it makes on GPU {self._gpu}: {error.strerror}; make its "
+                "state directory writable."
+            ) from error
