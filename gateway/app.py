@@ -29,7 +29,7 @@ from gateway.repositories.host import LocalHost
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.nvml.time_limit import TimeLimitedGpus
 from gateway.repositories.sql.database import SqlDatabase
-from gateway.repositories.sql.leadership import DatabaseLease, FileLock
+from gateway.repositories.sql.leadership import DatabaseLeadership, FileLeadership
 from gateway.services import readiness
 from gateway.services.closing import Closing
 from gateway.services.disk_use import DiskUse
@@ -133,8 +133,8 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
 
 def leadership_of(settings: Settings) -> Leadership:
     if settings.db.path is None:
-        return DatabaseLease(settings.db)
-    return FileLock(settings.state_dir / "reaper.lock")
+        return DatabaseLeadership(settings.db)
+    return FileLeadership(settings.state_dir / "reaper.lock")
 
 
 def parts_of_this_machine(settings: Settings) -> Parts:

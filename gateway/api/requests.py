@@ -42,7 +42,7 @@ class SessionRequest(Schema):
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),
         load_default=None,
-        validate=validate.Length(1, ssh_keys.KEYS_AT_MOST),
+        validate=validate.Length(1, ssh_keys.MAX_KEYS),
     )
 
     def __init__(self, max_ttl_minutes: int) -> None:
@@ -58,7 +58,7 @@ class KeysRequest(Schema):
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),
         required=True,
-        validate=validate.Length(max=ssh_keys.KEYS_AT_MOST),
+        validate=validate.Length(max=ssh_keys.MAX_KEYS),
     )
 
 

@@ -1,27 +1,28 @@
-"""The addresses of a session network: each session's own, and that of the egress proxy."""
+"""The addresses in the sessions' network: one for each session, and one for the egress proxy."""
 
 import ipaddress
 
 from gateway.errors import NoCapacity
 
-PROXY_PORT = 3128  # Squid's own
+PROXY_PORT = 3128  # Squid's default
 
 
 def free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
-    taken = used | {proxy_address(subnet)}
+    """Return the lowest address of `subnet` that no session uses. Raises `NoCapacity`."""
+    unavailable = used | {proxy_address(subnet)}
     hosts = subnet.hosts()
-    next(hosts)  # the bridge's own
+    next(hosts)  # the bridge's own address
     for address in hosts:
-        if str(address) not in taken:
+        if str(address) not in unavailable:
             return str(address)
-    raise NoCapacity(f"All addresses of the sessions' network {subnet} are in use.")
+    raise NoCapacity(f"All addresses of the sessions' network {subnet} are in use: set a larger --subnet.")
 
 
 def proxy_address(subnet: ipaddress.IPv4Network) -> str:
-    """Where sessions find the way to what they may reach outside, at `PROXY_PORT`."""
+    """Return the address at which sessions find the egress proxy, on `PROXY_PORT`."""
     return str(subnet.network_address + 2)
 
 
 def proxy(subnet: ipaddress.IPv4Network) -> str:
-    """As ADDRESS:PORT."""
+    """Return the egress proxy as ADDRESS:PORT."""
     return f"{proxy_address(subnet)}:{PROXY_PORT}"

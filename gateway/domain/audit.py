@@ -1,6 +1,7 @@
-"""The audit trail's words: who acts, and what there is to tell of.
+"""The actors and actions of the audit log.
 
-Who acts is named once, where a request or the reaper's work begins, and read wherever an event is told.
+The actor is set once, where a request or a round of the reaper begins, and read wherever an event is
+recorded.
 """
 
 from collections.abc import Iterator
@@ -8,24 +9,24 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
 
-REAPER, GATEWAY = "reaper", "gateway"  # no token has one of these names
+REAPER, GATEWAY = "reaper", "gateway"  # reserved: no token can have these names
 
-# A thread that is started anew knows nothing of it: tell it who it acts for.
+# A new thread starts with the default, so set the actor there again.
 actor: ContextVar[str] = ContextVar("actor", default=GATEWAY)
 
 
 class Action(StrEnum):
-    CREATED = "created"  # a session's intent is on record; nothing is made yet
+    CREATED = "created"  # the session's row is committed; nothing else exists yet
     OPENED = "opened"
     FAILED = "failed"
     CLOSING = "closing"
-    RETRY = "retry"  # a step of closing failed; told again only when it fails otherwise
+    RETRY = "retry"  # a step of closing failed; recorded again only if the error changes
     PROBLEM = "problem"
     RECOVERED = "recovered"
     ENDED = "ended"
     ORPHAN_REMOVED = "orphan-removed"
     KEYS_CHANGED = "keys-changed"
-    DISK_NEARLY_FULL = "disk-nearly-full"  # of a user's quota, where the file system keeps none
+    DISK_NEARLY_FULL = "disk-nearly-full"  # a workspace near its quota, on a file system without quotas
     DISK_FULL = "disk-full"
     CORDONED = "cordoned"
     UNCORDONED = "uncordoned"
@@ -36,7 +37,7 @@ class Action(StrEnum):
 
 @contextmanager
 def acting(name: str) -> Iterator[None]:
-    """Until the end of the block, `name` is who acts in this thread."""
+    """Set the actor of this thread to `name` for the duration of the block."""
     before = actor.set(name)
     try:
         yield

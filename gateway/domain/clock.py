@@ -1,4 +1,4 @@
-"""What time it is: on the wall clock, which people and NTP set, and since the boot, which nobody can."""
+"""The current time: the wall clock, which people and NTP set, and the uptime, which always moves forward."""
 
 import time
 from collections.abc import Callable
@@ -7,19 +7,22 @@ from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
 
-JUMP = timedelta(seconds=10)  # slewing moves a clock by far less between two looks
+JUMP = timedelta(seconds=10)  # between two reconciliations, slewing moves a clock by much less
 
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """`wall` is aware UTC; `uptime` is since the boot of id `boot`, suspended time included."""
+    """`wall` is aware UTC. `uptime` is the time since the boot with id `boot`, including suspended time."""
 
     wall: datetime
     boot: str
     uptime: timedelta
 
     def jump_since(self, before: "Moment") -> timedelta:
-        """How far the wall clock was set in between; zero over a reboot, where nobody can tell."""
+        """Return by how much the wall clock was set since `before`.
+
+        Zero after a reboot, when it is unknown.
+        """
         if self.boot != before.boot:
             return timedelta()
         return (self.wall - before.wall) - (self.uptime - before.uptime)

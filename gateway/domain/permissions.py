@@ -1,4 +1,4 @@
-"""Who may do what: one table of endpoints and roles. What is not in it is denied."""
+"""The permissions: one table of endpoints and roles. An endpoint that is not in it is denied to all."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ class Role(StrEnum):
     ADMIN = "admin"
     OPERATOR = "operator"
     USER = "user"
-    NOBODY = "nobody"  # a request without a token, where one is needed; no token has this role
+    NOBODY = "nobody"  # a request without a token when one is needed; no token has this role
 
 
 class Scope(StrEnum):
     ALL = "all"
-    OWN = "own"  # what is one's own, and of the rest nothing that names somebody
+    OWN = "own"  # the caller's own objects; other users' names are redacted
 
 
 _ALL = {Role.ADMIN: Scope.ALL, Role.OPERATOR: Scope.ALL}
@@ -37,19 +37,19 @@ RULES: Mapping[str, Mapping[Role, Scope]] = {
     "events.of_session": _ALL_AND_OWN,
     "openapi.document": dict.fromkeys(Role, Scope.ALL),
     "health.healthz": dict.fromkeys(Role, Scope.ALL),
-    # Probes need the status; what ails a part may name what strangers need not know.
+    # Health probes need the status. The details of a failed part are not for unauthenticated clients.
     "health.readyz": {**_ALL_AND_OWN, Role.NOBODY: Scope.OWN},
 }
 
 
 def scope(role: Role, endpoint: str) -> Scope | None:
-    """How far the role gets at the endpoint; None: not at all."""
+    """Return the scope of `role` at `endpoint`; None if it has no access."""
     return RULES.get(endpoint, {}).get(role)
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: a token's name, role and, for role `user`, whose it is."""
+    """Who makes a request: the token's name and role, and for role `user` the user it belongs to."""
 
     name: str
     role: Role

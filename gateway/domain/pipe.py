@@ -1,8 +1,4 @@
-"""A pipe: the way of one user into one session, and how SSHPiper's configuration puts it.
-
-It is checked when it is made, because SSHPiper fails open: a pipe without keys lets anybody in, and
-one without a host key is not checked against any.
-"""
+"""A pipe: the route of one user into one session, and its form in SSHPiper's configuration."""
 
 import re
 from base64 import b64decode, b64encode
@@ -30,8 +26,11 @@ _PRIVATE_KEY = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Pipe:
-    """One way from a user into a session. Nothing that is not whole can be one: SSHPiper lets anybody in
-    through a pipe without keys, and checks no host without a host key."""
+    """The route of one user into one session.
+
+    The constructor checks every field and raises `ValueError`, because SSHPiper fails open: a pipe without
+    public keys lets anyone in, and one without a host key accepts any host.
+    """
 
     session_id: str
     username: str
@@ -42,22 +41,22 @@ class Pipe:
     host_key: str
 
     def __post_init__(self) -> None:
-        wholesome = (
-            (_matches(_SESSION_ID, self.session_id), "its session id"),
-            (_matches(_USERNAME, self.username), "its user name"),
-            (self.public_keys and all(map(_is_public_key, self.public_keys)), "the user's public keys"),
-            (_matches(_HOST, self.host), "its host"),
-            (type(self.port) is int and 0 < self.port < 65536, "its port"),
-            (_matches(_PRIVATE_KEY, self.private_key), "its private key"),
-            (_is_public_key(self.host_key), "its host key"),
+        checks = (
+            (_matches(_SESSION_ID, self.session_id), "session id"),
+            (_matches(_USERNAME, self.username), "user name"),
+            (self.public_keys and all(map(_is_public_key, self.public_keys)), "list of public keys"),
+            (_matches(_HOST, self.host), "host"),
+            (type(self.port) is int and 0 < self.port < 65536, "port"),
+            (_matches(_PRIVATE_KEY, self.private_key), "private key"),
+            (_is_public_key(self.host_key), "host key"),
         )
-        for fine, what in wholesome:
-            if not fine:
-                raise ValueError(f"A pipe cannot be made: {what} cannot be used.")
+        for valid, field_name in checks:
+            if not valid:
+                raise ValueError(f"The {field_name} of the pipe is invalid.")
 
     @classmethod
     def of(cls, entry: Entry) -> "Pipe":
-        """The pipe that `entry()` described."""
+        """Return the pipe of an entry that `entry()` made. Raises `ValueError`."""
         try:
             (source,), target = entry["from"], entry["to"]
             host, _, port = target["host"].rpartition(":")
@@ -71,10 +70,10 @@ class Pipe:
                 host_key=_decoded(target["known_hosts_data"]).partition(" ")[2].strip(),
             )
         except (KeyError, TypeError, AttributeError, ValueError):
-            raise ValueError("This is not a pipe of the gateway's.") from None
+            raise ValueError("The entry does not describe a pipe of the gateway.") from None
 
     def entry(self) -> Entry:
-        """The pipe in SSHPiper's words; SSHPiper ignores `session_id`."""
+        """Return the pipe as SSHPiper's configuration has it. SSHPiper ignores `session_id`."""
         authorized_keys = "\n".join(self.public_keys) + "\n"
         known_host = self.host if self.port == 22 else f"[{self.host}]:{self.port}"
         return {

@@ -1,10 +1,10 @@
-"""Which names a user of the gateway can have."""
+"""The user ids that the gateway accepts."""
 
 import re
 
 USER_ID = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 
-# The accounts that Debian, Ubuntu and CUDA images are born with, and those that packages add to them.
+# The accounts in Debian, Ubuntu and CUDA images, and those that common packages add.
 SYSTEM_ACCOUNTS = frozenset(
     """
     root daemon bin sys sync games man lp mail news uucp proxy www-data backup list irc gnats nobody _apt
@@ -16,9 +16,9 @@ SYSTEM_ACCOUNTS = frozenset(
 
 
 def problem_with(user_id: str) -> str | None:
-    """What is wrong with a user id, in a sentence; None when nothing is."""
+    """Return what is wrong with a user id, as a sentence; None if it is valid."""
     if not USER_ID.fullmatch(user_id):
-        return "Use 1 to 32 of a-z, 0-9, _ and -, beginning with a letter or _."
+        return "Use 1 to 32 characters of a-z, 0-9, _ and -; the first must be a letter or _."
     if user_id in SYSTEM_ACCOUNTS:
-        return f"{user_id!r} is the name of a system account; choose another."
+        return f"{user_id!r} is the name of a system account: choose another name."
     return None

@@ -17,7 +17,7 @@ from schemathesis import GenerationMode
 from schemathesis.checks import negative_data_rejection, positive_data_acceptance
 from schemathesis.core.result import Ok
 
-from gateway.repositories.sql.leadership import FileLock
+from gateway.repositories.sql.leadership import FileLeadership
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -29,7 +29,7 @@ _MAX_LIVE = 300  # sessions, fewer than the GPUs below hold, so that a placement
 @pytest.fixture
 def bench(bench_of: BenchMaker) -> Bench:
     bench = bench_of(FakeGpus(["A100-40GB"] * 64))
-    reaper = FileLock(bench.settings.state_dir / "reaper.lock")  # otherwise the gateway is not ready
+    reaper = FileLeadership(bench.settings.state_dir / "reaper.lock")  # otherwise the gateway is not ready
     reaper.acquire()
     reaper.tick()
     reaper.release()

@@ -1,4 +1,4 @@
-"""Pipes in memory, with the verbs of `repositories.pipes.Pipes`."""
+"""Pipes in memory, with the methods of `repositories.pipes.Pipes`."""
 
 import builtins
 from collections.abc import Callable, Iterable
@@ -16,7 +16,7 @@ class FakePipes:
         self._failures: dict[str, Exception] = {}
 
     def fail(self, verb: str, error: Exception | None) -> None:
-        """`verb` raises `error` until told None."""
+        """`verb` raises `error` until `error` is None."""
         self._failures.pop(verb, None)
         if error is not None:
             self._failures[verb] = error

@@ -1,4 +1,4 @@
-"""What the gateway relies on, of SQLite and of PostgreSQL."""
+"""The contract of the database, on SQLite and on PostgreSQL."""
 
 import threading
 import traceback
@@ -17,7 +17,7 @@ from gateway.repositories.sql.database import SqlDatabase
 from tests.repositories.rows import NOW, add, session
 
 
-def test_a_row_comes_back_as_it_went_in_with_utc_times(database: SqlDatabase) -> None:
+def test_a_row_is_read_back_unchanged_with_utc_times(database: SqlDatabase) -> None:
     elsewhere = NOW.astimezone(timezone(timedelta(hours=9)))
     add(database, session("a", expires_at=elsewhere))
     with database.read() as rows:
@@ -52,13 +52,13 @@ def test_an_error_of_the_database_quotes_no_private_key(database: SqlDatabase) -
     assert secret not in "".join(traceback.format_exception(refused.value))
 
 
-def test_a_uid_is_never_given_to_another(database: SqlDatabase) -> None:
+def test_a_uid_is_never_given_to_another_user(database: SqlDatabase) -> None:
     with database.begin() as rows:
         uids = [rows.user(user_id).uid for user_id in ("a", "b", "a", "c")]
     assert uids == [FIRST_UID, FIRST_UID + 1, FIRST_UID, FIRST_UID + 2]
 
 
-def test_what_is_not_committed_is_not_there(database: SqlDatabase) -> None:
+def test_uncommitted_changes_are_not_visible(database: SqlDatabase) -> None:
     def fail_halfway() -> None:
         with database.begin() as rows:
             rows.user("a")
@@ -106,7 +106,7 @@ def test_the_models_and_the_migrations_agree(database: SqlDatabase) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_demand_counts_live_sessions_and_those_that_ended(database: SqlDatabase) -> None:
+def test_demand_counts_live_and_ended_sessions(database: SqlDatabase) -> None:
     add(database, session("a"))
     add(database, session("b", 4, mig_profile="3g.20gb"))
     with database.begin() as rows:

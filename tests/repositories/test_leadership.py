@@ -1,4 +1,4 @@
-"""One process at a time leads: by a lock on a file, or by a lease in PostgreSQL."""
+"""One process at a time leads: by a lock on a file, or by a row in PostgreSQL."""
 
 import os
 import socket
@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import text
 
 from gateway.database_url import DatabaseUrl
-from gateway.repositories.sql.leadership import LEASE_SECONDS, DatabaseLease, FileLock
+from gateway.repositories.sql.leadership import TERM_SECONDS, DatabaseLeadership, FileLeadership
 from gateway.services.ports import Leadership
 
 Candidate = Callable[[], Leadership]
@@ -19,12 +19,12 @@ Candidate = Callable[[], Leadership]
 
 @pytest.fixture(params=["file", "postgresql"])
 def candidate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Candidate]:
-    """Makes one of those that want to lead."""
-    made: list[FileLock | DatabaseLease] = []
+    """Makes processes that compete for leadership."""
+    made: list[FileLeadership | DatabaseLeadership] = []
     url = request.getfixturevalue("postgresql_url") if request.param == "postgresql" else None
 
     def make() -> Leadership:
-        made.append(DatabaseLease(url) if url else FileLock(tmp_path / "state/reaper.lock"))
+        made.append(DatabaseLeadership(url) if url else FileLeadership(tmp_path / "state/reaper.lock"))
         return made[-1]
 
     yield make
@@ -32,9 +32,9 @@ def candidate(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Candid
         end(one)
 
 
-def end(one: FileLock | DatabaseLease) -> None:
+def end(one: FileLeadership | DatabaseLeadership) -> None:
     one.release()
-    if isinstance(one, DatabaseLease):
+    if isinstance(one, DatabaseLeadership):
         one.engine.dispose()
 
 
@@ -44,17 +44,17 @@ def test_one_leads_and_the_others_do_not(candidate: Candidate) -> None:
     assert [first.held(), second.held()] == [True, False]
 
 
-def test_everybody_can_see_who_leads_and_nobody_leads_by_looking(candidate: Candidate) -> None:
-    first, onlooker = candidate(), candidate()
-    assert onlooker.leader() is None
+def test_every_process_can_read_the_leader_without_becoming_it(candidate: Candidate) -> None:
+    first, observer = candidate(), candidate()
+    assert observer.leader() is None
     assert first.acquire()
-    leader = str(onlooker.leader())
+    leader = str(observer.leader())
     assert leader == f"process {os.getpid()}" or leader.startswith(socket.gethostname())
     first.release()
-    assert onlooker.leader() is None
+    assert observer.leader() is None
 
 
-def test_when_the_leader_goes_another_leads(candidate: Candidate) -> None:
+def test_when_the_leader_ends_another_process_leads(candidate: Candidate) -> None:
     first, second = candidate(), candidate()
     assert first.acquire()
     first.release()
@@ -63,9 +63,9 @@ def test_when_the_leader_goes_another_leads(candidate: Candidate) -> None:
     assert not first.acquire()
 
 
-def test_all_know_when_the_leader_last_looked(candidate: Candidate) -> None:
+def test_every_process_can_read_the_last_tick(candidate: Candidate) -> None:
     leader, other = candidate(), candidate()
-    assert other.last_tick() is None or isinstance(leader, FileLock)
+    assert other.last_tick() is None or isinstance(leader, FileLeadership)
     leader.acquire()
     leader.tick()
     seen = other.last_tick()
@@ -74,30 +74,30 @@ def test_all_know_when_the_leader_last_looked(candidate: Candidate) -> None:
 
 
 @pytest.fixture
-def lease(postgresql_url: DatabaseUrl) -> Iterator[DatabaseLease]:
-    lease = DatabaseLease(postgresql_url)
-    yield lease
-    end(lease)
+def leadership(postgresql_url: DatabaseUrl) -> Iterator[DatabaseLeadership]:
+    leadership = DatabaseLeadership(postgresql_url)
+    yield leadership
+    end(leadership)
 
 
-def test_a_lease_is_held_for_longer_than_it_was_given(lease: DatabaseLease) -> None:
-    assert lease.acquire()
-    time.sleep(LEASE_SECONDS + 0.2)  # on the server's clock and on the kernel's, neither of which is ours
-    assert lease.held()
+def test_leadership_is_renewed_beyond_its_first_term(leadership: DatabaseLeadership) -> None:
+    assert leadership.acquire()
+    time.sleep(TERM_SECONDS + 0.2)  # by the clocks of server and kernel, which a test cannot set
+    assert leadership.held()
 
 
-def test_whose_lease_was_taken_over_knows_it(lease: DatabaseLease) -> None:
-    assert lease.acquire()
-    with lease.engine.connect() as connection:
+def test_a_leader_notices_that_another_process_leads(leadership: DatabaseLeadership) -> None:
+    assert leadership.acquire()
+    with leadership.engine.connect() as connection:
         connection.execute(text("UPDATE deployment SET leader = 'another'"))
-    deadline = time.monotonic() + LEASE_SECONDS
-    while lease.held():
+    deadline = time.monotonic() + TERM_SECONDS
+    while leadership.held():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def test_a_clock_of_the_server_that_was_set_back_keeps_nobody_waiting(lease: DatabaseLease) -> None:
-    with lease.engine.connect() as connection:
+def test_setting_the_servers_clock_back_does_not_block_leadership(leadership: DatabaseLeadership) -> None:
+    with leadership.engine.connect() as connection:
         late = "UPDATE deployment SET leader = 'another', lease_until = now() + interval '2 hours'"
         connection.execute(text(late))
-    assert lease.acquire()
+    assert leadership.acquire()

@@ -1,4 +1,4 @@
-"""One contract for the pipes in the file and the pipes in memory; then what only a file can do."""
+"""The contract of the pipes in the file and the pipes in memory, then what only the file has."""
 
 import errno
 import fcntl
@@ -56,13 +56,13 @@ def test_there_are_no_pipes_at_first(pipes: Pipes | FakePipes) -> None:
     pipes.check()
 
 
-def test_a_pipe_that_was_added_is_listed(pipes: Pipes | FakePipes) -> None:
+def test_an_added_pipe_is_listed(pipes: Pipes | FakePipes) -> None:
     pipes.add(pipe("s1"))
     pipes.add(pipe("s2", "other"))
     assert pipes.list() == [pipe("s1"), pipe("s2", "other")]
 
 
-def test_adding_again_replaces_the_session_s_pipe(pipes: Pipes | FakePipes) -> None:
+def test_adding_again_replaces_the_sessions_pipe(pipes: Pipes | FakePipes) -> None:
     pipes.add(pipe("s1", host="10.0.0.1"))
     pipes.add(pipe("s1", host="10.0.0.2"))
     assert pipes.list() == [pipe("s1", host="10.0.0.2")]
@@ -75,12 +75,12 @@ def test_a_removed_pipe_is_gone_and_the_others_stay(pipes: Pipes | FakePipes) ->
     assert pipes.list() == [pipe("s2", "other")]
 
 
-def test_removing_what_is_not_there_is_success(pipes: Pipes | FakePipes) -> None:
+def test_removing_an_unknown_pipe_succeeds(pipes: Pipes | FakePipes) -> None:
     pipes.remove("s1")
     assert pipes.list() == []
 
 
-def test_replace_leaves_exactly_what_is_wanted(pipes: Pipes | FakePipes) -> None:
+def test_replace_leaves_exactly_the_wanted_pipes(pipes: Pipes | FakePipes) -> None:
     pipes.add(pipe("stale", "gone"))
     pipes.add(pipe("s1", host="10.0.0.1"))
     wanted = [pipe("s1", host="10.0.0.2"), pipe("s2", "other")]
@@ -88,13 +88,13 @@ def test_replace_leaves_exactly_what_is_wanted(pipes: Pipes | FakePipes) -> None
     assert sorted(pipes.list(), key=lambda pipe: pipe.session_id) == wanted
 
 
-def test_replace_takes_everything_away_when_nothing_is_wanted(pipes: Pipes | FakePipes) -> None:
+def test_replace_removes_every_pipe_if_none_is_wanted(pipes: Pipes | FakePipes) -> None:
     pipes.add(pipe())
     pipes.replace(list)
     assert pipes.list() == []
 
 
-def test_nothing_changes_when_what_is_wanted_cannot_be_learned(pipes: Pipes | FakePipes) -> None:
+def test_nothing_changes_if_the_wanted_pipes_cannot_be_read(pipes: Pipes | FakePipes) -> None:
     pipes.add(pipe())
 
     def unknown() -> list[Pipe]:
@@ -106,7 +106,7 @@ def test_nothing_changes_when_what_is_wanted_cannot_be_learned(pipes: Pipes | Fa
 
 
 @pytest.mark.parametrize("error", [PipesUnavailable("no"), DiskFull("full")])
-def test_the_fake_fails_as_it_is_told(error: GatewayError) -> None:
+def test_the_fake_raises_the_error_it_was_given(error: GatewayError) -> None:
     fake = FakePipes([pipe()])
     fake.fail("add", error)
     with pytest.raises(type(error)):
@@ -124,7 +124,7 @@ def test_other_processes_see_the_pipes(path: Path) -> None:
     assert Pipes(path).list() == [pipe()]
 
 
-def test_sshpiper_s_conditions_are_met(path: Path) -> None:
+def test_the_file_meets_sshpipers_conditions(path: Path) -> None:
     Pipes(path).add(pipe())
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     [entry] = YAML(typ="safe").load(path.read_text())["pipes"]
@@ -132,12 +132,12 @@ def test_sshpiper_s_conditions_are_met(path: Path) -> None:
     assert entry["from"][0]["authorized_keys_data"]
 
 
-def test_only_the_pipe_file_matches_sshpiper_s_glob(path: Path) -> None:
+def test_only_the_pipe_file_matches_sshpipers_glob(path: Path) -> None:
     Pipes(path).add(pipe())
     assert [name for name in os.listdir(path.parent) if name.endswith(".yaml")] == ["pipe.yaml"]
 
 
-def test_what_was_written_by_hand_is_kept_byte_for_byte(path: Path) -> None:
+def test_hand_written_parts_are_kept_byte_for_byte(path: Path) -> None:
     text = HANDWRITTEN.replace("\n", "\r\n")
     write(path, text)
     pipes = Pipes(path)
@@ -148,7 +148,7 @@ def test_what_was_written_by_hand_is_kept_byte_for_byte(path: Path) -> None:
     assert pipes.routed_elsewhere(["admin", "user123"]) == {"admin"}
 
 
-def test_looking_makes_nothing_and_waits_for_nobody(path: Path) -> None:
+def test_reading_creates_no_file_and_takes_no_lock(path: Path) -> None:
     assert Pipes(path.parent / "absent/pipe.yaml").list() == []
     Pipes(path).add(pipe())
     with open(path.with_name(".pipe.yaml.lock"), "rb") as lock:
@@ -157,7 +157,7 @@ def test_looking_makes_nothing_and_waits_for_nobody(path: Path) -> None:
     assert sorted(os.listdir(path.parent)) == [".pipe.yaml.lock", "pipe.yaml"]
 
 
-def test_a_pipe_written_by_hand_below_the_gateway_s_routes_nobody_elsewhere(path: Path) -> None:
+def test_a_hand_written_pipe_below_the_marks_routes_no_one_elsewhere(path: Path) -> None:
     Pipes(path).add(pipe())
     below = "  - from: [{username: admin}]\n    to: {host: h}\n"
     path.write_text(path.read_text() + below)
@@ -167,7 +167,7 @@ def test_a_pipe_written_by_hand_below_the_gateway_s_routes_nobody_elsewhere(path
 @pytest.mark.parametrize(
     ("pattern", "taken"), [("^ad", {"admin"}), ("", {"admin", "user123"}), ("[", set()), ("3$", {"user123"})]
 )
-def test_a_pipe_written_by_hand_may_name_users_by_a_pattern(
+def test_a_hand_written_pipe_can_match_users_by_an_expression(
     path: Path, pattern: str, taken: set[str]
 ) -> None:
     source = f'{{username: "{pattern}", username_regex_match: true}}'
@@ -176,7 +176,7 @@ def test_a_pipe_written_by_hand_may_name_users_by_a_pattern(
     assert Pipes(path).routed_elsewhere(["admin", "user123"]) == taken
 
 
-def test_an_edit_by_hand_between_two_publications_is_kept(path: Path) -> None:
+def test_an_edit_between_two_publications_is_kept(path: Path) -> None:
     pipes = Pipes(path)
     pipes.add(pipe())
     edited = path.read_text().replace(
@@ -200,7 +200,7 @@ def test_nothing_is_written_when_nothing_changes(path: Path) -> None:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="only root gives files away")
-def test_the_owner_stays_who_it_was(path: Path) -> None:
+def test_the_owner_of_the_file_stays(path: Path) -> None:
     write(path, HANDWRITTEN)
     os.chown(path, 1000, 1001)
     Pipes(path).add(pipe())
@@ -208,19 +208,19 @@ def test_the_owner_stays_who_it_was(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("pipes: [\n", "not valid YAML"),
         (HANDWRITTEN + "pipes: []\n", "not valid YAML"),
-        ("pipes: 7\n", "must be a list"),
-        (HANDWRITTEN + f"{BEGIN}\n", "marks"),
+        ("pipes: 7\n", "must be a block list"),
+        (HANDWRITTEN + f"{BEGIN}\n", "BEGIN mark once"),
     ],
 )
-def test_a_damaged_file_is_refused_and_left_as_it_is(path: Path, text: str, told: str) -> None:
+def test_a_damaged_file_is_refused_and_left_as_it_is(path: Path, text: str, message: str) -> None:
     write(path, text)
     pipes = Pipes(path)
     for attempt in (lambda: pipes.add(pipe()), lambda: pipes.replace(list), pipes.check, pipes.list):
-        with pytest.raises(PipesUnavailable, match=told):
+        with pytest.raises(PipesUnavailable, match=message):
             attempt()
     assert path.read_text() == text
 
@@ -235,7 +235,7 @@ def test_a_damaged_line_between_the_marks_is_refused_and_left_as_it_is(path: Pat
     assert path.read_text() == damaged
 
 
-def test_marks_that_were_moved_away_from_their_lines_are_refused(path: Path) -> None:
+def test_marks_moved_away_from_their_lines_are_refused(path: Path) -> None:
     pipes = Pipes(path)
     pipes.add(pipe())
     path.write_text(path.read_text().replace(f"  {BEGIN}", BEGIN).replace(f"  {END}", END))
@@ -251,7 +251,7 @@ def test_two_pipes_of_one_session_are_refused(path: Path) -> None:
         Pipes(path).check()
 
 
-def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
+def test_bytes_that_are_not_text_are_refused(path: Path) -> None:
     path.write_bytes(b"\xff\xfe")
     path.chmod(0o600)
     with pytest.raises(PipesUnavailable, match="UTF-8"):
@@ -259,7 +259,7 @@ def test_bytes_that_are_no_text_are_refused(path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
-def test_a_file_that_is_open_to_others_is_refused_until_it_is_closed(path: Path, mode: int) -> None:
+def test_a_file_that_others_can_read_is_refused_until_its_mode_is_corrected(path: Path, mode: int) -> None:
     pipes = Pipes(path)
     pipes.add(pipe())
     path.chmod(mode)
@@ -269,7 +269,7 @@ def test_a_file_that_is_open_to_others_is_refused_until_it_is_closed(path: Path,
     assert pipes.list() == [pipe()]
 
 
-def test_a_symlink_is_refused(path: Path, tmp_path: Path) -> None:
+def test_a_symbolic_link_is_refused(path: Path, tmp_path: Path) -> None:
     write(tmp_path / "elsewhere", HANDWRITTEN)
     path.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(PipesUnavailable, match="regular file"):
@@ -277,20 +277,20 @@ def test_a_symlink_is_refused(path: Path, tmp_path: Path) -> None:
     assert path.is_symlink()
 
 
-def test_a_missing_directory_is_made(tmp_path: Path) -> None:
+def test_a_missing_directory_is_created(tmp_path: Path) -> None:
     pipes = Pipes(tmp_path / "absent" / "pipe.yaml")
     pipes.add(pipe())
     assert pipes.list() == [pipe()]
 
 
-def test_an_impossible_place_is_told_without_its_path(tmp_path: Path) -> None:
+def test_an_unusable_path_is_reported_without_the_path(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(PipesUnavailable, match="cannot be read or written") as told:
+    with pytest.raises(PipesUnavailable, match="cannot be read or written") as error:
         Pipes(tmp_path / "file" / "pipe.yaml").check()
-    assert str(tmp_path) not in str(told.value)
+    assert str(tmp_path) not in str(error.value)
 
 
-def test_a_file_that_was_removed_is_made_anew(path: Path) -> None:
+def test_a_removed_file_is_created_again(path: Path) -> None:
     pipes = Pipes(path)
     pipes.add(pipe())
     path.unlink()
@@ -327,7 +327,7 @@ def test_a_failure_of_the_disk_loses_nothing(
     assert len(pipes.list()) == 2
 
 
-def test_what_a_killed_process_left_is_cleared_away(path: Path) -> None:
+def test_the_temporary_file_of_a_killed_process_is_removed(path: Path) -> None:
     (path.parent / ".pipe.yaml.tmp").write_text("half")
     Pipes(path).add(pipe())
     assert sorted(os.listdir(path.parent)) == [".pipe.yaml.lock", "pipe.yaml"]
@@ -344,7 +344,7 @@ def full_disk(tmp_path: Path) -> Iterator[Path]:
     os.system(f"umount {directory}")
 
 
-def test_a_full_disk_is_told_and_keeps_what_was_there(full_disk: Path) -> None:
+def test_a_full_disk_is_reported_and_the_file_stays(full_disk: Path) -> None:
     pipes = Pipes(full_disk / "pipe.yaml")
     pipes.add(pipe())
     with pytest.raises(DiskFull, match="full"):
@@ -367,7 +367,7 @@ def _remaining(workers: int) -> set[str]:
     return {f"s{worker}-{number}" for worker in range(workers) for number in range(0, 10, 2)}
 
 
-def test_processes_that_publish_at_once_lose_nothing(path: Path) -> None:
+def test_processes_that_publish_concurrently_lose_nothing(path: Path) -> None:
     workers = [multiprocessing.get_context("spawn").Process(target=_churn, args=(path, n)) for n in range(3)]
     for worker in workers:
         worker.start()
@@ -377,7 +377,7 @@ def test_processes_that_publish_at_once_lose_nothing(path: Path) -> None:
     assert {pipe.session_id for pipe in Pipes(path).list()} == _remaining(3)
 
 
-def test_threads_that_publish_at_once_lose_nothing(path: Path) -> None:
+def test_threads_that_publish_concurrently_lose_nothing(path: Path) -> None:
     pipes = Pipes(path)
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda number: pipes.add(pipe(f"s{number}", f"user{number}")), range(40)))
@@ -409,7 +409,7 @@ def test_a_reader_never_sees_half_a_file(path: Path) -> None:
     assert not broken
 
 
-def test_an_edit_amid_a_publication_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_edit_during_a_publication_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipes = Pipes(path)
     pipes.add(pipe())
     fsync: Callable[[int], None] = os.fsync

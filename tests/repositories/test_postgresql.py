@@ -1,4 +1,4 @@
-"""What a PostgreSQL server may do to the gateway, and what its administrator is told."""
+"""Failures of a PostgreSQL server, and what its administrator is message."""
 
 import threading
 from collections.abc import Iterator
@@ -25,7 +25,7 @@ def database(postgresql_url: DatabaseUrl) -> Iterator[SqlDatabase]:
     database.engine.dispose()
 
 
-def test_several_migrations_at_once_all_succeed(postgresql: PostgresServer) -> None:
+def test_concurrent_migrations_all_succeed(postgresql: PostgresServer) -> None:
     url, failures = DatabaseUrl(postgresql.create()), []
 
     def migrate() -> None:
@@ -55,7 +55,7 @@ def test_migrations_go_down_and_up_again(postgresql_url: DatabaseUrl, database: 
     add(database, session("a"))
 
 
-def test_a_restart_of_the_server_costs_the_transactions_under_way_only(
+def test_a_restart_of_the_server_fails_only_running_transactions(
     postgresql: PostgresServer, database: SqlDatabase
 ) -> None:
     add(database, session("a"))
@@ -70,7 +70,7 @@ def test_a_restart_of_the_server_costs_the_transactions_under_way_only(
         assert rows.get("id-of-a")
 
 
-def test_what_the_database_cannot_hold_is_the_requests_fault(database: SqlDatabase) -> None:
+def test_a_value_the_database_cannot_store_is_an_invalid_request(database: SqlDatabase) -> None:
     with pytest.raises(InvalidRequest), database.begin() as rows:
         rows.user("x" * 100)
     with database.begin() as rows:
@@ -78,22 +78,22 @@ def test_what_the_database_cannot_hold_is_the_requests_fault(database: SqlDataba
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "expected"),
     [
         ({"password": "wrong-p4ssword"}, "password authentication failed"),
         ({"name": "nowhere"}, "does not exist"),
-        ({"host": "/nonexistent"}, "see that the server runs"),
+        ({"host": "/nonexistent"}, "check that the server runs"),
     ],
 )
-def test_a_server_that_cannot_be_used_is_told_in_a_line_without_the_password(
-    postgresql: PostgresServer, change: dict[str, str], told: str
+def test_an_unusable_server_is_reported_in_one_line_without_the_password(
+    postgresql: PostgresServer, change: dict[str, str], expected: str
 ) -> None:
     where = {"password": PASSWORD, "name": "postgres", "host": str(postgresql.directory)} | change
     url = f"postgresql://gateway:{quote(where['password'], '')}@/{where['name']}?host={where['host']}"
     with pytest.raises(StartRefused) as refused:
         schema.require_current(DatabaseUrl(url))
     message = str(refused.value)
-    assert told in message
+    assert expected in message
     assert "\n" not in message
     assert where["password"] not in message
     assert quote(where["password"], "") not in message
@@ -107,7 +107,7 @@ def test_a_password_on_the_command_line_is_refused(postgresql: PostgresServer) -
 
 
 @pytest.mark.parametrize(
-    ("text", "told"),
+    ("text", "message"),
     [
         ("mysql://root@localhost/x", "neither sqlite nor postgresql"),
         ("sessions.db", "absolute path"),
@@ -115,12 +115,12 @@ def test_a_password_on_the_command_line_is_refused(postgresql: PostgresServer) -
         ("postgresql://host:port/x", "no URL"),
     ],
 )
-def test_a_wrong_url_is_told_in_a_line(text: str, told: str) -> None:
-    with pytest.raises(StartRefused, match=told):
+def test_a_wrong_url_is_reported_in_one_line(text: str, message: str) -> None:
+    with pytest.raises(StartRefused, match=message):
         DatabaseUrl(text)
 
 
-def test_a_backup_names_the_servers_own_program(postgresql_url: DatabaseUrl) -> None:
+def test_the_backup_command_refers_to_pg_dump(postgresql_url: DatabaseUrl) -> None:
     done = CliRunner().invoke(command_line, ["backup"], env={"GATEWAY_DB": url_of(postgresql_url)})
     assert "pg_dump" in str(done.exception)
     assert PASSWORD not in str(done.exception)
@@ -130,14 +130,14 @@ def url_of(db: DatabaseUrl) -> str:
     return db.url.render_as_string(hide_password=False)
 
 
-def test_a_database_belongs_to_the_machine_that_asked_first(postgresql_url: DatabaseUrl) -> None:
+def test_a_database_belongs_to_the_first_machine_that_uses_it(postgresql_url: DatabaseUrl) -> None:
     for _ in range(2):
         owner.require_own(postgresql_url, lambda: "mine")
     with pytest.raises(StartRefused, match="gateway take-over"):
         owner.require_own(postgresql_url, lambda: "another")
 
 
-def test_a_database_is_taken_over_once_nobody_works_on_it(postgresql_url: DatabaseUrl) -> None:
+def test_a_database_can_be_taken_over_once_no_gateway_uses_it(postgresql_url: DatabaseUrl) -> None:
     owner.require_own(postgresql_url, lambda: "broken")
     engine = make_engine(postgresql_url)
     with engine.begin() as connection:

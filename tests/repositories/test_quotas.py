@@ -33,7 +33,7 @@ def mounted(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def as_user(home: Path, script: str) -> str:
-    """What the script complains of. Only the working directory is open to the user."""
+    """Return the standard error of the script. The user can write only to the working directory."""
     done = subprocess.run(
         ["sh", "-c", script],
         cwd=home,
@@ -47,12 +47,12 @@ def as_user(home: Path, script: str) -> str:
 
 
 def write_as_user(path: Path, mib: int) -> int:
-    """How many MiB the user could write."""
+    """Return how many MiB the user could write."""
     as_user(path.parent, f"head -c {mib}M /dev/zero > {path.name}")
     return path.stat().st_size // MIB
 
 
-def test_a_user_is_stopped_at_the_quota_and_goes_on_after_removing_something(mounted: Path) -> None:
+def test_a_user_cannot_exceed_the_quota_until_files_are_removed(mounted: Path) -> None:
     workspaces = HostWorkspaces(mounted / "root", 20 * MIB)
     assert workspaces.has_quotas()
     home = workspaces.ensure("user123", UID)
@@ -62,19 +62,19 @@ def test_a_user_is_stopped_at_the_quota_and_goes_on_after_removing_something(mou
     assert write_as_user(home / "third", 5) == 5
 
 
-def test_a_user_is_stopped_at_too_many_files(mounted: Path) -> None:
+def test_a_user_cannot_exceed_the_number_of_files(mounted: Path) -> None:
     home = HostWorkspaces(mounted, 16 * MIB).ensure("user123", UID)
     assert "quota exceeded" in as_user(home, "seq 2000 | xargs touch")
     assert len(os.listdir(home)) <= 1024
 
 
-def test_a_larger_quota_holds_from_the_next_session_on(mounted: Path) -> None:
+def test_a_larger_quota_applies_from_the_next_session_on(mounted: Path) -> None:
     HostWorkspaces(mounted, 8 * MIB).ensure("user123", UID)
     home = HostWorkspaces(mounted, 40 * MIB).ensure("user123", UID)
     assert write_as_user(home / "big", 30) == 30
 
 
-def test_a_file_system_without_quotas_is_seen_to_have_none(tmp_path: Path) -> None:
+def test_a_file_system_without_quotas_is_recognised(tmp_path: Path) -> None:
     subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
     try:
         assert not quotas.are_enforced(tmp_path / "not/yet/there")

@@ -1,4 +1,4 @@
-"""What only SQLite's database has: a file, and copies of it."""
+"""What only SQLite has: a file, and its backups."""
 
 import sqlite3
 import threading
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def test_the_database_is_its_owners_alone(path: Path) -> None:
+def test_only_its_owner_can_read_the_database(path: Path) -> None:
     assert path.stat().st_mode & 0o077 == 0
 
 
@@ -40,13 +40,13 @@ def test_migrations_go_down_and_up_again(path: Path) -> None:
     add(SqlDatabase(DatabaseUrl(path)), session("a"))
 
 
-def test_migrating_again_changes_nothing_and_makes_no_copy(path: Path) -> None:
+def test_migrating_again_changes_nothing_and_makes_no_backup(path: Path) -> None:
     before = sorted(path.parent.iterdir())
     assert schema.upgrade(DatabaseUrl(path)) is None
     assert sorted(path.parent.iterdir()) == before
 
 
-def test_serving_is_refused_without_a_current_schema_and_names_the_command(tmp_path: Path) -> None:
+def test_without_a_current_schema_the_error_names_the_command(tmp_path: Path) -> None:
     path = tmp_path / "sessions.db"
     with pytest.raises(StartRefused, match=f"does not exist.*gateway migrate --db {path}"):
         schema.require_current(DatabaseUrl(path))
@@ -61,7 +61,7 @@ def test_serving_is_refused_without_a_current_schema_and_names_the_command(tmp_p
         schema.require_current(DatabaseUrl(path))
 
 
-def test_several_migrations_at_once_all_succeed(tmp_path: Path) -> None:
+def test_concurrent_migrations_all_succeed(tmp_path: Path) -> None:
     path, failures = tmp_path / "sessions.db", []
 
     def migrate() -> None:
@@ -79,7 +79,7 @@ def test_several_migrations_at_once_all_succeed(tmp_path: Path) -> None:
     schema.require_current(DatabaseUrl(path))
 
 
-def test_an_older_database_is_copied_before_it_is_migrated(path: Path) -> None:
+def test_an_older_database_is_backed_up_before_its_migration(path: Path) -> None:
     add(SqlDatabase(DatabaseUrl(path)), session("a"))
     config = schema.alembic_config()
     with make_engine(DatabaseUrl(path)).begin() as connection:
@@ -100,7 +100,7 @@ def gateway(*arguments: str | Path) -> Result:
     return CliRunner().invoke(command_line, [str(argument) for argument in arguments])
 
 
-def test_a_backup_is_made_while_the_database_is_written_to(path: Path) -> None:
+def test_a_backup_is_consistent_while_the_database_is_written(path: Path) -> None:
     database = SqlDatabase(DatabaseUrl(path))
     add(database, session("a"))
     with database.begin() as rows:
@@ -112,14 +112,14 @@ def test_a_backup_is_made_while_the_database_is_written_to(path: Path) -> None:
         assert rows.user("c").uid == FIRST_UID + 1  # what was not committed is not in it
 
 
-def test_a_backup_without_a_name_stands_beside_the_database(path: Path) -> None:
+def test_a_backup_without_a_name_is_beside_the_database(path: Path) -> None:
     add(SqlDatabase(DatabaseUrl(path)), session("a"))
     copy = Path(gateway("backup", "--db", path).output.strip())
     assert copy.parent == path.parent
     require_private_copy(copy)
 
 
-def test_a_backup_overwrites_nothing_and_leaves_no_half(path: Path, tmp_path: Path) -> None:
+def test_a_backup_overwrites_nothing_and_leaves_no_partial_copy(path: Path, tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("mine")
     refused = gateway("backup", tmp_path / "taken", "--db", path)
     assert "exists already" in str(refused.exception)

@@ -21,7 +21,7 @@ def tick(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("hours", [2, -2])
-def test_a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_lease(bench: Bench, hours: int) -> None:
+def test_setting_the_wall_clock_neither_ends_nor_prolongs_a_lease(bench: Bench, hours: int) -> None:
     session_id = create(bench)
     bench.clock.jump(hours=hours)
     tick(bench)
@@ -37,7 +37,7 @@ def test_a_wall_clock_that_is_set_neither_ends_nor_prolongs_a_lease(bench: Bench
 
 
 @pytest.mark.parametrize("hours", [2, -2])
-def test_people_are_told_the_end_by_the_clock_as_it_is_set(
+def test_the_shown_end_of_a_lease_follows_the_wall_clock(
     bench: Bench, hours: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     session_id = create(bench)
@@ -62,7 +62,7 @@ def test_after_a_reboot_the_wall_clock_decides(bench: Bench) -> None:
     assert bench.client.get(f"/sessions/{over}").json["reason"] == "expired"
 
 
-def test_a_wall_clock_that_is_set_hurries_nobody_who_opens_a_session(bench: Bench) -> None:
+def test_setting_the_wall_clock_does_not_close_a_session_that_opens(bench: Bench) -> None:
     create(bench)
     with bench.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE sessions SET status = 'pending', container_id = NULL")
@@ -74,7 +74,7 @@ def test_a_wall_clock_that_is_set_hurries_nobody_who_opens_a_session(bench: Benc
     assert not session.is_being_opened(bench.clock(), claimed=None)
 
 
-def test_the_kernels_clock_goes_on_and_its_boot_stays() -> None:
+def test_the_kernels_uptime_advances_and_the_boot_id_stays() -> None:
     before, after = clock.read(), clock.read()
     assert before.boot == after.boot
     assert before.uptime <= after.uptime

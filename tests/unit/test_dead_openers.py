@@ -14,7 +14,7 @@ ENDING = "gateway.repositories.sql.rows.SessionRows.end"
 
 @pytest.fixture
 def abandoned(bench: Bench) -> str:
-    """The id of one that is as its opener left it: a row and a claim that nobody holds."""
+    """The id of a session whose opener was killed: a pending row, and a claim that no process holds."""
     opened = bench.sessions.open("user123", timedelta(hours=1)).session
     bench.containers.lose(opened.id)
     with bench.database.engine.begin() as connection:
@@ -22,12 +22,12 @@ def abandoned(bench: Bench) -> str:
     return opened.id
 
 
-def test_its_user_can_delete_it_at_once(bench: Bench, abandoned: str) -> None:
+def test_a_client_can_delete_it_at_once(bench: Bench, abandoned: str) -> None:
     assert bench.sessions.close(abandoned) is True
     assert bench.leftovers() == NOTHING
 
 
-def test_a_deletion_of_it_that_breaks_off_at_the_last_step_is_finished_by_the_next_tick(
+def test_the_next_tick_completes_a_deletion_that_failed_at_the_last_step(
     bench: Bench, abandoned: str, mocker: MockerFixture
 ) -> None:
     broken = mocker.patch(ENDING, side_effect=DatabaseUnavailable("The database does not answer."))
@@ -37,10 +37,10 @@ def test_a_deletion_of_it_that_breaks_off_at_the_last_step_is_finished_by_the_ne
     assert bench.leftovers() == NOTHING
 
 
-def test_the_next_tick_leaves_one_alone_that_became_active_since_it_was_looked_at(
+def test_the_next_tick_keeps_a_session_that_became_active_meanwhile(
     bench: Bench, abandoned: str, mocker: MockerFixture
 ) -> None:
-    """Its opener was slow, not dead: it is judged by its row as it is now."""
+    """Its opener was slow, not dead. The current row decides."""
     gpus = bench.gpus.list
 
     def activate_meanwhile() -> object:
@@ -57,7 +57,7 @@ def test_the_next_tick_leaves_one_alone_that_became_active_since_it_was_looked_a
     assert session.status == Status.ACTIVE
 
 
-def test_a_session_that_is_refused_leaves_no_files(bench: Bench) -> None:
+def test_a_refused_session_leaves_no_files(bench: Bench) -> None:
     bench.sessions.open("user123", timedelta(hours=1), "7g.40gb")
     with pytest.raises(NoCapacity):
         bench.sessions.open("user456", timedelta(hours=1))

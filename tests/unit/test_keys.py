@@ -43,7 +43,7 @@ def test_the_same_key_twice_counts_once(public_key: str) -> None:
     assert len(ssh_keys.parse_public_keys([public_key, public_key])) == 1
 
 
-def test_a_private_key_is_refused_without_being_repeated() -> None:
+def test_a_private_key_is_refused_and_not_quoted() -> None:
     pair = ssh_keys.make_pair()
     [problem] = problems(pair.private)
     assert "PRIVATE" in problem
@@ -65,11 +65,11 @@ def test_options_before_a_key_are_refused(public_key: str) -> None:
         "ssh-rsa AAAAC3NzaC1lZDI1NTE5AAAAIJ7a2k1q5y3rZJ1J4a1J1q0q4n1b0d9G0lq6J6s1b2m3",
     ],
 )
-def test_what_is_no_public_key_is_refused(line: str) -> None:
+def test_a_line_that_is_not_a_public_key_is_refused(line: str) -> None:
     assert problems(line)[0].startswith("Key 1: ")
 
 
-def test_a_newline_inside_a_key_cannot_bring_a_second_one(public_key: str) -> None:
+def test_a_newline_inside_a_key_cannot_add_a_second_one(public_key: str) -> None:
     assert problems(f"{public_key}\n{public_key}")
 
 
@@ -78,7 +78,7 @@ def test_a_weak_rsa_key_is_refused(tmp_path: Path) -> None:
     assert "1024 bits" in problems(public)[0]
 
 
-def test_each_bad_key_is_named_by_its_place(public_key: str) -> None:
+def test_each_invalid_key_is_named_by_its_position(public_key: str) -> None:
     assert [problem.split(":")[0] for problem in problems("x", public_key, "y")] == ["Key 1", "Key 3"]
 
 

@@ -33,7 +33,7 @@ def session(status: Status) -> Session:
 
 @pytest.mark.parametrize("old", Status)
 @pytest.mark.parametrize("new", Status)
-def test_a_session_only_ever_goes_forward(old: Status, new: Status) -> None:
+def test_the_status_of_a_session_only_moves_forward(old: Status, new: Status) -> None:
     changing = session(old)
     if (old, new) in FORWARD:
         changing.status = new
@@ -63,7 +63,7 @@ def test_an_active_session_is_not_activated_again() -> None:
     assert active.container_id == "container"
 
 
-def test_a_session_that_was_closed_while_it_was_opened_stays_closing() -> None:
+def test_a_session_closed_while_it_opens_stays_closing() -> None:
     closing = session(Status.CLOSING)
     closing.activate(started("container"))
     assert (closing.status, closing.container_id) == (Status.CLOSING, "container")

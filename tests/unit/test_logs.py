@@ -16,7 +16,7 @@ def record(message: str, **extra: Any) -> logging.LogRecord:
     return made
 
 
-def test_an_event_is_a_line_of_fields() -> None:
+def test_an_event_is_one_line_of_fields() -> None:
     with audit.acting("ci"):
         line = Text().format(record("session opened", session_id="9d0a", user_id="user123", reason=None))
     assert line == (
@@ -25,34 +25,34 @@ def test_an_event_is_a_line_of_fields() -> None:
     )
 
 
-def test_nobody_in_particular_is_not_named() -> None:
+def test_the_default_actor_is_not_shown() -> None:
     assert "actor" not in Text().format(record("stopped"))
 
 
 @pytest.mark.parametrize("fact", ["a b", "", 'say "no"', "a=b", "two\nlines", "é", "\x1b[31m"])
-def test_no_fact_breaks_its_line_or_forges_a_field(fact: str) -> None:
+def test_no_value_breaks_its_line_or_forges_a_field(fact: str) -> None:
     line = Text().format(record("denied", detail=fact))
     assert line.endswith(f" detail={json.dumps(fact)}")
     assert line.isprintable()
 
 
 @pytest.mark.parametrize("form", [Text(), Json()])
-def test_a_defect_with_its_traceback_is_one_line(form: logging.Formatter) -> None:
-    told = record("a defect")
+def test_an_error_with_its_traceback_is_one_line(form: logging.Formatter) -> None:
+    failed = record("an internal error")
     try:
         raise ValueError("no\nsuch thing")
     except ValueError:
-        told.exc_info = sys.exc_info()
-    line = form.format(told)
+        failed.exc_info = sys.exc_info()
+    line = form.format(failed)
     assert "Traceback" in line
     assert "such thing" in line
     assert "\n" not in line
 
 
-def test_json_has_the_same_facts() -> None:
+def test_json_has_the_same_fields() -> None:
     with audit.acting("reaper"):
-        told = json.loads(Json().format(record("session ended", session_id="9d0a", connections=3)))
-    assert told == {
+        fields = json.loads(Json().format(record("session ended", session_id="9d0a", connections=3)))
+    assert fields == {
         "time": "2025-01-17T08:00:00.250Z",
         "level": "info",
         "logger": "gateway.services.sessions",

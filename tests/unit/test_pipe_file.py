@@ -38,7 +38,7 @@ def test_a_pipe_is_read_back_as_it_was_written() -> None:
     assert Pipe.of(file.entry(file.line(pipe()))) == pipe()
 
 
-def test_a_pipe_says_what_sshpiper_reads() -> None:
+def test_a_pipe_has_the_fields_that_sshpiper_reads() -> None:
     made = pipe(username="user123", host="10.0.0.9", port=2222)
     [entry] = YAML(typ="safe").load(published("", made))["pipes"]
     [source], target = entry["from"], entry["to"]
@@ -49,7 +49,7 @@ def test_a_pipe_says_what_sshpiper_reads() -> None:
     assert b64decode(target["known_hosts_data"]).decode() == f"[10.0.0.9]:2222 {made.host_key}\n"
 
 
-def test_the_port_of_ssh_itself_stands_without_brackets_in_known_hosts() -> None:
+def test_port_22_has_no_brackets_in_known_hosts() -> None:
     target = pipe(host="10.0.0.9", port=22).entry()["to"]
     assert b64decode(target["known_hosts_data"]).decode().startswith("10.0.0.9 ssh-ed25519 ")
 
@@ -101,15 +101,15 @@ PRIVATE, PUBLIC = key_pair()
         {"port": "22"},
     ],
 )
-def test_a_pipe_that_is_not_whole_cannot_be_made(changes: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match="A pipe cannot be made"):
+def test_an_incomplete_pipe_cannot_be_constructed(changes: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="of the pipe is invalid"):
         pipe(**changes)  # type: ignore[arg-type]
 
 
 # Where the gateway's pipes go.
 
 
-def test_an_empty_file_becomes_a_whole_one() -> None:
+def test_an_empty_file_becomes_a_complete_one() -> None:
     text = published("", pipe())
     assert YAML(typ="safe").load(text)["version"] == "1.0"
     assert usernames(text) == ["user123"]
@@ -131,7 +131,7 @@ def test_an_empty_file_becomes_a_whole_one() -> None:
     ],
     ids=["plain", "comments", "indented", "blank", "document", "crlf", "bom", "unicode", "block", "anchors"],
 )
-def test_handwritten_parts_are_kept_byte_for_byte_and_come_first(text: str) -> None:
+def test_hand_written_parts_are_kept_byte_for_byte_and_come_first(text: str) -> None:
     once = published(text, pipe())
     assert without_ours(once) == text
     assert usernames(once) == ["admin", "user123"]
@@ -141,14 +141,14 @@ def test_handwritten_parts_are_kept_byte_for_byte_and_come_first(text: str) -> N
 @pytest.mark.parametrize(
     "text", ["pipes:\n", "version: 1\npipes:\nother: 2\n", "pipes:  # none yet\nother: 2\n"]
 )
-def test_an_empty_list_takes_the_pipes(text: str) -> None:
+def test_an_empty_list_receives_the_pipes(text: str) -> None:
     once = published(text, pipe())
     assert without_ours(once) == text
     assert usernames(once) == ["user123"]
 
 
 @pytest.mark.parametrize("none", ["[]", "null", "~", "[\n]"])
-def test_a_list_that_is_written_as_empty_makes_room(none: str) -> None:
+def test_a_list_written_as_empty_receives_the_pipes(none: str) -> None:
     once = published(f"version: 1\npipes: {none}\nother: 2\n", pipe())
     assert usernames(once) == ["user123"]
     assert YAML(typ="safe").load(once)["other"] == 2
@@ -161,18 +161,18 @@ def test_a_file_without_a_list_gets_one(text: str) -> None:
     assert usernames(once) == ["user123"]
 
 
-def test_a_last_line_without_an_end_gets_one() -> None:
+def test_a_last_line_without_a_newline_gets_one() -> None:
     text = f"pipes:\n{HANDWRITTEN}"
     assert usernames(published(text, pipe())) == ["admin", "user123"]
 
 
-def test_what_is_written_below_the_marks_stays_below() -> None:
+def test_lines_below_the_marks_stay_below() -> None:
     text = published("", pipe()) + "  - from:\n    - username: late\n    to: {}\n"
     assert usernames(text) == ["user123", "late"]
     assert published(text).endswith("username: late\n    to: {}\n")
 
 
-def test_each_line_ends_and_is_indented_as_the_file_has_it() -> None:
+def test_each_line_has_the_newline_and_indentation_of_the_file() -> None:
     text = f"pipes:\n{HANDWRITTEN}\n".replace("\n", "\r\n  ").rstrip(" ")
     text = published(text, pipe())
     ours = next(line for line in text.splitlines(keepends=True) if "session_id" in line)
@@ -205,7 +205,7 @@ def test_each_line_ends_and_is_indented_as_the_file_has_it() -> None:
         "\x00",
     ],
 )
-def test_what_could_be_misunderstood_is_refused(text: str) -> None:
+def test_a_file_that_could_be_misread_is_refused(text: str) -> None:
     with pytest.raises(PipesUnavailable, match="pipe"):
         PipeFile.parse(text)
 
@@ -226,7 +226,7 @@ GOOD = published("", pipe())
     ],
     ids=["no end", "no begin", "twice", "swapped", "elsewhere", "in a text", "broken below"],
 )
-def test_marks_that_do_not_mark_are_refused(damaged: str) -> None:
+def test_missing_or_misplaced_marks_are_refused(damaged: str) -> None:
     with pytest.raises(PipesUnavailable):
         PipeFile.parse(damaged)
 
@@ -243,23 +243,23 @@ def test_marks_that_do_not_mark_are_refused(damaged: str) -> None:
         lambda line: line.replace("}}", "}, 7}"),
     ],
 )
-def test_a_line_between_the_marks_that_is_not_the_gateway_s_is_refused(change: object) -> None:
+def test_a_foreign_line_between_the_marks_is_refused(change: object) -> None:
     file = PipeFile.parse(GOOD)
     with pytest.raises(PipesUnavailable):
         file.entry(change(file.lines[0]))  # type: ignore[operator]
 
 
-def test_what_is_wrong_is_told_without_quoting_the_file() -> None:
-    with pytest.raises(PipesUnavailable) as told:
+def test_an_error_does_not_quote_the_file() -> None:
+    with pytest.raises(PipesUnavailable) as error:
         PipeFile.parse("pipes:\n- from: []\n  to: {private_key_data: SECRET\n")
-    assert "SECRET" not in str(told.value)
-    assert "line" in str(told.value)
+    assert "SECRET" not in str(error.value)
+    assert "line" in str(error.value)
 
 
 @pytest.mark.parametrize("missing", ["session_id", "from", "to"])
-def test_a_line_that_lacks_a_part_is_no_pipe(missing: str) -> None:
+def test_a_line_without_a_required_field_is_not_a_pipe(missing: str) -> None:
     entry = {name: value for name, value in pipe().entry().items() if name != missing}
-    with pytest.raises(ValueError, match="not a pipe"):
+    with pytest.raises(ValueError, match="does not describe a pipe"):
         Pipe.of(entry)
 
 

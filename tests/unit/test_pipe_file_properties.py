@@ -71,7 +71,7 @@ def written(document: dict[str, Any], style: str) -> str:
 @given(
     st.sampled_from(["session_id", "username", "host", "private_key", "host_key", "public_keys"]), SMUGGLED
 )
-def test_no_field_of_a_pipe_makes_two_of_it_or_another(field: str, text: str) -> None:
+def test_no_value_of_a_field_adds_or_changes_a_pipe(field: str, text: str) -> None:
     change: dict[str, Any] = {field: (text,) if field == "public_keys" else text}
     try:
         made = pipe(**change)
@@ -85,7 +85,7 @@ def test_no_field_of_a_pipe_makes_two_of_it_or_another(field: str, text: str) ->
 
 @thorough
 @given(DOCUMENTS, st.sampled_from(["block", "indented", "flow"]))
-def test_what_somebody_wrote_keeps_its_meaning_and_comes_first(document: dict[str, Any], style: str) -> None:
+def test_hand_written_content_keeps_its_meaning_and_comes_first(document: dict[str, Any], style: str) -> None:
     text = written(document, style)
     try:
         whole = published(text)
@@ -100,7 +100,7 @@ def test_what_somebody_wrote_keeps_its_meaning_and_comes_first(document: dict[st
 @thorough
 @given(st.one_of(st.text(max_size=80), st.lists(st.sampled_from(LINES), max_size=8).map("\n".join)))
 @example(f"pipes:\n{BEGIN}\n{END}\n{BEGIN}\n")
-def test_any_text_is_refused_or_loses_nothing(text: str) -> None:
+def test_any_text_is_refused_or_kept(text: str) -> None:
     try:
         whole = published(text)
     except PipesUnavailable:

@@ -1,25 +1,26 @@
-"""Disk quotas of users, as the kernel keeps them: quotactl_fd(2), which asks for no block device and no tool.
+"""The kernel's user quotas, by quotactl_fd(2), which needs neither a block device nor a program.
 
-Of users, not of projects: the owner of a file may move it to another project (`chattr -p`), and out of its
-quota; whose it is he cannot change.
+User quotas, not project quotas: the owner of a file can move it to another project (`chattr -p`) and so out
+of the quota, but cannot give it to another user.
 """
 
 import ctypes
 import os
 from pathlib import Path
 
-# linux/quota.h, linux/dqblk_xfs.h; the call has one number on every architecture, since Linux 5.14
+# From linux/quota.h and linux/dqblk_xfs.h. Linux has the call since 5.14, with one number on every
+# architecture.
 _QUOTACTL_FD = 443
 _SET_QUOTA, _GET_STATE = 0x800008, 0x5805
 _OF_USERS = 0
 _LIMITS_ENFORCED = 1 << 1
 _BLOCK_AND_INODE_LIMITS = 1 | 4
 _BLOCK_BYTES = 1024
-_BYTES_PER_INODE = 16 * 1024  # mkfs.ext4's own ratio: nobody gets more of the inodes than of the bytes
+_BYTES_PER_INODE = 16 * 1024  # the default of mkfs.ext4, so that inodes last as long as bytes
 
 
 class _State(ctypes.Structure):
-    """struct fs_quota_stat, as far as its flags; the kernel writes 80 bytes."""
+    """struct fs_quota_stat; only its flags are read. The kernel writes 80 bytes."""
 
     _fields_ = [("version", ctypes.c_int8), ("flags", ctypes.c_uint16), ("rest", ctypes.c_char * 96)]
 
@@ -41,20 +42,19 @@ class _Limits(ctypes.Structure):
 
 
 def are_enforced(directory: Path) -> bool:
-    """Whether the file system of `directory`, or of what is above it as long as it is not there, keeps users
-    to limits."""
+    """Whether the file system of `directory`, or of its nearest existing parent, enforces user quotas."""
     while not directory.exists():
         directory = directory.parent
     state = _State()
     try:
         _quotactl(directory, _GET_STATE, 0, state)
-    except OSError:  # it has none, or the kernel does not have the call
+    except OSError:  # the file system has no quotas, or the kernel lacks the call
         return False
     return bool(state.flags & _LIMITS_ENFORCED)
 
 
 def limit(directory: Path, uid: int, size: int) -> None:
-    """On the file system of `directory`, `uid` holds at most `size` bytes. Raises `OSError`."""
+    """Limit `uid` to `size` bytes on the file system of `directory`. Raises `OSError`."""
     blocks, inodes = size // _BLOCK_BYTES, size // _BYTES_PER_INODE
     limits = _Limits(hard_blocks=blocks, soft_blocks=blocks, hard_inodes=inodes, soft_inodes=inodes)
     limits.valid = _BLOCK_AND_INODE_LIMITS

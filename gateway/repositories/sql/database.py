@@ -1,4 +1,4 @@
-"""The database, SQLite or PostgreSQL: transactions over its rows, and how its failures read."""
+"""The database, SQLite or PostgreSQL: transactions over its rows, and the translation of its errors."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -14,50 +14,53 @@ from gateway.repositories.sql.rows import SessionRows
 
 
 def make_engine(db: DatabaseUrl) -> Engine:
-    """An engine whose transactions come one after another, unless they are `read_only`."""
+    """Return an engine whose transactions run one after another, except `read_only` ones."""
     return postgresql.make_engine(db.url) if db.path is None else sqlite.make_engine(db.path)
 
 
 def make_read_only_engine(db: DatabaseUrl) -> Engine:
-    """An engine for one look, which changes nothing: see `sqlite.make_read_only_engine`."""
+    """Return an engine that changes nothing; see `sqlite.make_read_only_engine`."""
     if db.path is not None:
         return sqlite.make_read_only_engine(db.path)
     return reading(postgresql.make_engine(db.url))
 
 
 def reading(engine: Engine) -> Engine:
-    """The same connections, without transactions: each statement sees what is committed by then."""
+    """Return `engine` without transactions: each statement sees what is committed when it runs."""
     if engine.dialect.name == "postgresql":
         return engine.execution_options(read_only=True, isolation_level="AUTOCOMMIT")
     return engine.execution_options(read_only=True)  # the connections are in that mode already
 
 
 class SqlDatabase:
-    """Transactions over the sessions' rows. Rows stay readable after their transaction is over."""
+    """Transactions over the gateway's rows. Rows stay readable after their transaction ends."""
 
     def __init__(self, db: DatabaseUrl, engine: Callable[[DatabaseUrl], Engine] = make_engine) -> None:
         self.engine = engine(db)
-        # SQLite lets those who wait for its lock try again after ever longer pauses; with many threads some
-        # would never be lucky. PostgreSQL's queue is fair, but each in it holds a connection. Threads queue
-        # here, so that only processes contend there.
+        # Threads queue here, so that only processes contend for the database's lock. SQLite has no queue: a
+        # waiting thread polls with growing pauses, so some threads would time out. PostgreSQL's queue is
+        # fair, but each waiting thread would hold a connection.
         self._writing = threading.Lock()
         self._begin = orm.sessionmaker(self.engine, expire_on_commit=False)
         self._read = orm.sessionmaker(reading(self.engine), expire_on_commit=False)
 
     @contextmanager
     def begin(self) -> Iterator[SessionRows]:
-        """A transaction that may write, committed when the block ends without an error."""
+        """Begin a transaction that may write. It is committed if the block ends without an error."""
         with self._writing, translated_errors(), self._begin.begin() as session:
             yield SessionRows(session)
 
     @contextmanager
     def read(self) -> Iterator[SessionRows]:
-        """Reads without a transaction, waiting for nobody: each statement sees what is committed by then."""
+        """Read without a transaction and without locks.
+
+        Each statement sees what is committed when it runs.
+        """
         with translated_errors(), self._read() as session:
             yield SessionRows(session)
 
     def check(self) -> None:
-        """Raises `DatabaseUnavailable` when the database does not answer."""
+        """Raise `DatabaseUnavailable` if the database does not answer."""
         with translated_errors(), self.engine.connect() as connection:
             connection.execute(text("SELECT 1"))
 
@@ -66,20 +69,22 @@ class SqlDatabase:
 def translated_errors() -> Iterator[None]:
     try:
         yield
-    except DataError as error:  # SQLite keeps any text; PostgreSQL none that is too long or holds a NUL
-        raise InvalidRequest(f"The database cannot hold a value of this request ({cause(error)}).") from error
+    except DataError as error:  # PostgreSQL, unlike SQLite, refuses long texts and NUL characters
+        raise InvalidRequest(
+            f"The database cannot store a value of this request ({cause(error)})."
+        ) from error
     except SQLAlchemyError as error:
         if _is_disk_full(error):
             raise DiskFull(
-                "The disk of the session database is full; nothing was changed. Free some space."
+                "The disk of the session database is full: free some space. Nothing was changed."
             ) from error
         raise DatabaseUnavailable(
-            f"The session database did not answer ({cause(error)}); try again shortly."
+            f"The session database did not answer ({cause(error)}): try again shortly."
         ) from error
 
 
 def cause(error: SQLAlchemyError) -> str:
-    """The driver's own words, in a line."""
+    """Return the driver's message as one line."""
     if not isinstance(error, DBAPIError):
         return type(error).__name__
     return postgresql.cause(error.orig) if hasattr(error.orig, "diag") else str(error.orig)

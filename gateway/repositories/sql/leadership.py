@@ -1,4 +1,4 @@
-"""Which of the processes that share a database reaps: a file lock says so, or a lease in PostgreSQL."""
+"""Leadership among the processes that share a database: a file lock, or a row in PostgreSQL."""
 
 import fcntl
 import os
@@ -19,13 +19,13 @@ from gateway.domain.models import Deployment
 from gateway.errors import DatabaseUnavailable
 from gateway.repositories.sql.database import make_engine, reading, translated_errors
 
-LEASE_SECONDS = 1.5
+TERM_SECONDS = 1.5
 _RENEW_SECONDS = 0.3
-_LEASE = timedelta(seconds=LEASE_SECONDS)
+_TERM = timedelta(seconds=TERM_SECONDS)
 
 
-class FileLock:
-    """The lock goes with its process. The file's time of change is the last tick, for all to see."""
+class FileLeadership:
+    """Leadership by a lock on a file, which ends with the process. The file's mtime is the last tick."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -60,8 +60,11 @@ class FileLock:
             return None
 
     def leader(self) -> str | None:
-        """A shared lock, let go at once, tells whether anybody leads without becoming the leader; the
-        kernel's list names those that this process may see."""
+        """Return the process that leads, None if there is none.
+
+        A shared lock, released at once, shows whether a process leads. /proc/locks has its id, if this
+        process can see it.
+        """
         try:
             with open(self._path, "rb") as file:
                 inode = os.fstat(file.fileno()).st_ino
@@ -69,46 +72,46 @@ class FileLock:
         except FileNotFoundError:
             return None
         except BlockingIOError:
-            return next((f"process {pid}" for pid in _holders(inode)), "a process not seen from here")
+            return next((f"process {pid}" for pid in _holders(inode)), "a process in another PID namespace")
         return None
 
 
-class DatabaseLease:
-    """A lease in PostgreSQL, by the server's clock, renewed by a thread as long as it is held.
+class DatabaseLeadership:
+    """Leadership for terms of `TERM_SECONDS` in PostgreSQL, by the server's clock. A thread renews the term.
 
-    Not an advisory lock, which would be simpler: the server keeps that for a process that is frozen, or was
-    cut off without a farewell, until TCP gives up. The holder itself counts from before it asked, on a clock
-    that cannot be set and goes on while the process is stopped: it knows that its lease is over no later than
-    the others do.
+    An advisory lock would be simpler, but the server keeps it until TCP times out for a process that is
+    stopped or left the network. The leader measures its term from before each request, on a clock that nobody
+    can set and that runs while the process is stopped. So it knows that its term is over no later than the
+    others do.
     """
 
     def __init__(self, db: DatabaseUrl) -> None:
-        self.engine = reading(make_engine(db))  # each statement commits by itself: nothing is held meanwhile
-        self._me = f"{socket.gethostname()[:64]}/{secrets.token_hex(8)}"
-        self._until = 0.0
+        self.engine = reading(make_engine(db))  # each statement commits by itself, so no lock is held
+        self._name = f"{socket.gethostname()[:64]}/{secrets.token_hex(8)}"
+        self._term_ends = 0.0
         self._released = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._renewer: threading.Thread | None = None
 
     def acquire(self) -> bool:
-        if not self._ask():
+        if not self._request_term():
             return False
         self._released.clear()
-        self._keeper = threading.Thread(target=self._keep, name="lease", daemon=True)
-        self._keeper.start()
+        self._renewer = threading.Thread(target=self._renew, name="leadership", daemon=True)
+        self._renewer.start()
         return True
 
     def held(self) -> bool:
-        return time.monotonic() < self._until
+        return time.monotonic() < self._term_ends
 
     def release(self) -> None:
         self._released.set()
-        if self._keeper is not None:
-            self._keeper.join(timeout=LEASE_SECONDS)
-        self._until = 0.0
-        self._set(Deployment.leader == self._me, leader=None, lease_until=None)
+        if self._renewer is not None:
+            self._renewer.join(timeout=TERM_SECONDS)
+        self._term_ends = 0.0
+        self._set(Deployment.leader == self._name, leader=None, lease_until=None)
 
     def tick(self) -> None:
-        self._set(Deployment.leader == self._me, ticked_at=func.now())
+        self._set(Deployment.leader == self._name, ticked_at=func.now())
 
     def last_tick(self) -> datetime | None:
         with translated_errors(), self.engine.connect() as connection:
@@ -116,24 +119,27 @@ class DatabaseLease:
 
     def leader(self) -> str | None:
         with translated_errors(), self.engine.connect() as connection:
-            holds = Deployment.lease_until > func.now()
-            return connection.scalar(select(Deployment.leader).where(holds))
+            in_term = Deployment.lease_until > func.now()
+            return connection.scalar(select(Deployment.leader).where(in_term))
 
-    def _keep(self) -> None:
+    def _renew(self) -> None:
         while self.held() and not self._released.wait(_RENEW_SECONDS):
             with suppress(DatabaseUnavailable):
-                if not self._ask():
-                    self._until = 0.0
+                if not self._request_term():
+                    self._term_ends = 0.0
 
-    def _ask(self) -> bool:
-        """Compare and set: the lease, if it is ours, or over, or was given by a clock that was set back."""
-        asked = time.monotonic()
-        over = not_(Deployment.lease_until.between(func.now(), func.now() + _LEASE))
-        free = or_(Deployment.leader == self._me, Deployment.lease_until.is_(None), over)
-        given = self._set(free, leader=self._me, lease_until=func.now() + _LEASE)
-        if given:
-            self._until = asked + LEASE_SECONDS
-        return given
+    def _request_term(self) -> bool:
+        """Compare and set: take a new term if this process leads, or no term is running.
+
+        A term that ends too far in the future counts as over: the server's clock was set back.
+        """
+        requested = time.monotonic()
+        over = not_(Deployment.lease_until.between(func.now(), func.now() + _TERM))
+        free = or_(Deployment.leader == self._name, Deployment.lease_until.is_(None), over)
+        granted = self._set(free, leader=self._name, lease_until=func.now() + _TERM)
+        if granted:
+            self._term_ends = requested + TERM_SECONDS
+        return granted
 
     def _set(self, condition: ColumnElement[bool], **values: Any) -> bool:
         with translated_errors(), self.engine.connect() as connection:
@@ -141,7 +147,7 @@ class DatabaseLease:
 
 
 def _holders(inode: int) -> Iterator[str]:
-    """Ids of processes that hold a lock on that file, not of those that wait for one."""
+    """Return the ids of the processes that hold a lock on the file, without those that wait for one."""
     for line in Path("/proc/locks").read_text().splitlines():
         _number, kind, *others = line.split()
         if kind == "FLOCK" and others[3].endswith(f":{inode}"):

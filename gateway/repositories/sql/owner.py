@@ -1,6 +1,6 @@
-"""Whose sessions a PostgreSQL database holds: those of one machine.
+"""The machine that owns the sessions of a PostgreSQL database.
 
-Another machine's gateway would find none of their containers, and close every one of them.
+A gateway on another machine would find none of their containers and close every session.
 """
 
 from collections.abc import Callable
@@ -14,9 +14,9 @@ from gateway.repositories.sql.database import make_engine, translated_errors
 
 
 def require_own(db: DatabaseUrl, identify: Callable[[], str]) -> None:
-    """Raises `StartRefused` when `db` is another machine's; the first that asks has it."""
+    """Raise `StartRefused` if another machine owns `db`. A database without an owner gets this one."""
     if db.path is not None:
-        return  # a file is where its machine is
+        return  # an SQLite file is on the machine that uses it
     machine = identify()
     engine = make_engine(db)
     try:
@@ -29,20 +29,20 @@ def require_own(db: DatabaseUrl, identify: Callable[[], str]) -> None:
     if owner != machine:
         raise StartRefused(
             f"The database {db} holds the sessions of another machine: give each a database of its own. "
-            "If this machine has taken that one's place, run `gateway take-over`."
+            "If this machine replaces the other one, run `gateway take-over`."
         )
 
 
 def take_over(db: DatabaseUrl, machine: str) -> None:
-    """From now on `db` holds the sessions of `machine`. Raises `StartRefused` while a gateway works on it."""
+    """Make `machine` the owner of `db`. Raises `StartRefused` while a gateway uses the database."""
     if db.path is not None:
-        raise StartRefused(f"{db} is SQLite's: a file has no machine, there is nothing to take over.")
+        raise StartRefused(f"{db} is an SQLite database, which needs no take-over: start the gateway.")
     engine = make_engine(db)
     idle = or_(Deployment.lease_until.is_(None), Deployment.lease_until < func.now())
     try:
         with translated_errors(), engine.begin() as connection:
-            taken = connection.execute(update(Deployment).where(idle).values(machine=machine)).rowcount
+            updated = connection.execute(update(Deployment).where(idle).values(machine=machine)).rowcount
     finally:
         engine.dispose()
-    if not taken:
-        raise StartRefused(f"A gateway still works on the database {db}: stop it first.")
+    if not updated:
+        raise StartRefused(f"A gateway still uses the database {db}: stop it first.")

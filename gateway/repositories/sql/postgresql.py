@@ -1,4 +1,4 @@
-"""PostgreSQL: transactions one at a time, as SQLite's are, and failures in a line."""
+"""PostgreSQL: an engine with one writer at a time, and its errors as one line."""
 
 from typing import Any
 
@@ -7,16 +7,16 @@ from sqlalchemy.engine import URL
 
 from gateway.errors import StartRefused
 
-# One writer at a time, as with SQLite, so that whoever decides something (which slice is free, whether the
-# user has a session) has seen all that was decided before. SERIALIZABLE promises as much, but what fails
-# there must be run again, which a `with` block cannot. The lock belongs to the transaction and goes with it,
-# and with its connection. Its number is ours alone within the database.
+# One writer at a time, as with SQLite, so that each decision (which placement is free, whether the user has a
+# session) sees all earlier ones. SERIALIZABLE would give the same guarantee, but its failed transactions must
+# be repeated, which a `with` block cannot do. The transaction holds the lock, so the lock ends with it or
+# with its connection. No other program uses this number in the gateway's database.
 _ONE_WRITER = int.from_bytes(b"gateway")
 
-_CONNECTIONS_KEPT = 8  # a worker; the server's own default has room for 100 in all
-_WAIT_FOR_ONE_SECONDS = 10
+_POOL_SIZE = 8  # connections of each worker; by default the server allows 100 in total
+_POOL_TIMEOUT_SECONDS = 10
 
-# Of libpq; the URL may say otherwise. A server that vanished from the network is noticed.
+# Parameters of libpq, which the URL can override. The keepalives detect a server that left the network.
 _CONNECTING = {
     "application_name": "gpu-ssh-gateway",
     "connect_timeout": "5",
@@ -26,8 +26,8 @@ _CONNECTING = {
     "tcp_user_timeout": "10000",
 }
 
-# A transaction takes milliseconds. The last one: a process that is frozen within a transaction keeps the
-# others waiting no longer than this.
+# A transaction takes milliseconds. The last limit is for a process that stops inside a transaction: others
+# wait no longer than this.
 _LIMITS = """
     SET statement_timeout = '10s';
     SET lock_timeout = '5s';
@@ -36,20 +36,20 @@ _LIMITS = """
 
 
 def make_engine(url: URL) -> Engine:
-    """Raises `StartRefused` when the driver is missing."""
+    """Return an engine for `url`. Raises `StartRefused` if the driver is not installed."""
     try:
         engine = create_engine(
             url.set(query=_CONNECTING | dict(url.query)),
-            pool_size=_CONNECTIONS_KEPT,
+            pool_size=_POOL_SIZE,
             max_overflow=0,
-            pool_timeout=_WAIT_FOR_ONE_SECONDS,
-            pool_pre_ping=True,  # the server may have been restarted since
-            use_native_hstore=False,  # one question less for each connection
-            hide_parameters=True,  # rows hold private keys, which an error would quote to the log
+            pool_timeout=_POOL_TIMEOUT_SECONDS,
+            pool_pre_ping=True,  # the server may have restarted
+            use_native_hstore=False,  # saves one query for each new connection
+            hide_parameters=True,  # an error in the log would otherwise quote private keys
         )
     except ImportError as error:
         raise StartRefused(
-            "--db (GATEWAY_DB): PostgreSQL's driver is missing here: "
+            "--db (GATEWAY_DB): the PostgreSQL driver is not installed: run "
             "`pip install 'gpu-ssh-gateway[postgresql]'`."
         ) from error
 
@@ -58,7 +58,7 @@ def make_engine(url: URL) -> Engine:
         connection.execute(_LIMITS)
         connection.commit()
 
-    # READ COMMITTED, the server's default: each statement after the lock sees what the last writer committed.
+    # The isolation is READ COMMITTED, the default: after the lock, each statement sees all earlier commits.
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if not connection.get_execution_options().get("read_only"):
@@ -68,7 +68,7 @@ def make_engine(url: URL) -> Engine:
 
 
 def cause(error: Any) -> str:
-    """What a failure of the driver's says, in a line without SQL, values or addresses."""
+    """Return the message of a driver error as one line, without SQL, values and addresses."""
     first_line: str = str(error).partition("\n")[0]
     return error.diag.message_primary or first_line.rpartition("failed: ")[2]
 

@@ -1,4 +1,4 @@
-"""Live sessions, ended ones, users, cordons, tokens and events, as rows inside one transaction."""
+"""The database's rows inside one transaction: sessions, users, cordons, tokens and events."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from gateway.domain.models import (
 )
 from gateway.errors import SessionEnded, SessionNotFound
 
-_DEMAND_OF = 1000  # the latest sessions say what will be asked for
+_DEMAND_SAMPLE = 1000  # latest ended sessions, from which later demand is estimated
 
 
 class SessionRows:
-    """The verbs of one transaction; `SqlDatabase.begin()` and `.read()` hand it out."""
+    """The operations of one transaction; `SqlDatabase.begin()` and `.read()` return it."""
 
     def __init__(self, session: orm.Session) -> None:
         self._session = session
@@ -37,9 +37,10 @@ class SessionRows:
         return self._session.get(Session, session_id)
 
     def live(self, session_id: str, owner: str | None = None) -> Session:
-        """Raises `SessionNotFound` for an id that never was, `SessionEnded` for one that is over.
+        """Return a live session.
 
-        With `owner`, other users' sessions are as if they never were.
+        Raises `SessionNotFound` for an unknown id, `SessionEnded` for an ended session. With `owner`, other
+        users' sessions count as unknown.
         """
         session = self.get(session_id)
         if session and owner in (None, session.user_id):
@@ -53,29 +54,29 @@ class SessionRows:
         return self._session.scalar(select(Session).where(Session.user_id == user_id))
 
     def list(self) -> Sequence[Session]:
-        """Every live session, oldest first."""
+        """Return every live session, oldest first."""
         return self._session.scalars(select(Session).order_by(Session.created_at, Session.id)).all()
 
     def expired(self, now: Moment) -> Sequence[Session]:
-        """Sessions whose lease is over and that nobody has begun to close; as `Session.time_left`."""
+        """Return the expired sessions that are not closing yet. `Session.time_left` has the same rule."""
         since_boot = and_(Session.boot == now.boot, Session.expires_uptime <= now.uptime.total_seconds())
         before = and_(Session.boot.is_distinct_from(now.boot), Session.expires_at <= now.wall)
         over = (or_(since_boot, before), Session.status != Status.CLOSING)
         return self._session.scalars(select(Session).where(*over).order_by(Session.expires_at)).all()
 
     def next_expiry(self, now: Moment) -> timedelta | None:
-        """How soon the next lease ends that nobody has begun to close; None when there is none."""
+        """Return the time until the next lease ends, of sessions that are not closing; None without one."""
         since_boot = func.min(case((Session.boot == now.boot, Session.expires_uptime)))
         before = func.min(case((Session.boot.is_distinct_from(now.boot), Session.expires_at)))
         uptime, wall = self._session.execute(
             select(since_boot, type_coerce(before, UtcDateTime)).where(Session.status != Status.CLOSING)
         ).one()
-        left = [] if uptime is None else [timedelta(seconds=uptime) - now.uptime]
-        left += [] if wall is None else [wall - now.wall]
-        return min(left, default=None)
+        remaining = [] if uptime is None else [timedelta(seconds=uptime) - now.uptime]
+        remaining += [] if wall is None else [wall - now.wall]
+        return min(remaining, default=None)
 
     def user(self, user_id: str) -> User:
-        """The user's row, made with the next free uid when there was none."""
+        """Return the user's row. The first call for a user creates it with the next free uid."""
         user = self._session.get(User, user_id)
         if user is None:
             highest = self._session.scalar(select(func.max(User.uid)))
@@ -85,22 +86,25 @@ class SessionRows:
         return user
 
     def public_keys(self, user_id: str) -> Sequence[str]:
-        """The keys stored for a user; none for somebody unknown."""
+        """Return the public keys stored for a user; an empty list for an unknown one."""
         user = self._session.get(User, user_id)
         return user.public_keys if user else []
 
     def to_measure(self, since: datetime, above: int) -> Sequence[str]:
-        """The ids of users who have a session, had one that ended at `since` or later, or whose workspace
-        held `above` bytes or more."""
-        visitors = (
+        """Return the ids of the users whose workspaces must be measured again.
+
+        These have a session, had one that ended at `since` or later, or held `above` bytes or more at the
+        last measurement.
+        """
+        conditions = (
             User.id.in_(select(Session.user_id)),
             User.id.in_(select(EndedSession.user_id).where(EndedSession.ended_at >= since)),
             User.workspace_bytes >= above,
         )
-        return self._session.scalars(select(User.id).where(or_(*visitors)).order_by(User.id)).all()
+        return self._session.scalars(select(User.id).where(or_(*conditions)).order_by(User.id)).all()
 
     def end(self, session: Session, now: datetime) -> EndedSession:
-        """The row leaves the live sessions; its record stays."""
+        """Move the session's row from the live sessions to the history."""
         ended = session.ended(now)
         self._session.delete(session)
         self._session.add(ended)
@@ -110,26 +114,26 @@ class SessionRows:
         return self._session.get(EndedSession, session_id)
 
     def forget(self, before: datetime) -> None:
-        """The records of sessions that ended before then, and events that are older."""
+        """Delete the ended sessions and the events from before that time."""
         self._session.execute(delete(EndedSession).where(EndedSession.ended_at < before))
         self._session.execute(delete(Event).where(Event.at < before))
 
     def demand(self) -> Mapping[str, int]:
-        """How often each profile was given, among the live sessions and the latest that ended."""
-        latest = select(EndedSession.mig_profile).order_by(EndedSession.ended_at.desc()).limit(_DEMAND_OF)
+        """Return how often each profile was used by the live and the latest ended sessions."""
+        latest = select(EndedSession.mig_profile).order_by(EndedSession.ended_at.desc()).limit(_DEMAND_SAMPLE)
         return Counter([*self._session.scalars(select(Session.mig_profile)), *self._session.scalars(latest)])
 
     def cordons(self) -> Mapping[str, Cordon]:
-        """By the GPU's UUID."""
+        """Return the cordons by the UUID of their GPU."""
         return {cordon.gpu: cordon for cordon in self._session.scalars(select(Cordon))}
 
     def cordon(self, gpu: str, reason: str, now: datetime) -> None:
-        """Doing it again changes the reason."""
-        standing = self._session.get(Cordon, gpu)
-        if standing is None:
+        """Cordon a GPU, or change the reason of its cordon."""
+        existing = self._session.get(Cordon, gpu)
+        if existing is None:
             self._session.add(Cordon(gpu=gpu, since=now, reason=reason))
         else:
-            standing.reason = reason
+            existing.reason = reason
 
     def uncordon(self, gpu: str) -> None:
         self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))
@@ -146,7 +150,7 @@ class SessionRows:
         after: int | None = None,
         limit: int | None = None,
     ) -> Sequence[Event]:
-        """The latest `limit` events that are as asked for, oldest first; `after` is an event's id."""
+        """Return the latest `limit` events that match, oldest first. `after` is the id of an event."""
         latest = select(Event).order_by(Event.id.desc()).limit(limit)
         if session_id is not None:
             latest = latest.where(Event.session_id == session_id)

@@ -1,4 +1,4 @@
-"""The database's schema: which version it has, and how it is brought to the one this code needs."""
+"""The database's schema: its version, and the migration to the version that this code needs."""
 
 import fcntl
 import os
@@ -24,21 +24,22 @@ _MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
 def require_current(db: DatabaseUrl) -> None:
-    """Raises `StartRefused`, naming the command that helps, when `db` does not have the current schema."""
+    """Raise `StartRefused`, with the command that helps, if `db` does not have the current schema."""
     found = _revision(db)
     if found == _head():
         return
     absent = db.path is not None and not db.path.exists()
     state = "does not exist" if absent else "is empty" if found is None else f"has schema {found}"
     raise StartRefused(
-        f"The database {db} {state}, this version needs {_head()}: run `gateway migrate --db {db}` first."
+        f"The database {db} {state}, but this version needs {_head()}: run `gateway migrate --db {db}` first."
     )
 
 
 def upgrade(db: DatabaseUrl) -> Path | None:
-    """Bring the database to the current schema, one process at a time; the copy made before, if any.
+    """Bring the database to the current schema and return the backup made before, if any.
 
-    PostgreSQL has nothing to copy here: its transaction takes back a migration that fails, lock included.
+    One process migrates at a time. There is a backup only of an SQLite database that had a schema; PostgreSQL
+    rolls back a failed migration.
     """
     if db.path is None:
         _migrate(db)
@@ -53,7 +54,7 @@ def upgrade(db: DatabaseUrl) -> Path | None:
         if found:
             sqlite.back_up(db.path, copy)
         _migrate(db)
-        os.chmod(db.path, 0o600)  # holds the keys that open the sessions' sshd to the router
+        os.chmod(db.path, 0o600)  # it holds the router's private keys to the sessions
         return copy if found else None
 
 
@@ -67,44 +68,48 @@ def _migrate(db: DatabaseUrl) -> None:
             command.upgrade(config, "head")
         except CommandError as error:
             raise StartRefused(
-                f"The database {db} cannot be migrated by this version ({error}): is it a later version's?"
+                f"This version cannot migrate the database {db} ({error}). If a later version wrote it, "
+                "install that version."
             ) from error
 
 
 @contextmanager
 def _connection(db: DatabaseUrl) -> Iterator[Connection]:
-    """A transaction. Closed for good afterwards, so that SQLite's file is whole without its log."""
+    """Open a connection in a transaction.
+
+    Afterwards close it, so that SQLite's file is complete without its log.
+    """
     engine = make_engine(db)
     try:
-        with _errors_told(db), engine.begin() as connection:
+        with _translated_errors(db), engine.begin() as connection:
             yield connection
     finally:
         engine.dispose()
 
 
 @contextmanager
-def _errors_told(db: DatabaseUrl) -> Iterator[None]:
+def _translated_errors(db: DatabaseUrl) -> Iterator[None]:
     try:
         yield
     except SQLAlchemyError as error:
-        advice = "" if db.path else "; see that the server runs and that --db (GATEWAY_DB) is right"
+        advice = "" if db.path else ": check that the server runs and that --db (GATEWAY_DB) is right"
         raise StartRefused(f"The database {db} cannot be used ({cause(error)}){advice}.") from error
 
 
 def _revision(db: DatabaseUrl) -> str | None:
-    """Read without changing anything: the doctor asks too."""
+    """Return the revision of the database, None if it has none. Changes nothing."""
     if db.path is not None and not db.path.exists():
         return None
     engine = make_read_only_engine(db)
     try:
-        with _errors_told(db), engine.connect() as connection:
+        with _translated_errors(db), engine.connect() as connection:
             return MigrationContext.configure(connection).get_current_revision()
     finally:
         engine.dispose()
 
 
 def alembic_config() -> Config:
-    """Where the migrations are."""
+    """Return Alembic's configuration, with the path of the migrations."""
     return Config(_MIGRATIONS / "alembic.ini")
 
 

@@ -1,4 +1,4 @@
-"""SQLite: connections that lose nothing, and copies of the file while it is served."""
+"""SQLite: durable connections, and consistent copies of a database in use."""
 
 import os
 import sqlite3
@@ -11,17 +11,17 @@ from sqlalchemy import URL, Connection, Engine, create_engine, event
 from gateway.errors import DiskFull, StartRefused
 
 _BUSY_TIMEOUT_MS = 5000
-_CONNECTIONS_KEPT = 32  # opening one takes longer than most of what is asked of it
+_POOL_SIZE = 32  # connections; opening one takes longer than most queries
 
 
 def make_engine(path: Path) -> Engine:
-    """WAL with FULL sync, and every transaction IMMEDIATE.
+    """Return an engine with WAL, FULL sync and IMMEDIATE transactions.
 
-    A deferred transaction that reads, then writes, fails or loses updates under concurrency; the
-    driver's own implicit BEGIN is therefore turned off and ours put in its place.
+    A deferred transaction that reads and then writes fails or loses updates under concurrency. The driver's
+    implicit BEGIN is therefore off, and the engine sends its own.
     """
-    # parameters are hidden: rows hold private keys, which an error would quote to the log
-    engine = create_engine(f"sqlite:///{path}", pool_size=_CONNECTIONS_KEPT, hide_parameters=True)
+    # hide_parameters: an error in the log would otherwise quote private keys.
+    engine = create_engine(f"sqlite:///{path}", pool_size=_POOL_SIZE, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: Any) -> None:
@@ -40,8 +40,10 @@ def make_engine(path: Path) -> Engine:
 
 
 def make_read_only_engine(path: Path) -> Engine:
-    """One that changes nothing: it makes no file, not even the index of the write-ahead log, and leaves a
-    log as a dead process left it. Where there is no such log, nobody has the database open."""
+    """Return an engine that changes nothing: it creates no file and keeps the log of a dead process.
+
+    Without a write-ahead log no process has the database open, so the file can be read as immutable.
+    """
     how = "readonly_shm" if path.with_name(path.name + "-wal").exists() else "immutable"
     query = {"uri": "true", "mode": "ro", how: "1"}
     return create_engine(
@@ -50,16 +52,17 @@ def make_read_only_engine(path: Path) -> Engine:
 
 
 def back_up(path: Path, copy: Path) -> None:
-    """Make `copy`, consistent though the database is written to meanwhile; its owner's alone.
+    """Copy the database at `path` to the new file `copy`, of mode 0600. The copy is consistent.
 
-    Raises `StartRefused` when that cannot be done, with no half of a copy left.
+    Other processes may write to the database meanwhile. Raises `StartRefused` or `DiskFull` if the copy
+    fails, and leaves no partial copy.
     """
     if not path.exists():
         raise StartRefused(f"The database {path} does not exist.")
     try:
         os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
-        raise StartRefused(f"{copy} exists already; name another file.") from None
+        raise StartRefused(f"{copy} exists already: give another file name.") from None
     except OSError as error:
         raise StartRefused(f"{copy} cannot be written ({error.strerror}).") from error
     source, target = sqlite3.connect(path), sqlite3.connect(copy)
@@ -68,7 +71,9 @@ def back_up(path: Path, copy: Path) -> None:
     except sqlite3.Error as error:
         copy.unlink()
         if "disk is full" in str(error):
-            raise DiskFull(f"There is no room for {copy}; free some space, or name another disk.") from error
+            raise DiskFull(
+                f"The disk is too full for {copy}: free some space, or use another disk."
+            ) from error
         raise StartRefused(f"{path} cannot be copied ({error}).") from error
     finally:
         source.close()
