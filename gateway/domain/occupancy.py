@@ -4,14 +4,14 @@ Rows are read after the GPUs: an instance whose session began since is known by 
 taken for somebody else's.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 
 from gateway.domain import placement
 from gateway.domain.mig import Gpu, Instance, MigMode, MigPolicy, Profile
 from gateway.domain.models import Cordon, Session
-from gateway.domain.placement import Fit, Occupied
+from gateway.domain.placement import Fit, Occupied, Spot
 from gateway.domain.plan import Allocation
 from gateway.errors import NoCapacity, UnknownProfile
 
@@ -60,24 +60,34 @@ class Occupancy:
         }
 
     def offered(self, name: str | None) -> str:
-        """`name` if a GPU offers it; the smallest profile when none was asked for."""
+        """`name` if a GPU offers it; the smallest profile if `name` is None. Raises `UnknownProfile` only if
+        the profiles of all GPUs are known, otherwise `NoCapacity`."""
         offers = self.offers()
         if not offers:
             raise NoCapacity(_why_no_profiles(self.gpus))
         if name is None:
             smallest = min((_size(profile), profile.name) for _, profile in offers.values())
             return smallest[1]
-        if name not in offers:
-            raise UnknownProfile(name, sorted(offers))
-        return name
+        if name in offers:
+            return name
+        if silent := list(self._silent()):
+            raise NoCapacity(" ".join([f"No GPU that is in order offers the MIG profile {name!r}.", *silent]))
+        raise UnknownProfile(name, sorted(offers))
 
     def place(
-        self, profile: str, expires_at: datetime, now: datetime, demand: Mapping[str, float]
+        self,
+        profile: str,
+        expires_at: datetime,
+        now: datetime,
+        demand: Mapping[str, float],
+        refused: Collection[Spot] = (),
     ) -> tuple[Gpu, Allocation]:
-        """Where a session's slice goes; raises `NoCapacity` with the time when there will be room."""
+        """Where a session's slice goes: not to a `refused` place, nor to a GPU that refused one if another
+        has room. Raises `NoCapacity` with the time when there will be free capacity."""
         for gpu, instance in self._idle(profile):
-            return gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True)
-        chosen = placement.choose(self._divisible, self.occupied, profile, expires_at, now, demand)
+            if (gpu.uuid, instance.placement) not in refused:
+                return gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True)
+        chosen = placement.choose(self._divisible, self.occupied, profile, expires_at, now, demand, refused)
         if chosen is None:
             fit = self.fit(profile, now)
             message = " ".join([f"No GPU has room for a {profile} now.", *self._out_of_use()])
@@ -148,6 +158,16 @@ class Occupancy:
             if (session := self.sessions[lease.session_id]).borrowed
         ]
         return min(ends, key=lambda fit: fit.at, default=None)
+
+    def _silent(self) -> Iterator[str]:
+        """What keeps the profiles of a GPU unknown, a sentence for each."""
+        for gpu in self.gpus:
+            if gpu.fault and not gpu.profiles:
+                yield f"GPU {gpu.index} is out of order: {gpu.fault}; see nvidia-smi and dmesg."
+            elif gpu.mig_mode is MigMode.PENDING_RESET:
+                yield f"GPU {gpu.index} waits for a reset; run `nvidia-smi --gpu-reset` or reboot."
+            elif self._policy is MigPolicy.STATIC and not gpu.complete:
+                yield f"The driver does not list all instances of GPU {gpu.index}; try again."
 
     def _out_of_use(self) -> Sequence[str]:
         whys = [(gpu.index, self.why_closed(gpu)) for gpu in self.gpus]

@@ -33,7 +33,7 @@ re-packed pool is at -0.029, as each 4g that gets in costs four 1g.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -45,6 +45,9 @@ from gateway.domain.mig import FreeCapacity, Gpu, MigMode, Placement
 
 _SHORTLIST = 64  # so many GPUs, the best at this moment, are looked at for their future, too
 _USUAL_LEASE = timedelta(hours=1)
+
+
+Spot = tuple[str, Placement]  # a GPU's UUID and a placement on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,24 +78,28 @@ def choose(
     expires_at: datetime,
     now: datetime,
     demand: Mapping[str, float] | None = None,
+    refused: Collection[Spot] = (),
 ) -> tuple[Gpu, Placement] | None:
     """The GPU and the placement that cost later requests least; None when the profile fits nowhere.
 
     `demand` says how often each profile was asked for, refused requests included; every profile
-    counts once more than that. GPUs that have a fault or no MIG mode are never chosen.
+    counts once more than that. GPUs that have a fault or no MIG mode are never chosen. A `refused` spot is
+    never chosen, and its GPU only if the profile fits on no other.
     """
     leases = _by_gpu(taken)
     rooms = [(gpu, _state(gpu, leases.get(gpu.uuid, ()))) for gpu in _usable(gpus)]
     weights = _weights([state for _, state in rooms], demand or {})
     cost = _Cost(profile_name, expires_at, now, weights)
     fitting = [(cost.at_once(state), gpu, state) for gpu, state in rooms if state.places(profile_name)]
+    refusing = {gpu_uuid for gpu_uuid, _ in refused}
+    willing = [each for each in fitting if each[1].uuid not in refusing] or fitting
     best: tuple[float, int, int] = (inf, 0, 0)
     found = None
-    for _, gpu, state in nsmallest(_SHORTLIST, fitting, key=_first):
+    for _, gpu, state in nsmallest(_SHORTLIST, willing, key=_first):
         future = cost.future(_empty(gpu), leases.get(gpu.uuid, ()))
         for placement in state.places(profile_name):
             rank = (cost.of(placement, future), state.free, -placement.start)
-            if rank < best:
+            if rank < best and (gpu.uuid, placement) not in refused:
                 best, found = rank, (gpu, placement)
     return found
 

@@ -8,7 +8,7 @@ from gateway.domain.addresses import free_address
 from gateway.domain.mig import Gpu, MigPolicy
 from gateway.domain.models import Cordon, Session
 from gateway.domain.occupancy import Occupancy
-from gateway.domain.plan import SessionPlan, SessionRequest
+from gateway.domain.plan import Allocation, SessionPlan, SessionRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +25,17 @@ class LocalPlanner:
         live: Sequence[Session],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
+        refused: Sequence[Allocation] = (),
     ) -> SessionPlan:
         """Raises `NoCapacity` and `UnknownProfile`."""
         occupancy = Occupancy(self.gpus, live, cordons, self.policy)
         profile = occupancy.offered(request.mig_profile)
-        gpu, allocation = occupancy.place(profile, request.expires_at, request.created_at, demand)
+        gpu, allocation = occupancy.place(
+            profile,
+            request.expires_at,
+            request.created_at,
+            demand,
+            refused=[(one.gpu, one.placement) for one in refused],
+        )
         used = {session.address for session in live if session.address}
         return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used))

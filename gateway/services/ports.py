@@ -84,9 +84,10 @@ class Planner(Protocol):
         live: Sequence[Session],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
+        refused: Sequence[Allocation] = (),
     ) -> SessionPlan:
-        """`live` are all sessions with a row; `demand` counts how often each profile was asked for.
-        Raises `NoCapacity` and `UnknownProfile`."""
+        """`live` are all sessions with a row; `demand` counts how often each profile was asked for; `refused`
+        are allocations that the host could not make. Raises `NoCapacity` and `UnknownProfile`."""
 
 
 class Host(Protocol):

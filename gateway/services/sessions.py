@@ -6,8 +6,7 @@ made: whatever exists can be found from a row, and undoing a failed start is clo
 
 import logging
 import uuid
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import MutableSequence, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,10 +14,11 @@ from gateway.domain import ssh_keys
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, KeysFrom, Reason, Session, Status, User
-from gateway.domain.plan import SessionPlan, SessionRequest, Started
+from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.errors import (
     DatabaseUnavailable,
     GatewayError,
+    NoCapacity,
     PlacementTaken,
     SessionEnded,
     SessionExists,
@@ -99,10 +99,7 @@ class Sessions:
         wanted = _Wanted(user_id, ttl, mig_profile, parsed)
         if self.pipes.routed_elsewhere([user_id]):
             raise UserRouted(user_id)
-        for _ in range(_PLACEMENT_ATTEMPTS - 1):
-            with suppress(PlacementTaken):
-                return self._open(wanted)
-        return self._open(wanted)
+        return self._open_somewhere(wanted)
 
     def get(self, session_id: str, owner: str | None = None) -> Session:
         """As `Rows.live`."""
@@ -117,11 +114,27 @@ class Sessions:
         """As `Closing.close`."""
         return self.closing.close(session_id, reason)
 
-    def _open(self, wanted: _Wanted) -> Opened:
+    def _open_somewhere(self, wanted: _Wanted) -> Opened:
+        """Try another placement after one that the host could not allocate."""
+        refused: list[Allocation] = []
+        failures: list[PlacementTaken] = []
+        while len(failures) < _PLACEMENT_ATTEMPTS:
+            try:
+                return self._open(wanted, refused)
+            except PlacementTaken as failure:
+                failures.append(failure)
+            except NoCapacity:
+                if not failures:
+                    raise
+                break
+        raise failures[-1]
+
+    def _open(self, wanted: _Wanted, refused: MutableSequence[Allocation]) -> Opened:
+        """Raises `PlacementTaken` after it has added to `refused` what the host could not allocate."""
         session_id = str(uuid.uuid4())
         with self.host.claim(session_id):  # before the row exists, so that its readers see the claim
             try:
-                session, plan, private_key = self._reserve(session_id, wanted)
+                session, plan, private_key = self._reserve(session_id, wanted, refused)
             except BaseException:
                 self.host.forget(session_id)
                 raise
@@ -134,11 +147,15 @@ class Sessions:
                 reach("after-pipe-publish")
             except BaseException as error:
                 self._undo(session, error)
+                if isinstance(error, PlacementTaken) and plan.allocation:
+                    refused.append(plan.allocation)
                 raise
         log.info("session opened", extra=session.named)
         return Opened(session, private_key)
 
-    def _reserve(self, session_id: str, wanted: _Wanted) -> tuple[Session, SessionPlan, str | None]:
+    def _reserve(
+        self, session_id: str, wanted: _Wanted, refused: Sequence[Allocation]
+    ) -> tuple[Session, SessionPlan, str | None]:
         """Commit the plan before anything is made; also the user's private key, if a pair was made."""
         planner, quota = self.host.planner(), self.disk_use.watched_quota()
         router, sshd = ssh_keys.make_pair(), ssh_keys.make_pair()
@@ -160,7 +177,7 @@ class Sessions:
                 router_key=router.public,
                 host_key=sshd,
             )
-            plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand())
+            plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand(), refused)
             session = Session.planned(
                 plan, public_keys=keys.public, keys_from=keys.source, private_key=router.private, now=now
             )

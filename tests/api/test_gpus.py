@@ -345,6 +345,51 @@ def test_if_another_program_takes_the_placement_first_another_one_is_chosen(
     assert list(bench.gpus.list()[0].instances) == others
 
 
+def refusing(bench: Bench, index: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, Placement]]:
+    """Let the GPU of this index refuse every create. Return the list that receives each create."""
+    make, asked = bench.gpus.create, list[tuple[int, Placement]]()
+    index_of = {gpu.uuid: gpu.index for gpu in bench.gpus.list()}
+
+    def create_or_refuse(gpu_uuid: str, profile: str, placement: Placement) -> Instance:
+        asked.append((index_of[gpu_uuid], placement))
+        if index_of[gpu_uuid] == index:
+            raise PlacementTaken("The driver refuses.")
+        return make(gpu_uuid, profile, placement)
+
+    monkeypatch.setattr(bench.gpus, "create", create_or_refuse)
+    return asked
+
+
+@pytest.mark.parametrize("index", [0, 1])
+@pytest.mark.parametrize("profile", ["1g.5gb", "3g.20gb", "7g.40gb"])
+def test_after_a_refusal_another_gpu_is_tried(
+    bench_of: BenchMaker, index: int, profile: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB", "A100-40GB"]))
+    asked = refusing(bench, index, monkeypatch)
+    opened(bench, "ann", profile)
+    assert [gpu for gpu, _ in asked] in ([1 - index], [index, 1 - index])
+
+
+def test_a_placement_that_is_refused_is_tried_once(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = refusing(bench, 0, monkeypatch)
+    assert create(bench, "ann", "7g.40gb").json["type"] == "/problems/placement-taken"
+    assert asked == [(0, Placement(0, 8))]
+    assert bench.leftovers() == NOTHING
+
+
+def test_beside_all_media_engines_the_other_gpu_has_the_placements(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["RTX-PRO-6000", "RTX-PRO-6000"]))
+    opened(bench, "ann", "1g.24gb+me.all")
+    for number in range(4):
+        assert offer(bench, "1g.24gb")["available"] == 4 - number
+        assert fit(bench, "1g.24gb")["fits"]
+        opened(bench, f"user{number}", "1g.24gb")
+    assert not fit(bench, "1g.24gb")["fits"]
+    assert create(bench, "last", "1g.24gb").json["type"] == "/problems/no-capacity"
+    opened(bench, "last", "1g.24gb-me")
+
+
 def test_a_placement_is_tried_only_a_few_times(bench: Bench) -> None:
     bench.gpus.fail("create", PlacementTaken("Something stands there."))
     assert create(bench, "ann").json["type"] == "/problems/placement-taken"

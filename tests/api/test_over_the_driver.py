@@ -10,6 +10,7 @@ import pynvml
 import pytest
 
 from gateway import failpoints
+from gateway.domain.mig import Placement
 from gateway.domain.observation import State
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.faults import Faults
@@ -202,6 +203,50 @@ def test_a_gpu_that_was_lost_and_returned_keeps_its_sessions(host: Host, bench: 
     bench.reconciler.reconcile()
     [session] = bench.client.get("/sessions").json["sessions"]
     assert (session["status"], session["problem"]) == ("active", None)
+
+
+def test_a_profile_whose_gpu_was_lost_before_the_start_is_unavailable_and_not_unknown(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    with simulated_driver("1xA100-40GB,1xA30", tmp_path / "simulated-gpus.json") as faults:
+        faults.lose(1, pynvml.NVML_ERROR_GPU_IS_LOST)
+        bench = Host(tmp_path, empty_database, faults).gateway("only")
+        answer = create(bench, profile="2g.12gb")
+        assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+        assert "GPU 1 is out of order: GPU is lost" in answer.json["detail"]
+        assert bench.client.get("/gpus/fit?profile=2g.12gb").status_code == 503
+        assert create(bench, profile="3g.20gb").status_code == 201
+        faults.clear()
+        assert create(bench, "bob", "2g.12gb").status_code == 201
+        assert create(bench, "cid", "9g.999gb").status_code == 422
+        faults.lose(1, pynvml.NVML_ERROR_GPU_IS_LOST)
+        assert create(bench, "cid", "2g.12gb").json["type"] == "/problems/no-capacity"
+
+
+def test_a_profile_whose_gpu_waits_for_a_reset_is_unavailable_and_not_unknown(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    with simulated_driver("1xA100-40GB,1xA30", tmp_path / "simulated-gpus.json") as faults:
+        faults.set_mig_mode(1, current=0, pending=1)
+        bench = Host(tmp_path, empty_database, faults).gateway("only")
+        answer = create(bench, profile="2g.12gb")
+        assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+        assert "nvidia-smi --gpu-reset" in answer.json["detail"]
+
+
+def test_a_silent_list_makes_a_static_profile_unavailable_and_not_unknown(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    with simulated_driver("1xA100-40GB", tmp_path / "simulated-gpus.json") as faults:
+        gpus = Gpus(tmp_path / "locks", simulated=True)
+        uuid = gpus.list()[0].uuid
+        gpus.create(uuid, "3g.20gb", Placement(4, 4))
+        gpus.create(uuid, "1g.5gb", Placement(0, 1))
+        bench = make_bench(tmp_path, empty_database, gpus, mig_policy="static")
+        count = len(gpus.list()[0].profiles)
+        faults.list_nothing(times=3 * count)
+        assert create(bench).status_code == 503
+        assert create(bench).status_code == 201
 
 
 def test_two_gateways_on_one_driver_never_destroy_each_others_instances(host: Host) -> None:

@@ -68,6 +68,7 @@ class MemoryHost:
         live: Sequence[Session],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
+        refused: Sequence[Allocation] = (),
     ) -> SessionPlan:
         """Only the profile is decided here; the scheduler does the rest at the start."""
         [gpu] = self._gpus.list()

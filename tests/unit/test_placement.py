@@ -153,6 +153,30 @@ def test_room_is_kept_for_what_is_asked_for_most(wanted: str, place: tuple[int, 
     assert (found[0].index, found[1].start) == place
 
 
+def test_a_refused_place_is_left_and_its_gpu_only_if_no_other_has_room() -> None:
+    gpus = [gpu(index=0), gpu(index=1)]
+    refused = [("GPU-0", Placement(4, 4))]
+
+    def chosen(on: Sequence[Gpu], refused: Sequence[tuple[str, Placement]]) -> tuple[int, Placement] | None:
+        found = choose(on, [], "3g.20gb", minutes(60), NOW, refused=refused)
+        return found and (found[0].index, found[1])
+
+    assert chosen(gpus, refused) == (1, Placement(4, 4))
+    assert chosen(gpus[:1], refused) == (0, Placement(0, 4))
+    assert chosen(gpus[:1], [*refused, ("GPU-0", Placement(0, 4))]) is None
+
+
+def test_beside_all_media_engines_a_profile_with_some_goes_to_another_gpu() -> None:
+    gpus = [gpu("RTX-PRO-6000", 0), gpu("RTX-PRO-6000", 1)]
+    taken = [lease(gpus[0], "1g.24gb+me.all", 0)]
+    assert spot(gpus, taken, "1g.24gb") == (1, 9)
+    assert spot(gpus, taken, "1g.24gb-me") == (0, 3)
+    assert available(gpus, taken, "1g.24gb") == 4
+    assert available(gpus, taken, "1g.24gb-me") == 7
+    assert available(gpus, taken, "2g.48gb+gfx") == 2
+    assert available(gpus, taken, "1g.24gb+me.all") == 1
+
+
 def test_an_instance_of_a_profile_that_nobody_knows_is_planned_around() -> None:
     only = gpu()
     strange = Occupied(only.uuid, "what.is.this", Placement(4, 4), None)
