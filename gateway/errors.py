@@ -9,6 +9,9 @@ secret.
     │   └── UnknownProfile        … a MIG profile that no GPU of this host has
     ├── Unauthenticated         the token is missing or not valid
     ├── Forbidden               the caller's role does not allow the request
+    │   └── ForeignOrigin         … because it comes from a web page of another site
+    ├── UntrustedHost           the request names a host that is not the gateway
+    ├── TooManyChanges          one token changes more in a minute than it may
     ├── TooManyFailures         one address sent too many requests without a valid token
     ├── GpuNotFound             this host has no GPU with that index
     ├── SessionNotFound         no session ever had that id
@@ -71,6 +74,28 @@ class Unauthenticated(GatewayError):
 
 class Forbidden(GatewayError):
     pass
+
+
+class ForeignOrigin(Forbidden):
+    def __init__(self, origin: str) -> None:
+        super().__init__(
+            f"A web page may not use this API: the request comes from {origin[:200]}. Call the API from a "
+            "script or from the command line."
+        )
+
+
+class UntrustedHost(GatewayError):
+    def __init__(self, host: str) -> None:
+        super().__init__(
+            f"{host[:200]!r} is not a host name of this gateway: use the name of --ssh-host, localhost or an "
+            "address of the gateway, or add the name with --trusted-hosts."
+        )
+
+
+class TooManyChanges(GatewayError):
+    def __init__(self, wait_seconds: int) -> None:
+        super().__init__(f"This token changes too much at once; try again in {wait_seconds} s.")
+        self.wait_seconds = wait_seconds
 
 
 class TooManyFailures(GatewayError):

@@ -44,6 +44,9 @@ class Server(BaseApplication):
             "graceful_timeout": GRACEFUL_SECONDS,
             "logger_class": _Log,
             "control_socket_disable": True,
+            # A client must not choose the path that the application sees: --public-url names the prefix.
+            "forwarded_allow_ips": "",
+            "forwarder_headers": "",
             "proc_name": "gateway",
             "post_worker_init": _start_reaper,
             "worker_exit": _stop_reaper,

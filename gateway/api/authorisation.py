@@ -15,18 +15,19 @@ from gateway.domain import permissions
 from gateway.domain.audit import GATEWAY, actor
 from gateway.domain.clock import Clock
 from gateway.domain.permissions import Caller, Role, Scope
-from gateway.errors import Forbidden, GatewayError, TooManyFailures, Unauthenticated
+from gateway.errors import Forbidden, GatewayError, TooManyChanges, TooManyFailures, Unauthenticated
 from gateway.services.events import AuditLog
 from gateway.services.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 _PER_CALLER, _UNAUTHENTICATED_TOTAL = 20, 200  # recorded denials a minute
+_CHANGES = 60  # a minute, that a token of role `user` may make
 _RECORDED_PATH = 200  # characters
 
 
 def register(app: Flask, tokens: Tokens, audit_log: AuditLog, clock: Clock) -> None:
-    denials = Denials(clock, audit_log)
+    denials, changes = Denials(clock, audit_log), Failures(clock, _CHANGES)
 
     @app.before_request
     def authorise() -> None:
@@ -43,6 +44,10 @@ def register(app: Flask, tokens: Tokens, audit_log: AuditLog, clock: Clock) -> N
         if scope is None and request.endpoint:  # an unknown path is a 404, not a 403
             denials.record(f"role {caller.role}", caller.user_id)
             raise Forbidden(f"A token of role {caller.role} may not {request.method} {request.path}.")
+        if caller.role is Role.USER and request.method not in ("GET", "HEAD"):
+            too_many, wait = changes.note(caller.name)
+            if too_many:
+                raise TooManyChanges(wait)
         g.caller, g.scope = caller, scope
 
     @app.teardown_request

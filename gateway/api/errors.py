@@ -17,6 +17,9 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.UnknownProfile, 422, "unknown-profile", "No GPU has this MIG profile"),
     (errors.InvalidRequest, 422, "invalid-request", "The request is invalid"),
     (errors.Unauthenticated, 401, "unauthenticated", "A valid token is needed"),
+    (errors.ForeignOrigin, 403, "foreign-origin", "A web page may not use this API"),
+    (errors.UntrustedHost, 421, "untrusted-host", "Not a host name of this gateway"),
+    (errors.TooManyChanges, 429, "too-many-changes", "Too many changes"),
     (errors.Forbidden, 403, "forbidden", "The token does not allow this"),
     (errors.TooManyFailures, 429, "too-many-failures", "Too many failed authentications"),
     (errors.GpuNotFound, 404, "gpu-not-found", "The GPU does not exist"),
@@ -67,7 +70,7 @@ def _headers(error: errors.GatewayError) -> dict[str, str]:
         case errors.NoCapacity(retry_at=datetime() as retry_at):
             wait = (retry_at - datetime.now(UTC)).total_seconds()
             return {"Retry-After": str(max(1, round(wait)))}
-        case errors.TooManyFailures():
+        case errors.TooManyFailures() | errors.TooManyChanges():
             return {"Retry-After": str(error.wait_seconds)}
         case errors.Unauthenticated():
             return {"WWW-Authenticate": "Bearer" + (' error="invalid_token"' if error.given else "")}

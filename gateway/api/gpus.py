@@ -56,7 +56,7 @@ def blueprint(inventory: GpuInventory) -> Blueprint:
     @describes({204: None}, optional_body=cordon_request, problems=(404, 422, 507))
     def cordon(index: int) -> ResponseReturnValue:
         """Keep new sessions off a GPU."""
-        given = cordon_request.load(request.get_json() if request.content_length else {})
+        given = cordon_request.load(request.get_json() if request.get_data() else {})
         inventory.cordon(index, given["reason"])
         return "", 204
 

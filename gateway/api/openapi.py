@@ -31,6 +31,7 @@ _MEANINGS = {
     410: "The session has ended",
     413: "The body is too large",
     415: "The Content-Type must be application/json",
+    421: "The Host header does not name this gateway",
     422: "The request is invalid",
     429: "Too many requests without a valid token",
     503: "A part does not answer, or no GPU has room",
@@ -131,7 +132,9 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
 
 
 def _common_problems(described: _Described, roles: Mapping[Role, Scope], rule: Rule) -> set[int]:
-    problems = {400}
+    problems = {400, 421}
+    if rule.methods and rule.methods & {"POST", "PUT", "DELETE"}:
+        problems |= {403}
     if roles.get(Role.NOBODY) is not Scope.ALL:
         problems |= {401, 403, 429, 503}
     if described.body:

@@ -1,14 +1,18 @@
 """The schemas of request bodies and queries. An unknown field is an error."""
 
-from datetime import UTC
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 from marshmallow import Schema, ValidationError, fields, validate
+from werkzeug.routing import IntegerConverter, UnicodeConverter
+from werkzeug.routing import ValidationError as NoMatch
 
 from gateway.domain import ssh_keys, users
 
 _LARGEST_ID = 2**63 - 1  # of a database row
 _DEFAULT_TTL_MINUTES = 60
+_DIGITS = re.compile(r"-?[0-9]{1,19}")
 _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 
 
@@ -62,6 +66,44 @@ class KeysRequest(Schema):
     )
 
 
+class PathNumber(IntegerConverter):
+    """A number in a path, in ASCII digits: werkzeug's own takes digits of every script."""
+
+    regex = "[0-9]{1,9}"
+
+
+class PathText(UnicodeConverter):
+    """A part of a path. It has no NUL, which PostgreSQL does not store and so never finds."""
+
+    def to_python(self, value: str) -> str:
+        if "\0" in value:
+            raise NoMatch
+        return value
+
+
+class QueryNumber(fields.Integer):
+    """A number in ASCII digits. Python's own `int` takes digits of every script, spaces and `_`."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> int:
+        if not _DIGITS.fullmatch(str(value)):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **options)
+
+
+class Instant(fields.AwareDateTime):
+    """A time that is still one in UTC: year 1 and year 9999 end a few hours earlier elsewhere."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(default_timezone=UTC, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
+        moment = super()._deserialize(value, attr, data, **options)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:
+            raise ValidationError("Must be between the years 1 and 9999 in UTC.") from None
+
+
 class FitRequest(Schema):
     """Query of `GET /gpus/fit`."""
 
@@ -69,11 +111,13 @@ class FitRequest(Schema):
 
 
 def _text(value: str) -> None:
-    """JSON can encode a lone surrogate, which is not valid Unicode and which no database stores."""
+    """JSON can encode a lone surrogate, which is no Unicode, and NUL, which PostgreSQL does not store."""
     try:
         value.encode()
     except UnicodeEncodeError:
         raise ValidationError("Not valid Unicode.") from None
+    if "\0" in value:
+        raise ValidationError("Must not contain the character NUL.")
 
 
 class CordonRequest(Schema):
@@ -85,8 +129,8 @@ class CordonRequest(Schema):
 class EventsRequest(Schema):
     """Query of `GET /events`."""
 
-    session_id = fields.String(load_default=None, validate=validate.Length(1, 36))
-    user_id = fields.String(load_default=None, validate=validate.Length(1, 32))
-    since = fields.AwareDateTime(load_default=None, default_timezone=UTC)
-    after = fields.Integer(load_default=None, validate=validate.Range(0, _LARGEST_ID))
-    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+    session_id = fields.String(load_default=None, validate=[validate.Length(1, 36), _text])
+    user_id = fields.String(load_default=None, validate=[validate.Length(1, 32), _text])
+    since = Instant(load_default=None)
+    after = QueryNumber(load_default=None, validate=validate.Range(0, _LARGEST_ID))
+    limit = QueryNumber(load_default=100, validate=validate.Range(1, 1000))

@@ -4,7 +4,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from flask import Blueprint, request, url_for
+from flask import Blueprint, current_app, request, url_for
 from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user, require_own
@@ -70,7 +70,8 @@ def blueprint(sessions: Sessions, user_keys: UserKeys, entry: EntryPoint, max_tt
         body = response(opened.session)
         if opened.private_key is not None:
             body["ssh_private_key"] = opened.private_key
-        return body, 201, {"Location": url_for("sessions.read", session_id=opened.session.id)}
+        path = url_for("sessions.read", session_id=opened.session.id)
+        return body, 201, {"Location": current_app.config["PUBLIC_URL"] + path}
 
     @routes.get("")
     @describes({200: SessionsResponse})

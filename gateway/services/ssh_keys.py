@@ -26,33 +26,38 @@ class UserKeys:
             return rows.public_keys(user_id)
 
     def replace(self, user_id: str, lines: Sequence[str]) -> Sequence[str]:
-        """Store exactly these keys; none at all is fine. Raises `InvalidRequest`.
+        """Store exactly these keys; an empty list is fine. Raises `InvalidRequest`.
 
-        A live session that stored keys opened has them when this returns, and whoever a withdrawn one let in
-        is out. Raises what keeps that from being done; the reaper then does it.
+        A live session that stored keys opened has the new keys when this returns, and the connections of a
+        withdrawn key are closed. Keys that do not change leave no event.
         """
         parsed = list(ssh_keys.parse_public_keys(lines)) if lines else []
         with self.database.begin() as rows:
-            rows.user(user_id).public_keys = parsed
-            rows.record(
-                Event.of(self.clock().wall, Action.KEYS_CHANGED, f"{len(parsed)} stored", user_id=user_id)
-            )
-            session = rows.of_user(user_id)
-            follows = session is not None and session.keys_from == KeysFrom.STORED
-            if session and follows:
-                session.admit(parsed, KeysFrom.STORED)
-        if session and follows:
-            self.routing.enforce(session.id)
+            user, session = rows.user(user_id), rows.of_user(user_id)
+            follower = session if session and session.keys_from == KeysFrom.STORED else None
+            if user.public_keys == parsed and (follower is None or follower.public_keys == parsed):
+                return parsed
+            user.public_keys = parsed
+            detail = f"{len(parsed)} stored"
+            rows.record(Event.of(self.clock().wall, Action.KEYS_CHANGED, detail, user_id=user_id))
+            if follower:
+                follower.admit(parsed, KeysFrom.STORED)
+        if follower:
+            self.routing.enforce(follower.id)
         return parsed
 
     def replace_in_session(self, session_id: str, lines: Sequence[str]) -> Sequence[str]:
-        """Let exactly these keys into a live session, wherever its keys came from; with none, nobody. From
-        then on it no longer follows the stored ones. Raises as `replace` and `Sessions.get` do."""
+        """Accept exactly these keys in a live session, wherever its keys came from; with none, nobody gets
+        in. From then on the session no longer follows the stored keys. Raises as `replace` and
+        `Sessions.get` do.
+        """
         parsed = list(ssh_keys.parse_public_keys(lines)) if lines else []
         with self.database.begin() as rows:
             session = rows.live(session_id)
+            if session.public_keys == parsed and session.keys_from == KeysFrom.GIVEN:
+                return parsed
             session.admit(parsed, KeysFrom.GIVEN)
-            told = f"{len(parsed)} for this session"
-            rows.record(Event.of(self.clock().wall, Action.KEYS_CHANGED, told, session=session))
+            detail = f"{len(parsed)} for this session"
+            rows.record(Event.of(self.clock().wall, Action.KEYS_CHANGED, detail, session=session))
         self.routing.enforce(session_id)
         return parsed

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import marshmallow
 
@@ -47,6 +48,12 @@ class Settings:
         "127.0.0.1",
         "ADDRESS",
         "The API listens on this address, or unix:/PATH.",
+    )
+    trusted_hosts: tuple[str, ...] = _setting(
+        Parsed(kinds.host_names), (), "HOSTS", "Clients may call the API by these names too."
+    )
+    public_url: str = _setting(
+        Parsed(kinds.public_url), "", "URL", "Clients reach the API here, such as by a proxy.", "none"
     )
     db: DatabaseUrl = _setting(
         Parsed(kinds.database),
@@ -198,6 +205,12 @@ class Settings:
         if address.is_unspecified:
             return f"http://localhost:{self.port}"
         return f"http://[{address}]:{self.port}" if address.version == 6 else f"http://{address}:{self.port}"
+
+    @property
+    def api_hosts(self) -> tuple[str, ...]:
+        """The names by which clients may call the API, beside loopback."""
+        public = urlsplit(self.public_url).hostname
+        return (self.ssh_host, *self.trusted_hosts, *([public] if public else []))
 
     @property
     def listens_locally(self) -> bool:

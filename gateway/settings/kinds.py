@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from marshmallow import ValidationError, fields, validate
 
@@ -194,6 +195,31 @@ def hosts_and_ports(text: str) -> tuple[str, ...]:
         if not _HOST_NAME.fullmatch(host.removeprefix(".")) or not is_port(port):
             raise ValidationError(f"{each!r} is not HOST:PORT: use one such as pypi.org:443.")
     return listed
+
+
+def host_names(text: str) -> tuple[str, ...]:
+    """Host names and addresses separated by commas; a dot before a name stands for its subdomains."""
+    listed = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    for each in listed:
+        if not _HOST_NAME.fullmatch(each.removeprefix(".")) and not _is_address(each):
+            raise ValidationError(f"{each!r} is not a host name: use one such as gateway.example.org.")
+    return listed
+
+
+def public_url(text: str) -> str:
+    """http:// or https://, a host, and the path that a proxy puts before the API's own; without a last /."""
+    try:
+        parts = urlsplit(text)
+        host = parts.hostname or ""
+        is_good = parts.scheme in ("http", "https") and (_HOST_NAME.fullmatch(host) or _is_address(host))
+        is_plain = parts.port != 0 and parts.username is None and not parts.query and not parts.fragment
+    except ValueError:
+        is_good = is_plain = False
+    if not is_good or not is_plain or not text.isascii() or not text.isprintable() or " " in text:
+        raise ValidationError(
+            f"{text!r} is not the URL of an API: use one such as https://gw.example.org/gpu."
+        )
+    return text.rstrip("/")
 
 
 def database(text: str) -> DatabaseUrl:
