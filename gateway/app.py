@@ -8,8 +8,9 @@ from datetime import timedelta
 from flask import Flask
 
 from gateway import failpoints, simulation
-from gateway.api import authorisation, errors, events, gpus, health, openapi, users
+from gateway.api import authorisation, browsers, errors, events, gpus, health, openapi, users
 from gateway.api import sessions as sessions_api
+from gateway.api.requests import PathNumber, PathText
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.watch import Watch
@@ -36,6 +37,7 @@ from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
 from gateway.services.ports import Database, Host, Leadership, Pipes
+from gateway.services.recovery import Recovery
 from gateway.services.routing import Routing
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
@@ -76,8 +78,8 @@ def create_app(settings: Settings) -> Flask:
     """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
 
     Raises `StartRefused` when other hosts could call an API that has no token yet, when the GPUs cannot be
-    simulated as asked, and for an unknown failpoint. The caller checks the schema before:
-    `schema.require_current`.
+    simulated as asked, when the host runs sessions of another database, and for an unknown failpoint. The
+    caller checks the schema before: `schema.require_current`.
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
@@ -88,6 +90,7 @@ def create_app(settings: Settings) -> Flask:
             f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback and no token exists yet: make one "
             "with `gateway token create NAME --role admin` first."
         )
+    Recovery(parts.database, parts.host, parts.pipes, parts.clock).require_own_sessions()
     return assemble(settings, parts).flask
 
 
@@ -103,7 +106,9 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     reaper = Reaper(reconciler, watch, disk_use, leadership_of(settings))
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
+    flask.config["PUBLIC_URL"] = settings.public_url
     flask.json.sort_keys = False  # type: ignore[attr-defined]
+    flask.url_map.converters |= {"int": PathNumber, "default": PathText}
     gateway = Gateway(flask, sessions, reconciler, disk_use, reaper)
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
@@ -119,6 +124,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     checks = readiness.checks(
         parts.database, parts.host, parts.pipes, gateway.disk_use, gateway.reaper.last_tick
     )
+    browsers.register(app, settings.api_hosts, parts.clock)
     app.register_blueprint(
         sessions_api.blueprint(gateway.sessions, user_keys, entry, settings.max_ttl_minutes)
     )
@@ -139,7 +145,7 @@ def leadership_of(settings: Settings) -> Leadership:
 
 def parts_of_this_machine(settings: Settings) -> Parts:
     """None of them is opened, asked or made by this."""
-    docker = Docker()
+    docker, database = Docker(), SqlDatabase(settings.db)
     host = LocalHost(
         gpus=TimeLimitedGpus(Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus))),
         containers=DockerContainers(
@@ -157,6 +163,7 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             ),
             start_timeout_seconds=settings.start_timeout_seconds,
             simulated_gpus=bool(settings.simulate_gpus),
+            deployment=lambda: _deployment_id(database),
         ),
         network=Worknet(docker, settings.network, settings.subnet),
         egress=Egress(
@@ -167,7 +174,12 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=MigPolicy(settings.mig_policy),
     )
-    return Parts(SqlDatabase(settings.db), host, PipesOnDisk(settings.piper_config))
+    return Parts(database, host, PipesOnDisk(settings.piper_config))
+
+
+def _deployment_id(database: Database) -> str:
+    with database.read() as rows:
+        return rows.deployment_id()
 
 
 def _egress_proxy(settings: Settings) -> EgressProxy | None:

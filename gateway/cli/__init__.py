@@ -5,7 +5,7 @@ import sys
 
 import click
 
-from gateway.cli.database import backup, migrate, take_over
+from gateway.cli.database import backup, migrate, restore, take_over
 from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.gpus import gpus
@@ -21,7 +21,7 @@ def gateway() -> None:
     """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
 
 
-for command in (serve, router, migrate, backup, take_over, token, keys, gpus, events, doctor):
+for command in (serve, router, migrate, backup, restore, take_over, token, keys, gpus, events, doctor):
     gateway.add_command(command)
 
 

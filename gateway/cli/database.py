@@ -1,8 +1,9 @@
-"""`gateway migrate`, `backup` and `take-over`: work on the database, on the gateway's host."""
+"""`gateway migrate`, `backup`, `restore` and `take-over`: work on the database, on the gateway's host."""
 
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from gateway.cli.options import settings_options
 from gateway.database_url import DatabaseUrl
 from gateway.errors import StartRefused
 from gateway.settings import Settings
+
+if TYPE_CHECKING:
+    from gateway.services.recovery import Recovered, Recovery
 
 db_option = settings_options("db")
 
@@ -20,14 +24,56 @@ def database(db: str | None) -> DatabaseUrl:
 
 
 @click.command()
+@click.option("--new", is_flag=True, help="Begin with an empty database beside sessions or workspaces.")
 @db_option
-def migrate(db: str | None) -> None:
-    """Bring the database to this version's schema; of SQLite's a backup copy is kept."""
+def migrate(db: str | None, new: bool) -> None:
+    """Bring the database to this version's schema."""
     from gateway.repositories.sql import schema
 
-    meant = database(db)
-    copy = schema.upgrade(meant)
-    click.echo(f"{meant} is current" + (f"; the copy from before is {copy}" if copy else ""))
+    settings = Settings.load(os.environ, {"db": db})
+    is_first = not schema.exists(settings.db)
+    if is_first and not new:
+        _recovery(settings).require_nothing()
+    copy = schema.upgrade(settings.db)
+    click.echo(f"{settings.db} is current" + (f"; the copy from before is {copy}" if copy else ""))
+    if is_first and new:
+        _report(_recovery(settings).recover())
+
+
+def _recovery(settings: Settings) -> "Recovery":
+    from gateway.app import parts_of_this_machine
+    from gateway.services.recovery import Recovery
+
+    parts = parts_of_this_machine(settings)
+    return Recovery(parts.database, parts.host, parts.pipes, parts.clock)
+
+
+def _report(recovered: "Recovered") -> None:
+    for sentence, names in (
+        ("uid taken from the workspace", recovered.owners),
+        ("session found running and recorded again", recovered.adopted),
+        ("session without a record, ends at the next start", recovered.lost),
+        ("session ended since the backup", recovered.ended),
+        ("conflict", recovered.conflicts),
+    ):
+        for name in names:
+            click.echo(f"{sentence}: {name}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@db_option
+def restore(file: Path, db: str | None) -> None:
+    """Put a backup of the SQLite database back."""
+    from gateway.repositories.sql import schema, sqlite
+
+    settings = Settings.load(os.environ, {"db": db})
+    if settings.db.path is None:
+        raise StartRefused("PostgreSQL has its own command: pg_restore --clean --dbname=URL FILE")
+    kept = sqlite.restore(settings.db.path, file)
+    schema.upgrade(settings.db)
+    click.echo(f"{settings.db} is restored" + (f"; the database from before is {kept}" if kept else ""))
+    _report(_recovery(settings).recover())
 
 
 @click.command()

@@ -3,7 +3,7 @@
 What becomes of a session is decided by the reaper's own `reconcile.plan`.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -13,6 +13,7 @@ from gateway.domain.mig import Gpu, Instance, MigPolicy
 from gateway.domain.models import OPENING_GRACE, Reason, Session, Status
 from gateway.domain.observation import Finding, Observation, Place
 from gateway.domain.pipe import Pipe
+from gateway.domain.plan import Allocation
 
 NEXT_TICK = "at the next tick"
 NOT_OURS = "left alone: not the gateway's"
@@ -56,11 +57,11 @@ def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
 
 
 def strange_slices(
-    gpus: Sequence[Gpu], sessions: Sequence[Session], policy: MigPolicy
+    gpus: Sequence[Gpu], allocations: Iterable[Allocation | None], policy: MigPolicy
 ) -> Iterator[Difference]:
-    """GPU instances that no session has. They are planned around; where the administrator makes them, idle
-    ones are meant to be there."""
-    held = {(session.gpu, session.placement) for session in sessions}
+    """GPU instances that no session holds; `allocations` are those of all rows and containers. New sessions
+    are placed around them. Where the administrator makes the instances, idle ones are expected."""
+    held = {(found.gpu, found.placement) for found in allocations if found}
     for gpu in gpus:
         for instance in gpu.instances:
             is_offered = policy is not MigPolicy.DYNAMIC and instance.mig_uuid is not None

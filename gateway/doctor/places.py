@@ -43,12 +43,15 @@ class Places:
         before = self._attempt(Place.DATABASE, self._rows)
         snapshot = self._look(before or ())
         gpus = self._attempt(Place.DRIVER, self._host.list_gpus)
+        survivors = self._attempt(Place.DOCKER, self._host.survivors) or ()
         after = self._attempt(Place.DATABASE, self._rows)
         if before is None or after is None:
             return Comparison(None, (), (), self._unseen)
         changed = _changed(before, after)
         differ = [one for one in differences(snapshot, self._clock()) if one.session_id not in changed]
-        others = list(strange_slices(gpus or (), [*before, *after], self._policy))
+        held = [session.allocation for session in (*before, *after)]
+        held += [survivor.allocation for survivor in survivors]
+        others = list(strange_slices(gpus or (), held, self._policy))
         return Comparison(len(after), differ, others, self._unseen)
 
     def _look(self, sessions: Sequence[Session]) -> Snapshot:

@@ -366,13 +366,15 @@ class Token(Base):
 
 
 class Deployment(Base):
-    """One row, which PostgreSQL's gateways share: `machine` is the Docker Engine whose sessions these are,
+    """One row. `deployment_id` names this database on the containers that are opened with it. PostgreSQL's
+    gateways share the rest: `machine` is the Docker Engine whose sessions these are,
     `leader` the process that reaps them as long as its lease is not over, `ticked_at` when it last did."""
 
     __tablename__ = "deployment"
     __table_args__ = (CheckConstraint("id = 1", name="one_deployment"),)
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    deployment_id: Mapped[str] = mapped_column(String(36))
     machine: Mapped[str | None] = mapped_column(String(96))
     leader: Mapped[str | None] = mapped_column(String(96))
     lease_until: Mapped[datetime | None]

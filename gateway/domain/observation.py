@@ -66,11 +66,13 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container that carries a session's label. `ended`: its main process is over."""
+    """A container that carries a session's label. `ended`: its main process is over. `foreign`: another
+    database records the session."""
 
     id: str
     session_id: str
     ended: bool
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,11 @@ class ServerView:
 
     def observe(self, sessions: Sequence[Session]) -> Observation:
         """`sessions` were read before this view was taken."""
-        containers = {container.session_id: container for container in self.containers or ()}
+        found = self.containers or ()
+        foreign = {container.session_id for container in found if container.foreign}
+        containers = {one.session_id: one for one in found if not one.foreign}
         gpus = {gpu.uuid: gpu for gpu in self.gpus}
-        files = self.files or {}
+        files = {id: claimed for id, claimed in (self.files or {}).items() if id not in foreign}
         return Observation(
             states={
                 session.id: self._state(session, containers.get(session.id), gpus) for session in sessions

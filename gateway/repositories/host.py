@@ -16,6 +16,7 @@ from gateway.domain.models import Session
 from gateway.domain.observation import Container, Observation, Place, ServerView
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import LocalPlanner
+from gateway.domain.recovery import Survivor
 from gateway.errors import ContainerFailed, GatewayError, PlacementTaken
 from gateway.failpoints import reach
 
@@ -55,6 +56,7 @@ class Containers(Protocol):
     def run(self, spec: ContainerSpec) -> str: ...
     def remove(self, session_id: str) -> None: ...
     def list(self) -> Sequence[Container]: ...
+    def survivors(self) -> Sequence[Survivor]: ...
     def wait_for_ssh(self, container_id: str, address: str) -> None: ...
     def check_gpu(self, container_id: str, gpu_uuid: str) -> None: ...
     def disconnect(self, session_id: str) -> None: ...
@@ -82,6 +84,7 @@ class Workspaces(Protocol):
     """Users' persistent directories; raises `WorkspaceRefused`, `DiskFull`."""
 
     def ensure(self, user_id: str, uid: int) -> Path: ...
+    def owners(self) -> Mapping[str, int]: ...
     def has_quotas(self) -> bool: ...
     def used(self, user_id: str) -> int: ...
 
@@ -135,7 +138,10 @@ class LocalHost:
         return Started(container_id, plan.address, allocation)
 
     def stop(self, session_id: str, allocation: Allocation | None) -> None:
-        """The driver reuses the ids of instances at once, so the container must be gone first."""
+        """The driver reuses the ids of instances at once, so the container must be gone first. What an orphan
+        held, its container's labels tell."""
+        if allocation is None:
+            allocation = self._labelled(session_id)
         self.containers.remove(session_id)
         reach("after-container-remove")
         if allocation is not None and not allocation.borrowed:
@@ -174,6 +180,12 @@ class LocalHost:
         )
         return view.observe(sessions)
 
+    def survivors(self) -> Sequence[Survivor]:
+        return self.containers.survivors()
+
+    def workspace_owners(self) -> Mapping[str, int]:
+        return self.workspaces.owners()
+
     def endings(self) -> Endings:
         return self.containers.endings()
 
@@ -210,6 +222,10 @@ class LocalHost:
         faults = [f"GPU {gpu.index} {gpu.fault}" for gpu in found if gpu.fault]
         simulated = ", simulated" if any(gpu.simulated for gpu in found) else ""
         return "; ".join([f"ok: {len(found)} GPUs{simulated}", *faults])
+
+    def _labelled(self, session_id: str) -> Allocation | None:
+        found = (one for one in self.containers.survivors() if one.session_id == session_id)
+        return next((one.allocation for one in found), None)
 
     def _make(self, allocation: Allocation) -> str:
         return self.gpus.create(allocation.gpu, allocation.profile, allocation.placement).mig_uuid or ""

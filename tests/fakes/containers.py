@@ -1,20 +1,24 @@
 """Containers without Docker: as stateful as the real ones, and able to fail."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
 from gateway.domain.observation import Container
+from gateway.domain.recovery import Survivor
 from gateway.errors import ContainerFailed
 from gateway.repositories.host import ContainerSpec
 
 
 @dataclass
 class FakeContainers:
-    """`calls` are the verbs so far, in order."""
+    """`calls` are the verbs so far, in order. `deployment` names the database that sessions are opened with;
+    `deployments` names it for single sessions."""
 
     calls: list[str] = field(default_factory=list)
+    deployment: Callable[[], str | None] = lambda: None
+    deployments: dict[str, str | None] = field(default_factory=dict)
     _running: dict[str, tuple[Container, ContainerSpec]] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _up_since: datetime = datetime(2020, 1, 1, tzinfo=UTC)
@@ -44,7 +48,32 @@ class FakeContainers:
 
     def list(self) -> Sequence[Container]:
         self._did("list")
-        return [container for container, _ in self._running.values()]
+        return [
+            replace(container, foreign=self._is_foreign(container.session_id))
+            for container, _ in self._running.values()
+        ]
+
+    def _is_foreign(self, session_id: str) -> bool:
+        return self.deployments.get(session_id, self.deployment()) != self.deployment()
+
+    def survivors(self) -> Sequence[Survivor]:
+        self._did("survivors")
+        return [self._survivor(container, spec) for container, spec in self._running.values()]
+
+    def _survivor(self, container: Container, spec: ContainerSpec) -> Survivor:
+        request = spec.request
+        return Survivor(
+            session_id=request.session_id,
+            user_id=request.user_id,
+            container_id=container.id,
+            deployment=self.deployments.get(request.session_id, self.deployment()),
+            created_at=request.created_at,
+            expires_at=request.expires_at,
+            uid=request.uid,
+            address=spec.address,
+            allocation=spec.allocation,
+            is_running=not container.ended,
+        )
 
     def wait_for_ssh(self, container_id: str, address: str) -> None:
         self._did("wait_for_ssh")

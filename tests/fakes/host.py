@@ -16,6 +16,7 @@ from gateway.domain.models import Cordon, Reason, Session
 from gateway.domain.observation import Observation, Place, SessionState, State
 from gateway.domain.placement import Occupied
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
+from gateway.domain.recovery import Survivor
 from gateway.errors import GatewayError, NoCapacity, UnknownProfile
 from tests.fakes.gpus import FakeGpus, free_placements
 
@@ -24,6 +25,7 @@ from tests.fakes.gpus import FakeGpus, free_placements
 class _Run:
     """One session that the host runs; `ended` is why it ended."""
 
+    request: SessionRequest
     started: Started
     ended: Reason | None = None
     notices: list[str] = field(default_factory=list)
@@ -53,6 +55,7 @@ class MemoryHost:
         self._numbers = itertools.count(1)
         self._followers: list[MemoryEndings] = []
         self.failure: GatewayError | None = None
+        self.deployment: str | None = None
 
     def list_gpus(self) -> list[Gpu]:
         self._ask()
@@ -92,7 +95,7 @@ class MemoryHost:
             number = next(self._numbers)
             allocation = Allocation(gpu.uuid, plan.mig_profile, places[-1], mig_uuid=made.mig_uuid)
             started = Started(f"pod-{number}", f"10.9.0.{number}", allocation)
-            self._runs[plan.request.session_id] = _Run(started)
+            self._runs[plan.request.session_id] = _Run(plan.request, started)
             return started
 
     def stop(self, session_id: str, allocation: Allocation | None) -> None:
@@ -126,6 +129,27 @@ class MemoryHost:
         return Observation(
             {session.id: self._state(session) for session in sessions}, held, dict(self._claims)
         )
+
+    def survivors(self) -> Sequence[Survivor]:
+        self._ask()
+        return [
+            Survivor(
+                session_id=id,
+                user_id=run.request.user_id,
+                container_id=run.started.container_id,
+                deployment=self.deployment,
+                created_at=run.request.created_at,
+                expires_at=run.request.expires_at,
+                uid=run.request.uid,
+                address=run.started.address,
+                allocation=run.started.allocation,
+                is_running=run.ended is None,
+            )
+            for id, run in self._runs.items()
+        ]
+
+    def workspace_owners(self) -> Mapping[str, int]:
+        return {run.request.user_id: run.request.uid for run in self._runs.values()}
 
     def endings(self) -> MemoryEndings:
         self._ask()

@@ -36,6 +36,7 @@ def docker_containers(docker: Docker, **changes: Any) -> DockerContainers:
         "limits": LIMITS,
         "start_timeout_seconds": 20,
         "simulated_gpus": True,
+        "deployment": lambda: "this",
     }
     return DockerContainers(docker, **options | changes)
 
@@ -74,6 +75,30 @@ def test_a_removed_container_is_gone_when_the_call_returns(
     containers.run(spec)
     containers.remove(spec.request.session_id)
     assert of(containers, spec) == []
+
+
+def test_a_survivor_is_described_by_its_container_alone(containers: Containers, spec: ContainerSpec) -> None:
+    containers.run(spec)
+    [found] = [one for one in containers.survivors() if one.session_id == spec.request.session_id]
+    assert (found.user_id, found.uid, found.address) == (
+        spec.request.user_id,
+        spec.request.uid,
+        spec.address,
+    )
+    assert (found.allocation, found.expires_at) == (spec.allocation, spec.request.expires_at)
+    assert found.is_running
+    containers.remove(spec.request.session_id)
+    assert spec.request.session_id not in [one.session_id for one in containers.survivors()]
+
+
+def test_a_container_of_another_database_is_foreign(
+    docker: Docker, real: DockerContainers, spec: ContainerSpec
+) -> None:
+    docker_containers(docker, deployment=lambda: "another").run(spec)
+    [found] = [one for one in real.list() if one.session_id == spec.request.session_id]
+    assert found.foreign
+    [survivor] = [one for one in real.survivors() if one.session_id == spec.request.session_id]
+    assert survivor.deployment == "another"
 
 
 def test_removing_what_is_gone_already_is_success(containers: Containers, spec: ContainerSpec) -> None:

@@ -3,9 +3,10 @@
 import re
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -14,6 +15,7 @@ from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 
 from gateway.domain.observation import Container
 from gateway.domain.plan import SSH_PORT
+from gateway.domain.recovery import Survivor
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
 from gateway.failpoints import reach
 from gateway.repositories.docker import labels
@@ -65,6 +67,7 @@ class DockerContainers:
         limits: Limits,
         start_timeout_seconds: float,
         simulated_gpus: bool = False,
+        deployment: Callable[[], str],
     ) -> None:
         self._docker = docker
         self._image = image
@@ -73,6 +76,7 @@ class DockerContainers:
         self._start_timeout = start_timeout_seconds
         self._simulated_gpus = simulated_gpus
         self._daemon_has_gpus = True
+        self._deployment = cache(deployment)
 
     def run(self, spec: ContainerSpec) -> str:
         """Create and start the container; its id. A half-made one is found by `remove`, by its label."""
@@ -102,9 +106,41 @@ class DockerContainers:
     def list(self) -> Sequence[Container]:
         with translated_errors():
             return [
-                Container(found["Id"], found["Labels"][labels.SESSION], ended=found["State"] in _ENDED)
+                Container(
+                    found["Id"],
+                    found["Labels"][labels.SESSION],
+                    ended=found["State"] in _ENDED,
+                    foreign=not self._is_own(found["Labels"]),
+                )
                 for found in self._with_label(labels.SESSION)
             ]
+
+    def survivors(self) -> Sequence[Survivor]:
+        """Every session container of the network, whichever database it was opened with."""
+        with translated_errors():
+            return [self._survivor(found) for found in self._with_label(labels.SESSION)]
+
+    def _is_own(self, marks: Mapping[str, str]) -> bool:
+        """Containers of older versions name no deployment."""
+        return marks.get(labels.DEPLOYMENT, self._deployment()) == self._deployment()
+
+    def _survivor(self, found: Mapping[str, Any]) -> Survivor:
+        marks, created = found["Labels"], datetime.fromtimestamp(found["Created"], UTC)
+        network = found["NetworkSettings"]["Networks"].get(self._network) or {}
+        fixed = network.get("IPAMConfig") or {}
+        uid = marks.get(labels.UID, "")
+        return Survivor(
+            session_id=marks[labels.SESSION],
+            user_id=marks.get(labels.OWNER, ""),
+            container_id=found["Id"],
+            deployment=marks.get(labels.DEPLOYMENT),
+            created_at=created,
+            expires_at=labels.expires_at(marks, otherwise=created),
+            uid=int(uid) if uid.isdecimal() else None,
+            address=network.get("IPAddress") or fixed.get("IPv4Address") or None,
+            allocation=labels.allocation(marks),
+            is_running=found["State"] == "running",
+        )
 
     def wait_for_ssh(self, container_id: str, address: str) -> None:
         """Return when the container's sshd has sent its banner; raises `ContainerFailed` when it will not."""
@@ -189,7 +225,7 @@ class DockerContainers:
             hostname=_hostname(spec.request.user_id),
             user=f"{spec.request.uid}:{spec.request.uid}",
             working_dir=f"/home/{spec.request.user_id}",
-            labels=labels.of(spec, self._network),
+            labels=labels.of(spec, self._network, self._deployment()),
             environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
             network=self._network,
             networking_config={self._network: EndpointConfig("1.44", ipv4_address=spec.address)},

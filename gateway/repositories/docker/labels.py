@@ -1,6 +1,14 @@
 """The labels by which the gateway knows its own containers, whoever made or lost track of them."""
 
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+from gateway.domain.mig import Placement
+from gateway.domain.plan import Allocation
 from gateway.repositories.host import ContainerSpec
+
+_PLACEMENT = re.compile(r"([0-9]{1,3}):([0-9]{1,3})")
 
 SESSION = "io.gpu-ssh-gateway.session"
 OWNER = "io.gpu-ssh-gateway.owner"
@@ -8,21 +16,45 @@ PROFILE = "io.gpu-ssh-gateway.mig-profile"
 GPU = "io.gpu-ssh-gateway.gpu"
 PLACEMENT = "io.gpu-ssh-gateway.placement"
 GPU_UUID = "io.gpu-ssh-gateway.gpu-uuid"
+UID = "io.gpu-ssh-gateway.uid"
+BORROWED = "io.gpu-ssh-gateway.borrowed"
+DEPLOYMENT = "io.gpu-ssh-gateway.deployment"  # the id of the database that records the session
 EXPIRES_AT = "io.gpu-ssh-gateway.expires-at"
 NETWORK = "io.gpu-ssh-gateway.network"
 EGRESS = "io.gpu-ssh-gateway.egress"  # of the proxy: its configuration's SHA-256
 
 
-def of(spec: ContainerSpec, network: str) -> dict[str, str]:
+def of(spec: ContainerSpec, network: str, deployment: str) -> dict[str, str]:
     """`network` tells whose the container is where several gateways share one Docker."""
     allocation = spec.allocation
     return {
         NETWORK: network,
+        DEPLOYMENT: deployment,
         SESSION: spec.request.session_id,
         OWNER: spec.request.user_id,
         PROFILE: allocation.profile,
         GPU: allocation.gpu,
         PLACEMENT: f"{allocation.placement.start}:{allocation.placement.size}",
         GPU_UUID: spec.gpu_uuid,
+        BORROWED: str(allocation.borrowed).lower(),
+        UID: str(spec.request.uid),
         EXPIRES_AT: spec.request.expires_at.isoformat(timespec="seconds"),
     }
+
+
+def allocation(found: Mapping[str, str]) -> Allocation | None:
+    """The slice that the labels of a container name; None where a label is missing or damaged."""
+    match = _PLACEMENT.fullmatch(found.get(PLACEMENT, ""))
+    if not match or found.get(BORROWED) not in ("true", "false") or not found.get(GPU_UUID):
+        return None
+    placement = Placement(int(match[1]), int(match[2]))
+    borrowed = found[BORROWED] == "true"
+    return Allocation(found.get(GPU, ""), found.get(PROFILE, ""), placement, borrowed, found[GPU_UUID])
+
+
+def expires_at(found: Mapping[str, str], otherwise: datetime) -> datetime:
+    """When the lease ends as the label says; `otherwise` where it says nothing that is a time."""
+    try:
+        return datetime.fromisoformat(found.get(EXPIRES_AT, "")).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return otherwise

@@ -6,6 +6,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.errors import DiskFull, WorkspaceRefused
@@ -56,6 +57,12 @@ class HostWorkspaces:
         if stat.S_IMODE(found.st_mode) != 0o700:
             os.chmod(path, 0o700, follow_symlinks=True)
         return path
+
+    def owners(self) -> Mapping[str, int]:
+        """The users who have a workspace, and the uid that owns it."""
+        homes = sorted(self._root.iterdir()) if self._root.is_dir() else []
+        found = {home.name: home.lstat() for home in homes if not home.name.startswith(".")}
+        return {name: about.st_uid for name, about in found.items() if stat.S_ISDIR(about.st_mode)}
 
     def has_quotas(self) -> bool:
         """Whether the file system itself keeps users to a quota."""

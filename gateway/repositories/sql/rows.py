@@ -10,6 +10,7 @@ from gateway.domain.clock import Moment
 from gateway.domain.models import (
     FIRST_UID,
     Cordon,
+    Deployment,
     EndedSession,
     Event,
     Session,
@@ -84,6 +85,23 @@ class SessionRows:
             self._session.add(user)
             self._session.flush()
         return user
+
+    def uids(self) -> Mapping[str, int]:
+        """Every user's uid, by user id."""
+        return {user.id: user.uid for user in self._session.scalars(select(User))}
+
+    def assign_uid(self, user_id: str, uid: int) -> None:
+        """Give the user this uid, which nobody else may have."""
+        user = self._session.get(User, user_id)
+        if user is None:
+            self._session.add(User(id=user_id, uid=uid, public_keys=[]))
+        else:
+            user.uid = uid
+        self._session.flush()
+
+    def deployment_id(self) -> str:
+        """Names this database on the containers that are opened with it."""
+        return self._session.scalars(select(Deployment.deployment_id)).one()
 
     def public_keys(self, user_id: str) -> Sequence[str]:
         """Return the public keys stored for a user; an empty list for an unknown one."""

@@ -35,6 +35,11 @@ def require_current(db: DatabaseUrl) -> None:
     )
 
 
+def exists(db: DatabaseUrl) -> bool:
+    """Whether the database has a schema of any version; raises `StartRefused` when it cannot be asked."""
+    return _revision(db) is not None
+
+
 def upgrade(db: DatabaseUrl) -> Path | None:
     """Bring the database to the current schema and return the backup made before, if any.
 

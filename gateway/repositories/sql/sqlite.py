@@ -2,6 +2,7 @@
 
 import os
 import sqlite3
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -78,3 +79,62 @@ def back_up(path: Path, copy: Path) -> None:
     finally:
         source.close()
         target.close()
+
+
+def restore(path: Path, copy: Path) -> Path | None:
+    """Put `copy` in the place of the database at `path`; where the database from before is kept now, if there
+    was one.
+
+    The write-ahead log of the old database goes with it: left behind, it would be applied to the copy. Raises
+    `StartRefused` when the copy is damaged or a process has the database open; nothing is changed then.
+    """
+    require_sound(copy)
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    incoming = path.with_name(path.name + ".restoring")
+    incoming.unlink(missing_ok=True)
+    back_up(copy, incoming)
+    kept = None
+    if path.exists():
+        _require_unused(path)
+        kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.replaced")
+        back_up(path, kept)
+        for name in ("-wal", "-shm"):
+            path.with_name(path.name + name).unlink(missing_ok=True)
+    incoming.rename(path)
+    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    os.fsync(descriptor)
+    os.close(descriptor)
+    return kept
+
+
+def require_sound(copy: Path) -> None:
+    """Raises `StartRefused` unless `copy` is a whole database of the gateway."""
+    if not copy.is_file():
+        raise StartRefused(f"{copy} is not a file; name a copy that `gateway backup` made.")
+    connection = sqlite3.connect(f"file:{quote(str(copy))}?mode=ro", uri=True)
+    try:
+        [(verdict,)] = connection.execute("PRAGMA integrity_check(1)").fetchall()
+        connection.execute("SELECT version_num FROM alembic_version").fetchall()
+    except sqlite3.Error as error:
+        raise StartRefused(f"{copy} is not a database of the gateway ({error}).") from error
+    finally:
+        connection.close()
+    if verdict != "ok":
+        raise StartRefused(f"{copy} is damaged ({verdict}): choose another backup.")
+
+
+def _require_unused(path: Path) -> None:
+    """SQLite grants exclusive use only to the last process that has the database open."""
+    connection = sqlite3.connect(path, timeout=1, isolation_level=None)
+    try:
+        connection.execute("PRAGMA locking_mode=EXCLUSIVE")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        raise StartRefused(
+            f"The database {path} is in use ({error}): stop the gateway first, then restore."
+        ) from error
+    except sqlite3.DatabaseError:
+        return  # it is damaged, and that may be why a copy is put in its place
+    finally:
+        connection.close()

@@ -1,0 +1,70 @@
+"""What stands of sessions when a database is new or was put back, and whose it is. Pure."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gateway.domain.clock import Moment
+from gateway.domain.models import KeysFrom, Session, Status
+from gateway.domain.pipe import Pipe
+from gateway.domain.plan import Allocation, Started
+
+
+@dataclass(frozen=True, slots=True)
+class Survivor:
+    """A session that the host can describe without the database.
+
+    `deployment` is the id of the database that it was opened with; None if an older version opened it. `uid`,
+    `address` and `allocation` are None where the host does not know them. `is_running` is False once its main
+    process has ended.
+    """
+
+    session_id: str
+    user_id: str
+    container_id: str
+    deployment: str | None
+    created_at: datetime
+    expires_at: datetime
+    uid: int | None
+    address: str | None
+    allocation: Allocation | None
+    is_running: bool
+
+
+def strangers(survivors: Sequence[Survivor], deployment: str, known: Collection[str]) -> list[Survivor]:
+    """Those that belong to another database. `known` are the ids that have or had a row in this one."""
+    return [
+        survivor
+        for survivor in survivors
+        if survivor.deployment != deployment
+        and (survivor.deployment is not None or survivor.session_id not in known)
+    ]
+
+
+def row_of(survivor: Survivor, pipe: Pipe | None, now: Moment) -> Session | None:
+    """The row that a running session had, from what the host and its route say; None when they do not say
+    enough. The lease ends at the time that the host knows."""
+    if pipe is None or survivor.allocation is None or survivor.address is None or not survivor.is_running:
+        return None
+    if (pipe.session_id, pipe.username, pipe.host) != (
+        survivor.session_id,
+        survivor.user_id,
+        survivor.address,
+    ):
+        return None
+    session = Session(
+        id=survivor.session_id,
+        user_id=survivor.user_id,
+        status=Status.PENDING,
+        mig_profile=survivor.allocation.profile,
+        public_keys=list(pipe.public_keys),
+        keys_from=KeysFrom.GIVEN,
+        private_key=pipe.private_key,
+        host_key=pipe.host_key,
+        created_at=survivor.created_at,
+        expires_at=survivor.expires_at,
+        boot=now.boot,
+        expires_uptime=(now.uptime + max(timedelta(), survivor.expires_at - now.wall)).total_seconds(),
+    )
+    session.activate(Started(survivor.container_id, survivor.address, survivor.allocation))
+    return session

@@ -1,0 +1,136 @@
+"""Brings a new or restored database into agreement with what stands on the host, before it is served."""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gateway.domain.audit import Action
+from gateway.domain.clock import Clock
+from gateway.domain.models import Event, Reason
+from gateway.domain.recovery import Survivor, row_of, strangers
+from gateway.errors import GatewayError, StartRefused
+from gateway.services.ports import Database, Host, Pipes, Rows
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Recovered:
+    """`owners` are users whose uid came from their workspace. `conflicts` say which workspaces belong to the
+    uid of another user. Sessions are named by user: `adopted` have their row again, `lost` run without a row
+    and end at the next start, `ended` had a row and no container."""
+
+    owners: Sequence[str]
+    conflicts: Sequence[str]
+    adopted: Sequence[str]
+    lost: Sequence[str]
+    ended: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Recovery:
+    database: Database
+    host: Host
+    pipes: Pipes
+    clock: Clock
+
+    def require_own_sessions(self) -> None:
+        """Raises `StartRefused` when the host runs sessions that another database records. Served with this
+        one, they would lose their routes."""
+        try:
+            survivors = self.host.survivors()
+        except GatewayError as error:
+            log.warning("the sessions on the host are not compared", extra={"error": str(error)})
+            return
+        with self.database.read() as rows:
+            known = {one.session_id for one in survivors if rows.get(one.session_id)}
+            known |= {one.session_id for one in survivors if rows.get_ended(one.session_id)}
+            foreign = strangers(survivors, rows.deployment_id(), known)
+        if foreign:
+            users = ", ".join(sorted({one.user_id for one in foreign})[:5])
+            raise StartRefused(
+                f"The host runs {len(foreign)} sessions (of {users}) that this database does not know: they "
+                "belong to another one. Name that database with --db, put a backup back with `gateway "
+                "restore FILE`, use another --network, or end them with `docker rm --force`."
+            )
+
+    def require_nothing(self) -> None:
+        """Raises `StartRefused` when sessions or workspaces stand here although the database is new."""
+        found = []
+        try:
+            if survivors := self.host.survivors():
+                found.append(f"{len(survivors)} session containers")
+        except GatewayError as error:
+            log.warning("the sessions on the host are not looked for", extra={"error": str(error)})
+        if homes := self.host.workspace_owners():
+            found.append(f"the workspaces of {len(homes)} users")
+        if found:
+            raise StartRefused(
+                f"The database does not exist, but {' and '.join(found)} do: correct --db (GATEWAY_DB) or "
+                "mount its disk, put a backup back with `gateway restore FILE`, or begin with an empty "
+                "database by `gateway migrate --new`."
+            )
+
+    def recover(self) -> Recovered:
+        """Take the users' uids from their workspaces, and give the sessions that run their rows back."""
+        owners, conflicts = self._adopt_owners()
+        ended = self._end_vanished()
+        adopted, lost = self._adopt_sessions()
+        return Recovered(owners, conflicts, adopted, lost, ended)
+
+    def _adopt_owners(self) -> tuple[list[str], list[str]]:
+        """The disk decides who has which uid: a wrong one would lock users out, or let others in."""
+        taken, conflicts = [], []
+        with self.database.begin() as rows:
+            uids = dict(rows.uids())
+            for user_id, uid in sorted(self.host.workspace_owners().items()):
+                holder = next((other for other, its in uids.items() if its == uid), None)
+                if holder == user_id:
+                    continue
+                if holder is not None:
+                    conflicts.append(f"{user_id}'s workspace belongs to uid {uid}, which is {holder}'s")
+                    continue
+                rows.assign_uid(user_id, uid)
+                uids[user_id] = uid
+                taken.append(user_id)
+        return taken, conflicts
+
+    def _end_vanished(self) -> list[str]:
+        """Sessions of the backup that ended since: their slices may be others' now, so only the row goes."""
+        running = {one.session_id for one in self.host.survivors()}
+        with self.database.begin() as rows:
+            vanished = [session for session in rows.list() if session.id not in running]
+            for session in vanished:
+                session.close(Reason.RESTARTED)
+                rows.end(session, self.clock().wall)
+                detail = "ended while an older database was put back"
+                rows.record(Event.of(self.clock().wall, Action.ENDED, detail, session=session))
+        return [session.user_id for session in vanished]
+
+    def _adopt_sessions(self) -> tuple[list[str], list[str]]:
+        pipes = {pipe.session_id: pipe for pipe in self.pipes.list()}
+        adopted, lost = [], []
+        with self.database.begin() as rows:
+            for survivor in self.host.survivors():
+                if rows.get(survivor.session_id):
+                    continue
+                session = row_of(survivor, pipes.get(survivor.session_id), self.clock())
+                if session is None or not _may_adopt(rows, survivor):
+                    lost.append(survivor.user_id)
+                    continue
+                rows.add(session)
+                detail = "found running while an older database was put back"
+                rows.record(Event.of(self.clock().wall, Action.OPENED, detail, session=session))
+                adopted.append(session.user_id)
+        return adopted, lost
+
+
+def _may_adopt(rows: Rows, survivor: Survivor) -> bool:
+    """The user has no other live session, and the uid that the session runs as."""
+    if rows.of_user(survivor.user_id):
+        return False
+    uid = rows.uids().get(survivor.user_id)
+    if uid is None and survivor.uid is not None and survivor.uid not in rows.uids().values():
+        rows.assign_uid(survivor.user_id, survivor.uid)
+        return True
+    return uid is not None and uid == survivor.uid
