@@ -24,7 +24,8 @@ from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.files.pipes import Pipes as PipesOnDisk
-from gateway.repositories.files.session_files import EgressProxy, HostSessionFiles
+from gateway.repositories.files.session_contents import EgressProxy
+from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.files.workspaces import HostWorkspaces
 from gateway.repositories.host import LocalHost
 from gateway.repositories.nvml.gpus import Gpus

@@ -1,5 +1,6 @@
 """Session containers in Docker: hardened, labelled, found again by label alone."""
 
+import posixpath
 import re
 import socket
 import time
@@ -29,9 +30,10 @@ _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
 _REMOVAL_SECONDS = 30
 _ENDED = frozenset({"exited", "dead"})
-# Processes named sshd, but for the listener: the oldest child of the container's init. A session's user can
-# trace and rename them, so the kernel's list of connections decides whether they are cut: while one is left
-# after a few rounds, everything goes that the user runs. SIGTERM would wait for what the user has stopped.
+# Kill the processes named sshd, except the listener: the oldest child of the container's first process. Where
+# users can read sshd, they can also trace and rename it, so the kernel's list of connections decides whether
+# all are closed. While one is left after a few rounds, every process of the user is killed. SIGKILL, because
+# a process that the user has stopped does not act on SIGTERM.
 _CUT_CONNECTIONS = f"""
 read -r listener others < /proc/1/task/1/children
 test -n "$listener" || exit 1
@@ -219,8 +221,14 @@ class DockerContainers:
         return str(container.id)
 
     def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> DockerContainer:
+        mounts = _mounts(spec)
         return self._docker.client.containers.create(
             self._image,
+            # in place of the image's ENTRYPOINT, CMD and HEALTHCHECK
+            entrypoint=["/bin/sh", "/etc/gateway/start"],
+            healthcheck={"test": ["NONE"]},
+            # the proxy in ~/.docker/config.json is the host's, and its URL may hold a password
+            use_config_proxy=False,
             name=_name(spec.request.user_id),
             hostname=_hostname(spec.request.user_id),
             user=f"{spec.request.uid}:{spec.request.uid}",
@@ -229,11 +237,10 @@ class DockerContainers:
             environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
             network=self._network,
             networking_config={self._network: EndpointConfig("1.44", ipv4_address=spec.address)},
-            mounts=_mounts(spec),
+            mounts=mounts,
             device_requests=list(devices or []),
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
-            init=True,
             cgroupns="private",
             # Docker switches IPv6 off on a network without it; here it is a promise
             sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
@@ -242,8 +249,14 @@ class DockerContainers:
             dns=["127.0.0.1"],
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
             # no restart policy, as is Docker's default: the gateway decides what becomes of one that stops
-            **self._limits.docker_options(),
+            **self._limits.docker_options(self._volumes() - {mount["Target"] for mount in mounts}),
         )
+
+    def _volumes(self) -> set[str]:
+        """The directories that the image declares as `VOLUME`. Docker would mount a directory of the host, of
+        unbounded size, over each."""
+        declared = self._docker.client.images.get(self._image).attrs["Config"].get("Volumes") or {}
+        return {posixpath.normpath(directory) for directory in declared}
 
     def _remove_orphan_named(self, name: str) -> None:
         """A name is a mutex that an earlier session's container may still hold: its row is gone, or the
@@ -314,6 +327,8 @@ def _mounts(spec: ContainerSpec) -> list[Mount]:
         read_only("/etc/gateway", "etc"),
         read_only("/etc/passwd", "passwd"),
         read_only("/etc/group", "group"),
+        # /etc/profile of most distributions sets PATH anew and then reads this directory
+        read_only("/etc/profile.d/gateway.sh", "etc/environment.sh"),
     ]
 
 

@@ -1,5 +1,6 @@
 """What a session may take of the machine, and what it may write to, in Docker's own names."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,8 @@ class Limits:
     tmp: str
     read_only_root: bool
 
-    def docker_options(self) -> dict[str, Any]:
-        """Arguments for `containers.create`."""
+    def docker_options(self, volumes: Iterable[str] = ()) -> dict[str, Any]:
+        """Arguments for `containers.create`. Each of `volumes` becomes a temporary directory like /tmp."""
         scratch = f"{_TMPFS},exec,size={self.tmp}"
         return {
             "mem_limit": self.memory,
@@ -41,6 +42,7 @@ class Limits:
             ],
             "read_only": self.read_only_root,
             "tmpfs": {
+                **dict.fromkeys(volumes, scratch),
                 "/tmp": scratch,
                 "/var/tmp": scratch,
                 "/dev/shm": f"{_TMPFS},noexec,size={self.shm}",

@@ -4,54 +4,16 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.domain.mig import Gpu
-from gateway.domain.plan import SSH_PORT, Allocation, SessionRequest
+from gateway.domain.plan import Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
+from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, contents
 
-_PATH = "/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/bin:/usr/bin:/bin"
 _WARNING = "  Warning     "
-_LIBRARY_PATH = "/usr/local/nvidia/lib:/usr/local/nvidia/lib64"
-
-# PAM, passwords and a pid file need root; sshd's penalties would punish the router, from whose
-# address all users come (the image turns them off where its sshd has them). The first value of an
-# option counts, so the image's own come last.
-_SSHD_CONFIG = """\
-Port {port}
-HostKey /etc/gateway/ssh_host_ed25519_key
-AuthorizedKeysFile /etc/gateway/authorized_keys
-AllowUsers {user}
-AuthenticationMethods publickey
-PasswordAuthentication no
-KbdInteractiveAuthentication no
-UsePAM no
-PidFile none
-PrintLastLog no
-MaxStartups 200:30:400
-MaxSessions 200
-ClientAliveInterval 60
-ClientAliveCountMax 3
-StreamLocalBindUnlink yes
-X11Forwarding no
-PermitTunnel no
-PermitUserEnvironment no
-AcceptEnv LANG LC_* COLORTERM
-Subsystem sftp internal-sftp
-SetEnv {environment}
-Include /etc/ssh/sshd_config.d/*.conf
-"""
-
-
-@dataclass(frozen=True, slots=True)
-class EgressProxy:
-    """The proxy's URL, and what it leads to, each as `HOST:PORT`."""
-
-    proxy: str
-    hosts: Sequence[str]
 
 
 class HostSessionFiles:
@@ -59,15 +21,15 @@ class HostSessionFiles:
 
     def __init__(self, root: Path, egress_proxy: EgressProxy | None = None) -> None:
         self._root = root
-        self._outside = egress_proxy
+        self._egress = egress_proxy
 
     def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path:
         directory = self._root / request.session_id
         with _errors_told():
             (directory / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
-            for name, content in _contents(request, gpu, allocation, self._outside).items():
+            for name, content in contents(request, gpu, allocation, self._egress).items():
                 (directory / name).write_text(content)
-                (directory / name).chmod(0o444)
+                (directory / name).chmod(0o555 if name in PROGRAMS else 0o444)
             _write_private(directory / "etc/ssh_host_ed25519_key", request.host_key.private, request.uid)
         return directory
 
@@ -139,58 +101,3 @@ def _write_private(path: Path, content: str, uid: int) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
         file.write(content)
     os.chown(path, uid, uid)
-
-
-def _contents(
-    request: SessionRequest, gpu: Gpu, allocation: Allocation, outside: EgressProxy | None
-) -> dict[str, str]:
-    environment = {
-        "PATH": _PATH,
-        "LD_LIBRARY_PATH": _LIBRARY_PATH,
-        "NVIDIA_VISIBLE_DEVICES": str(allocation.mig_uuid),
-        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
-        "GATEWAY_MIG_PROFILE": allocation.profile,
-        "GATEWAY_LEASE_ENDS": f"{request.expires_at:%Y-%m-%dT%H:%M:%SZ}",
-    }
-    if outside:
-        proxied = dict.fromkeys(("http_proxy", "https_proxy"), outside.proxy)
-        proxied["no_proxy"] = "localhost,127.0.0.1"
-        environment |= proxied | {name.upper(): value for name, value in proxied.items()}
-    user, uid = request.user_id, request.uid
-    return {
-        "passwd": (
-            "root:x:0:0:root:/root:/usr/sbin/nologin\n"
-            "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n"
-            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
-            f"{user}:x:{uid}:{uid}:{user}:/home/{user}:/bin/bash\n"
-        ),
-        "group": f"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n{user}:x:{uid}:\n",
-        "etc/sshd_config": _SSHD_CONFIG.format(
-            port=SSH_PORT,
-            user=user,
-            environment=" ".join(f"{name}={value}" for name, value in environment.items()),
-        ),
-        "etc/authorized_keys": request.router_key + "\n",
-        "etc/environment.sh": "".join(f"export {name}={value}\n" for name, value in environment.items()),
-        "etc/motd": _message_of_the_day(request, gpu, allocation, outside),
-    }
-
-
-def _message_of_the_day(
-    request: SessionRequest, gpu: Gpu, allocation: Allocation, outside: EgressProxy | None
-) -> str:
-    profile = gpu.profile(allocation.profile)
-    memory = f", {profile.memory_mib} MiB" if profile else ""
-    network = (
-        f"  Network     {', '.join(outside.hosts)} by $http_proxy, and nothing else\n" if outside else ""
-    )
-    simulated = " (simulated)" if gpu.simulated else ""
-    return f"""
-  Welcome, {request.user_id}.
-
-  GPU slice   {allocation.profile}{memory} of {gpu.name}{simulated}
-              {allocation.mig_uuid}
-  Lease ends  {request.expires_at:%Y-%m-%d %H:%M} UTC
-  Files       your home directory is kept for your next session; the rest is not
-{network}
-"""

@@ -10,8 +10,8 @@ import tempfile
 from collections.abc import Callable
 
 _OWN_MOUNTS = set(
-    "/etc/gateway /etc/passwd /etc/group "
-    "/etc/resolv.conf /etc/hostname /etc/hosts /usr/sbin/docker-init".split()
+    "/etc/gateway /etc/passwd /etc/group /etc/profile.d/gateway.sh "
+    "/etc/resolv.conf /etc/hostname /etc/hosts".split()
 )
 
 

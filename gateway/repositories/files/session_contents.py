@@ -1,0 +1,116 @@
+"""What the files of a session contain: accounts, sshd's configuration, environment, message of the day."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from gateway.domain.mig import Gpu
+from gateway.domain.plan import SSH_PORT, Allocation, SessionRequest
+
+PROGRAMS = ("etc/shell",)  # the files that the session runs by their path
+
+_SCRIPTS = files(__package__) / "scripts"
+# PAM, passwords and a pid file need root. The first value of an option counts, so the image's own
+# configuration comes last. The login shell shows the message of the day.
+_SSHD_CONFIG = """\
+Port {port}
+HostKey /etc/gateway/ssh_host_ed25519_key
+AuthorizedKeysFile /etc/gateway/authorized_keys
+AllowUsers {user}
+AuthenticationMethods publickey
+PasswordAuthentication no
+KbdInteractiveAuthentication no
+UsePAM no
+PidFile none
+PrintLastLog no
+PrintMotd no
+MaxStartups 200:30:400
+MaxSessions 200
+ClientAliveInterval 60
+ClientAliveCountMax 3
+StreamLocalBindUnlink yes
+X11Forwarding no
+PermitTunnel no
+PermitUserEnvironment no
+AcceptEnv COLORTERM
+Subsystem sftp internal-sftp
+SetEnv LANG=C.UTF-8 {environment}
+Include /etc/ssh/sshd_config.d/*.conf
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class EgressProxy:
+    """The URL of the proxy, and the destinations it allows, each as `HOST:PORT`."""
+
+    proxy: str
+    hosts: Sequence[str]
+
+
+def contents(
+    request: SessionRequest, gpu: Gpu, allocation: Allocation, egress: EgressProxy | None
+) -> Mapping[str, str]:
+    """The text of each file, by its path below the session's directory. The private host key is not among
+    them, because it is the only file with an owner and a mode of its own."""
+    environment = _environment(request, allocation, egress)
+    user, uid = request.user_id, request.uid
+    return {
+        "passwd": (
+            "root:x:0:0:root:/root:/usr/sbin/nologin\n"
+            "sshd:x:101:65534::/run/sshd:/usr/sbin/nologin\n"
+            "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+            f"{user}:x:{uid}:{uid}:{user}:/home/{user}:/etc/gateway/shell\n"
+        ),
+        "group": f"root:x:0:\ntty:x:5:\nnogroup:x:65534:\n{user}:x:{uid}:\n",
+        "etc/sshd_config": _SSHD_CONFIG.format(
+            port=SSH_PORT,
+            user=user,
+            environment=" ".join(f"{name}={value}" for name, value in environment.items()),
+        ),
+        "etc/authorized_keys": request.router_key + "\n",
+        "etc/environment.sh": _exports(environment),
+        "etc/motd": _message_of_the_day(request, gpu, allocation, egress),
+        "etc/start": (_SCRIPTS / "start.sh").read_text(),
+        "etc/shell": (_SCRIPTS / "shell.sh").read_text(),
+    }
+
+
+def _environment(
+    request: SessionRequest, allocation: Allocation, egress: EgressProxy | None
+) -> dict[str, str]:
+    """What a login gets, whatever the image sets and the client sends."""
+    environment = {
+        "NVIDIA_VISIBLE_DEVICES": str(allocation.mig_uuid),
+        "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
+        "GATEWAY_MIG_PROFILE": allocation.profile,
+        "GATEWAY_LEASE_ENDS": f"{request.expires_at:%Y-%m-%dT%H:%M:%SZ}",
+    }
+    if egress:
+        proxies = dict.fromkeys(("http_proxy", "https_proxy"), egress.proxy)
+        proxies["no_proxy"] = "localhost,127.0.0.1"
+        environment |= proxies | {name.upper(): value for name, value in proxies.items()}
+    return environment
+
+
+def _exports(environment: Mapping[str, str]) -> str:
+    """Read by the login shell of the session, and by bash and sh after /etc/profile has reset PATH."""
+    lines = [f"export {name}={value}" for name, value in environment.items()]
+    return "\n".join([*lines, 'PATH="${SESSION_PATH:-$PATH}"', ""])
+
+
+def _message_of_the_day(
+    request: SessionRequest, gpu: Gpu, allocation: Allocation, egress: EgressProxy | None
+) -> str:
+    profile = gpu.profile(allocation.profile)
+    memory = f", {profile.memory_mib} MiB" if profile else ""
+    network = f"  Network     {', '.join(egress.hosts)} by $http_proxy, and nothing else\n" if egress else ""
+    simulated = " (simulated)" if gpu.simulated else ""
+    return f"""
+  Welcome, {request.user_id}.
+
+  GPU slice   {allocation.profile}{memory} of {gpu.name}{simulated}
+              {allocation.mig_uuid}
+  Lease ends  {request.expires_at:%Y-%m-%d %H:%M} UTC
+  Files       your home directory is kept for your next session; the rest is not
+{network}
+"""
