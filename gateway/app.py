@@ -16,7 +16,9 @@ from gateway.background.reconciler import Reconciler
 from gateway.background.watch import Watch
 from gateway.domain import addresses, clock
 from gateway.domain.clock import Clock
+from gateway.domain.lease import LeaseLimit
 from gateway.domain.mig import MigPolicy
+from gateway.domain.words import Words
 from gateway.errors import StartRefused
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
@@ -37,7 +39,10 @@ from gateway.services.closing import Closing
 from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
+from gateway.services.leases import Leases
+from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Leadership, Pipes
+from gateway.services.quota import WorkspaceQuota
 from gateway.services.recovery import Recovery
 from gateway.services.routing import Routing
 from gateway.services.sessions import Sessions
@@ -64,6 +69,7 @@ class Gateway:
 
     flask: Flask
     sessions: Sessions
+    leases: Leases
     reconciler: Reconciler
     disk_use: DiskUse
     reaper: Reaper
@@ -97,20 +103,25 @@ def create_app(settings: Settings) -> Flask:
 
 def assemble(settings: Settings, parts: Parts) -> Gateway:
     """Put the parts together; starts nothing."""
-    closing = Closing(parts.database, parts.host, parts.pipes, parts.clock)
-    routing = Routing(parts.database, parts.host, parts.pipes)
-    disk_use = DiskUse(parts.database, parts.host, settings.workspace_quota_bytes, parts.clock)
-    sessions = Sessions(parts.database, parts.host, parts.pipes, closing, routing, disk_use, parts.clock)
+    database, host, pipes, clock = parts.database, parts.host, parts.pipes, parts.clock
+    closing = Closing(database, host, pipes, clock)
+    routing = Routing(database, host, pipes)
+    limit = LeaseLimit(timedelta(minutes=settings.max_lease_minutes))
+    quota = WorkspaceQuota(host, settings.workspace_quota_bytes)
+    notices = Notices(database, host, limit, Words(settings.timezone), quota)
+    disk_use = DiskUse(database, host, notices, quota, clock)
+    sessions = Sessions(database, host, pipes, closing, routing, quota, notices, clock)
+    leases = Leases(database, notices, limit, clock)
     history = timedelta(days=settings.history_days)
-    reconciler = Reconciler(parts.database, parts.host, closing, routing, history, parts.clock)
-    watch = Watch(parts.database, parts.host)
+    reconciler = Reconciler(database, host, closing, routing, notices, history, clock)
+    watch = Watch(database, host)
     reaper = Reaper(reconciler, watch, disk_use, leadership_of(settings))
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
     flask.config["PUBLIC_URL"] = settings.public_url
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
-    gateway = Gateway(flask, sessions, reconciler, disk_use, reaper)
+    gateway = Gateway(flask, sessions, leases, reconciler, disk_use, reaper)
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
     return gateway
@@ -123,11 +134,11 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     inventory = GpuInventory(parts.database, parts.host, MigPolicy(settings.mig_policy), parts.clock)
     entry = sessions_api.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
     checks = readiness.checks(
-        parts.database, parts.host, parts.pipes, gateway.disk_use, gateway.reaper.last_tick
+        parts.database, parts.host, parts.pipes, gateway.disk_use.quota, gateway.reaper.last_tick
     )
     browsers.register(app, settings.api_hosts, parts.clock)
     app.register_blueprint(
-        sessions_api.blueprint(gateway.sessions, user_keys, entry, settings.max_ttl_minutes)
+        sessions_api.blueprint(gateway.sessions, gateway.leases, user_keys, entry, settings.max_ttl_minutes)
     )
     app.register_blueprint(users.blueprint(user_keys))
     app.register_blueprint(gpus.blueprint(inventory))

@@ -16,6 +16,8 @@ secret.
     ├── GpuNotFound             this host has no GPU with that index
     ├── SessionNotFound         no session ever had that id
     ├── SessionEnded            the session has ended
+    ├── LeaseMoved              the lease has another end than the caller saw
+    ├── LeaseTooLong            the lease would become longer than the limit
     ├── SessionExists           the user has a live session already
     ├── UserRouted              a hand-written pipe routes the user elsewhere
     ├── NoCapacity              no GPU has room for the profile now
@@ -123,6 +125,27 @@ class SessionEnded(GatewayError):
         super().__init__(f"Session {session_id} has ended ({reason}). POST /sessions creates a new one.")
         self.reason = reason
         self.ended_at = ended_at
+
+
+class LeaseMoved(GatewayError):
+    """`expires_at` is the end that the lease has now."""
+
+    def __init__(self, expires_at: datetime) -> None:
+        super().__init__(
+            f"The lease now ends at {expires_at:%Y-%m-%d %H:%M:%S} UTC: an earlier request may have extended "
+            "it. Compare the ends, and send the request again with the new one in `ends` if you want more."
+        )
+        self.expires_at = expires_at
+
+
+class LeaseTooLong(GatewayError):
+    """`latest_end` is the latest end possible now; None if the lease cannot be extended any more."""
+
+    rule = "max_lease_minutes"
+
+    def __init__(self, message: str, latest_end: datetime | None) -> None:
+        super().__init__(message)
+        self.latest_end = latest_end
 
 
 class SessionExists(GatewayError):

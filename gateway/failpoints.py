@@ -33,6 +33,8 @@ DELETE = (
     "after-end",
     "after-session-files-remove",
 )
+EXTEND = ("after-extend-commit", "after-lease-files-write")
+PLACES = CREATE + DELETE + EXTEND
 ACTIONS = ("kill", "error")
 
 _armed: dict[str, str] = {}
@@ -43,10 +45,10 @@ def arm(text: str) -> None:
     _armed.clear()
     for item in filter(None, text.split(",")):
         place, _, action = item.strip().partition("=")
-        if place not in CREATE + DELETE or action not in ACTIONS:
+        if place not in PLACES or action not in ACTIONS:
             raise StartRefused(
                 f"GATEWAY_FAILPOINTS: {item!r} is invalid. Use PLACE=ACTION, where ACTION is one of "
-                f"{', '.join(ACTIONS)} and PLACE is one of {', '.join(CREATE + DELETE)}."
+                f"{', '.join(ACTIONS)} and PLACE is one of {', '.join(PLACES)}."
             )
         _armed[place] = action
 

@@ -26,6 +26,7 @@ from gateway.repositories.host import LocalHost
 from gateway.repositories.sql import schema
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.disk_use import DiskUse
+from gateway.services.leases import Leases
 from gateway.services.sessions import Sessions
 from gateway.settings import Settings
 from tests.client import ApiClient
@@ -80,6 +81,10 @@ class Bench:
     @property
     def sessions(self) -> Sessions:
         return self.gateway.sessions
+
+    @property
+    def leases(self) -> Leases:
+        return self.gateway.leases
 
     @property
     def reconciler(self) -> Reconciler:

@@ -68,6 +68,13 @@ def require_own(user_id: str) -> None:
         raise Forbidden(f"This token belongs to {own_user()} and may act only for this user.")
 
 
+def require_operator(field: str) -> None:
+    """Raise `Forbidden` if the caller may see only the objects of one user."""
+    if own_user() is not None:
+        g.denials.record(f"{field} without the role for it", own_user())
+        raise Forbidden(f"Only tokens of role admin or operator may send {field!r}.")
+
+
 def _identify(tokens: Tokens) -> Caller | None:
     """Return the caller; None if the request has a token that is not valid."""
     if "Authorization" in request.headers:

@@ -9,6 +9,7 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from gateway import errors
+from gateway.api.responses import utc
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +26,8 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.GpuNotFound, 404, "gpu-not-found", "The GPU does not exist"),
     (errors.SessionNotFound, 404, "session-not-found", "The session does not exist"),
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
+    (errors.LeaseMoved, 409, "lease-moved", "The lease has another end"),
+    (errors.LeaseTooLong, 403, "policy", "The lease would become too long"),
     (errors.SessionExists, 409, "session-exists", "The user has a live session"),
     (errors.UserRouted, 409, "user-routed", "A hand-written pipe routes the user"),
     (errors.NoCapacity, 503, "no-capacity", "No GPU slice is free"),
@@ -85,10 +88,15 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
             return {"errors": error.errors}
         case errors.SessionExists():
             return {"session_id": error.session_id}
+        case errors.LeaseMoved():
+            return {"expires_at": utc(error.expires_at)}
+        case errors.LeaseTooLong():
+            latest_end = error.latest_end
+            return {"rule": error.rule, "max_expires_at": utc(latest_end) if latest_end else None}
         case errors.SessionEnded():
-            return {"reason": error.reason, "ended_at": f"{error.ended_at:%Y-%m-%dT%H:%M:%SZ}"}
+            return {"reason": error.reason, "ended_at": utc(error.ended_at)}
         case errors.NoCapacity(retry_at=datetime() as retry_at):
-            return {"retry_at": f"{retry_at:%Y-%m-%dT%H:%M:%SZ}"}
+            return {"retry_at": utc(retry_at)}
     return {}
 
 

@@ -56,6 +56,42 @@ class SessionRequest(Schema):
         self.fields["ttl_minutes"].load_default = min(_DEFAULT_TTL_MINUTES, max_ttl_minutes)
 
 
+class Flag(fields.Boolean):
+    """A JSON boolean. Strings and numbers are invalid."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
+class Minutes(WholeNumber):
+    """A whole number of minutes, or "max" for as many as possible, which loads as None."""
+
+    def __init__(self, low: int, high: int, **options: Any) -> None:
+        super().__init__(
+            error_messages={"invalid": 'Use a whole number of minutes, or "max".'},
+            metadata={"type": ["integer", "string"], "pattern": "^max$", "minimum": low, "maximum": high},
+            **options,
+        )
+        self._range = validate.Range(low, high, error="Must be between {min} and {max} minutes.")
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
+        if value == "max":
+            return None
+        minutes = super()._deserialize(value, attr, data, **options)
+        self._range(minutes)
+        return minutes
+
+
+class ExtensionRequest(Schema):
+    """Body of `POST /sessions/{id}/extend`."""
+
+    minutes = Minutes(1, 5256000, required=True)
+    ends = fields.AwareDateTime(load_default=None, default_timezone=UTC)
+    override = Flag(load_default=False)
+
+
 class KeysRequest(Schema):
     """Body of `PUT /users/{id}/keys` and `PUT /sessions/{id}/keys`."""
 

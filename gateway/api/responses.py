@@ -1,10 +1,16 @@
 """The schemas of responses."""
 
+from datetime import datetime
 from typing import Any
 
 from marshmallow import INCLUDE, Schema, fields
 
 OPTIONAL = "x-optional"  # marks a field that is not in every response
+
+
+def utc(at: datetime) -> str:
+    """`2025-01-17T08:00:00Z`, as in every response."""
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
 class UtcTime(fields.DateTime):
@@ -29,6 +35,9 @@ class SessionResponse(ResponseSchema):
     problem = fields.String(allow_none=True)
     created_at = UtcTime()
     expires_at = UtcTime()
+    max_expires_at = UtcTime(allow_none=True)
+    opened_at = UtcTime(allow_none=True)
+    extended_minutes = fields.Integer()
     ssh_user = fields.String()
     ssh_host = fields.String()
     ssh_port = fields.Integer()

@@ -7,11 +7,13 @@ from typing import Any
 from flask import Blueprint, current_app, request, url_for
 from flask.typing import ResponseReturnValue
 
-from gateway.api.authorisation import own_user, require_own
+from gateway.api.authorisation import own_user, require_operator, require_own
 from gateway.api.openapi import describes
-from gateway.api.requests import KeysRequest, SessionRequest
-from gateway.api.responses import KeysResponse, OpenedResponse, SessionResponse, SessionsResponse
+from gateway.api.requests import ExtensionRequest, KeysRequest, SessionRequest
+from gateway.api.responses import KeysResponse, OpenedResponse, SessionResponse, SessionsResponse, utc
+from gateway.domain.lease import Extension
 from gateway.domain.models import Session
+from gateway.services.leases import Leases
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
 
@@ -47,13 +49,19 @@ class EntryPoint:
         return f"{self._host if self._port == 22 else f'[{self._host}]:{self._port}'} {self._host_key}"
 
 
-def blueprint(sessions: Sessions, user_keys: UserKeys, entry: EntryPoint, max_ttl_minutes: int) -> Blueprint:
+def blueprint(
+    sessions: Sessions, leases: Leases, user_keys: UserKeys, entry: EntryPoint, max_ttl_minutes: int
+) -> Blueprint:
     routes = Blueprint("sessions", __name__, url_prefix="/sessions")
     session_request = SessionRequest(max_ttl_minutes)
     session_response, keys_request = SessionResponse(), KeysRequest()
+    extension_request = ExtensionRequest()
 
     def response(session: Session) -> dict[str, Any]:
-        return {**session_response.dump(session), **entry.describe(session.user_id)}
+        fields = session_response.dump(session)
+        latest_end = leases.limit.latest_end(session)
+        fields["max_expires_at"] = utc(latest_end) if latest_end else None
+        return {**fields, **entry.describe(session.user_id)}
 
     @routes.post("")
     @describes({201: OpenedResponse}, body=session_request, problems=(409, 422, 507))
@@ -84,6 +92,17 @@ def blueprint(sessions: Sessions, user_keys: UserKeys, entry: EntryPoint, max_tt
     def read(session_id: str) -> ResponseReturnValue:
         """Read a live session."""
         return response(sessions.get(session_id, own_user()))
+
+    @routes.post("/<session_id>/extend")
+    @describes({200: SessionResponse}, body=extension_request, problems=(403, 404, 409, 410, 422, 507))
+    def extend(session_id: str) -> ResponseReturnValue:
+        """Extend the lease of a live session."""
+        given = extension_request.load(request.get_json())
+        if given["override"]:
+            require_operator("override")
+        by = None if given["minutes"] is None else timedelta(minutes=given["minutes"])
+        extension = Extension(by, given["ends"], given["override"])
+        return response(leases.extend(session_id, extension, own_user()))
 
     @routes.put("/<session_id>/keys")
     @describes({200: KeysResponse}, body=keys_request, problems=(404, 410, 422, 507))

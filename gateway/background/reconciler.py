@@ -14,6 +14,7 @@ from gateway.domain.models import Event, Reason, Session, Status
 from gateway.domain.reconcile import Plan
 from gateway.errors import GatewayError, SessionEnded, SessionNotFound
 from gateway.services.closing import Closing
+from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Rows
 from gateway.services.routing import Routing
 
@@ -28,6 +29,7 @@ class Reconciler:
     host: Host
     closing: Closing
     routing: Routing
+    notices: Notices
     history: timedelta
     clock: Clock
     _looked: Moment = field(init=False)
@@ -47,7 +49,7 @@ class Reconciler:
     def reap(self, session: Session) -> None:
         """Take back a session whose lease is over. A failure leaves it `closing`."""
         with suppress(SessionNotFound, SessionEnded):
-            self.closing.close(session.id, Reason.EXPIRED)
+            self.closing.expire(session.id)
 
     def reconcile(self) -> None:
         """Make the parts agree with the rows again: closing sessions, containers, files, routes, history.
@@ -67,6 +69,7 @@ class Reconciler:
         for session_id in plan.orphans:
             _attempt("an orphan could not be removed", partial(self._remove_orphan, session_id))
         _attempt("the routes could not be published", self.routing.settle)
+        _attempt("the files of sessions could not be compared", self.notices.settle)
 
     def plan(self) -> tuple[Sequence[Session], Plan]:
         """The live sessions, and what must be done about them and about what is left of others.

@@ -13,8 +13,8 @@ from gateway.domain.occupancy import Occupancy
 from gateway.errors import GatewayError, Unavailable
 from gateway.repositories.sql import schema
 from gateway.services import readiness
-from gateway.services.disk_use import DiskUse
 from gateway.services.ports import Check, Host, Leadership
+from gateway.services.quota import WorkspaceQuota
 from gateway.settings import Settings
 
 _ENOUGH_GIB = 1
@@ -42,8 +42,8 @@ def _find(name: str, check: Check) -> Finding:
 
 def _checks(settings: Settings, parts: Parts) -> Mapping[str, Check]:
     leadership = leadership_of(settings)
-    disk_use = DiskUse(parts.database, parts.host, settings.workspace_quota_bytes, parts.clock)
-    ready = dict(readiness.checks(parts.database, parts.host, parts.pipes, disk_use, leadership.last_tick))
+    quota = WorkspaceQuota(parts.host, settings.workspace_quota_bytes)
+    ready = dict(readiness.checks(parts.database, parts.host, parts.pipes, quota, leadership.last_tick))
     del ready["pipes"]  # it tries to write; the comparison reads them
     tick = ready.pop("reaper")
     policy = MigPolicy(settings.mig_policy)

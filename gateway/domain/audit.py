@@ -18,6 +18,7 @@ actor: ContextVar[str] = ContextVar("actor", default=GATEWAY)
 class Action(StrEnum):
     CREATED = "created"  # the session's row is committed; nothing else exists yet
     OPENED = "opened"
+    EXTENDED = "extended"
     FAILED = "failed"
     CLOSING = "closing"
     RETRY = "retry"  # a step of closing failed; recorded again only if the error changes

@@ -108,7 +108,8 @@ class Session(Base):
     `host_key` is that sshd's public key, `public_keys` are the user's; with none nobody gets in.
     `disconnect_due`: connections that a withdrawn key may have opened must still be closed. The lease ends
     when the server has been up for `expires_uptime` seconds; `boot` is the kernel's id of the boot that this
-    counts from, and after another boot `expires_at` decides.
+    counts from, and after another boot `expires_at` decides. `lease_seconds` is the length of the whole
+    lease, of which extensions added `extended_minutes`. `opened_at` is None until the session is active.
     """
 
     __tablename__ = "sessions"
@@ -140,6 +141,9 @@ class Session(Base):
     expires_at: Mapped[datetime] = mapped_column(index=True)
     boot: Mapped[str | None] = mapped_column(String(36))
     expires_uptime: Mapped[float | None] = mapped_column(Double)
+    lease_seconds: Mapped[int] = mapped_column(default=0, server_default="0")
+    extended_minutes: Mapped[int] = mapped_column(default=0, server_default="0")
+    opened_at: Mapped[datetime | None]
 
     @classmethod
     def planned(
@@ -214,7 +218,21 @@ class Session(Base):
         """Dated in whole seconds."""
         self.created_at = now.wall.replace(microsecond=0)
         self.expires_at = self.created_at + ttl
+        self.lease_seconds, self.extended_minutes = round(ttl.total_seconds()), 0
         self.boot, self.expires_uptime = now.boot, (now.uptime + ttl).total_seconds()
+
+    @property
+    def lease(self) -> timedelta:
+        """The length of the whole lease, its extensions included."""
+        return timedelta(seconds=self.lease_seconds)
+
+    def extend(self, by: timedelta) -> None:
+        """Move the end of the lease to a later time. `by` is in whole minutes."""
+        self.expires_at += by
+        self.lease_seconds += round(by.total_seconds())
+        self.extended_minutes += by // timedelta(minutes=1)
+        if self.expires_uptime is not None:
+            self.expires_uptime += by.total_seconds()
 
     def time_left(self, now: Moment) -> timedelta:
         """Of its lease: by the uptime, so that setting the wall clock neither ends nor prolongs it; after a
@@ -237,13 +255,13 @@ class Session(Base):
         hurry either.
         """
         unfinished = self.container_id is None and self.end_reason != Reason.FAILED
-        age = (self.expires_at - self.created_at) - self.time_left(now)
+        age = self.lease - self.time_left(now)
         return unfinished and claimed is not False and age <= OPENING_GRACE
 
-    def activate(self, started: Started) -> None:
+    def activate(self, started: Started, now: datetime) -> None:
         """Record what the host made. A session that was closed meanwhile stays closing."""
         if self.status != Status.CLOSING:
-            self.status = Status.ACTIVE
+            self.status, self.opened_at = Status.ACTIVE, now
         self.container_id, self.address = started.container_id, started.address
         self._hold(started.allocation)
 

@@ -25,6 +25,7 @@ RULES: Mapping[str, Mapping[Role, Scope]] = {
     "sessions.list_live": _ALL_AND_OWN,
     "sessions.read": _ALL_AND_OWN,
     "sessions.delete": _ALL_AND_OWN,
+    "sessions.extend": _ALL_AND_OWN,
     "sessions.replace_keys": _ALL,
     "users.read": _ALL_AND_OWN,
     "users.replace": _ALL_AND_OWN,

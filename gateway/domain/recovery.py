@@ -64,7 +64,10 @@ def row_of(survivor: Survivor, pipe: Pipe | None, now: Moment) -> Session | None
         created_at=survivor.created_at,
         expires_at=survivor.expires_at,
         boot=now.boot,
+        lease_seconds=round((survivor.expires_at - survivor.created_at).total_seconds()),
         expires_uptime=(now.uptime + max(timedelta(), survivor.expires_at - now.wall)).total_seconds(),
     )
-    session.activate(Started(survivor.container_id, survivor.address, survivor.allocation))
+    session.activate(
+        Started(survivor.container_id, survivor.address, survivor.allocation), survivor.created_at
+    )
     return session

@@ -11,6 +11,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from gateway.domain.board import Board
 from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement
 from gateway.domain.models import Session
 from gateway.domain.observation import Container, Observation, Place, ServerView
@@ -95,7 +96,9 @@ class SessionFiles(Protocol):
     def claim(self, session_id: str) -> AbstractContextManager[None]: ...
     def is_claimed(self, session_id: str) -> bool | None: ...
     def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path: ...
-    def tell(self, session_id: str, text: str) -> None: ...
+    def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None: ...
+    def shows(self, session_id: str, expected: Board) -> bool: ...
+    def lease_end(self, session_id: str) -> datetime | None: ...
     def remove(self, session_id: str) -> None: ...
     def list(self) -> Mapping[str, bool]: ...
 
@@ -151,8 +154,11 @@ class LocalHost:
         self.files.remove(session_id)
         reach("after-session-files-remove")
 
-    def tell(self, session_id: str, text: str) -> None:
-        self.files.tell(session_id, text)
+    def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
+        self.files.show(session_id, wanted)
+
+    def shows(self, session_id: str, expected: Board) -> bool:
+        return self.files.shows(session_id, expected)
 
     def disconnect(self, session_id: str) -> None:
         self.containers.disconnect(session_id)
@@ -181,7 +187,9 @@ class LocalHost:
         return view.observe(sessions)
 
     def survivors(self) -> Sequence[Survivor]:
-        return self.containers.survivors()
+        """Their files have the present end of each lease, labels the first."""
+        found = self.containers.survivors()
+        return [replace(one, expires_at=self._lease_end(one)) for one in found]
 
     def workspace_owners(self) -> Mapping[str, int]:
         return self.workspaces.owners()
@@ -222,6 +230,12 @@ class LocalHost:
         faults = [f"GPU {gpu.index} {gpu.fault}" for gpu in found if gpu.fault]
         simulated = ", simulated" if any(gpu.simulated for gpu in found) else ""
         return "; ".join([f"ok: {len(found)} GPUs{simulated}", *faults])
+
+    def _lease_end(self, survivor: Survivor) -> datetime:
+        try:
+            return self.files.lease_end(survivor.session_id) or survivor.expires_at
+        except GatewayError:
+            return survivor.expires_at
 
     def _labelled(self, session_id: str) -> Allocation | None:
         found = (one for one in self.containers.survivors() if one.session_id == session_id)

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import partial
 
 from gateway.domain.audit import Action
@@ -32,9 +33,16 @@ class Closing:
         with self.database.begin() as rows:
             session = rows.live(session_id)
             self.begin(rows, session, reason)
-        reach("after-closing-commit", DatabaseUnavailable)
-        claimed = self.host.is_claimed(session_id)
-        return False if session.is_being_opened(self.clock(), claimed) else self.finish(session)
+        return self._finish_begun(session)
+
+    def expire(self, session_id: str) -> bool:
+        """As `close`, if the lease is over still: an extension may have been faster. True without it."""
+        with self.database.begin() as rows:
+            session = rows.live(session_id)
+            if session.time_left(self.clock()) > timedelta():
+                return True
+            self.begin(rows, session, Reason.EXPIRED)
+        return self._finish_begun(session)
 
     def begin(self, rows: Rows, session: Session, reason: Reason) -> None:
         """Record that the session closes; after the commit it can only end."""
@@ -78,6 +86,11 @@ class Closing:
                     action = Action.RECOVERED if problem is None else Action.PROBLEM
                     action = Action.RETRY if session.status == Status.CLOSING else action
                     rows.record(Event.of(self.clock().wall, action, problem or "", session=session))
+
+    def _finish_begun(self, session: Session) -> bool:
+        reach("after-closing-commit", DatabaseUnavailable)
+        claimed = self.host.is_claimed(session.id)
+        return False if session.is_being_opened(self.clock(), claimed) else self.finish(session)
 
     def _remove_pipe(self, session_id: str) -> None:
         self.pipes.remove(session_id)

@@ -1,72 +1,46 @@
-"""How much users' workspaces hold, and what follows of it where the file system itself sets no limits.
+"""Measures workspaces where the file system itself sets no limits, and acts on the result.
 
-There they are measured, which takes a while: whoever comes near the quota is told, and whoever is above it
-gets no new session. What a session writes before it is measured is not stopped.
+The gateway warns a user who comes near the quota, and gives a user above it no new session. What a session
+writes before it is measured is not stopped.
 """
 
 import logging
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import IntEnum
 
+from gateway.domain import disk
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
+from gateway.domain.disk import Fill
 from gateway.domain.models import Event, User
 from gateway.errors import GatewayError, WorkspaceFull
+from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host
+from gateway.services.quota import WorkspaceQuota
 
 log = logging.getLogger(__name__)
 
-_NEARLY = 0.9
-_GIB = 2**30
-
-
-class Fill(IntEnum):
-    """Of a quota."""
-
-    ROOM = 0
-    NEARLY = 1
-    FULL = 2
-
-    @classmethod
-    def of(cls, used: int, quota: int) -> "Fill":
-        """Both in bytes."""
-        return cls.FULL if used >= quota else cls.NEARLY if used >= _NEARLY * quota else cls.ROOM
-
 
 def require_room(user: User, quota: int | None) -> None:
-    """Raises `WorkspaceFull` for one who was above the quota when last measured."""
+    """Raise `WorkspaceFull` if the user was above the quota, in bytes, when last measured."""
     used = user.workspace_bytes or 0
     if quota is not None and Fill.of(used, quota) is Fill.FULL:
-        raise WorkspaceFull(user.id, _gib(used), _gib(quota))
+        raise WorkspaceFull(user.id, disk.gib(used), disk.gib(quota))
 
 
 @dataclass
 class DiskUse:
-    """`quota` is what each workspace may hold, in bytes; None: no limit."""
-
     database: Database
     host: Host
-    quota: int | None
+    notices: Notices
+    quota: WorkspaceQuota
     clock: Clock
     _surveyed: datetime = field(default=datetime.fromtimestamp(0, UTC), init=False)
 
-    def describe(self) -> str:
-        """Which kind of quota is in force."""
-        if self.quota is None:
-            return "ok: no quota"
-        size = _gib(self.quota)
-        if self.host.has_quotas():
-            return f"ok: at most {size} each, kept by the file system"
-        return (
-            f"ok: at most {size} each, watched, for the file system has no user quotas in force: "
-            "who is above it gets no new session"
-        )
-
     def survey(self) -> None:
-        """Measure the workspaces of those who had a session since the last survey, or were above the
+        """Measure the workspaces of users who had a session since the last survey, or were above the
         quota."""
-        if (quota := self.watched_quota()) is None:
+        if (quota := self.quota.watched()) is None:
             return
         began = self.clock().wall
         with self.database.read() as rows:
@@ -79,29 +53,15 @@ class DiskUse:
                 log.warning("a workspace is not measured", extra=named)
         self._surveyed = began
 
-    def watched_quota(self) -> int | None:
-        """The quota, where nobody but the gateway looks after it."""
-        return None if self.quota is None or self.host.has_quotas() else self.quota
-
     def _note(self, user_id: str, used: int, quota: int) -> None:
         with self.database.begin() as rows:
             user, session = rows.user(user_id), rows.of_user(user_id)
             before, now = Fill.of(user.workspace_bytes or 0, quota), Fill.of(used, quota)
-            user.workspace_bytes = used
-            told = f"{_gib(used)} of {_gib(quota)} are used"
+            user.workspace_bytes, detail = used, disk.describe(used, quota)
             if now > before:
                 what = Action.DISK_FULL if now is Fill.FULL else Action.DISK_NEARLY_FULL
-                event = Event.of(self.clock().wall, what, told, session=session, user_id=user_id)
-                rows.record(event)
+                rows.record(Event.of(self.clock().wall, what, detail, session=session, user_id=user_id))
         if now > before:
-            log.warning("a workspace nears its quota", extra={"user_id": user_id, "told": told})
+            log.warning("a workspace nears its quota", extra={"user_id": user_id, "use": detail})
         if session:
-            self.host.tell(session.id, _warning(told) if now else "")
-
-
-def _warning(told: str) -> str:
-    return f"{told}; above that there is no next session: remove what you can do without"
-
-
-def _gib(size: int) -> str:
-    return f"{size / _GIB:.1f} GiB"
+            self.notices.show(session.id)

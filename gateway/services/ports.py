@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Protocol
 
+from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, EndedSession, Event, Session, Token, User
@@ -116,8 +117,14 @@ class Host(Protocol):
     def forget(self, session_id: str) -> None:
         """Remove the session's files, last of all: the claim on the session is one of them."""
 
-    def tell(self, session_id: str, text: str) -> None:
-        """Show `text` to the user at each login from now on; an empty text ends that."""
+    def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
+        """Show the user what `wanted` returns: at each login from now on, and to programs as a file.
+
+        `wanted` is called while nobody else can change what is shown, so what it reads is still true; with
+        None nothing changes. Raises `Unavailable`, `DiskFull`; a session that is over is no error."""
+
+    def shows(self, session_id: str, expected: Board) -> bool:
+        """Whether the user is shown exactly this already."""
 
     def disconnect(self, session_id: str) -> None:
         """Close every SSH connection into the session; the user's programs go on."""

@@ -4,8 +4,8 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 
 from gateway.errors import Unavailable
-from gateway.services.disk_use import DiskUse
 from gateway.services.ports import Check, Database, Host, Pipes
+from gateway.services.quota import WorkspaceQuota
 
 RECONCILE_SECONDS = 60.0
 
@@ -14,14 +14,14 @@ def checks(
     database: Database,
     host: Host,
     pipes: Pipes,
-    disk_use: DiskUse,
+    quota: WorkspaceQuota,
     last_tick: Callable[[], datetime | None],
 ) -> Mapping[str, Check]:
     return {
         "database": lambda: _ready(database.check),
         **host.checks(),
         "pipes": lambda: _ready(pipes.check),
-        "workspaces": disk_use.describe,
+        "workspaces": quota.describe,
         "reaper": lambda: _describe_reaper(last_tick()),
     }
 

@@ -3,10 +3,12 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
-from gateway.domain.models import Event, Reason
+from gateway.domain.lease import MINUTE
+from gateway.domain.models import Event, Reason, Session
 from gateway.domain.recovery import Survivor, row_of, strangers
 from gateway.errors import GatewayError, StartRefused
 from gateway.services.ports import Database, Host, Pipes, Rows
@@ -112,7 +114,8 @@ class Recovery:
         adopted, lost = [], []
         with self.database.begin() as rows:
             for survivor in self.host.survivors():
-                if rows.get(survivor.session_id):
+                if known := rows.get(survivor.session_id):
+                    _extend(known, survivor)
                     continue
                 session = row_of(survivor, pipes.get(survivor.session_id), self.clock())
                 if session is None or not _may_adopt(rows, survivor):
@@ -123,6 +126,13 @@ class Recovery:
                 rows.record(Event.of(self.clock().wall, Action.OPENED, detail, session=session))
                 adopted.append(session.user_id)
         return adopted, lost
+
+
+def _extend(session: Session, survivor: Survivor) -> None:
+    """An extension since the backup counts."""
+    by = (survivor.expires_at - session.expires_at) // MINUTE * MINUTE
+    if by > timedelta():
+        session.extend(by)
 
 
 def _may_adopt(rows: Rows, survivor: Survivor) -> bool:

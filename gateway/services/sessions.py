@@ -26,8 +26,10 @@ from gateway.errors import (
 )
 from gateway.failpoints import reach
 from gateway.services.closing import Closing
-from gateway.services.disk_use import DiskUse, require_room
+from gateway.services.disk_use import require_room
+from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Pipes
+from gateway.services.quota import WorkspaceQuota
 from gateway.services.routing import Routing
 
 log = logging.getLogger(__name__)
@@ -80,7 +82,8 @@ class Sessions:
     pipes: Pipes
     closing: Closing
     routing: Routing
-    disk_use: DiskUse
+    quota: WorkspaceQuota
+    notices: Notices
     clock: Clock
 
     def open(
@@ -142,6 +145,7 @@ class Sessions:
                 reach("after-intent-commit", DatabaseUnavailable)
                 session = self._activate(session, self.host.start(plan))
                 reach("after-activate", DatabaseUnavailable)
+                self.notices.show(session.id)
                 if not self.routing.admit(session.id):
                     raise SessionEnded(session.id, str(session.end_reason), self.clock().wall)
                 reach("after-pipe-publish")
@@ -157,7 +161,7 @@ class Sessions:
         self, session_id: str, wanted: _Wanted, refused: Sequence[Allocation]
     ) -> tuple[Session, SessionPlan, str | None]:
         """Commit the plan before anything is made; also the user's private key, if a pair was made."""
-        planner, quota = self.host.planner(), self.disk_use.watched_quota()
+        planner, quota = self.host.planner(), self.quota.watched()
         router, sshd = ssh_keys.make_pair(), ssh_keys.make_pair()
         with self.database.begin() as rows:
             if existing := rows.of_user(wanted.user_id):
@@ -190,7 +194,7 @@ class Sessions:
         """Record what the host made; raises `SessionEnded` when the session was closed meanwhile."""
         with self.database.begin() as rows:
             session = rows.live(opened.id)
-            session.activate(started)
+            session.activate(started, self.clock().wall)
             if session.status == Status.ACTIVE:
                 detail = f"container {started.container_id[:12]}, slice {started.allocation.mig_uuid}"
                 rows.record(Event.of(self.clock().wall, Action.OPENED, detail, session=session))

@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import tzinfo
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -137,7 +138,19 @@ class Settings:
         kinds.size("4k", "1024t"), Size("2g"), "SIZE", "/tmp and /var/tmp may each hold this much memory."
     )
     read_only_root: bool = _setting(Switch(), True, "", "Sessions may change the files of the image.")
-    max_ttl_minutes: int = _setting(Whole(1, 5256000), 10080, "N", "A lease may last this many minutes.")
+    max_ttl_minutes: int = _setting(
+        Whole(1, 5256000), 10080, "N", "A request may ask for a lease of this many minutes."
+    )
+    max_lease_minutes: int = _setting(
+        Whole(1, 5256000),
+        None,
+        "N",
+        "A lease may last this many minutes with its extensions.",
+        "--max-ttl-minutes",
+    )
+    timezone: tzinfo | None = _setting(
+        Parsed(kinds.time_zone), None, "ZONE", "Users read times in this time zone.", "the host's"
+    )
     history_days: int = _setting(
         Whole(1, 36500), 30, "N", "Ended sessions and events are kept this many days."
     )
@@ -151,6 +164,8 @@ class Settings:
     def __post_init__(self) -> None:
         if self.state_dir is None:
             object.__setattr__(self, "state_dir", self.db.path.parent if self.db.path else _STATE_DIR)
+        if self.max_lease_minutes is None:
+            object.__setattr__(self, "max_lease_minutes", self.max_ttl_minutes)
 
     @classmethod
     def load(cls, environ: Mapping[str, str], flags: Flags | None = None) -> "Settings":

@@ -24,6 +24,7 @@ def contradictions(settings: "Settings") -> Iterator[Contradiction]:
     yield from _temporary_files(settings)
     yield from _ports(settings)
     yield from _private_files(settings)
+    yield from _leases(settings)
 
 
 def _egress(settings: "Settings") -> Iterator[Contradiction]:
@@ -62,6 +63,15 @@ def _ports(settings: "Settings") -> Iterator[Contradiction]:
         yield Contradiction(
             ("listen", "subnet"),
             f"{settings.listen} is an address of the sessions' network: use one outside --subnet.",
+        )
+
+
+def _leases(settings: "Settings") -> Iterator[Contradiction]:
+    if settings.max_lease_minutes < settings.max_ttl_minutes:
+        yield Contradiction(
+            ("max_lease_minutes", "max_ttl_minutes"),
+            f"{settings.max_lease_minutes} is less than --max-ttl-minutes {settings.max_ttl_minutes}: raise "
+            "it, or lower the other.",
         )
 
 

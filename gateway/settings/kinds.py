@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from marshmallow import ValidationError, fields, validate
 
@@ -220,6 +221,13 @@ def public_url(text: str) -> str:
             f"{text!r} is not the URL of an API: use one such as https://gw.example.org/gpu."
         )
     return text.rstrip("/")
+
+
+def time_zone(text: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(text)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise ValidationError(f"{text!r} is not a time zone: use one such as Asia/Seoul or UTC.") from None
 
 
 def database(text: str) -> DatabaseUrl:

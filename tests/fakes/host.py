@@ -8,9 +8,10 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from queue import SimpleQueue
 
+from gateway.domain.board import Board
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, Reason, Session
 from gateway.domain.observation import Observation, Place, SessionState, State
@@ -28,7 +29,7 @@ class _Run:
     request: SessionRequest
     started: Started
     ended: Reason | None = None
-    notices: list[str] = field(default_factory=list)
+    board: Board | None = None
     connections: int = 0
 
 
@@ -109,10 +110,15 @@ class MemoryHost:
     def forget(self, session_id: str) -> None:
         self._claims.pop(session_id, None)
 
-    def tell(self, session_id: str, text: str) -> None:
+    def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
         self._ask()
-        if run := self._runs.get(session_id):
-            run.notices = [text] if text else []
+        with self._lock:
+            run = self._runs.get(session_id)
+            if run and (board := wanted()):
+                run.board = board
+
+    def shows(self, session_id: str, expected: Board) -> bool:
+        return self._runs[session_id].board == expected if session_id in self._runs else False
 
     def disconnect(self, session_id: str) -> None:
         self._ask()
@@ -203,8 +209,8 @@ class MemoryHost:
     def connections(self, session_id: str) -> int:
         return self._runs[session_id].connections
 
-    def notices(self, session_id: str) -> list[str]:
-        return self._runs[session_id].notices
+    def board(self, session_id: str) -> Board | None:
+        return self._runs[session_id].board
 
     def _state(self, session: Session) -> SessionState:
         run = self._runs.get(session.id)

@@ -24,7 +24,7 @@ def started(container_id: str) -> Started:
 def session(status: Status) -> Session:
     made = Session(status=Status.PENDING)
     if status == Status.ACTIVE:
-        made.activate(started("container"))
+        made.activate(started("container"), NOW)
     if status == Status.CLOSING:
         made.close(Reason.DELETED)
     assert made.status == status
@@ -59,13 +59,13 @@ def test_only_a_closing_session_ends(status: Status) -> None:
 def test_an_active_session_is_not_activated_again() -> None:
     active = session(Status.ACTIVE)
     with pytest.raises(ValueError, match="cannot become active"):
-        active.activate(started("another"))
+        active.activate(started("another"), NOW)
     assert active.container_id == "container"
 
 
 def test_a_session_closed_while_it_opens_stays_closing() -> None:
     closing = session(Status.CLOSING)
-    closing.activate(started("container"))
+    closing.activate(started("container"), NOW)
     assert (closing.status, closing.container_id) == (Status.CLOSING, "container")
 
 

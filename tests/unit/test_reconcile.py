@@ -19,10 +19,12 @@ MOMENT = Moment(NOW, "boot", timedelta(days=1))
 def session(
     id: str, status: Status = Status.ACTIVE, age: timedelta = timedelta(minutes=1), reason: str | None = None
 ) -> Session:
-    made = Session(id=id, status=Status.PENDING, created_at=NOW - age, expires_at=NOW + timedelta(hours=1))
+    made = Session(id=id, status=Status.PENDING)
+    made.lease_from(Moment(NOW - age, "an earlier boot", timedelta()), age + timedelta(hours=1))
     if status != Status.PENDING and reason != Reason.FAILED:
         made.activate(
-            Started("c", "10.0.0.2", Allocation("GPU-9", "3g.20gb", Placement(0, 4), mig_uuid="MIG-0"))
+            Started("c", "10.0.0.2", Allocation("GPU-9", "3g.20gb", Placement(0, 4), mig_uuid="MIG-0")),
+            NOW,
         )
     if reason:
         made.close(Reason(reason))

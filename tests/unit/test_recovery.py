@@ -1,6 +1,7 @@
 """A database that is new, wrong or put back beside sessions and workspaces that stand."""
 
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from shutil import copy
 
@@ -130,6 +131,23 @@ def test_a_session_that_was_opened_since_the_backup_goes_on(named: Bench) -> Non
     assert named.leftovers() == before, "nothing of it is taken back"
     assert named.client.delete(f"/sessions/{opened[0]}").status_code == 204
     assert named.instances() == ["1g.5gb"]
+
+
+def test_an_extension_since_the_backup_counts(named: Bench) -> None:
+    id = create(named, "ann")
+
+    def change() -> None:
+        new.append(create(named, "bob"))
+        for session_id in (id, *new):
+            named.client.post(f"/sessions/{session_id}/extend", json={"minutes": 90})
+
+    new: list[str] = []
+    lose_since(named, change)
+    recovery(named).recover()
+    with named.database.read() as rows:
+        assert [rows.live(each).lease for each in (id, *new)] == [timedelta(minutes=150)] * 2
+        ends = [rows.live(each).time_left(named.clock()) for each in (id, *new)]
+    assert ends == [timedelta(minutes=150)] * 2
 
 
 def test_a_session_that_ended_since_the_backup_touches_nothing_of_the_next(

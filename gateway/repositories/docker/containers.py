@@ -137,7 +137,7 @@ class DockerContainers:
             container_id=found["Id"],
             deployment=marks.get(labels.DEPLOYMENT),
             created_at=created,
-            expires_at=labels.expires_at(marks, otherwise=created),
+            expires_at=labels.first_end(marks, otherwise=created),
             uid=int(uid) if uid.isdecimal() else None,
             address=network.get("IPAddress") or fixed.get("IPv4Address") or None,
             allocation=labels.allocation(marks),

@@ -19,7 +19,7 @@ GPU_UUID = "io.gpu-ssh-gateway.gpu-uuid"
 UID = "io.gpu-ssh-gateway.uid"
 BORROWED = "io.gpu-ssh-gateway.borrowed"
 DEPLOYMENT = "io.gpu-ssh-gateway.deployment"  # the id of the database that records the session
-EXPIRES_AT = "io.gpu-ssh-gateway.expires-at"
+FIRST_END = "io.gpu-ssh-gateway.first-end"  # of the lease; an extension moves it, and no label
 NETWORK = "io.gpu-ssh-gateway.network"
 EGRESS = "io.gpu-ssh-gateway.egress"  # of the proxy: its configuration's SHA-256
 
@@ -38,7 +38,7 @@ def of(spec: ContainerSpec, network: str, deployment: str) -> dict[str, str]:
         GPU_UUID: spec.gpu_uuid,
         BORROWED: str(allocation.borrowed).lower(),
         UID: str(spec.request.uid),
-        EXPIRES_AT: spec.request.expires_at.isoformat(timespec="seconds"),
+        FIRST_END: spec.request.expires_at.isoformat(timespec="seconds"),
     }
 
 
@@ -52,9 +52,9 @@ def allocation(found: Mapping[str, str]) -> Allocation | None:
     return Allocation(found.get(GPU, ""), found.get(PROFILE, ""), placement, borrowed, found[GPU_UUID])
 
 
-def expires_at(found: Mapping[str, str], otherwise: datetime) -> datetime:
-    """When the lease ends as the label says; `otherwise` where it says nothing that is a time."""
+def first_end(found: Mapping[str, str], otherwise: datetime) -> datetime:
+    """The first end of the lease as the label says; `otherwise` where it says nothing that is a time."""
     try:
-        return datetime.fromisoformat(found.get(EXPIRES_AT, "")).astimezone(UTC)
+        return datetime.fromisoformat(found.get(FIRST_END, "")).astimezone(UTC)
     except (ValueError, OverflowError):
         return otherwise

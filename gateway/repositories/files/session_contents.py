@@ -37,6 +37,12 @@ Subsystem sftp internal-sftp
 SetEnv LANG=C.UTF-8 {environment}
 Include /etc/ssh/sshd_config.d/*.conf
 """
+# Each extension moves the end, so a login reads it from the file that moves along.
+_LEASE_ENDS = """\
+while IFS='=' read -r fact value; do
+    if [ "$fact" = ends ]; then export GATEWAY_LEASE_ENDS="$value"; fi
+done 2> /dev/null < /etc/gateway/lease
+unset fact value"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +89,6 @@ def _environment(
         "NVIDIA_VISIBLE_DEVICES": str(allocation.mig_uuid),
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
         "GATEWAY_MIG_PROFILE": allocation.profile,
-        "GATEWAY_LEASE_ENDS": f"{request.expires_at:%Y-%m-%dT%H:%M:%SZ}",
     }
     if egress:
         proxies = dict.fromkeys(("http_proxy", "https_proxy"), egress.proxy)
@@ -95,7 +100,7 @@ def _environment(
 def _exports(environment: Mapping[str, str]) -> str:
     """Read by the login shell of the session, and by bash and sh after /etc/profile has reset PATH."""
     lines = [f"export {name}={value}" for name, value in environment.items()]
-    return "\n".join([*lines, 'PATH="${SESSION_PATH:-$PATH}"', ""])
+    return "\n".join([*lines, _LEASE_ENDS, 'PATH="${SESSION_PATH:-$PATH}"', ""])
 
 
 def _message_of_the_day(
@@ -110,7 +115,5 @@ def _message_of_the_day(
 
   GPU slice   {allocation.profile}{memory} of {gpu.name}{simulated}
               {allocation.mig_uuid}
-  Lease ends  {request.expires_at:%Y-%m-%d %H:%M} UTC
   Files       your home directory is kept for your next session; the rest is not
-{network}
-"""
+{network}"""

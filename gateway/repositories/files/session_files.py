@@ -4,16 +4,17 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from datetime import datetime
 from pathlib import Path
 
+from gateway.domain.board import Board
 from gateway.domain.mig import Gpu
 from gateway.domain.plan import Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
+from gateway.repositories.files import board
 from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, contents
-
-_WARNING = "  Warning     "
 
 
 class HostSessionFiles:
@@ -33,15 +34,19 @@ class HostSessionFiles:
             _write_private(directory / "etc/ssh_host_ed25519_key", request.host_key.private, request.uid)
         return directory
 
-    def tell(self, session_id: str, text: str) -> None:
-        """Put `text` below the message of the day, in the place of what was put there before."""
-        etc = self._root / session_id / "etc"
-        with _errors_told(), suppress(FileNotFoundError):  # the session is over
-            message, _, before = (etc / "motd").read_text().partition(_WARNING)
-            if before.strip() != text:
-                (etc / "motd.new").write_text(message + (f"{_WARNING}{text}\n\n" if text else ""))
-                (etc / "motd.new").chmod(0o444)
-                (etc / "motd.new").rename(etc / "motd")
+    def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
+        """Write what `wanted` returns into the session's files; nothing if the session is over."""
+        with _errors_told(), suppress(FileNotFoundError):
+            board.replace(self._root / session_id / "etc", wanted)
+
+    def shows(self, session_id: str, expected: Board) -> bool:
+        with _errors_told():
+            return board.shows(self._root / session_id / "etc", expected)
+
+    def lease_end(self, session_id: str) -> datetime | None:
+        """The end of the lease that the session shows; None if it shows none."""
+        with _errors_told():
+            return board.lease_end(self._root / session_id / "etc")
 
     def remove(self, session_id: str) -> None:
         shutil.rmtree(self._root / session_id, ignore_errors=True)

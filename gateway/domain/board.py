@@ -1,0 +1,33 @@
+"""What a session shows its user: lines of the message of the day, and facts for programs."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from gateway.domain.lease import LeaseLimit
+from gateway.domain.models import Session
+from gateway.domain.words import Words
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """`lease` says when the lease ends. `notices` maps the label of each further line to its text. `facts`
+    become the file `/etc/gateway/lease`."""
+
+    lease: str
+    notices: Mapping[str, str]
+    facts: Mapping[str, str]
+
+
+def board(session: Session, limit: LeaseLimit, words: Words, notices: Mapping[str, str]) -> Board:
+    latest_end = limit.latest_end(session)
+    facts = {
+        "session": session.id,
+        "ends": _utc(session.expires_at),
+        "max": _utc(latest_end) if latest_end else "",
+    }
+    return Board(words.lease(session.expires_at, latest_end), notices, facts)
+
+
+def _utc(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,0 +1,66 @@
+"""How long a lease may become, and what an extension adds to it. Pure."""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from gateway.domain.clock import Moment
+from gateway.domain.durations import in_words
+from gateway.domain.models import Reason, Session, Status
+from gateway.errors import LeaseMoved, LeaseTooLong, SessionEnded
+
+MINUTE = timedelta(minutes=1)
+_LONGEST = timedelta(days=3650)  # that an override can reach
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """What a caller asks for.
+
+    `by` is None for as much as the limit allows. `ends` is the end that the caller has seen, None for any:
+    with it, a request that is sent twice extends the lease once. `is_override` goes beyond the limit.
+    """
+
+    by: timedelta | None
+    ends: datetime | None = None
+    is_override: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseLimit:
+    """`longest` is the length of a whole lease at most, its extensions included."""
+
+    longest: timedelta
+
+    def latest_end(self, session: Session) -> datetime | None:
+        """Return the latest end that an extension can give the session; None if it cannot be extended."""
+        headroom = self._headroom(session)
+        return session.expires_at + headroom if headroom and session.status != Status.CLOSING else None
+
+    def grant(self, session: Session, extension: Extension, now: Moment) -> timedelta:
+        """Return what the extension adds to the lease, in whole minutes.
+
+        Raises `SessionEnded` if the lease is over, `LeaseMoved` if the end is another than the caller saw,
+        and `LeaseTooLong` if the lease would become longer than the limit.
+        """
+        if session.status == Status.CLOSING or session.time_left(now) <= timedelta():
+            raise SessionEnded(session.id, session.end_reason or Reason.EXPIRED, now.wall)
+        if extension.ends not in (None, session.expires_at):
+            raise LeaseMoved(session.expires_at)
+        headroom = self._headroom(session)
+        by = headroom if extension.by is None else extension.by
+        if not by or by > (_LONGEST - session.lease if extension.is_override else headroom):
+            raise self._refusal(session)
+        return by
+
+    def _headroom(self, session: Session) -> timedelta:
+        """In whole minutes."""
+        return max(timedelta(), (self.longest - session.lease) // MINUTE * MINUTE)
+
+    def _refusal(self, session: Session) -> LeaseTooLong:
+        latest_end = self.latest_end(session)
+        if latest_end:
+            advice = f"this one can end at {latest_end:%Y-%m-%d %H:%M:%S} UTC at the latest"
+        else:
+            advice = "this one cannot be extended any more. The workspace is kept for the next session"
+        message = f"A lease lasts at most {in_words(self.longest)}, extensions included: {advice}."
+        return LeaseTooLong(message, latest_end)

@@ -1,0 +1,79 @@
+"""The two files of a session that change while it lives: the message of the day, and facts for programs."""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from gateway.domain.board import Board
+
+_LABEL_WIDTH = 12
+_LEASE_LABEL = "Lease ends"  # the part above it never changes
+_MOTD, _LEASE = "motd", "lease"
+
+
+def replace(etc: Path, wanted: Callable[[], Board | None]) -> None:
+    """Write what `wanted` returns; None changes nothing.
+
+    No other process writes at the same time, so what `wanted` read from the database is still true. Raises
+    `OSError`; it is a `FileNotFoundError` if the session has no files any more.
+    """
+    with _locked(etc):
+        if board := wanted():
+            for name, content in _contents(etc, board).items():
+                if _read(etc / name) != content:
+                    _replace(etc / name, content)
+
+
+def shows(etc: Path, board: Board) -> bool:
+    """Whether the files say what the board says. Raises `OSError` as `replace` does."""
+    return all(_read(etc / name) == content for name, content in _contents(etc, board).items())
+
+
+def lease_end(etc: Path) -> datetime | None:
+    """Return the end of the lease that the files say; None if they do not say any."""
+    facts = dict(line.partition("=")[::2] for line in (_read(etc / _LEASE) or "").splitlines())
+    try:
+        return datetime.fromisoformat(facts["ends"])
+    except (KeyError, ValueError):
+        return None
+
+
+def _contents(etc: Path, board: Board) -> dict[str, str]:
+    above = (_read(etc / _MOTD) or "").partition(_line(_LEASE_LABEL, ""))[0]
+    notices = "".join(f"{_line(label, text)}\n\n" for label, text in board.notices.items())
+    return {
+        _MOTD: f"{above}{_line(_LEASE_LABEL, board.lease)}\n\n{notices}",
+        _LEASE: "".join(f"{name}={value}\n" for name, value in board.facts.items()),
+    }
+
+
+def _line(label: str, text: str) -> str:
+    return f"  {label:<{_LABEL_WIDTH}}{text}"
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text()
+    except FileNotFoundError:
+        return None
+
+
+def _replace(path: Path, content: str) -> None:
+    """A reader in the session sees the old file or the new one."""
+    new = path.with_name(f"{path.name}.new")
+    new.write_text(content)
+    new.chmod(0o444)
+    new.rename(path)
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

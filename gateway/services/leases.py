@@ -1,0 +1,48 @@
+"""Extends the leases of live sessions."""
+
+import logging
+from dataclasses import dataclass
+from datetime import timedelta
+
+from gateway.domain.audit import Action
+from gateway.domain.clock import Clock
+from gateway.domain.lease import MINUTE, Extension, LeaseLimit
+from gateway.domain.models import Event, Session
+from gateway.errors import DatabaseUnavailable
+from gateway.failpoints import reach
+from gateway.services.notices import Notices
+from gateway.services.ports import Database
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Leases:
+    database: Database
+    notices: Notices
+    limit: LeaseLimit
+    clock: Clock
+
+    def extend(self, session_id: str, extension: Extension, owner: str | None = None) -> Session:
+        """Move the end of a live session's lease, and return the session.
+
+        With `owner`, sessions of other users are not found. Raises `SessionNotFound`, `SessionEnded`,
+        `LeaseMoved` and `LeaseTooLong`. The row decides: if the session's files cannot follow, the
+        reconciler writes them.
+        """
+        with self.database.begin() as rows:
+            session = rows.live(session_id, owner)
+            now = self.clock()
+            by = self.limit.grant(session, extension, now)
+            session.extend(by)
+            rows.record(Event.of(now.wall, Action.EXTENDED, _detail(session, by, extension), session=session))
+        reach("after-extend-commit", DatabaseUnavailable)
+        self.notices.attempt(session)
+        reach("after-lease-files-write", DatabaseUnavailable)
+        log.info("lease extended", extra={**session.named, "minutes": by // MINUTE})
+        return session
+
+
+def _detail(session: Session, by: timedelta, extension: Extension) -> str:
+    detail = f"{by // MINUTE} min, until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+    return f"{detail}, beyond the limit" if extension.is_override else detail

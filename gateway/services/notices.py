@@ -1,0 +1,61 @@
+"""Keeps what sessions show their users in step with the database: message of the day, lease file."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from gateway.domain import disk
+from gateway.domain.board import Board, board
+from gateway.domain.lease import LeaseLimit
+from gateway.domain.models import Session, Status
+from gateway.domain.words import Words
+from gateway.errors import GatewayError
+from gateway.services.ports import Database, Host, Rows
+from gateway.services.quota import WorkspaceQuota
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Notices:
+    database: Database
+    host: Host
+    limit: LeaseLimit
+    words: Words
+    quota: WorkspaceQuota
+
+    def show(self, session_id: str) -> None:
+        """Write what the database says of the session now. Raises `Unavailable`, `DiskFull`."""
+
+        def wanted() -> Board | None:
+            with self.database.read() as rows:
+                session = rows.get(session_id)
+                return self._board(rows, session) if session else None
+
+        self.host.show(session_id, wanted)
+
+    def attempt(self, session: Session) -> None:
+        """As `show`. What fails is written by `settle`."""
+        try:
+            self.show(session.id)
+        except GatewayError as error:
+            failure = {**session.named, "error": str(error)}
+            log.warning("the files of a session could not be updated and are tried again", extra=failure)
+
+    def settle(self) -> None:
+        """Write the files of all sessions that do not say what the database says."""
+        with self.database.read() as rows:
+            active = [session for session in rows.list() if session.status == Status.ACTIVE]
+            boards = [(session, self._board(rows, session)) for session in active]
+        for session, expected in boards:
+            if not self.host.shows(session.id, expected):
+                self.attempt(session)
+
+    def _board(self, rows: Rows, session: Session) -> Board:
+        return board(session, self.limit, self.words, self._notices(rows, session))
+
+    def _notices(self, rows: Rows, session: Session) -> Mapping[str, str]:
+        """Every notice that holds now, by its label: those of different kinds stand side by side."""
+        quota, used = self.quota.watched(), rows.user(session.user_id).workspace_bytes or 0
+        warning = disk.warning(used, quota) if quota is not None else None
+        return {"Warning": warning} if warning else {}

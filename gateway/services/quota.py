@@ -1,0 +1,29 @@
+"""The quota of each workspace, and who enforces it: the file system, or the gateway by measuring."""
+
+from dataclasses import dataclass
+
+from gateway.domain.disk import gib
+from gateway.services.ports import Host
+
+
+@dataclass(frozen=True)
+class WorkspaceQuota:
+    """`size` is what a workspace may hold, in bytes; None: no limit."""
+
+    host: Host
+    size: int | None
+
+    def watched(self) -> int | None:
+        """The quota, if only the gateway enforces it and the file system does not."""
+        return None if self.size is None or self.host.has_quotas() else self.size
+
+    def describe(self) -> str:
+        """Which kind of quota is in force."""
+        if self.size is None:
+            return "ok: no quota"
+        if self.host.has_quotas():
+            return f"ok: at most {gib(self.size)} each, kept by the file system"
+        return (
+            f"ok: at most {gib(self.size)} each, watched, for the file system has no user quotas in force: "
+            "a user above it gets no new session"
+        )
