@@ -4,6 +4,7 @@ import ipaddress
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 
 from flask import Flask
 
@@ -177,7 +178,13 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             simulated_gpus=bool(settings.simulate_gpus),
             deployment=lambda: _deployment_id(database),
         ),
-        network=Worknet(docker, settings.network, settings.subnet),
+        network=Worknet(
+            docker,
+            settings.network,
+            settings.subnet,
+            has_proxy=bool(settings.open_hosts),
+            router_uids=lambda: _router_uids(settings.piper_config),
+        ),
         egress=Egress(
             docker, settings.network, settings.subnet, settings.open_hosts, settings.state_dir / "egress"
         ),
@@ -192,6 +199,11 @@ def parts_of_this_machine(settings: Settings) -> Parts:
 def _deployment_id(database: Database) -> str:
     with database.read() as rows:
         return rows.deployment_id()
+
+
+def _router_uids(pipe_file: Path) -> set[int]:
+    """Root's, and the owner's of the pipe file: only its owner can read it, so that is the router's user."""
+    return {0, pipe_file.stat().st_uid} if pipe_file.exists() else {0}
 
 
 def _egress_proxy(settings: Settings) -> EgressProxy | None:

@@ -126,6 +126,7 @@ class LocalHost:
         if plan.gpu is None or plan.allocation is None or plan.address is None:
             raise ValueError("this server starts only what its own planner planned")
         request = plan.request
+        self.network.ensure()
         workspace = self.workspaces.ensure(request.user_id, request.uid)
         reach("after-workspace-make")
         gpu_uuid = self._borrow(plan.allocation) if plan.allocation.borrowed else self._make(plan.allocation)

@@ -54,13 +54,17 @@ def test_no_session_workspace_or_token_is_left(
     assert not {VICTIM, ATTACKER} & {path.name for path in (gateway.directory / "workspaces").iterdir()}
 
 
-def test_a_host_that_is_open_is_told(gateway: Gateway, token: str) -> None:
-    """Without the gateway's own chain of the firewall, as after somebody flushed it."""
+def test_a_host_that_is_open_is_reported(gateway: Gateway, token: str) -> None:
+    """Without the rules of the host and those in the session's own network namespace."""
     the_host = next(probe for probe in INSIDE if probe.parameters.get("addresses") == "hosts")
     settings = Settings.load(gateway.environment)
     with arena(Client(gateway.url, token), settings, Inside(Docker())) as place:
         assert place.attempt(the_host).verdict == Verdict.STOPPED
-        subprocess.run(["iptables", "-w", "5", "-F", f"GATEWAY-{NETWORK}"], check=True)
+        subprocess.run(["nft", "delete", "table", "inet", f"gateway_{NETWORK}"], check=True)
+        assert place.attempt(the_host).verdict == Verdict.STOPPED, "the session's own rules hold"
+        container = Docker().client.containers.get(place.container_id)
+        inside = ["nsenter", f"--net={container.attrs['NetworkSettings']['SandboxKey']}"]
+        subprocess.run([*inside, "nft", "delete", "table", "inet", "gateway"], check=True)
         outcome = place.attempt(the_host)
     assert outcome.verdict == Verdict.THROUGH
     assert "answers" in outcome.why

@@ -1,7 +1,9 @@
 """One contract for session containers, on Docker and on the fake; then what only Docker shows."""
 
 import dataclasses
+import json
 import os
+import socket
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -20,12 +22,14 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
+from gateway.repositories.docker.packets import open_paths
 from gateway.repositories.host import Containers, ContainerSpec
 from tests import own
 from tests.fakes.containers import FakeContainers
 from tests.repositories.conftest import NETWORK, USER, printed
 from tests.repositories.specs import of_session
 
+HOST, SPARE = "10.212.0.1", ("10.212.0.253", "10.212.0.254")
 LIMITS = Limits(memory="512m", cpus=1, pids=64, open_files=4096, shm="64m", tmp="32m", read_only_root=True)
 
 
@@ -161,7 +165,14 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
         container.exec_run(["pkill", "-STOP", "-o", "-f", "sshd-session"])  # as its user could
         real.disconnect(spec.request.session_id)
         assert stopped.wait(timeout=5) == live.wait(timeout=5) == 255
-    assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"2\n"
+    with subprocess.Popen([*ssh, command], stdout=subprocess.PIPE) as paused:
+        assert paused.stdout is not None
+        assert paused.stdout.readline() == b"ready\n"
+        container.pause()
+        real.disconnect(spec.session_id)
+        container.unpause()
+        assert paused.wait(timeout=5) == 255
+    assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"3\n"
 
 
 def test_who_follows_is_told_of_a_container_that_ends(containers: Containers, spec: ContainerSpec) -> None:
@@ -247,6 +258,83 @@ def test_no_process_inside_holds_a_capability(
     assert set(capabilities) == {"0" * 16}
 
 
+def inside(docker: Docker, container_id: str, command: str) -> tuple[int, str]:
+    done = docker.client.containers.get(container_id).exec_run(["sh", "-c", command])
+    return done.exit_code, done.output.decode()
+
+
+ASK_DOCKERS_RESOLVER = """python3 - <<'END'
+import socket
+ports = {53} | {int(line.split()[1].partition(":")[2], 16) for kind in ("udp", "tcp")
+                for line in open(f"/proc/net/{kind}") if line.split()[1].startswith("0B00007F")}
+assert len(ports) > 1, "Docker's resolver listens"
+question = b"\\0\\7\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\7gwtest1\\0\\0\\1\\0\\1"
+for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+    for port in ports:
+        with socket.socket(socket.AF_INET, kind) as asking:
+            asking.settimeout(1)
+            try:
+                asking.connect(("127.0.0.11", port))
+                asking.send(question)
+                print("answered", asking.recv(512))
+            except OSError:
+                pass
+END"""
+
+
+def test_dockers_resolver_answers_nobody(real: DockerContainers, docker: Docker, spec: ContainerSpec) -> None:
+    container_id = real.run(spec)
+    real.wait_for_ssh(container_id, spec.address)
+    neighbour = docker.client.containers.run(
+        "gpu-workspace", ["sleep", "60"], network=NETWORK, name="gwtest1", detach=True
+    )
+    try:
+        assert inside(docker, container_id, ASK_DOCKERS_RESOLVER) == (0, "")
+        for name in ("gwtest1", "gwtest-user-container", "10.212.0.3", "example.com"):
+            assert inside(docker, container_id, f"timeout 5 getent hosts {name}") == (2, "")
+        assert inside(docker, container_id, "getent hosts localhost")[0] == 0
+    finally:
+        neighbour.remove(force=True)
+
+
+def test_a_session_is_closed_without_the_hosts_rules(
+    real: DockerContainers, docker: Docker, worknet: Worknet, spec: ContainerSpec
+) -> None:
+    """As after `nft flush ruleset`: the rules in its own namespace stay."""
+    container_id = real.run(spec)
+    real.wait_for_ssh(container_id, spec.address)
+    for family in ("inet", "bridge"):
+        subprocess.run(["nft", "delete", "table", family, f"gateway_{NETWORK}"], check=True)
+    try:
+        with socket.create_server((HOST, 0)) as service:
+            port = service.getsockname()[1]
+            connect = f"import socket; socket.create_connection(('{HOST}', {port}), timeout=2)"
+            code, output = inside(docker, container_id, f'python3 -c "{connect}"')
+        assert (code, "No route to host" in output) == (1, True)
+        assert open_paths(NETWORK, HOST, SPARE, [spec.address]) == [
+            "sessions reach the host",
+            "sessions receive each other's ARP requests",
+        ], "the session itself does not answer a neighbour"
+    finally:
+        worknet.ensure()
+
+
+def test_the_hosts_proxy_settings_stay_on_the_host(
+    docker: Docker, worknet: Worknet, spec: ContainerSpec, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`~/.docker/config.json` may hold a proxy's password, which Docker's clients give to all containers."""
+    proxies = {"default": {"httpProxy": "http://somebody:secret@proxy.example:3128"}}
+    (tmp_path / "config.json").write_text(json.dumps({"proxies": proxies}))
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    containers = docker_containers(Docker())
+    container_id = containers.run(spec)
+    try:
+        environment = docker.client.containers.get(container_id).attrs["Config"]["Env"]
+        assert not [variable for variable in environment if "secret" in variable]
+    finally:
+        containers.remove(spec.session_id)
+
+
 def test_a_container_that_somebody_else_gave_the_name_is_left_alone(
     real: DockerContainers, docker: Docker, spec: ContainerSpec
 ) -> None:
@@ -291,9 +379,8 @@ def test_a_container_that_dies_at_once_says_its_last_words(
     docker: Docker, real: DockerContainers, spec: ContainerSpec
 ) -> None:
     os.remove(spec.files / "etc/ssh_host_ed25519_key")
-    container_id = real.run(spec)
     with pytest.raises(ContainerFailed, match="hostkeys"):
-        real.wait_for_ssh(container_id, spec.address)
+        real.wait_for_ssh(real.run(spec), spec.address)
 
 
 def test_a_slice_without_a_proper_uuid_is_never_attached(

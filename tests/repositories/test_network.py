@@ -1,132 +1,247 @@
-"""The sessions' network on real Docker and real iptables: what is open, what is closed."""
+"""The sessions' network on real Docker and a real firewall: what is closed, and to whom it is open."""
 
+import socket
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
+from docker.models.containers import Container
 from docker.types import IPAMConfig, IPAMPool
 
 from gateway.errors import NetworkUnavailable
+from gateway.repositories.docker import network as network_module
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
+from gateway.repositories.docker.packets import open_paths
 from tests import own
-from tests.repositories.conftest import HOST, NETWORK, SUBNET
+from tests.e2e.conftest import eventually
+from tests.repositories.conftest import HOST, NETWORK, SPARE, SUBNET
 
-CHAIN = f"GATEWAY-{NETWORK}"
+TABLE = f"gateway_{NETWORK.replace('-', '/')}"
+NOBODY = 65533
 
 
-def iptables(*arguments: str) -> None:
-    subprocess.run(["iptables", "-w", "5", *arguments], check=True)
+def command(*arguments: str, check: bool = True) -> str:
+    return subprocess.run(arguments, check=check, capture_output=True, text=True).stdout
 
 
 @pytest.fixture
-def two_sessions(docker: Docker, worknet: Worknet) -> Iterator[list[str]]:
-    """Two containers on the network, each serving TCP on port 2222; their addresses."""
+def sessions(docker: Docker, worknet: Worknet) -> Iterator[list[Container]]:
+    """Two containers on the network, each serving TCP on port 2222. They have no rules of their own."""
+    worknet.ensure()
     serve = ["python3", "-m", "http.server", "2222"]
     running = [
         docker.client.containers.run(
-            "gpu-workspace", serve, network=NETWORK, detach=True, name=f"{NETWORK}-{number}"
+            "gpu-workspace", serve, network=NETWORK, detach=True, name=f"gwtest-{number}"
         )
         for number in (1, 2)
     ]
     for container in running:
         container.reload()
-    yield [container.attrs["NetworkSettings"]["Networks"][NETWORK]["IPAddress"] for container in running]
+        eventually(lambda: connects(address(container)))  # noqa: B023 (called at once)
+    yield running
     for container in running:
         container.remove(force=True)
 
 
-def reaches(docker: Docker, target: str, port: int) -> bool:
+def address(container: Container) -> str:
+    return str(container.attrs["NetworkSettings"]["Networks"][NETWORK]["IPAddress"])
+
+
+def connects(target: str, port: int = 2222) -> bool:
+    """From the host, as root."""
+    try:
+        socket.create_connection((target, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
+
+
+def connects_as(uid: int, target: str) -> bool:
+    curl = ["curl", "--silent", "--noproxy", "*", "--max-time", "1", "--output", "/dev/null"]
+    user = ["setpriv", f"--reuid={uid}", "--clear-groups"]
+    return subprocess.run([*user, *curl, f"http://{target}:2222/"], check=False).returncode == 0
+
+
+def reaches(session: Container, target: str, port: int) -> bool:
     connect = f"import socket; socket.create_connection(('{target}', {port}), timeout=1)"
-    return docker.client.containers.get(f"{NETWORK}-1").exec_run(["python3", "-c", connect]).exit_code == 0
+    return session.exec_run(["python3", "-c", connect]).exit_code == 0
 
 
 def test_a_session_reaches_neither_another_session_nor_the_host_nor_the_outside(
-    docker: Docker, two_sessions: list[str]
+    sessions: list[Container],
 ) -> None:
-    import socket
-
+    session, neighbour = sessions
     with socket.create_server(("0.0.0.0", 0)) as service:
         port = service.getsockname()[1]
         addresses = subprocess.check_output(["hostname", "-I"], text=True).split()
-        assert reaches(docker, two_sessions[0], 2222), "the probe itself works"
-        assert not reaches(docker, two_sessions[1], 2222)
-        for address in [*addresses, HOST]:
-            if ":" not in address:
-                assert not reaches(docker, address, port), address
-        assert not reaches(docker, "192.0.2.1", 80)
+        assert reaches(session, address(session), 2222), "the attempt itself works"
+        assert not reaches(session, address(neighbour), 2222)
+        for target in [*addresses, HOST]:
+            if ":" not in target:
+                assert not reaches(session, target, port), target
+        assert not reaches(session, "192.0.2.1", 80)
 
 
-def test_the_host_reaches_a_session(docker: Docker, two_sessions: list[str]) -> None:
-    import socket
-    import time
-
-    deadline = time.monotonic() + 10
-    while True:
-        try:
-            socket.create_connection((two_sessions[0], 2222), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < deadline
+def test_a_neighbour_does_not_answer_arp(sessions: list[Container]) -> None:
+    session, neighbour = sessions
+    reaches(session, address(neighbour), 2222)
+    reaches(session, HOST, 9)
+    entries = [line.split() for line in session.exec_run("cat /proc/net/arp").output.decode().splitlines()]
+    complete = {fields[0] for fields in entries[1:] if fields[2] != "0x0"}
+    assert complete == {HOST}, "only the host's address is resolved"
 
 
-def test_making_it_again_changes_nothing(docker: Docker, worknet: Worknet) -> None:
-    before = docker.client.networks.get(NETWORK).id
+def test_rules_of_others_that_accept_everything_open_nothing(sessions: list[Container]) -> None:
+    session, neighbour = sessions
+    accepting = [
+        ["INPUT", "-i", NETWORK, "-j", "ACCEPT"],
+        ["FORWARD", "-i", NETWORK, "-j", "ACCEPT"],
+        ["FORWARD", "-o", NETWORK, "-j", "ACCEPT"],
+    ]
+    for chain, *rule in accepting:
+        command("iptables", "-w", "5", "-I", chain, "1", *rule)
+    try:
+        with socket.create_server((HOST, 0)) as service:
+            assert not reaches(session, HOST, service.getsockname()[1])
+        assert not reaches(session, address(neighbour), 2222)
+        assert not reaches(session, "192.0.2.1", 80)
+        assert open_paths(NETWORK, HOST, SPARE, [address(each) for each in sessions]) == []
+    finally:
+        for rule in accepting:
+            command("iptables", "-w", "5", "-D", *rule)
+
+
+def test_only_root_and_the_router_reach_in_from_the_host(
+    docker: Docker, worknet: Worknet, sessions: list[Container]
+) -> None:
+    target = address(sessions[0])
+    assert connects(target)
+    assert not connects_as(NOBODY, target)
+    try:
+        Worknet(docker, NETWORK, SUBNET, router_uids=lambda: {0, NOBODY}).ensure()
+        assert connects_as(NOBODY, target)
+        assert not connects_as(NOBODY - 1, target)
+    finally:
+        worknet.ensure()
+    assert not connects_as(NOBODY, target), "another set of users replaces the rules"
+
+
+def test_ensuring_it_again_changes_nothing(docker: Docker, worknet: Worknet) -> None:
+    before = docker.client.networks.get(NETWORK).id, command("nft", "-a", "list", "table", "inet", TABLE)
     worknet.ensure()
-    assert docker.client.networks.get(NETWORK).id == before
-    rules = subprocess.check_output(["iptables", "-S"], text=True)
-    assert rules.count(f"-A INPUT -j {CHAIN}\n") == 1
-    assert rules.count(f"-A {CHAIN} ") == 1
+    after = docker.client.networks.get(NETWORK).id, command("nft", "-a", "list", "table", "inet", TABLE)
+    assert after == before
 
 
-def test_flushed_rules_are_noticed_and_set_again(worknet: Worknet) -> None:
-    iptables("-F", CHAIN)
-    with pytest.raises(NetworkUnavailable, match="chain"):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        ["flush", "chain", "inet", TABLE, "input"],
+        ["flush", "chain", "inet", TABLE, "forward"],
+        ["delete", "chain", "bridge", TABLE, "forward"],
+        ["delete", "table", "inet", TABLE],
+        ["delete", "table", "bridge", TABLE],
+    ],
+    ids=" ".join,
+)
+def test_a_table_that_is_incomplete_is_noticed_and_loaded_again(worknet: Worknet, damage: list[str]) -> None:
+    worknet.ensure()
+    command("nft", *damage)
+    with pytest.raises(NetworkUnavailable, match=f"nftables table {TABLE} is incomplete"):
         worknet.check()
     worknet.ensure()
     worknet.check()
-    iptables("-D", "INPUT", "-j", CHAIN)
-    with pytest.raises(NetworkUnavailable, match="chain"):
-        worknet.check()
+
+
+def test_test_packets_show_what_is_open(worknet: Worknet, sessions: list[Container]) -> None:
+    addresses = [address(each) for each in sessions]
+    assert open_paths(NETWORK, HOST, SPARE, addresses) == []
+    command("nft", "delete", "table", "bridge", TABLE)
+    command("nft", "delete", "table", "inet", TABLE)
+    found = open_paths(NETWORK, HOST, SPARE, addresses)
     worknet.ensure()
-    worknet.check()
+    assert found == [
+        "sessions reach the host",
+        "sessions receive each other's ARP requests",
+        *[f"the session at {each} answers its neighbours" for each in sorted(addresses)],
+    ]
+    assert not [device for device in Path("/sys/class/net").iterdir() if device.name.startswith("gwpacket")]
+
+
+def test_rules_that_are_listed_but_have_no_effect_are_noticed(
+    docker: Docker, worknet: Worknet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All rules are there, but they match another interface and another subnet."""
+    worknet.ensure()
+    text = network_module._TABLES
+    for name in ("{bridge}", "{subnet}"):
+        text = text.replace(name, {"{bridge}": "gwother", "{subnet}": "10.211.0.0/24"}[name])
+    monkeypatch.setattr(network_module, "_TABLES", text)
+    with pytest.raises(NetworkUnavailable, match="open, as test packets show: sessions reach the host"):
+        Worknet(docker, NETWORK, SUBNET).ensure()
+    monkeypatch.undo()
+    worknet.ensure()
+
+
+def test_without_the_means_to_send_a_packet_it_says_what_it_needs(
+    docker: Docker, worknet: Worknet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.repositories.docker.packets._DEVICE", "/dev/net/none")
+    with pytest.raises(NetworkUnavailable, match="needs /dev/net/tun and CAP_NET_ADMIN"):
+        Worknet(docker, NETWORK, SUBNET).ensure()
 
 
 def test_a_network_of_that_name_that_is_open_is_refused(docker: Docker) -> None:
-    name = f"{NETWORK}-open"
+    name = "gwtest-open"
     docker.client.networks.create(name)
+    refused = Worknet(docker, name, "10.211.0.0/24")
     try:
-        with pytest.raises(NetworkUnavailable, match=f"reaches the outside.*docker network rm {name}"):
-            Worknet(docker, name, own.subnet(213)).ensure()
+        with pytest.raises(NetworkUnavailable, match="reaches the outside.*docker network rm gwtest-open"):
+            refused.ensure()
     finally:
-        docker.client.networks.get(name).remove()
-        for arguments in (["-D", "INPUT", "-j"], ["-F"], ["-X"]):
-            iptables(*arguments, f"GATEWAY-{name}")
+        refused.remove()
 
 
 def test_a_network_of_that_name_that_has_ipv6_is_refused(docker: Docker) -> None:
-    name = f"{NETWORK}-ipv6"
-    pools = [IPAMPool(subnet=own.ipv6_subnet())]
+    name = "gwtest-ipv6"
+    pools = [IPAMPool(subnet="fd00:6777::/64")]
     docker.client.networks.create(name, internal=True, enable_ipv6=True, ipam=IPAMConfig(pool_configs=pools))
     try:
-        with pytest.raises(NetworkUnavailable, match=f"it has IPv6.*docker network rm {name}"):
-            Worknet(docker, name, own.subnet(213)).check()
+        with pytest.raises(NetworkUnavailable, match="it has IPv6.*docker network rm gwtest-ipv6"):
+            Worknet(docker, name, "10.211.0.0/24").check()
     finally:
         docker.client.networks.get(name).remove()
+
+
+def test_without_bridge_filtering_it_is_refused(
+    worknet: Worknet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "switch").write_text("0\n")
+    monkeypatch.setattr(network_module, "_BRIDGE_NETFILTER", tmp_path / "switch")
+    with pytest.raises(NetworkUnavailable, match=r"sysctl -w net\.bridge\.bridge-nf-call-iptables=1"):
+        worknet.ensure()
 
 
 def test_a_subnet_that_is_in_use_is_named(docker: Docker, worknet: Worknet) -> None:
     with pytest.raises(NetworkUnavailable, match="--subnet"):
-        Worknet(docker, f"{NETWORK}-twin", SUBNET).ensure()
+        Worknet(docker, "gwtest-twin", SUBNET).ensure()
 
 
-def test_rules_that_cannot_be_looked_at_are_not_taken_for_missing(
+def test_rules_that_cannot_be_listed_are_not_taken_for_missing(
     worknet: Worknet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
-        return subprocess.CompletedProcess([], 4, stderr="Permission denied (you must be root)\n")
+        return subprocess.CompletedProcess([], 1, stdout="", stderr="Operation not permitted (be root)\n")
 
     monkeypatch.setattr(subprocess, "run", refused)
-    with pytest.raises(NetworkUnavailable, match="cannot look.*you must be root"):
+    with pytest.raises(NetworkUnavailable, match="cannot list.*be root"):
+        worknet.check()
+
+
+def test_a_missing_program_is_named(worknet: Worknet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(NetworkUnavailable, match="nft is missing: install the packages nftables"):
         worknet.check()

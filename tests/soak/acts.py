@@ -48,7 +48,7 @@ ACTS = {
     "stop_container": 2,
     "remove_container": 1,
     "corrupt_pipe_file": 1,
-    "remove_firewall_chain": 2,
+    "remove_firewall_tables": 2,
     "restart_docker": 1,
 }
 _EXPECTED = {
@@ -206,10 +206,9 @@ class Ground:
     def _pipe_file(self) -> Path:
         return self.gateway.directory / "sshpiper/pipe.yaml"
 
-    def _remove_firewall_chain(self) -> None:
-        chain = f"GATEWAY-{NETWORK}"
-        for arguments in (["-D", "INPUT", "-j", chain], ["-F", chain], ["-X", chain]):
-            subprocess.run(["iptables", "-w", "5", *arguments], capture_output=True, timeout=30)
+    def _remove_firewall_tables(self) -> None:
+        for family in ("inet", "bridge"):
+            subprocess.run(["nft", "delete", "table", family, f"gateway_{NETWORK}"], capture_output=True)
 
     def _restart_docker(self) -> None:
         if self.docker:

@@ -95,6 +95,7 @@ def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | 
         tokens,
         bench.clock,
         entry.to if login is None else lambda _answer: login,
+        connects_as=lambda uid, _address: uid == 0,
         wait=lambda seconds: bench.clock.advance(seconds=seconds),
     )
 
@@ -116,6 +117,7 @@ def of_outside(attempts: dict[str, Attempt], verdict: Verdict) -> set[str]:
 
 
 SSH = {probe.name for probe in OUTSIDE if probe.attempt.__module__.endswith("logins")}
+ACCOUNTS = {probe.name for probe in OUTSIDE if probe.attempt.__module__.endswith("accounts")}
 WITH_TOKENS = {probe.name for probe in OUTSIDE if probe.name.startswith("the API")}
 ALL_OUTSIDE = {probe.name for probe in OUTSIDE}
 
@@ -154,7 +156,27 @@ def test_an_api_that_refuses_nobody_is_told(
     admin = Tokens(bench.database, bench.clock).create("admin", Role.ADMIN)
     monkeypatch.setattr(Client, "status", lambda *_: status)
     attempts = run(bench, url, FakeInside(), outside_of(bench, url, admin))
-    assert of_outside(attempts, verdict) == ALL_OUTSIDE - SSH
+    assert of_outside(attempts, verdict) == ALL_OUTSIDE - SSH - ACCOUNTS
+
+
+def not_permitted(uid: int, _address: str) -> bool:
+    raise PermissionError(uid)
+
+
+@pytest.mark.parametrize(
+    ("connects_as", "verdict"),
+    [
+        (lambda *_: True, Verdict.THROUGH),
+        (lambda *_: False, Verdict.UNCLEAR),
+        (not_permitted, Verdict.UNTRIED),
+    ],
+)
+def test_a_host_whose_accounts_get_into_sessions_is_reported(
+    bench: Bench, url: str, connects_as: Callable[[int, str], bool], verdict: Verdict
+) -> None:
+    """Where root does not get in either, nothing is proved."""
+    attempts = run(bench, url, FakeInside(), replace(outside_of(bench, url), connects_as=connects_as))
+    assert of_outside(attempts, verdict) >= ACCOUNTS
 
 
 def test_the_route_is_put_back_after_the_other_host_key(bench: Bench, url: str) -> None:

@@ -1,7 +1,7 @@
 """The attempts from inside a session and from outside, in the order in which they are shown."""
 
 from gateway.doctor.attack.inside import devices, files, kernel, network, resources
-from gateway.doctor.attack.outside import api, logins
+from gateway.doctor.attack.outside import accounts, api, logins
 from gateway.doctor.attack.outside.stranger import OutsideProbe
 from gateway.doctor.attack.probe import Probe
 
@@ -28,6 +28,8 @@ INSIDE: tuple[Probe, ...] = (
         "reach_by_name",
         {"names": "neighbour_names", "ports": "ports"},
     ),
+    Probe("another session's network card", network, "learn_mac_address", {"addresses": "neighbours"}),
+    Probe("Docker's resolver", network, "ask_dockers_resolver", {"names": "neighbour_names"}),
     _tcp("the host: API, sshd, router, Docker", "hosts"),
     _udp("the host, UDP", "hosts"),
     _ping("the host, ping", "hosts"),
@@ -96,5 +98,6 @@ OUTSIDE: tuple[OutsideProbe, ...] = (
     OutsideProbe("SSH without a key", logins.with_a_password),
     OutsideProbe("SSH as nobody", logins.as_nobody),
     OutsideProbe("a session with another host key", logins.behind_a_changed_host_key),
+    OutsideProbe("a session from another account of the host", accounts.around_the_entry_point),
     ENDED,
 )

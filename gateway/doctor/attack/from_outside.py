@@ -14,10 +14,12 @@ from gateway.client import Client
 from gateway.doctor.attack.catalogue import ENDED, OUTSIDE
 from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.outside import logins
+from gateway.doctor.attack.outside.accounts import connects_as
 from gateway.doctor.attack.outside.stranger import Account, Login, OutsideProbe, Stranger
 from gateway.domain import ssh_keys
 from gateway.domain.clock import Clock
 from gateway.domain.permissions import Role
+from gateway.domain.pipe import Pipe
 from gateway.errors import GatewayError, Unavailable
 from gateway.repositories.files.pipes import Pipes
 from gateway.services.tokens import Tokens
@@ -31,13 +33,14 @@ _SSH_SECONDS = 20
 @dataclass(frozen=True, slots=True)
 class Outside:
     """What attacks from outside are made with; `login_to` knows how to log in at the place that an answer
-    names. `wait` waits for seconds."""
+    names. `connects_as` is as `Stranger` has it, `wait` waits for seconds."""
 
     client: Client
     pipes: Pipes
     tokens: Tokens
     clock: Clock
     login_to: Callable[[Answer], Login]
+    connects_as: Callable[[int, str], bool] = connects_as
     wait: Callable[[float], None] = time.sleep
 
     @contextmanager
@@ -53,10 +56,12 @@ class Outside:
                 self.wait(_EXPIRES.total_seconds())
             yield Stranger(
                 victim=_account(victim),
+                victim_address=self._pipe(victim["session_id"]).host,
                 own=_account(own),
                 ask=self.client.status,
                 login=self.login_to(victim),
                 another_host=lambda: self._another_host(victim["session_id"]),
+                connects_as=self.connects_as,
                 routed=lambda: [pipe.username for pipe in self.pipes.list()],
                 token=token,
                 expired=expired,
@@ -66,14 +71,18 @@ class Outside:
     @contextmanager
     def _another_host(self, session_id: str) -> Iterator[None]:
         """The session's route expects another host key, as if another host stood at its address."""
-        own = next((pipe for pipe in self.pipes.list() if pipe.session_id == session_id), None)
-        if own is None:
-            raise Unavailable("--piper-config names a file that does not have the gateway's routes.")
+        own = self._pipe(session_id)
         self.pipes.add(replace(own, host_key=ssh_keys.make_pair().public))
         try:
             yield
         finally:
             self.pipes.add(own)
+
+    def _pipe(self, session_id: str) -> Pipe:
+        own = next((pipe for pipe in self.pipes.list() if pipe.session_id == session_id), None)
+        if own is None:
+            raise Unavailable("--piper-config names a file that does not have the gateway's routes.")
+        return own
 
 
 def attack_from_outside(stranger: Stranger, tried: Callable[[], None]) -> dict[str, Outcome]:

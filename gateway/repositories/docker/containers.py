@@ -11,43 +11,26 @@ from functools import cache
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
-from docker.models.containers import Container as DockerContainer
 from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 
 from gateway.domain.observation import Container
 from gateway.domain.plan import SSH_PORT
 from gateway.domain.recovery import Survivor
-from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
+from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing, NetworkUnavailable
 from gateway.failpoints import reach
 from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import NO_GPU_DRIVER, Docker, translated_errors
 from gateway.repositories.docker.events import DockerEndings
 from gateway.repositories.docker.exec import Inside
 from gateway.repositories.docker.limits import Limits
+from gateway.repositories.docker.namespace import Namespace
 from gateway.repositories.host import ContainerSpec
 
 _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
 _REMOVAL_SECONDS = 30
 _ENDED = frozenset({"exited", "dead"})
-# Kill the processes named sshd, except the listener: the oldest child of the container's first process. Where
-# users can read sshd, they can also trace and rename it, so the kernel's list of connections decides whether
-# all are closed. While one is left after a few rounds, every process of the user is killed. SIGKILL, because
-# a process that the user has stopped does not act on SIGTERM.
-_CUT_CONNECTIONS = f"""
-read -r listener others < /proc/1/task/1/children
-test -n "$listener" || exit 1
-for names in 'sshd*' 'sshd*' 'sshd*' '*' '*' '*'; do
-    for process in /proc/[0-9]*; do
-        id=${{process#/proc/}}
-        read -r name < $process/comm || continue
-        case $id in 1|$listener|$$) continue ;; esac
-        case $name in $names) kill -KILL $id ;; esac
-    done 2> /dev/null
-    grep -q ':{SSH_PORT:04X} [0-9A-F]*:[0-9A-F]* 01 ' /proc/net/tcp /proc/net/tcp6 || exit 0
-done
-exit 1
-"""
+_ALIVE = frozenset({"running", "paused"})
 # `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
 _MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
 # Lines of `nvidia-smi -L`: `GPU 0: NVIDIA A100 (UUID: GPU-…)`, `  MIG 3g.20gb  Device  0: (UUID: MIG-…)`.
@@ -172,17 +155,13 @@ class DockerContainers:
             )
 
     def disconnect(self, session_id: str) -> None:
-        """End the container's SSH connections; one that is gone or has ended has none."""
+        """Close the container's SSH connections, also those of a paused one. An ended one has none."""
         with translated_errors():
             for found in self._with_label(f"{labels.SESSION}={session_id}"):
-                if found["State"] != "running":
+                if found["State"] not in _ALIVE:
                     continue
                 with suppress(NotFound):
-                    container = self._docker.client.containers.get(found["Id"])
-                    if container.exec_run(["/bin/sh", "-c", _CUT_CONNECTIONS]).exit_code != 0:
-                        raise ContainerFailed(
-                            f"The connections of session {session_id} cannot be cut: delete it to end them."
-                        )
+                    self._namespace(found["Id"]).disconnect()
 
     def up_since(self) -> datetime:
         with translated_errors():
@@ -207,22 +186,36 @@ class DockerContainers:
 
     def _create_and_start(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> str:
         try:
-            container = self._create(spec, devices)
+            container_id = self._create(spec, devices)
         except ImageNotFound:
             raise self._image_missing() from None
         except APIError as error:
             if error.status_code != 409:
                 raise
             self._remove_orphan_named(_name(spec.request.user_id))
-            container = self._create(spec, devices)
+            container_id = self._create(spec, devices)
         reach("after-container-create", DockerUnavailable)
-        container.start()
+        self._docker.client.api.start(container_id)
+        self._close_namespace(container_id)
         reach("after-container-start", DockerUnavailable)
-        return str(container.id)
+        return container_id
 
-    def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> DockerContainer:
+    def _close_namespace(self, container_id: str) -> None:
+        """Before anybody logs in. A container that has ended already is refused with its last words."""
+        try:
+            self._namespace(container_id).close()
+        except NetworkUnavailable:
+            self._refuse_dead(container_id)
+            raise
+
+    def _namespace(self, container_id: str) -> Namespace:
+        return Namespace(self._docker.client.api.inspect_container(container_id), self._network)
+
+    def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> str:
         mounts = _mounts(spec)
-        return self._docker.client.containers.create(
+        api = self._docker.client.api
+        endpoint = EndpointConfig("1.44", ipv4_address=spec.address)
+        created = api.create_container(
             self._image,
             # in place of the image's ENTRYPOINT, CMD and HEALTHCHECK
             entrypoint=["/bin/sh", "/etc/gateway/start"],
@@ -235,22 +228,24 @@ class DockerContainers:
             working_dir=f"/home/{spec.request.user_id}",
             labels=labels.of(spec, self._network, self._deployment()),
             environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
-            network=self._network,
-            networking_config={self._network: EndpointConfig("1.44", ipv4_address=spec.address)},
-            mounts=mounts,
-            device_requests=list(devices or []),
-            cap_drop=["ALL"],
-            security_opt=["no-new-privileges:true"],
-            cgroupns="private",
-            # Docker switches IPv6 off on a network without it; here it is a promise
-            sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
-            # where Docker's resolver sends what it does not know itself: the session's own loopback. Before
-            # Docker 26 it asked the host's resolver even for internal networks, a way to carry data out.
-            dns=["127.0.0.1"],
-            log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
-            # no restart policy, as is Docker's default: the gateway decides what becomes of one that stops
-            **self._limits.docker_options(self._volumes() - {mount["Target"] for mount in mounts}),
+            networking_config={"EndpointsConfig": {self._network: endpoint}},
+            host_config=api.create_host_config(
+                network_mode=self._network,
+                mounts=mounts,
+                device_requests=list(devices or []),
+                cap_drop=["ALL"],
+                security_opt=["no-new-privileges:true"],
+                cgroupns="private",
+                # Docker disables IPv6 on a network without it; here it is a promise.
+                sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
+                # Docker's resolver is closed, see `namespace`. It would ask this address of the session.
+                dns=["127.0.0.1"],
+                log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
+                # No restart policy, as is Docker's default: the reconciler closes a session that stops.
+                **self._limits.docker_options(self._volumes() - {mount["Target"] for mount in mounts}),
+            ),
         )
+        return str(created["Id"])
 
     def _volumes(self) -> set[str]:
         """The directories that the image declares as `VOLUME`. Docker would mount a directory of the host, of

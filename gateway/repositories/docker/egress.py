@@ -19,7 +19,7 @@ from gateway.domain.addresses import PROXY_PORT, proxy_address
 from gateway.errors import ImageMissing, NetworkUnavailable
 from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker, translated_errors
-from gateway.repositories.docker.firewall import Chain
+from gateway.repositories.docker.docker_user import DockerUserChain
 from gateway.repositories.docker.network import bridge_name
 
 IMAGE = "gpu-egress-proxy"
@@ -69,7 +69,7 @@ class Egress:
         answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
         back = ("-s", self._address, *tcp, "--sport", str(PROXY_PORT), *answers)
         within = ("-i", bridge, "-o", bridge)
-        self._chain = Chain(f"GATEWAY-{bridge}-OUT", "DOCKER-USER", (there, back), within)
+        self._chain = DockerUserChain(f"GATEWAY-{bridge}-OUT", (there, back), within)
 
     def ensure(self) -> None:
         """Raises `NetworkUnavailable`, `ImageMissing`, `DockerUnavailable`, `ContainerFailed`."""
@@ -85,7 +85,7 @@ class Egress:
         """What sessions reach. Raises `NetworkUnavailable` unless that is what they are to reach."""
         with translated_errors():
             container = self._container()
-            if self._hosts and not (self._serves(container) and self._chain.stands()):
+            if self._hosts and not (self._serves(container) and self._chain.is_loaded()):
                 raise NetworkUnavailable(
                     f"The proxy {self._name} does not run as it should; the reaper sees to it within a "
                     f"minute. docker logs {self._name} may say more."

@@ -1,53 +1,102 @@
-"""iptables, asked by command."""
+"""nftables, by its command: rules in tables of the gateway's own.
 
+A packet that one table drops is dropped, whatever another table accepts. Rules of Docker, of ufw or of an
+administrator cannot open what these rules close, and the order of the tables does not matter.
+"""
+
+import hashlib
+import os
+import re
 import subprocess
+from collections.abc import Sequence
 
 from gateway.errors import NetworkUnavailable
 
-_DONE, _NOT_THERE = 0, (1, 2)  # exit codes; others are that it could not look
+_TIMEOUT_SECONDS = 10.0
+_MISSING = "No such file or directory"  # nft's words for a table that does not exist
+_RULE = re.compile(r"^( {8}(?!type )\S.*)$", re.MULTILINE)  # in a chain, in a table
 
 
-def iptables(*arguments: str, may_fail: bool = False) -> bool:
-    """Whether it was done; with `may_fail` it is no error when it was not. Raises `NetworkUnavailable`."""
-    try:
-        done = subprocess.run(["iptables", "-w", "5", *arguments], capture_output=True, text=True, timeout=10)
-    except (FileNotFoundError, subprocess.TimeoutExpired) as error:
-        raise NetworkUnavailable(
-            "iptables is missing or hangs; the gateway needs it to close the sessions' network."
-        ) from error
-    if done.returncode not in (_DONE, *_NOT_THERE) or (done.returncode and not may_fail):
-        said = " ".join(done.stderr.split())
-        raise NetworkUnavailable(f"iptables cannot look at the sessions' network, or close it: {said}")
-    return done.returncode == _DONE
+class Ruleset:
+    """The tables of one name, one for each family, which are replaced in one transaction.
 
+    `text` is in nft's own language: chains are indented by four spaces, rules by eight. Each rule gets a
+    comment, by which `is_loaded` recognises that all rules are there and that none belongs to an older text.
+    """
 
-class Chain:
-    """A chain of the gateway's own, which `parent` goes through first for what `matches`."""
-
-    def __init__(
-        self, name: str, parent: str, rules: tuple[tuple[str, ...], ...], matches: tuple[str, ...] = ()
-    ) -> None:
+    def __init__(self, name: str, text: str) -> None:
         self.name = name
-        self._jump = parent, *matches, "-j", name
-        self._parent = parent
-        self._rules = rules
+        self._families = re.findall(r"^table (\S+)", text, re.MULTILINE)
+        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
+        count = len(_RULE.findall(text))
+        self._comments = [f'comment "{digest} {number}/{count}"' for number in range(1, count + 1)]
+        comments = iter(self._comments)
+        self._text = _RULE.sub(lambda rule: f"{rule[1]} {next(comments)}", text)
 
-    def stands(self) -> bool:
-        return all(iptables("-C", self.name, *rule, may_fail=True) for rule in self._rules) and iptables(
-            "-C", *self._jump, may_fail=True
-        )
+    def is_loaded(self, namespace: str | None = None) -> bool:
+        """Whether every rule is in the kernel. Raises `NetworkUnavailable` when nft cannot list the tables.
 
-    def ensure(self) -> None:
-        if self.stands():
-            return
-        iptables("-N", self.name, may_fail=True)
-        iptables("-F", self.name)
-        for rule in self._rules:
-            iptables("-A", self.name, *rule)
-        if not iptables("-C", *self._jump, may_fail=True):
-            iptables("-I", self._parent, "1", *self._jump[1:])
+        `namespace` is the path of a network namespace; None is the gateway's own.
+        """
+        listed = "".join(_list(family, self.name, namespace) for family in self._families)
+        return all(comment in listed for comment in self._comments)
+
+    def load(self, namespace: str | None = None) -> None:
+        """Replace all tables of this name. Raises `NetworkUnavailable`."""
+        _load(self._removal() + self._text, namespace)
 
     def remove(self) -> None:
-        iptables("-D", *self._jump, may_fail=True)
-        iptables("-F", self.name, may_fail=True)
-        iptables("-X", self.name, may_fail=True)
+        """Raises `NetworkUnavailable`."""
+        _load(self._removal())
+
+    def _removal(self) -> str:
+        """nft fails to delete a table that does not exist: the first line of each pair makes it."""
+        tables = [f"table {family} {self.name}" for family in self._families]
+        return "".join(f"{table} {{ }}\ndelete {table}\n" for table in tables)
+
+
+def run(
+    command: Sequence[str], script: str = "", namespace: str | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a network command with `script` as its input. Raises `NetworkUnavailable` when it cannot run."""
+    inside = ["nsenter", f"--net={namespace}"] if namespace is not None else []
+    try:
+        done = subprocess.run(
+            [*inside, *command],
+            input=script,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
+            env=os.environ | {"LC_ALL": "C"},
+        )
+    except FileNotFoundError as error:
+        raise NetworkUnavailable(
+            f"{error.filename} is missing: install the packages nftables, iproute2 and util-linux."
+        ) from error
+    except subprocess.TimeoutExpired as error:
+        raise NetworkUnavailable(f"{command[0]} did not end within {_TIMEOUT_SECONDS:g} s.") from error
+    if done.returncode and done.stderr.startswith("nsenter:"):
+        raise NetworkUnavailable(
+            f"The gateway cannot enter a session's network namespace ({stderr_of(done)}): it needs "
+            "CAP_SYS_ADMIN and, in a container, the mount of /run/docker/netns that docker/compose.yaml has."
+        )
+    return done
+
+
+def stderr_of(done: subprocess.CompletedProcess[str]) -> str:
+    """One line of at most 300 characters."""
+    return " ".join(done.stderr.split())[:300]
+
+
+def _load(script: str, namespace: str | None = None) -> None:
+    done = run(["nft", "--file", "-"], script, namespace)
+    if done.returncode:
+        raise NetworkUnavailable(f"nft cannot set the rules of the sessions' network: {stderr_of(done)}")
+
+
+def _list(family: str, name: str, namespace: str | None) -> str:
+    """The table as nft prints it; empty if it does not exist. nft 1.0.6 lists one family in a run."""
+    done = run(["nft", "--stateless", "list", "table", family, name], namespace=namespace)
+    if done.returncode and _MISSING not in done.stderr:
+        raise NetworkUnavailable(f"nft cannot list the rules of the sessions' network: {stderr_of(done)}")
+    return done.stdout

@@ -1,73 +1,157 @@
-"""The sessions' network: closed to the outside, to each other, and to every address of the host.
+"""The sessions' network. Sessions cannot use it to reach each other, the host or the outside.
 
-Docker's own `internal` drops what goes outside and `enable_icc=false` what goes from session to
-session, but both leave every service of the host open. A chain of our own drops that, on the way to
-INPUT; connections that the host opens to a session are let through by their state.
+Docker's own settings (`internal`, `enable_icc=false`) close part of it, by rules that depend on its iptables.
+The gateway's tables of nftables close all of it, and packets that are really sent show whether they do.
 """
 
 import ipaddress
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool
 
+from gateway.domain.addresses import PROXY_PORT, proxy_address
 from gateway.errors import NetworkUnavailable
 from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker, translated_errors
-from gateway.repositories.docker.firewall import Chain
+from gateway.repositories.docker.firewall import Ruleset
+from gateway.repositories.docker.packets import open_paths
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LONGEST_INTERFACE_NAME = 15
 _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
+_PROOF_SECONDS = 10.0
+
+# The bridge family sees what passes between two sessions, ARP included, also without br_netfilter.
+_TABLES = """\
+table inet {table} {{
+    chain input {{
+        type filter hook input priority filter; policy accept;
+        iifname "{bridge}" ct state established,related accept
+        iifname "{bridge}" drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+{proxy_forward}        iifname "{bridge}" drop
+        oifname "{bridge}" drop
+    }}
+    chain output {{
+        type filter hook output priority filter; policy accept;
+        oifname "{bridge}" meta skuid != {{ {uids} }} reject with icmpx type admin-prohibited
+    }}
+}}
+table bridge {table} {{
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+{proxy_bridge}        ip saddr {subnet} drop
+        ip daddr {subnet} drop
+        arp saddr ip {subnet} drop
+        arp daddr ip {subnet} drop
+    }}
+}}
+"""
+_PROXY_FORWARD = """\
+        iifname "{bridge}" oifname "{bridge}" ip daddr {proxy} tcp dport {port} accept
+        iifname "{bridge}" oifname "{bridge}" ip saddr {proxy} tcp sport {port} ct state established accept
+"""
+_PROXY_BRIDGE = """\
+        ip daddr {proxy} tcp dport {port} accept
+        ip saddr {proxy} tcp sport {port} accept
+        arp daddr ip {proxy} accept
+        arp saddr ip {proxy} accept
+"""
+
+
+def _only_root() -> Collection[int]:
+    return (0,)
 
 
 class Worknet:
-    def __init__(self, docker: Docker, name: str, subnet: str) -> None:
+    """`has_proxy`: sessions may connect to the egress proxy. `router_uids`: the users of the host whose
+    processes may connect to sessions."""
+
+    def __init__(
+        self,
+        docker: Docker,
+        name: str,
+        subnet: str,
+        *,
+        has_proxy: bool = False,
+        router_uids: Callable[[], Collection[int]] = _only_root,
+    ) -> None:
         self._docker = docker
         self._name = name
         self._subnet = ipaddress.IPv4Network(subnet)
         self._bridge = bridge_name(name)
-        drop = ("-i", self._bridge, "-m", "conntrack", "--ctstate", "NEW", "-j", "DROP")
-        self._chain = Chain(f"GATEWAY-{self._bridge}", "INPUT", (drop,))
+        self._has_proxy = has_proxy
+        self._router_uids = router_uids
+        self._proof = _Proof(self._bridge, self._subnet)
 
     def ensure(self) -> None:
-        """Make the network and the rules where they are missing; refuse a network of another kind."""
+        """Create the network and load the tables where they are missing; then as `check`."""
         with translated_errors():
             if self._inspect() is None:
                 self._create()
-        self._chain.ensure()
+        rules = self._rules()
+        if not rules.is_loaded():
+            rules.load()
+            self._proof.forget()
         self.check()
 
     def check(self) -> None:
-        """Raises `NetworkUnavailable` that says which of the promises does not hold."""
+        """Raises `NetworkUnavailable` with the first promise that does not hold."""
         with translated_errors():
             found = self._inspect()
         if found is None:
             raise NetworkUnavailable(
-                f"The Docker network {self._name!r} is missing; the gateway makes it when it starts."
+                f"The Docker network {self._name!r} is missing: the gateway creates it within a minute."
             )
         if problem := self._problem(found):
             raise NetworkUnavailable(
-                f"The Docker network {self._name!r} is not as it must be ({problem}); remove it with "
-                f"`docker network rm {self._name}` and the gateway makes it anew."
+                f"The Docker network {self._name!r} is not as it must be ({problem}): remove it with "
+                f"`docker network rm {self._name}` and the gateway creates it again."
             )
-        if not self._chain.stands():
+        rules = self._rules()
+        if not rules.is_loaded():
             raise NetworkUnavailable(
-                f"The firewall chain {self._chain.name} is missing; the reaper sets it again within a minute."
+                f"The nftables table {rules.name} is incomplete: the gateway loads it again within a minute."
             )
         if _BRIDGE_NETFILTER.exists() and _BRIDGE_NETFILTER.read_text().strip() != "1":
             raise NetworkUnavailable(
-                "Sessions reach each other: run `sysctl -w net.bridge.bridge-nf-call-iptables=1`."
+                "Docker's rules between containers have no effect: run "
+                "`sysctl -w net.bridge.bridge-nf-call-iptables=1`."
             )
+        self._proof.require(_addresses(found))
+
+    def taken(self) -> set[str]:
+        """The addresses that containers hold now, those of foreign containers included."""
+        with translated_errors():
+            return set(_addresses(self._inspect() or {}))
 
     def remove(self) -> None:
-        """Take away the network and the rules; for whoever takes the gateway off a machine."""
+        """Remove the network and the tables, when the gateway is taken off a machine."""
         with translated_errors():
             if self._inspect() is not None:
                 self._docker.client.networks.get(self._name).remove()
-        self._chain.remove()
+        self._rules().remove()
+
+    def _rules(self) -> Ruleset:
+        names = {
+            "table": f"gateway_{self._bridge.replace('-', '/')}",  # nft allows no hyphen, Docker no slash
+            "bridge": self._bridge,
+            "subnet": self._subnet,
+            "proxy": proxy_address(self._subnet),
+            "port": PROXY_PORT,
+            "uids": ", ".join(map(str, sorted(self._router_uids()))),
+        }
+        forward, bridge = (_PROXY_FORWARD, _PROXY_BRIDGE) if self._has_proxy else ("", "")
+        names |= {"proxy_forward": forward.format(**names), "proxy_bridge": bridge.format(**names)}
+        return Ruleset(str(names["table"]), _TABLES.format(**names))
 
     def _inspect(self) -> dict[str, Any] | None:
         try:
@@ -89,11 +173,11 @@ class Worknet:
                 labels={labels.NETWORK: self._name},
             )
         except APIError as error:
-            if error.status_code == 409:  # another worker made it in between
+            if error.status_code == 409:  # another worker created it in between
                 return
             if "overlaps" in str(error.explanation):
                 raise NetworkUnavailable(
-                    f"The subnet {self._subnet} is in use by another network; choose one with --subnet."
+                    f"The subnet {self._subnet} is in use by another network: choose one with --subnet."
                 ) from error
             raise
 
@@ -113,5 +197,46 @@ class Worknet:
         return None
 
 
+class _Proof:
+    """What packets that were really sent have shown. A result is used for `_PROOF_SECONDS`."""
+
+    def __init__(self, bridge: str, subnet: ipaddress.IPv4Network) -> None:
+        self._bridge = bridge
+        self._subnet = subnet
+        self._lock = threading.Lock()
+        self._until = 0.0
+        self._open: Sequence[str] = ()
+
+    def require(self, held: Sequence[str]) -> None:
+        """Raises `NetworkUnavailable` when a path is open. `held` are the addresses that containers hold."""
+        with self._lock:
+            if time.monotonic() > self._until:
+                self._open = self._send(held)
+                self._until = time.monotonic() + _PROOF_SECONDS
+        if self._open:
+            raise NetworkUnavailable(
+                f"The sessions' network is open, as test packets show: {'; '.join(self._open)}."
+            )
+
+    def forget(self) -> None:
+        self._until = 0.0
+
+    def _send(self, held: Sequence[str]) -> Sequence[str]:
+        """Sessions get the lowest free addresses, so the highest are used here."""
+        gateway, *others = map(str, self._subnet.hosts())
+        proxy = proxy_address(self._subnet)
+        spare = [address for address in reversed(others) if address not in {*held, proxy}][:2]
+        if len(spare) < 2:
+            return self._open
+        sessions = [address for address in held if address != proxy]
+        return open_paths(self._bridge, gateway, (spare[0], spare[1]), sessions)
+
+
 def bridge_name(network: str) -> str:
     return network[:_LONGEST_INTERFACE_NAME]
+
+
+def _addresses(found: dict[str, Any]) -> list[str]:
+    """Docker lists the addresses of running containers, with the length of the prefix."""
+    containers = (found.get("Containers") or {}).values()
+    return [each["IPv4Address"].partition("/")[0] for each in containers if each["IPv4Address"]]

@@ -11,6 +11,7 @@ import time
 _PATIENCE = 1.0  # seconds that any answer may take
 _SIOCSIFADDR = 0x8916
 _SIOCSARP = 0x8955
+_DOCKERS_RESOLVER = "0B00007F"  # 127.0.0.11 as /proc/net/udp writes it
 
 
 def reach_tcp(addresses: list[str], ports: list[int]) -> str:
@@ -108,6 +109,47 @@ def ping_ipv6(addresses: list[str]) -> str:
                 continue
             return f"{sender[0]} answers a ping"
     raise ConnectionError(f"no answer: {failures[-1]}")
+
+
+def learn_mac_address(addresses: list[str]) -> str:
+    """The hardware address of another session, by ARP: whoever answers it shares a link."""
+    with contextlib.suppress(TimeoutError):
+        reach_udp(addresses, [9])
+    with open("/proc/net/arp") as file:
+        entries = [line.split() for line in file][1:]
+    for address, _kind, flags, mac, *_ in entries:
+        if address in addresses and int(flags, 16):
+            return f"{address} has the hardware address {mac}"
+    raise TimeoutError("no answer to ARP requests")
+
+
+def ask_dockers_resolver(names: list[str]) -> str:
+    """Docker's own resolver, by packets of one's own: it knows the names of all containers of the network,
+    and each question costs the daemon memory."""
+    ports = {53}
+    for protocol in ("udp", "tcp"):
+        with open(f"/proc/net/{protocol}") as file:
+            local = [line.split()[1].split(":") for line in list(file)[1:]]
+        ports |= {int(port, 16) for address, port in local if address == _DOCKERS_RESOLVER}
+    for port in sorted(ports):
+        for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
+            for name in names:
+                if _resolver_answers(kind, port, name):
+                    return f"127.0.0.11 port {port} answers for {name}"
+    raise ConnectionError(f"no answer on {len(ports)} ports")
+
+
+def _resolver_answers(kind: socket.SocketKind, port: int, name: str) -> bool:
+    labels = b"".join(bytes([len(label)]) + label.encode() for label in name.split("."))
+    query = struct.pack("!HHHHHH", 7, 0x0100, 1, 0, 0, 0) + labels + struct.pack("!BHH", 0, 1, 1)
+    if kind is socket.SOCK_STREAM:
+        query = struct.pack("!H", len(query)) + query
+    with socket.socket(socket.AF_INET, kind) as asking, contextlib.suppress(OSError):
+        asking.settimeout(_PATIENCE / 4)
+        asking.connect(("127.0.0.11", port))
+        asking.send(query)
+        return bool(asking.recv(512))
+    return False
 
 
 def resolve_outside(name: str) -> str:

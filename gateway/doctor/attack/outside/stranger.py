@@ -32,13 +32,16 @@ class Stranger:
     out, `administrators` what the doctor itself asks with; all None where the API needs no token yet.
 
     `another_host` puts a session with another host key in the victim's place, until the block ends.
+    `connects_as` is whether an account of the host (a uid) gets a connection to the sshd at an address.
     """
 
     victim: Account
+    victim_address: str
     own: Account
     ask: Ask
     login: Login
     another_host: Callable[[], AbstractContextManager[None]]
+    connects_as: Callable[[int, str], bool]
     routed: Callable[[], list[str]]  # whom the pipe file routes now
     token: str | None
     expired: str | None

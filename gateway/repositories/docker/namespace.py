@@ -1,0 +1,88 @@
+"""A session's own network namespace, and the rules in it.
+
+They hold whatever happens to the host's rules. The session's user has no capability and cannot change them.
+
+Docker's resolver, 127.0.0.11, listens inside the namespace, so only rules in the namespace can close it. It
+resolves the names of all containers of the network, and dockerd allocates memory for each question.
+"""
+
+import ipaddress
+from typing import Any
+
+from gateway.domain.addresses import PROXY_PORT, proxy_address
+from gateway.domain.plan import SSH_PORT
+from gateway.errors import ContainerFailed, NetworkUnavailable
+from gateway.repositories.docker.firewall import Ruleset, run, stderr_of
+
+# What leaves is rejected, so that programs fail at once; what arrives is dropped without an answer.
+_TABLES = """\
+table inet gateway {{
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        iifname "lo" accept
+        ct state established,related accept
+        ip saddr {host} accept
+    }}
+    chain output {{
+        type filter hook output priority filter; policy drop;
+        ip daddr 127.0.0.11 reject
+        oifname "lo" accept
+        ct state established,related accept
+        ip daddr {proxy} tcp dport {port} accept
+        reject with icmpx type admin-prohibited
+    }}
+}}
+table arp gateway {{
+    chain input {{
+        type filter hook input priority filter; policy drop;
+        arp saddr ip {{ {host}, {proxy} }} accept
+    }}
+    chain output {{
+        type filter hook output priority filter; policy drop;
+        arp daddr ip {{ {host}, {proxy} }} accept
+    }}
+}}
+"""
+
+
+class Namespace:
+    """Of a running container, from what Docker's inspection says of its network `network`.
+
+    Raises `NetworkUnavailable` where the gateway cannot enter it, and for a container that does not run.
+    """
+
+    def __init__(self, found: dict[str, Any], network: str) -> None:
+        self._path = str(found["NetworkSettings"]["SandboxKey"])
+        if not self._path:  # an empty one would be taken for the host's
+            raise NetworkUnavailable("The session's container has no network namespace: it does not run.")
+        endpoint = found["NetworkSettings"]["Networks"][network]
+        address = f"{endpoint['IPAddress']}/{endpoint['IPPrefixLen']}"
+        self._subnet = ipaddress.IPv4Interface(address).network
+
+    def is_closed(self) -> bool:
+        """Whether all of the gateway's rules are in it."""
+        return self._rules().is_loaded(self._path)
+
+    def close(self) -> None:
+        """Load the gateway's rules."""
+        self._rules().load(self._path)
+
+    def disconnect(self) -> None:
+        """Close the connections to its sshd. The kernel does it, also where all processes are stopped.
+
+        Raises `ContainerFailed` if connections are left, as on a kernel without CONFIG_INET_DIAG_DESTROY.
+        """
+        connections = ["state", "established", "sport", "=", f":{SSH_PORT}"]
+        self._ss("--kill", *connections)
+        if self._ss(*connections):
+            raise ContainerFailed("The session's connections cannot be closed: delete it to end them.")
+
+    def _ss(self, *arguments: str) -> str:
+        done = run(["ss", "--no-header", "--numeric", "--tcp", *arguments], namespace=self._path)
+        if done.returncode:
+            raise NetworkUnavailable(f"ss cannot list the session's connections: {stderr_of(done)}")
+        return done.stdout
+
+    def _rules(self) -> Ruleset:
+        host, proxy = self._subnet.network_address + 1, proxy_address(self._subnet)
+        return Ruleset("gateway", _TABLES.format(host=host, proxy=proxy, port=PROXY_PORT))
