@@ -182,7 +182,6 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             docker,
             settings.network,
             settings.subnet,
-            has_proxy=bool(settings.open_hosts),
             router_uids=lambda: _router_uids(settings.piper_config),
         ),
         egress=Egress(

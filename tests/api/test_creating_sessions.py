@@ -215,6 +215,16 @@ def test_a_container_that_cannot_be_started_leaves_nothing_behind(
     assert create(bench).status_code == 201
 
 
+def test_no_session_is_opened_into_a_network_that_is_open(bench: Bench) -> None:
+    bench.network.failure = NetworkUnavailable("The Docker network 'worknet' reaches the outside.")
+    response = create(bench)
+    assert (response.status_code, response.json["detail"]) == (503, str(bench.network.failure))
+    assert "run" not in bench.containers.calls
+    assert bench.leftovers() == NOTHING
+    bench.network.failure = None
+    assert create(bench).status_code == 201
+
+
 def test_a_gpu_instance_that_cannot_be_created_leaves_nothing_behind(bench: Bench) -> None:
     bench.gpus.fail("create", DriverUnavailable("no"))
     assert create(bench).json["type"] == "/problems/driver-unavailable"

@@ -211,8 +211,8 @@ def test_no_session_is_closed_while_docker_does_not_answer(bench: Bench) -> None
 
 
 def test_a_part_that_does_not_answer_does_not_stop_the_repair_of_others(bench: Bench) -> None:
-    bench.network.failure = NetworkUnavailable("The firewall cannot be asked.")
     session = create(bench, "user123")
+    bench.network.failure = NetworkUnavailable("The firewall cannot be asked.")
     bench.pipes.remove(session["session_id"])
     bench.containers.fail("list", DockerUnavailable("no"))
     bench.reconciler.reconcile()

@@ -25,6 +25,7 @@ from tests.fakes.gpus import FakeGpus
 
 NETWORK, SUBNET = own.name("test"), own.subnet(212)
 HOST, ADDRESS = map(str, islice(ip_network(SUBNET).hosts(), 2))  # of the host in it, and of a session
+SPARE = str(ip_network(SUBNET)[-3]), str(ip_network(SUBNET)[-2])  # no container gets these
 USER = own.user("user")
 
 

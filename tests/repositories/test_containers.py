@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shlex
 import socket
 import subprocess
 import threading
@@ -15,6 +16,9 @@ from typing import Any
 
 import pytest
 
+from gateway.doctor.attack.catalogue import INSIDE
+from gateway.doctor.attack.outcome import Verdict
+from gateway.doctor.attack.probe import Targets, judge
 from gateway.domain.ssh_keys import KeyPair
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing
 from gateway.repositories.docker import labels
@@ -26,10 +30,9 @@ from gateway.repositories.docker.packets import open_paths
 from gateway.repositories.host import Containers, ContainerSpec
 from tests import own
 from tests.fakes.containers import FakeContainers
-from tests.repositories.conftest import NETWORK, USER, printed
+from tests.repositories.conftest import HOST, NETWORK, SPARE, USER, printed
 from tests.repositories.specs import of_session
 
-HOST, SPARE = "10.212.0.1", ("10.212.0.253", "10.212.0.254")
 LIMITS = Limits(memory="512m", cpus=1, pids=64, open_files=4096, shm="64m", tmp="32m", read_only_root=True)
 
 
@@ -169,7 +172,7 @@ def test_connections_are_cut_and_what_runs_inside_goes_on(
         assert paused.stdout is not None
         assert paused.stdout.readline() == b"ready\n"
         container.pause()
-        real.disconnect(spec.session_id)
+        real.disconnect(spec.request.session_id)
         container.unpause()
         assert paused.wait(timeout=5) == 255
     assert subprocess.run([*ssh, "pgrep -fc '^sleep 599'"], capture_output=True, timeout=20).stdout == b"3\n"
@@ -259,42 +262,37 @@ def test_no_process_inside_holds_a_capability(
 
 
 def inside(docker: Docker, container_id: str, command: str) -> tuple[int, str]:
-    done = docker.client.containers.get(container_id).exec_run(["sh", "-c", command])
-    return done.exit_code, done.output.decode()
-
-
-ASK_DOCKERS_RESOLVER = """python3 - <<'END'
-import socket
-ports = {53} | {int(line.split()[1].partition(":")[2], 16) for kind in ("udp", "tcp")
-                for line in open(f"/proc/net/{kind}") if line.split()[1].startswith("0B00007F")}
-assert len(ports) > 1, "Docker's resolver listens"
-question = b"\\0\\7\\1\\0\\0\\1\\0\\0\\0\\0\\0\\0\\7gwtest1\\0\\0\\1\\0\\1"
-for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
-    for port in ports:
-        with socket.socket(socket.AF_INET, kind) as asking:
-            asking.settimeout(1)
-            try:
-                asking.connect(("127.0.0.11", port))
-                asking.send(question)
-                print("answered", asking.recv(512))
-            except OSError:
-                pass
-END"""
+    found = docker.client.containers.get(container_id)
+    code, output = found.exec_run(["sh", "-c", command])
+    assert code is not None
+    assert isinstance(output, bytes)
+    return code, output.decode()
 
 
 def test_dockers_resolver_answers_nobody(real: DockerContainers, docker: Docker, spec: ContainerSpec) -> None:
     container_id = real.run(spec)
     real.wait_for_ssh(container_id, spec.address)
+    name = f"{NETWORK}-neighbour"
     neighbour = docker.client.containers.run(
-        "gpu-workspace", ["sleep", "60"], network=NETWORK, name="gwtest1", detach=True
+        "gpu-workspace", ["sleep", "60"], network=NETWORK, name=name, detach=True
     )
+    ask = next(probe for probe in INSIDE if probe.attempt == "ask_dockers_resolver")
     try:
-        assert inside(docker, container_id, ASK_DOCKERS_RESOLVER) == (0, "")
-        for name in ("gwtest1", "gwtest-user-container", "10.212.0.3", "example.com"):
-            assert inside(docker, container_id, f"timeout 5 getent hosts {name}") == (2, "")
+        neighbour.reload()
+        address = neighbour.attrs["NetworkSettings"]["Networks"][NETWORK]["IPAddress"]
+        command = shlex.join(ask.command(targets_named(name)))
+        assert judge(*inside(docker, str(neighbour.id), command)).verdict is Verdict.THROUGH, "without rules"
+        assert judge(*inside(docker, container_id, command)).verdict is Verdict.STOPPED
+        for asked in (name, address, "example.com"):
+            assert inside(docker, container_id, f"timeout 5 getent hosts {asked}") == (2, "")
         assert inside(docker, container_id, "getent hosts localhost")[0] == 0
     finally:
         neighbour.remove(force=True)
+
+
+def targets_named(name: str) -> Targets:
+    nothing: dict[str, Any] = {"neighbours": [], "users": [], "hosts": [], "links": [], "ports": []}
+    return Targets(neighbour_names=[name], memory_mib=1, filler_mib=1, files=1, **nothing)
 
 
 def test_a_session_is_closed_without_the_hosts_rules(
@@ -304,7 +302,7 @@ def test_a_session_is_closed_without_the_hosts_rules(
     container_id = real.run(spec)
     real.wait_for_ssh(container_id, spec.address)
     for family in ("inet", "bridge"):
-        subprocess.run(["nft", "delete", "table", family, f"gateway_{NETWORK}"], check=True)
+        subprocess.run(["nft", "delete", "table", family, f"gateway_{NETWORK.replace('-', '/')}"], check=True)
     try:
         with socket.create_server((HOST, 0)) as service:
             port = service.getsockname()[1]
@@ -332,7 +330,7 @@ def test_the_hosts_proxy_settings_stay_on_the_host(
         environment = docker.client.containers.get(container_id).attrs["Config"]["Env"]
         assert not [variable for variable in environment if "secret" in variable]
     finally:
-        containers.remove(spec.session_id)
+        containers.remove(spec.request.session_id)
 
 
 def test_a_container_that_somebody_else_gave_the_name_is_left_alone(

@@ -3,12 +3,13 @@
 import socket
 import subprocess
 from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 import pytest
 from docker.models.containers import Container
-from docker.types import IPAMConfig, IPAMPool
+from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 
 from gateway.errors import NetworkUnavailable
 from gateway.repositories.docker import network as network_module
@@ -34,7 +35,14 @@ def sessions(docker: Docker, worknet: Worknet) -> Iterator[list[Container]]:
     serve = ["python3", "-m", "http.server", "2222"]
     running = [
         docker.client.containers.run(
-            "gpu-workspace", serve, network=NETWORK, detach=True, name=f"gwtest-{number}"
+            "gpu-workspace",
+            serve,
+            network=NETWORK,
+            networking_config={
+                NETWORK: EndpointConfig("1.44", ipv4_address=str(ip_address(HOST) + 10 + number))
+            },
+            detach=True,
+            name=f"{NETWORK}-{number}",
         )
         for number in (1, 2)
     ]
@@ -89,7 +97,9 @@ def test_a_neighbour_does_not_answer_arp(sessions: list[Container]) -> None:
     session, neighbour = sessions
     reaches(session, address(neighbour), 2222)
     reaches(session, HOST, 9)
-    entries = [line.split() for line in session.exec_run("cat /proc/net/arp").output.decode().splitlines()]
+    table = session.exec_run("cat /proc/net/arp").output
+    assert isinstance(table, bytes)
+    entries = [line.split() for line in table.decode().splitlines()]
     complete = {fields[0] for fields in entries[1:] if fields[2] != "0x0"}
     assert complete == {HOST}, "only the host's address is resolved"
 
@@ -178,7 +188,7 @@ def test_rules_that_are_listed_but_have_no_effect_are_noticed(
     worknet.ensure()
     text = network_module._TABLES
     for name in ("{bridge}", "{subnet}"):
-        text = text.replace(name, {"{bridge}": "gwother", "{subnet}": "10.211.0.0/24"}[name])
+        text = text.replace(name, {"{bridge}": "gwother", "{subnet}": own.subnet(213)}[name])
     monkeypatch.setattr(network_module, "_TABLES", text)
     with pytest.raises(NetworkUnavailable, match="open, as test packets show: sessions reach the host"):
         Worknet(docker, NETWORK, SUBNET).ensure()
@@ -195,23 +205,23 @@ def test_without_the_means_to_send_a_packet_it_says_what_it_needs(
 
 
 def test_a_network_of_that_name_that_is_open_is_refused(docker: Docker) -> None:
-    name = "gwtest-open"
+    name = f"{NETWORK}-open"
     docker.client.networks.create(name)
-    refused = Worknet(docker, name, "10.211.0.0/24")
+    refused = Worknet(docker, name, own.subnet(213))
     try:
-        with pytest.raises(NetworkUnavailable, match="reaches the outside.*docker network rm gwtest-open"):
+        with pytest.raises(NetworkUnavailable, match=f"reaches the outside.*docker network rm {name}"):
             refused.ensure()
     finally:
         refused.remove()
 
 
 def test_a_network_of_that_name_that_has_ipv6_is_refused(docker: Docker) -> None:
-    name = "gwtest-ipv6"
-    pools = [IPAMPool(subnet="fd00:6777::/64")]
+    name = f"{NETWORK}-ipv6"
+    pools = [IPAMPool(subnet=own.ipv6_subnet())]
     docker.client.networks.create(name, internal=True, enable_ipv6=True, ipam=IPAMConfig(pool_configs=pools))
     try:
-        with pytest.raises(NetworkUnavailable, match="it has IPv6.*docker network rm gwtest-ipv6"):
-            Worknet(docker, name, "10.211.0.0/24").check()
+        with pytest.raises(NetworkUnavailable, match=f"it has IPv6.*docker network rm {name}"):
+            Worknet(docker, name, own.subnet(213)).check()
     finally:
         docker.client.networks.get(name).remove()
 
@@ -227,7 +237,7 @@ def test_without_bridge_filtering_it_is_refused(
 
 def test_a_subnet_that_is_in_use_is_named(docker: Docker, worknet: Worknet) -> None:
     with pytest.raises(NetworkUnavailable, match="--subnet"):
-        Worknet(docker, "gwtest-twin", SUBNET).ensure()
+        Worknet(docker, f"{NETWORK}-twin", SUBNET).ensure()
 
 
 def test_rules_that_cannot_be_listed_are_not_taken_for_missing(

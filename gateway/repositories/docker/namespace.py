@@ -48,16 +48,15 @@ table arp gateway {{
 class Namespace:
     """Of a running container, from what Docker's inspection says of its network `network`.
 
-    Raises `NetworkUnavailable` where the gateway cannot enter it, and for a container that does not run.
+    Raises `NetworkUnavailable` where the gateway cannot enter it, for a container that does not run, and for
+    one that is not connected.
     """
 
     def __init__(self, found: dict[str, Any], network: str) -> None:
         self._path = str(found["NetworkSettings"]["SandboxKey"])
-        if not self._path:  # an empty one would be taken for the host's
+        self._endpoint = found["NetworkSettings"]["Networks"].get(network) or {}
+        if not self._path:  # an empty path would be taken for the host's namespace
             raise NetworkUnavailable("The session's container has no network namespace: it does not run.")
-        endpoint = found["NetworkSettings"]["Networks"][network]
-        address = f"{endpoint['IPAddress']}/{endpoint['IPPrefixLen']}"
-        self._subnet = ipaddress.IPv4Interface(address).network
 
     def is_closed(self) -> bool:
         """Whether all of the gateway's rules are in it."""
@@ -84,5 +83,9 @@ class Namespace:
         return done.stdout
 
     def _rules(self) -> Ruleset:
-        host, proxy = self._subnet.network_address + 1, proxy_address(self._subnet)
+        if not self._endpoint.get("IPAddress"):
+            raise NetworkUnavailable("The session's container is not connected to its network.")
+        address = f"{self._endpoint['IPAddress']}/{self._endpoint['IPPrefixLen']}"
+        subnet = ipaddress.IPv4Interface(address).network
+        host, proxy = subnet.network_address + 1, proxy_address(subnet)
         return Ruleset("gateway", _TABLES.format(host=host, proxy=proxy, port=PROXY_PORT))

@@ -27,7 +27,8 @@ _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
 _PROOF_SECONDS = 10.0
 
-# The bridge family sees what passes between two sessions, ARP included, also without br_netfilter.
+# The bridge family sees what passes between two sessions, ARP included, also without br_netfilter. Only the
+# address and port of the egress proxy are open to sessions; without --egress allowlist no proxy is there.
 _TABLES = """\
 table inet {table} {{
     chain input {{
@@ -37,7 +38,9 @@ table inet {table} {{
     }}
     chain forward {{
         type filter hook forward priority filter; policy accept;
-{proxy_forward}        iifname "{bridge}" drop
+        iifname "{bridge}" oifname "{bridge}" ip daddr {proxy} tcp dport {port} accept
+        iifname "{bridge}" oifname "{bridge}" ip saddr {proxy} tcp sport {port} ct state established accept
+        iifname "{bridge}" drop
         oifname "{bridge}" drop
     }}
     chain output {{
@@ -48,22 +51,16 @@ table inet {table} {{
 table bridge {table} {{
     chain forward {{
         type filter hook forward priority filter; policy accept;
-{proxy_bridge}        ip saddr {subnet} drop
+        ip daddr {proxy} tcp dport {port} accept
+        ip saddr {proxy} tcp sport {port} accept
+        arp daddr ip {proxy} accept
+        arp saddr ip {proxy} accept
+        ip saddr {subnet} drop
         ip daddr {subnet} drop
         arp saddr ip {subnet} drop
         arp daddr ip {subnet} drop
     }}
 }}
-"""
-_PROXY_FORWARD = """\
-        iifname "{bridge}" oifname "{bridge}" ip daddr {proxy} tcp dport {port} accept
-        iifname "{bridge}" oifname "{bridge}" ip saddr {proxy} tcp sport {port} ct state established accept
-"""
-_PROXY_BRIDGE = """\
-        ip daddr {proxy} tcp dport {port} accept
-        ip saddr {proxy} tcp sport {port} accept
-        arp daddr ip {proxy} accept
-        arp saddr ip {proxy} accept
 """
 
 
@@ -72,8 +69,7 @@ def _only_root() -> Collection[int]:
 
 
 class Worknet:
-    """`has_proxy`: sessions may connect to the egress proxy. `router_uids`: the users of the host whose
-    processes may connect to sessions."""
+    """`router_uids`: the users of the host whose processes may connect to sessions."""
 
     def __init__(
         self,
@@ -81,14 +77,12 @@ class Worknet:
         name: str,
         subnet: str,
         *,
-        has_proxy: bool = False,
         router_uids: Callable[[], Collection[int]] = _only_root,
     ) -> None:
         self._docker = docker
         self._name = name
         self._subnet = ipaddress.IPv4Network(subnet)
         self._bridge = bridge_name(name)
-        self._has_proxy = has_proxy
         self._router_uids = router_uids
         self._proof = _Proof(self._bridge, self._subnet)
 
@@ -149,8 +143,6 @@ class Worknet:
             "port": PROXY_PORT,
             "uids": ", ".join(map(str, sorted(self._router_uids()))),
         }
-        forward, bridge = (_PROXY_FORWARD, _PROXY_BRIDGE) if self._has_proxy else ("", "")
-        names |= {"proxy_forward": forward.format(**names), "proxy_bridge": bridge.format(**names)}
         return Ruleset(str(names["table"]), _TABLES.format(**names))
 
     def _inspect(self) -> dict[str, Any] | None:
