@@ -1,4 +1,4 @@
-"""`gateway doctor --attack`: what was tried to get into and out of a session, and what stopped it."""
+"""`gateway doctor --attack`: the attacks on a session, and what stopped each one."""
 
 import dataclasses
 import json
@@ -20,7 +20,7 @@ _COLOURS = {"stopped": "green", "through": "red", "unclear": "red"}
 
 
 def run_attack(client: Client, settings: Settings, as_json: bool) -> int:
-    """The exit code."""
+    """Attack the gateway, print the result and return the exit status."""
     from gateway.doctor.attack.arena import attack
     from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
     from gateway.doctor.attack.from_outside import Outside, login_with_ssh
@@ -31,15 +31,15 @@ def run_attack(client: Client, settings: Settings, as_json: bool) -> int:
     from gateway.repositories.sql.database import SqlDatabase
     from gateway.services.tokens import Tokens
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was made is taken away
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # closes the sessions, too
     tokens = Tokens(SqlDatabase(settings.db), clock.read)
     outside = Outside(client, Pipes(settings.piper_config), tokens, clock.read, login_with_ssh)
     with click.progressbar(length=len(INSIDE) + len(OUTSIDE), label="Attacking", file=sys.stderr) as bar:
         attempts = attack(client, settings, Inside(Docker()), outside, INSIDE, lambda: bar.update(1))
     withstood = all(attempt.failed for attempt in attempts)
     if as_json:
-        told = [dataclasses.asdict(attempt) for attempt in attempts]
-        click.echo(json.dumps({"withstood": withstood, "attempts": told}, indent=2))
+        shown = [dataclasses.asdict(attempt) for attempt in attempts]
+        click.echo(json.dumps({"withstood": withstood, "attempts": shown}, indent=2))
     else:
         for line in _lines(attempts):
             click.echo(line, color=colour())
@@ -51,8 +51,8 @@ def _lines(attempts: Sequence["Attempt"]) -> Iterator[str]:
     colours = [_COLOURS.get(one.outcome.verdict) for one in attempts]
     yield from Table(["FROM", "WHAT WAS TRIED", "RESULT", "WHAT STOPPED IT"]).lines(rows, colours)
     yield ""
-    through = [one for one in attempts if not one.failed]
-    if through:
-        yield click.style(f"{len(through)} of {len(attempts)} attacks were not stopped.", fg="red")
+    not_stopped = [one for one in attempts if not one.failed]
+    if not_stopped:
+        yield click.style(f"{len(not_stopped)} of {len(attempts)} attacks were not stopped.", fg="red")
     else:
-        yield click.style(f"None of {len(attempts)} attacks got through.", fg="green")
+        yield click.style(f"None of {len(attempts)} attacks succeeded.", fg="green")

@@ -1,4 +1,4 @@
-"""`gateway doctor`: do the places where sessions exist agree, and is all there that sessions need."""
+"""`gateway doctor`: whether the places where sessions exist agree, and what sessions need is ready."""
 
 import dataclasses
 import json
@@ -42,17 +42,18 @@ _SETTINGS = (
 @click.command()
 @client_options
 @settings_options(*_SETTINGS)
-@click.option("--json", "as_json", is_flag=True, help="one JSON object, for scripts")
-@click.option("--attack", is_flag=True, help="try to get out of two sessions that are made for it")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
+@click.option("--attack", is_flag=True, help="Try to break out of two sessions made for this.")
 def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | None) -> None:
-    """Compare the places where sessions exist, and say what differs and what becomes of it.
+    """Report differences between the places of sessions.
 
-    Changes nothing, and works on the gateway's host whether the gateway runs or not. Exits with 0 when all
-    agree and nothing is wrong, else with 1.
+    Compares database, Docker, GPU driver, pipe file and session files, and says what the reaper will do about
+    each difference. Changes nothing. Works on the gateway's host whether the gateway runs or not. Exits with
+    0 if all places agree and all checks succeed, otherwise with 1.
 
-    With --attack it asks the running gateway for two sessions instead, tries from inside one of them what its
-    user should not be able to do, and from outside what nobody should, and takes both away again. Exits with
-    1 when anything got through. With tokens in use it needs an administrator's.
+    With --attack the running gateway opens two sessions. The doctor attacks one of them from inside the other
+    and from outside, and then closes both. Exits with 1 if an attack succeeds. If tokens are in use, this
+    needs an administrator's token.
     """
     settings = Settings.load(os.environ, flags)
     if attack:
@@ -69,25 +70,25 @@ def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | No
 
 
 def _json(diagnosis: "Diagnosis") -> dict[str, Any]:
-    findings = [dataclasses.asdict(finding) for finding in diagnosis.findings]
-    return {"healthy": diagnosis.healthy, "checks": findings, **dataclasses.asdict(diagnosis.comparison)}
+    checks = [{"name": check.name, "ok": check.ok, "says": check.detail} for check in diagnosis.checks]
+    return {"healthy": diagnosis.healthy, "checks": checks, **dataclasses.asdict(diagnosis.comparison)}
 
 
 def _lines(diagnosis: "Diagnosis") -> Iterator[str]:
-    findings, comparison = diagnosis.findings, diagnosis.comparison
-    rows = [(finding.name, finding.says) for finding in findings]
-    yield from Table(["CHECK", "STATE"]).lines(rows, ["green" if one.ok else "red" for one in findings])
+    checks, comparison = diagnosis.checks, diagnosis.comparison
+    rows = [(check.name, check.detail) for check in checks]
+    yield from Table(["CHECK", "STATE"]).lines(rows, ["green" if check.ok else "red" for check in checks])
     yield ""
     found = [(one, "red") for one in comparison.differences] + [(one, None) for one in comparison.others]
     if found:
         table = Table(["PLACE", "USER", "SESSION", "WHAT", "THEN"])
         yield from table.lines([_row(one) for one, _ in found], [colour for _, colour in found])
         yield ""
-    for place, why in comparison.unseen.items():
-        yield click.style(f"{place}: could not look: {why}", fg="red")
+    for place, reason in comparison.unseen.items():
+        yield click.style(f"{place}: cannot be read: {reason}", fg="red")
     yield _summary(diagnosis)
     if os.geteuid() and not diagnosis.healthy:
-        yield "Not everything can be looked at as this user: run it as root."
+        yield "This user cannot read everything: run the doctor as root."
 
 
 def _row(one: "Difference") -> list[str]:
@@ -97,14 +98,14 @@ def _row(one: "Difference") -> list[str]:
 def _summary(diagnosis: "Diagnosis") -> str:
     comparison = diagnosis.comparison
     if comparison.sessions is None:
-        return click.style("Which sessions there should be is not known: nothing was compared.", fg="red")
+        return click.style("The database cannot be read, so nothing was compared.", fg="red")
     if comparison.differences:
-        said = _counted(len(comparison.differences), "difference")
+        result = _counted(len(comparison.differences), "difference")
     else:
-        said = "What could be looked at agrees" if comparison.unseen else "All places agree"
-    failed = sum(not finding.ok for finding in diagnosis.findings)
-    more = f"; {_counted(failed, 'check')} failed" if failed else ""
-    line = f"{said}, {_counted(comparison.sessions, 'session')}{more}."
+        result = "The places that could be read agree" if comparison.unseen else "All places agree"
+    failed = sum(not check.ok for check in diagnosis.checks)
+    failures = f"; {_counted(failed, 'check')} failed" if failed else ""
+    line = f"{result}, {_counted(comparison.sessions, 'session')}{failures}."
     return click.style(line, fg="green" if diagnosis.healthy else "red")
 
 

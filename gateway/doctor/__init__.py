@@ -1,8 +1,6 @@
-"""What an administrator asks when in doubt: do the places where sessions exist agree, is all there that
-sessions need. It looks and changes nothing, whether a gateway serves or is dead.
+"""`gateway doctor`: compares the places where sessions exist, and checks what sessions need.
 
-With `attack` it proves instead that nobody gets out of a session.
-
-`differences` is the judgement, `places` the looking, `checks` what else must be right on this host, and
-`diagnosis` puts them together.
+It changes nothing, and works whether a gateway runs or not. `places` reads the places, `differences` compares
+them, `checks` examines the host, and `diagnosis` puts these together. `attack` tries to break out of a
+session.
 """

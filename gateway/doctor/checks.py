@@ -1,5 +1,7 @@
-"""What else must be right on the gateway's host: the parts of /readyz, looked at without changing anything,
-and what only somebody on the host can see."""
+"""Checks of the gateway's host: the parts of /readyz, and what only a process on the host can see.
+
+No check changes anything.
+"""
 
 import shutil
 import stat
@@ -17,34 +19,37 @@ from gateway.services.ports import Check, Host, Leadership
 from gateway.services.quota import WorkspaceQuota
 from gateway.settings import Settings
 
-_ENOUGH_GIB = 1
+_MIN_FREE_GIB = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
+    """`detail` is one line: the state of the part, or what is wrong with it."""
+
     name: str
     ok: bool
-    says: str
+    detail: str
 
 
-def examine(settings: Settings, parts: Parts) -> list[Finding]:
-    return [_find(name, check) for name, check in _checks(settings, parts).items()]
+def examine(settings: Settings, parts: Parts) -> list[CheckResult]:
+    """Run every check."""
+    return [_run(name, check) for name, check in _checks(settings, parts).items()]
 
 
-def _find(name: str, check: Check) -> Finding:
+def _run(name: str, check: Check) -> CheckResult:
     try:
-        return Finding(name, True, check())
+        return CheckResult(name, True, check())
     except GatewayError as error:
-        return Finding(name, False, str(error))
+        return CheckResult(name, False, str(error))
     except OSError as error:
-        return Finding(name, False, f"could not look: {error.strerror}: {error.filename}")
+        return CheckResult(name, False, f"{error.filename} cannot be read: {error.strerror}")
 
 
 def _checks(settings: Settings, parts: Parts) -> Mapping[str, Check]:
     leadership = leadership_of(settings)
     quota = WorkspaceQuota(parts.host, settings.workspace_quota_bytes)
     ready = dict(readiness.checks(parts.database, parts.host, parts.pipes, quota, leadership.last_tick))
-    del ready["pipes"]  # it tries to write; the comparison reads them
+    del ready["pipes"]  # this check tries to write; the comparison reads the pipes
     tick = ready.pop("reaper")
     policy = MigPolicy(settings.mig_policy)
     return {
@@ -64,26 +69,26 @@ def _schema(db: DatabaseUrl) -> str:
 
 def _mig_modes(host: Host, policy: MigPolicy) -> str:
     gpus = host.list_gpus()
-    Occupancy(gpus, (), {}, policy).offered(None)  # raises what keeps all of them from being used
+    Occupancy(gpus, (), {}, policy).offered(None)  # raises an error if no GPU can be used
     return "ok: " + ", ".join(f"GPU {gpu.index} {gpu.mig_mode}" for gpu in gpus)
 
 
 def _leader(leadership: Leadership) -> str:
     leader = leadership.leader()
     if leader is None:
-        raise Unavailable("Nobody leads: no gateway runs over this database; start it with `gateway serve`.")
-    return f"led by {leader}"
+        raise Unavailable("No gateway runs with this database: start one with `gateway serve`.")
+    return f"the leader is {leader}"
 
 
 def _permissions(settings: Settings) -> str:
-    problems = list(_open_to_others(settings))
+    problems = list(_permission_problems(settings))
     if problems:
         more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
         raise Unavailable(f"{problems[0]}{more}")
     return "ok"
 
 
-def _open_to_others(settings: Settings) -> Iterator[str]:
+def _permission_problems(settings: Settings) -> Iterator[str]:
     pipe_file = settings.piper_config
     secret = [pipe_file, settings.entry_host_key.with_suffix("")]
     if database := settings.db.path:
@@ -91,24 +96,24 @@ def _open_to_others(settings: Settings) -> Iterator[str]:
         secret += database.parent.glob(f"{database.name}.*.backup")
     for path in secret:
         if path.exists() and path.stat().st_mode & 0o077:
-            yield f"{path} is open to others: chmod 600 {path}"
+            yield f"Other users can read {path}: chmod 600 {path}"
     for path in (settings.state_dir, pipe_file.parent, settings.workspace_root):
         if path.exists() and path.stat().st_mode & 0o022:
-            yield f"{path} can be written to by others: chmod go-w {path}"
+            yield f"Other users can write to {path}: chmod go-w {path}"
     for home in settings.workspace_root.glob("*"):
         found = home.lstat()
         if not stat.S_ISDIR(found.st_mode):
-            yield f"{home} is no directory; workspaces alone belong there."
+            yield f"{home} is not a directory: move it elsewhere, only workspaces belong here."
         elif found.st_mode & 0o077:
-            yield f"{home} is open to others: chmod 700 {home}"
+            yield f"Other users can read {home}: chmod 700 {home}"
 
 
 def _disks(settings: Settings) -> str:
-    """Free space where the gateway writes, in GiB, one each filesystem."""
+    """Return the free space in GiB of each place where the gateway writes."""
     places = {"state": settings.state_dir, "pipe file": settings.piper_config.parent}
     places["workspaces"] = settings.workspace_root
     free = {name: shutil.disk_usage(path).free / 2**30 for name, path in places.items()}
-    told = ", ".join(f"{name} {gib:.1f} GiB free" for name, gib in free.items())
-    if min(free.values()) < _ENOUGH_GIB:
-        raise Unavailable(f"A disk is nearly full: {told}.")
-    return f"ok: {told}"
+    detail = ", ".join(f"{name} {gib:.1f} GiB free" for name, gib in free.items())
+    if min(free.values()) < _MIN_FREE_GIB:
+        raise Unavailable(f"A disk is nearly full: {detail}.")
+    return f"ok: {detail}"

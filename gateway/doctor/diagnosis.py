@@ -1,11 +1,11 @@
-"""The whole examination of the gateway on this host."""
+"""The whole diagnosis of the gateway on this host."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway import simulation
 from gateway.app import parts_of_this_machine
-from gateway.doctor.checks import Finding, examine
+from gateway.doctor.checks import CheckResult, examine
 from gateway.doctor.places import Comparison, Places
 from gateway.domain.mig import MigPolicy
 from gateway.repositories.files.pipes import Pipes
@@ -15,18 +15,18 @@ from gateway.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Diagnosis:
-    findings: Sequence[Finding]
+    checks: Sequence[CheckResult]
     comparison: Comparison
 
     @property
     def healthy(self) -> bool:
-        """Nothing differs, nothing is wrong, and everything could be looked at."""
-        wrong = self.comparison.differences or self.comparison.unseen
-        return not wrong and all(finding.ok for finding in self.findings)
+        """Whether all places could be read and agree, and all checks succeeded."""
+        differs = self.comparison.differences or self.comparison.unseen
+        return not differs and all(check.ok for check in self.checks)
 
 
 def diagnose(settings: Settings) -> Diagnosis:
-    """Of the gateway on this host that has these settings."""
+    """Diagnose the gateway on this host that has these settings."""
     if settings.simulate_gpus:
         simulation.attach(settings.state_dir / "simulated-gpus.json")
     database = SqlDatabase(settings.db, make_read_only_engine)

@@ -1,6 +1,6 @@
-"""Where the places in which a session exists differ, and what the reaper will make of it. Pure.
+"""The differences between the places where sessions exist, and what the reaper will do about each. Pure.
 
-What becomes of a session is decided by the reaper's own `reconcile.plan`.
+The reaper's own `reconcile.plan` decides which sessions are closed.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
@@ -16,12 +16,12 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation
 
 NEXT_TICK = "at the next tick"
-NOT_OURS = "left alone: not the gateway's"
+NOT_OURS = "kept: the gateway did not create it"
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """`what` is not as it must be at `place`, and `then` what becomes of it."""
+    """`what` is wrong at `place`; `then` is what the reaper will do about it."""
 
     place: Place
     what: str
@@ -32,10 +32,10 @@ class Difference:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """What each place showed, the sessions' rows first.
+    """The content of all places. The sessions' rows were read first.
 
-    `pipes` is None when the pipe file could not be read. `handwritten` are the users that a pipe written by
-    hand routes elsewhere.
+    `pipes` is None if the pipe file could not be read. `handwritten` are the users whom a hand-written pipe
+    routes elsewhere.
     """
 
     sessions: Sequence[Session]
@@ -45,7 +45,10 @@ class Snapshot:
 
 
 def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
-    """One for each thing at one place, session by session, then what belongs to no session."""
+    """Return one difference for each object at each place.
+
+    First those of sessions, then those without one.
+    """
     plan = reconcile.plan(snapshot.sessions, snapshot.host, now)
     for session in snapshot.sessions:
         reason = plan.close.get(session.id)
@@ -53,20 +56,24 @@ def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
             yield from _Active(session, snapshot, now, reason).differences()
         else:
             yield from _unfinished(session, snapshot, reason)
-    yield from _of_no_session(snapshot, plan.orphans)
+    yield from _without_session(snapshot, plan.orphans)
 
 
-def strange_slices(
+def foreign_instances(
     gpus: Sequence[Gpu], allocations: Iterable[Allocation | None], policy: MigPolicy
 ) -> Iterator[Difference]:
-    """GPU instances that no session holds; `allocations` are those of all rows and containers. New sessions
-    are placed around them. Where the administrator makes the instances, idle ones are expected."""
+    """Return the GPU instances that belong to no session. `allocations` are those of all rows and containers.
+
+    With a policy other than `dynamic`, idle instances are expected and left out.
+    """
     held = {(found.gpu, found.placement) for found in allocations if found}
     for gpu in gpus:
         for instance in gpu.instances:
             is_offered = policy is not MigPolicy.DYNAMIC and instance.mig_uuid is not None
             if (gpu.uuid, instance.placement) not in held and not is_offered:
-                yield Difference(Place.DRIVER, f"{_slice(gpu, instance)} that no session has", NOT_OURS)
+                yield Difference(
+                    Place.DRIVER, f"{_describe(gpu, instance)} that belongs to no session", NOT_OURS
+                )
 
 
 class _Active:
@@ -84,26 +91,26 @@ class _Active:
             key=lambda finding: list(Place).index(finding.place),
         )
         for found in findings:
-            then = self._end or found.then
+            then = self._closing or found.then
             yield Difference(found.place, found.what, then, self._session.id, self._session.user_id)
 
     @property
-    def _end(self) -> str | None:
-        """What becomes of all of it when the session is to be closed."""
+    def _closing(self) -> str | None:
+        """What the reaper will do about every difference of a session that it will close."""
         return f"the session is closed ({self._reason}) {NEXT_TICK}" if self._reason else None
 
     def _row(self) -> Iterator[Finding]:
         if self._reason is Reason.EXPIRED:
-            yield Finding(Place.DATABASE, f"its lease ended {self._session.expires_at:%Y-%m-%d %H:%M:%S} UTC")
+            yield Finding(Place.DATABASE, f"the lease ended {self._session.expires_at:%Y-%m-%d %H:%M:%S} UTC")
         if self._session.disconnect_due:
-            what = "connections of a withdrawn key are still open"
+            what = "connections of a revoked key are still open"
             yield Finding(Place.DATABASE, what, f"closed {NEXT_TICK}")
 
     def _mark(self) -> Iterator[Finding]:
         if problem := self._state.problem:
-            yield Finding(Place.DRIVER, problem, "the session stays; it is only marked")
+            yield Finding(Place.DRIVER, problem, "the session stays open; it is only marked")
         elif self._session.problem:
-            what = f"the session is well again but marked: {self._session.problem}"
+            what = f"the session has recovered but is still marked: {self._session.problem}"
             yield Finding(Place.DRIVER, what, f"the mark is removed {NEXT_TICK}")
 
     def _route(self) -> Iterator[Finding]:
@@ -114,44 +121,46 @@ class _Active:
         if session.pipe and not found:
             yield Finding(Place.PIPES, "no route", f"published {NEXT_TICK}")
         elif session.pipe and found != session.pipe:
-            yield Finding(Place.PIPES, "its route differs from its record", f"published again {NEXT_TICK}")
+            yield Finding(Place.PIPES, "the route differs from the record", f"published again {NEXT_TICK}")
         elif found and not session.pipe:
             yield Finding(Place.PIPES, "a route although no key is accepted", f"removed {NEXT_TICK}")
         if session.user_id in self._snapshot.handwritten:
-            yield Finding(Place.PIPES, "a pipe written by hand routes this user elsewhere", NOT_OURS)
+            yield Finding(Place.PIPES, "a hand-written pipe routes this user elsewhere", NOT_OURS)
 
 
 def _unfinished(session: Session, snapshot: Snapshot, reason: Reason | None) -> Iterator[Difference]:
-    """One that is pending or closing; what it still has goes with it."""
+    """The difference of a session that is pending or closing."""
     named = (session.id, session.user_id)
     if reason is None:
         if not snapshot.host.claimed.get(session.id):  # otherwise a process works on it now
             until = session.created_at + OPENING_GRACE
-            what = f"{session.status}; whether the process that opens it is alive is unknown"
-            yield Difference(Place.DATABASE, what, f"left to it until {until:%H:%M:%S} UTC", *named)
+            what = f"{session.status}; it is unknown whether the process that opens it is alive"
+            yield Difference(Place.DATABASE, what, f"kept until {until:%H:%M:%S} UTC", *named)
     elif session.status == Status.PENDING:
         what = "pending, and the process that opened it is dead"
-        yield Difference(Place.DATABASE, what, f"taken back {NEXT_TICK}", *named)
+        yield Difference(Place.DATABASE, what, f"the session is closed {NEXT_TICK}", *named)
     else:
-        why = f": {session.problem}" if session.problem else ""
-        what, then = f"closing ({reason}){why}", f"its closing is finished {NEXT_TICK}"
+        problem = f": {session.problem}" if session.problem else ""
+        what, then = f"closing ({reason}){problem}", f"the closing is completed {NEXT_TICK}"
         yield Difference(Place.DATABASE, what, then, *named)
 
 
-def _of_no_session(snapshot: Snapshot, orphans: Sequence[str]) -> Iterator[Difference]:
+def _without_session(snapshot: Snapshot, orphans: Sequence[str]) -> Iterator[Difference]:
     removed = f"removed {NEXT_TICK}"
     known = {session.id for session in snapshot.sessions}
     for id in orphans:
         for place in snapshot.host.held[id]:
-            yield Difference(place, f"{_THINGS[place]} of no session", removed, id)
+            yield Difference(place, f"{_OBJECTS[place]} without a session", removed, id)
     for pipe in snapshot.pipes or ():
         if pipe.session_id not in known:
-            yield Difference(Place.PIPES, "a route of no session", removed, pipe.session_id, pipe.username)
+            yield Difference(
+                Place.PIPES, "a route without a session", removed, pipe.session_id, pipe.username
+            )
 
 
-_THINGS = {Place.DOCKER: "a container", Place.FILES: "files"}
+_OBJECTS = {Place.DOCKER: "a container", Place.FILES: "files"}
 
 
-def _slice(gpu: Gpu, instance: Instance) -> str:
+def _describe(gpu: Gpu, instance: Instance) -> str:
     first, last = instance.placement.start, instance.placement.start + instance.placement.size - 1
     return f"a {instance.profile} at memory slices {first}-{last} of GPU {gpu.index}"

@@ -1,10 +1,10 @@
-"""Looks at the places where a session exists. What cannot be looked at is said, never taken for gone."""
+"""Reads the places where sessions exist. A place that cannot be read is reported, never treated as empty."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from gateway.doctor.differences import Difference, Snapshot, differences, strange_slices
+from gateway.doctor.differences import Difference, Snapshot, differences, foreign_instances
 from gateway.domain.clock import Clock
 from gateway.domain.mig import MigPolicy
 from gateway.domain.models import Session
@@ -18,8 +18,11 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """`sessions`: how many there are, None when that could not be learned. `others` are not the gateway's
-    and no difference; `unseen` tells why a place could not be looked at."""
+    """`sessions` is the number of live sessions, None if it is unknown.
+
+    `others` are objects that the gateway did not create. `unseen` maps each place that could not be read to
+    the reason.
+    """
 
     sessions: int | None
     differences: Sequence[Difference]
@@ -37,24 +40,27 @@ class Places:
         self._unseen: dict[Place, str] = {}
 
     def compare(self) -> Comparison:
-        """Rows are read before and after the rest: what a working gateway changes meanwhile is no difference.
-        Without the rows nothing can be judged."""
+        """Compare all places.
+
+        The rows are read before and after the rest, so that changes by a running gateway do not count as
+        differences. Without the rows there is nothing to compare with.
+        """
         self._unseen = {}
         before = self._attempt(Place.DATABASE, self._rows)
-        snapshot = self._look(before or ())
+        snapshot = self._snapshot(before or ())
         gpus = self._attempt(Place.DRIVER, self._host.list_gpus)
         survivors = self._attempt(Place.DOCKER, self._host.survivors) or ()
         after = self._attempt(Place.DATABASE, self._rows)
         if before is None or after is None:
             return Comparison(None, (), (), self._unseen)
         changed = _changed(before, after)
-        differ = [one for one in differences(snapshot, self._clock()) if one.session_id not in changed]
+        differing = [one for one in differences(snapshot, self._clock()) if one.session_id not in changed]
         held = [session.allocation for session in (*before, *after)]
         held += [survivor.allocation for survivor in survivors]
-        others = list(strange_slices(gpus or (), held, self._policy))
-        return Comparison(len(after), differ, others, self._unseen)
+        others = list(foreign_instances(gpus or (), held, self._policy))
+        return Comparison(len(after), differing, others, self._unseen)
 
-    def _look(self, sessions: Sequence[Session]) -> Snapshot:
+    def _snapshot(self, sessions: Sequence[Session]) -> Snapshot:
         users = [session.user_id for session in sessions]
         host = self._host.observe(sessions)
         self._unseen.update(host.unseen)
@@ -69,9 +75,9 @@ class Places:
         with self._database.read() as rows:
             return rows.list()
 
-    def _attempt(self, place: Place, look: Callable[[], T]) -> T | None:
+    def _attempt(self, place: Place, read: Callable[[], T]) -> T | None:
         try:
-            return look()
+            return read()
         except GatewayError as error:
             self._unseen[place] = str(error)
         except OSError as error:
@@ -80,7 +86,7 @@ class Places:
 
 
 def _changed(before: Sequence[Session], after: Sequence[Session]) -> set[str]:
-    """The sessions that came, went, or became another meanwhile."""
+    """Return the ids of sessions that were opened, closed or changed between the two reads."""
     first, second = ({session.id: _signature(session) for session in rows} for rows in (before, after))
     return {id for id in first.keys() | second.keys() if first.get(id) != second.get(id)}
 

@@ -1,5 +1,4 @@
-"""What a session's user would try from inside a real session, and a stranger from outside, by
-`gateway doctor --attack` of a gateway that has tokens."""
+"""Attacks on a running gateway with tokens, by `gateway doctor --attack`."""
 
 import json
 import subprocess
@@ -11,7 +10,7 @@ from gateway.client import Client
 from gateway.doctor.attack.arena import ATTACKER, VICTIM, arena
 from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
 from gateway.doctor.attack.outcome import Verdict
-from gateway.doctor.attack.outside.stranger import OutsideProbe
+from gateway.doctor.attack.outside.attacker import OutsideProbe
 from gateway.doctor.attack.probe import Probe
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.exec import Inside
@@ -23,7 +22,7 @@ _ONLY_WITH_A_DRIVER = "a second GPU"
 
 @pytest.fixture(scope="module")
 def token(gateway: Gateway) -> str:
-    """After it the gateway asks for tokens, and lets sessions out to one host for attacks at the proxy."""
+    """From now on the gateway needs tokens, and sessions can reach one host, for attacks at the proxy."""
     gateway.settings |= {"GATEWAY_EGRESS": "allowlist", "GATEWAY_EGRESS_HOSTS": "pypi.org:443"}
     gateway.kill("serve")
     gateway.serve()
@@ -33,20 +32,20 @@ def token(gateway: Gateway) -> str:
 @pytest.fixture(scope="module")
 def attempts(gateway: Gateway, token: str) -> dict[str, dict[str, Any]]:
     done = gateway.run("doctor", "--attack", "--json", GATEWAY_TOKEN=token)
-    told = json.loads(done.stdout)
-    print(json.dumps(told, indent=2))
-    assert done.returncode == (0 if told["withstood"] else 1), done.stderr
-    return {one["name"]: one["outcome"] for one in told["attempts"]}
+    report = json.loads(done.stdout)
+    print(json.dumps(report, indent=2))
+    assert done.returncode == (0 if report["withstood"] else 1), done.stderr
+    return {one["name"]: one["outcome"] for one in report["attempts"]}
 
 
 @pytest.mark.parametrize("probe", [*INSIDE, *OUTSIDE], ids=lambda probe: probe.name)
-def test_it_does_not_get_through(attempts: dict[str, dict[str, Any]], probe: Probe | OutsideProbe) -> None:
+def test_the_attack_is_stopped(attempts: dict[str, dict[str, Any]], probe: Probe | OutsideProbe) -> None:
     outcome = attempts[probe.name]
     expected = Verdict.UNTRIED if probe.name == _ONLY_WITH_A_DRIVER else Verdict.STOPPED
     assert outcome["verdict"] == expected, outcome["why"]
 
 
-def test_no_session_workspace_or_token_is_left(
+def test_no_session_workspace_or_token_is_left_behind(
     gateway: Gateway, token: str, attempts: dict[str, dict[str, Any]]
 ) -> None:
     assert Client(gateway.url, token).ask("GET", "/sessions")["sessions"] == []
@@ -54,17 +53,17 @@ def test_no_session_workspace_or_token_is_left(
     assert not {VICTIM, ATTACKER} & {path.name for path in (gateway.directory / "workspaces").iterdir()}
 
 
-def test_a_host_that_is_open_is_reported(gateway: Gateway, token: str) -> None:
+def test_an_open_host_is_reported(gateway: Gateway, token: str) -> None:
     """Without the rules of the host and those in the session's own network namespace."""
     the_host = next(probe for probe in INSIDE if probe.parameters.get("addresses") == "hosts")
     settings = Settings.load(gateway.environment)
-    with arena(Client(gateway.url, token), settings, Inside(Docker())) as place:
-        assert place.attempt(the_host).verdict == Verdict.STOPPED
+    with arena(Client(gateway.url, token), settings, Inside(Docker())) as sessions:
+        assert sessions.attempt(the_host).verdict == Verdict.STOPPED
         subprocess.run(["nft", "delete", "table", "inet", f"gateway_{NETWORK}"], check=True)
-        assert place.attempt(the_host).verdict == Verdict.STOPPED, "the session's own rules hold"
-        container = Docker().client.containers.get(place.container_id)
+        assert sessions.attempt(the_host).verdict == Verdict.STOPPED, "the session's own rules hold"
+        container = Docker().client.containers.get(sessions.container_id)
         inside = ["nsenter", f"--net={container.attrs['NetworkSettings']['SandboxKey']}"]
         subprocess.run([*inside, "nft", "delete", "table", "inet", "gateway"], check=True)
-        outcome = place.attempt(the_host)
+        outcome = sessions.attempt(the_host)
     assert outcome.verdict == Verdict.THROUGH
     assert "answers" in outcome.why

@@ -1,4 +1,4 @@
-"""`gateway doctor` on a machine where everything was killed at once, and after the gateway is back."""
+"""`gateway doctor` after a crash of everything, and after the gateway runs again."""
 
 import json
 import sqlite3
@@ -14,7 +14,7 @@ from tests.e2e.conftest import Gateway, eventually, remove_containers
 
 @pytest.fixture
 def doomed(tmp_path: Path) -> Iterator[Gateway]:
-    """Serving with two workers; everything of it is killed in the end, whoever is left."""
+    """A gateway with two workers. All of its processes are killed at the end."""
     gateway = Gateway(tmp_path, settings={"GATEWAY_WORKERS": "2"})
     gateway.run("migrate")
     gateway.start("router")
@@ -27,12 +27,12 @@ def doomed(tmp_path: Path) -> Iterator[Gateway]:
 
 def examine(gateway: Gateway) -> dict[str, Any]:
     examined = gateway.run("doctor", "--json")
-    told: dict[str, Any] = json.loads(examined.stdout)
-    assert examined.returncode == (0 if told["healthy"] else 1)
-    return told
+    report: dict[str, Any] = json.loads(examined.stdout)
+    assert examined.returncode == (0 if report["healthy"] else 1)
+    return report
 
 
-def test_after_everything_was_killed_it_tells_what_differs_and_all_agree_within_a_tick(
+def test_after_a_crash_the_doctor_reports_the_differences_and_a_tick_repairs_them(
     doomed: Gateway,
 ) -> None:
     kept, ended, lost = (doomed.create(user) for user in ("kept", "ended", "lost"))
@@ -40,20 +40,20 @@ def test_after_everything_was_killed_it_tells_what_differs_and_all_agree_within_
     for name in ("serve", "router"):
         doomed.kill(name)
     subprocess.run(["docker", "kill", "ended-container"], check=True, capture_output=True)
-    with sqlite3.connect(doomed.directory / "state/sessions.db") as database:  # as after a restored backup
+    with sqlite3.connect(doomed.directory / "state/sessions.db") as database:  # like a restored backup
         database.execute("DELETE FROM sessions WHERE id = ?", (lost["session_id"],))
     database.close()
 
-    told = examine(doomed)
-    assert "Nobody leads" in next(check["says"] for check in told["checks"] if check["name"] == "reaper")
-    found = {(one["place"], one["session_id"]): one["then"] for one in told["differences"]}
+    report = examine(doomed)
+    assert "No gateway runs" in next(check["says"] for check in report["checks"] if check["name"] == "reaper")
+    found = {(one["place"], one["session_id"]): one["then"] for one in report["differences"]}
     assert found == {
         ("Docker", ended["session_id"]): "the session is closed (user_exit) at the next tick",
         ("Docker", lost["session_id"]): "removed at the next tick",
         ("pipe file", lost["session_id"]): "removed at the next tick",
         ("session files", lost["session_id"]): "removed at the next tick",
     }
-    assert "left alone" in told["others"][0]["then"]
+    assert "kept:" in report["others"][0]["then"]
 
     doomed.serve()
     eventually(lambda: doomed.leftovers(ended["session_id"]) == doomed.leftovers(lost["session_id"]) == [])

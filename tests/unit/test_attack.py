@@ -1,4 +1,4 @@
-"""`gateway doctor --attack` over fakes: whom it attacks, how it judges, and that it leaves nothing."""
+"""`gateway doctor --attack` over fakes: its targets, its judgement, and that it leaves nothing behind."""
 
 import json
 import os
@@ -18,7 +18,7 @@ from gateway.doctor.attack.arena import ATTACKER, VICTIM, Attempt, attack
 from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
 from gateway.doctor.attack.from_outside import Outside
 from gateway.doctor.attack.outcome import Outcome, Verdict
-from gateway.doctor.attack.outside.stranger import Login
+from gateway.doctor.attack.outside.attacker import Login
 from gateway.doctor.attack.targets import host_addresses, listening_ports, mib, targets
 from gateway.domain.permissions import Role
 from gateway.errors import DockerUnavailable, GatewayError, Unavailable
@@ -33,10 +33,10 @@ MIB = 2**20
 
 
 class FakeInside:
-    """Answers that each attempt was stopped, but those of `answers`, by the attempt's name."""
+    """Reports that each attempt was stopped, except those in `reports`, by the name of the attempt."""
 
-    def __init__(self, **answers: tuple[int, str] | BaseException) -> None:
-        self.answers = answers
+    def __init__(self, **reports: tuple[int, str] | BaseException) -> None:
+        self.reports = reports
         self.tried: list[str] = []
         self.log = 10 * MIB
 
@@ -44,16 +44,16 @@ class FakeInside:
         assert command[:2] == ["timeout", "--signal=KILL"]
         attempt = command[-2]
         self.tried.append(attempt)
-        answer = self.answers.get(attempt, (0, json.dumps({"verdict": "stopped", "why": "no"})))
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
+        report = self.reports.get(attempt, (0, json.dumps({"verdict": "stopped", "why": "no"})))
+        if isinstance(report, BaseException):
+            raise report
+        return report
 
     def log_size(self, container_id: str) -> int:
         return self.log
 
 
-def said(verdict: str, why: str = "evidence") -> tuple[int, str]:
+def report(verdict: str, why: str = "evidence") -> tuple[int, str]:
     return 0, json.dumps({"verdict": verdict, "why": why})
 
 
@@ -65,13 +65,13 @@ def public_of(private_key: str) -> str:
 DENIED = (255, "Permission denied (publickey).")
 
 
-class FakeEntry:
-    """A router that serves the bench's pipes, and the sessions' sshds behind it."""
+class FakeEntryPoint:
+    """A router with the bench's pipes, and the sshd of each session behind it."""
 
     def __init__(self, bench: Bench) -> None:
         self._bench = bench
 
-    def to(self, _answer: Any) -> Login:
+    def to(self, _session: Any) -> Login:
         return self.login
 
     def login(self, user: str, private_key: str, *options: str) -> tuple[int, str]:
@@ -88,13 +88,13 @@ class FakeEntry:
 
 def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | None = None) -> Outside:
     tokens = Tokens(bench.database, bench.clock)
-    entry = FakeEntry(bench)
+    entry = FakeEntryPoint(bench)
     return Outside(
         Client(url, token),
         cast(Pipes, bench.pipes),
         tokens,
         bench.clock,
-        entry.to if login is None else lambda _answer: login,
+        entry.to if login is None else lambda _session: login,
         connects_as=lambda uid, _address: uid == 0,
         wait=lambda seconds: bench.clock.advance(seconds=seconds),
     )
@@ -122,35 +122,37 @@ WITH_TOKENS = {probe.name for probe in OUTSIDE if probe.name.startswith("the API
 ALL_OUTSIDE = {probe.name for probe in OUTSIDE}
 
 
-def test_a_stranger_is_stopped_everywhere_and_his_tokens_are_gone(bench: Bench, url: str) -> None:
+def test_an_attacker_is_stopped_everywhere_and_the_tokens_are_deleted(bench: Bench, url: str) -> None:
     tokens = Tokens(bench.database, bench.clock)
     admin = tokens.create("admin", Role.ADMIN)
     attempts = run(bench, url, FakeInside(), outside_of(bench, url, admin))
     stopped = {name: attempts[name].outcome for name in ALL_OUTSIDE}
     assert of_outside(attempts, Verdict.STOPPED) == ALL_OUTSIDE, stopped
     assert [token.name for token in tokens.list()] == ["admin"]
-    assert left(bench) == (NOTHING, [])
+    assert leftovers(bench) == (NOTHING, [])
 
 
-def test_without_tokens_in_use_that_is_what_it_says(bench: Bench, url: str) -> None:
+def test_without_tokens_the_attempts_with_tokens_are_untried(bench: Bench, url: str) -> None:
     attempts = run(bench, url, FakeInside())
     assert of_outside(attempts, Verdict.UNTRIED) == WITH_TOKENS
     assert of_outside(attempts, Verdict.STOPPED) == ALL_OUTSIDE - WITH_TOKENS
 
 
-def test_an_entry_that_lets_anybody_in_is_told(bench: Bench, url: str) -> None:
+def test_an_entry_point_that_accepts_everyone_is_reported(bench: Bench, url: str) -> None:
     attempts = run(bench, url, FakeInside(), outside_of(bench, url, login=lambda *_: (0, "")))
     assert of_outside(attempts, Verdict.THROUGH) == SSH
 
 
-@pytest.mark.parametrize("answer", [DENIED, (255, "ssh: connect to host ssh.gw port 22: Connection refused")])
-def test_an_entry_that_lets_nobody_in_proves_nothing(bench: Bench, url: str, answer: tuple[int, str]) -> None:
-    attempts = run(bench, url, FakeInside(), outside_of(bench, url, login=lambda *_: answer))
+@pytest.mark.parametrize("result", [DENIED, (255, "ssh: connect to host ssh.gw port 22: Connection refused")])
+def test_an_entry_point_that_refuses_everyone_proves_nothing(
+    bench: Bench, url: str, result: tuple[int, str]
+) -> None:
+    attempts = run(bench, url, FakeInside(), outside_of(bench, url, login=lambda *_: result))
     assert of_outside(attempts, Verdict.UNCLEAR) == SSH
 
 
 @pytest.mark.parametrize(("status", "verdict"), [(200, Verdict.THROUGH), (500, Verdict.UNCLEAR)])
-def test_an_api_that_refuses_nobody_is_told(
+def test_an_api_that_refuses_no_request_is_reported(
     bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch, status: int, verdict: Verdict
 ) -> None:
     admin = Tokens(bench.database, bench.clock).create("admin", Role.ADMIN)
@@ -171,58 +173,58 @@ def not_permitted(uid: int, _address: str) -> bool:
         (not_permitted, Verdict.UNTRIED),
     ],
 )
-def test_a_host_whose_accounts_get_into_sessions_is_reported(
+def test_a_host_whose_accounts_can_connect_to_sessions_is_reported(
     bench: Bench, url: str, connects_as: Callable[[int, str], bool], verdict: Verdict
 ) -> None:
-    """Where root does not get in either, nothing is proved."""
+    """If root cannot connect either, the attempt proves nothing."""
     attempts = run(bench, url, FakeInside(), replace(outside_of(bench, url), connects_as=connects_as))
     assert of_outside(attempts, verdict) >= ACCOUNTS
 
 
-def test_the_route_is_put_back_after_the_other_host_key(bench: Bench, url: str) -> None:
+def test_the_route_is_restored_after_the_changed_host_key(bench: Bench, url: str) -> None:
     routes: list[Any] = []
 
     def login(user: str, private_key: str, *options: str) -> tuple[int, str]:
         routes.append({pipe.session_id: pipe.host_key for pipe in bench.pipes.list()})
-        return FakeEntry(bench).login(user, private_key, *options)
+        return FakeEntryPoint(bench).login(user, private_key, *options)
 
     run(bench, url, FakeInside(), outside_of(bench, url, login=login))
     assert [routes[0] == one for one in routes if one] == [*[True] * (len(routes) - 3), False, True]
 
 
-def left(bench: Bench) -> tuple[dict[str, list[str]], list[str]]:
+def leftovers(bench: Bench) -> tuple[dict[str, list[str]], list[str]]:
     return bench.leftovers(), os.listdir(bench.settings.workspace_root)
 
 
-def test_all_is_tried_once_from_inside_and_nothing_is_left(bench: Bench, url: str) -> None:
+def test_every_probe_runs_once_inside_and_leaves_nothing_behind(bench: Bench, url: str) -> None:
     inside = FakeInside()
     attempts = run(bench, url, inside)
     assert sorted(inside.tried) == sorted(probe.attempt for probe in INSIDE)
     assert all(attempt.failed for attempt in attempts.values())
     assert attempts["mount"].outcome == Outcome(Verdict.STOPPED, "no")
-    assert left(bench) == (NOTHING, [])
+    assert leftovers(bench) == (NOTHING, [])
 
 
 @pytest.mark.parametrize(
-    ("answer", "verdict"),
+    ("result", "verdict"),
     [
-        (said("through"), Verdict.THROUGH),
+        (report("through"), Verdict.THROUGH),
         ((137, "Killed"), Verdict.UNCLEAR),
         (DockerUnavailable("Docker did not answer within 30 s"), Verdict.UNCLEAR),
     ],
 )
-def test_what_gets_through_or_breaks_has_not_failed(
-    bench: Bench, url: str, answer: Any, verdict: Verdict
+def test_an_attack_that_succeeds_or_cannot_run_has_not_failed(
+    bench: Bench, url: str, result: Any, verdict: Verdict
 ) -> None:
-    attempts = run(bench, url, FakeInside(mount=answer))
+    attempts = run(bench, url, FakeInside(mount=result))
     assert attempts["mount"].outcome.verdict == verdict
     assert [attempt.name for attempt in attempts.values() if not attempt.failed] == ["mount"]
 
 
-def test_a_flooded_log_is_judged_by_what_was_kept_of_it(bench: Bench, url: str) -> None:
-    inside = FakeInside(flood_log=said("untried"))
+def test_a_log_flood_is_judged_by_what_docker_kept(bench: Bench, url: str) -> None:
+    inside = FakeInside(flood_log=report("untried"))
     assert run(bench, url, inside)["a log flood"].outcome == Outcome(
-        Verdict.STOPPED, "10 of 64 MiB were kept"
+        Verdict.STOPPED, "Docker kept 10 of 64 MiB"
     )
     inside.log = 64 * MIB
     assert run(bench, url, inside)["a log flood"].outcome.verdict == Verdict.THROUGH
@@ -232,34 +234,34 @@ def test_a_flooded_log_is_judged_by_what_was_kept_of_it(bench: Bench, url: str) 
     ("counted", "verdict"),
     [((2, 0), Verdict.STOPPED), ((2, 1), Verdict.THROUGH), ((0, 0), Verdict.UNTRIED)],
 )
-def test_a_process_is_looked_for_after_its_session(
+def test_processes_are_counted_after_the_session(
     bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch, counted: tuple[int, int], verdict: Verdict
 ) -> None:
-    """Where none is seen while the session lives, none can be seen after it."""
+    """If none is visible during the session, none can be visible after it."""
     counts = iter(counted)
     monkeypatch.setattr(attacking, "_processes_of", lambda _id: next(counts))
-    attempts = run(bench, url, FakeInside(linger=said("untried")))
+    attempts = run(bench, url, FakeInside(linger=report("untried")))
     assert attempts["a process that outlives the lease"].outcome.verdict == verdict
 
 
-def test_what_there_is_no_time_for_has_not_failed(
+def test_an_attempt_without_time_has_not_failed(
     bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attacking, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(attacking, "_TOTAL_SECONDS", 0.0)
     inside = FakeInside()
     attempts = run(bench, url, inside).values()
     assert not any(attempt.failed for attempt in attempts if attempt.origin == "inside")
     assert inside.tried == []
 
 
-def test_a_hog_that_cannot_reach_the_limit_in_time_is_not_tried(bench: Bench, url: str) -> None:
+def test_a_memory_limit_that_cannot_be_reached_in_time_is_untried(bench: Bench, url: str) -> None:
     large = replace(bench.settings, session_memory=Size("64g"))
     found = try_all(outside_of(bench, url), large, FakeInside())
     attempts = {one.name: one for one in found}
     assert attempts["a memory hog"].outcome.verdict == Verdict.UNTRIED
 
 
-def test_without_room_for_two_it_says_so_and_leaves_nothing(bench: Bench, url: str) -> None:
+def test_without_capacity_for_two_sessions_it_reports_that_and_leaves_nothing(bench: Bench, url: str) -> None:
     for number in range(6):
         bench.client.post("/sessions", json={"user_id": f"user{number}"})
     before = len(bench.leftovers()["rows"])
@@ -270,18 +272,20 @@ def test_without_room_for_two_it_says_so_and_leaves_nothing(bench: Bench, url: s
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit, ValueError])
-def test_nothing_is_left_when_it_is_broken_off(bench: Bench, url: str, error: type[BaseException]) -> None:
+def test_an_interrupted_attack_leaves_nothing_behind(
+    bench: Bench, url: str, error: type[BaseException]
+) -> None:
     with pytest.raises(error):
         run(bench, url, FakeInside(fork_bomb=error()))
-    assert left(bench) == (NOTHING, [])
+    assert leftovers(bench) == (NOTHING, [])
 
 
-def test_a_session_that_stays_is_told_with_what_is_to_be_done(
+def test_a_session_that_cannot_be_closed_is_reported_with_a_remedy(
     bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(attacking, "_CLOSING_SECONDS", 0.0)
     bench.containers.fail("remove", DockerUnavailable("Docker is out of reach."))
-    with pytest.raises(Unavailable, match="still closing.*lease ends within 5 minutes; remove "):
+    with pytest.raises(Unavailable, match="still closing.*lease ends within 5 minutes; then remove "):
         run(bench, url, FakeInside())
 
 
@@ -290,13 +294,13 @@ def test_a_gateway_with_another_database_is_not_attacked(bench: Bench, url: str,
     other.write_bytes((bench.settings.state_dir / "sessions.db").read_bytes())
     inside = FakeInside()
     settings = replace(bench.settings, db=type(bench.settings.db)(other))
-    with pytest.raises(GatewayError, match="another database"):
+    with pytest.raises(GatewayError, match="not the database"):
         try_all(outside_of(bench, url), settings, inside)
     assert inside.tried == []
-    assert left(bench) == (NOTHING, [])
+    assert leftovers(bench) == (NOTHING, [])
 
 
-# What it aims at.
+# The targets.
 
 FIB_TRIE = """\
 Local:
@@ -322,17 +326,17 @@ TCP = """\
 """
 
 
-def test_the_hosts_addresses_and_open_ports_are_the_kernels(tmp_path: Path) -> None:
+def test_the_hosts_addresses_and_open_ports_are_read_from_the_kernel(tmp_path: Path) -> None:
     for name, text in {"fib_trie": FIB_TRIE, "if_inet6": IF_INET6, "tcp": TCP}.items():
         (tmp_path / name).write_text(text)
     assert host_addresses(tmp_path) == ["10.213.0.1", "192.0.2.7", "2001:db8::7", "fe80::42:13ff:fe0f:1"]
     assert listening_ports(tmp_path) == {8080}
 
 
-def test_the_settings_limits_are_exceeded(bench: Bench) -> None:
-    aims = targets(bench.settings, VICTIM, "10.213.0.2")
-    assert (aims.memory_mib, aims.filler_mib, aims.processes) == (20 * 1024, 4 * 1024, 2024)
-    assert {2222, 8080, 22} <= set(aims.ports)
+def test_the_targets_exceed_the_limits_of_the_settings(bench: Bench) -> None:
+    found = targets(bench.settings, VICTIM, "10.213.0.2")
+    assert (found.memory_mib, found.filler_mib, found.processes) == (20 * 1024, 4 * 1024, 2024)
+    assert {2222, 8080, 22} <= set(found.ports)
     assert [mib("512m"), mib("2g"), mib("64k")] == [512, 2048, 1]
 
 
@@ -353,7 +357,7 @@ UNTRIED = Attempt("inside", "a second GPU", "More.", Outcome(Verdict.UNTRIED, "n
 THROUGH = Attempt("inside", "the host", "A port.", Outcome(Verdict.THROUGH, "10.0.0.1 port 22 answers"))
 
 
-def test_a_table_says_what_stopped_each(command: Callable[..., Result]) -> None:
+def test_the_table_shows_what_stopped_each_attack(command: Callable[..., Result]) -> None:
     shown = command([STOPPED, UNTRIED])
     assert shown.exit_code == 0
     assert shown.stdout.splitlines() == [
@@ -361,19 +365,21 @@ def test_a_table_says_what_stopped_each(command: Callable[..., Result]) -> None:
         "inside  mount           stopped  Operation not permitted",
         "inside  a second GPU    untried  no driver",
         "",
-        "None of 2 attacks got through.",
+        "None of 2 attacks succeeded.",
     ]
 
 
 @pytest.mark.parametrize("verdict", [Verdict.THROUGH, Verdict.UNCLEAR])
-def test_one_that_was_not_stopped_is_exit_1(command: Callable[..., Result], verdict: Verdict) -> None:
+def test_an_attack_that_was_not_stopped_exits_with_1(
+    command: Callable[..., Result], verdict: Verdict
+) -> None:
     shown = command([STOPPED, replace(THROUGH, outcome=Outcome(verdict, "why"))], color=True)
     assert shown.exit_code == 1
     assert "1 of 2 attacks were not stopped." in shown.stdout
     assert f"\x1b[31minside  the host        {verdict}" in shown.stdout
 
 
-def test_scripts_get_json_alone(command: Callable[..., Result]) -> None:
-    told = json.loads(command([STOPPED, THROUGH], "--json").stdout)
-    assert told["withstood"] is False
-    assert told["attempts"][1]["outcome"] == {"verdict": "through", "why": "10.0.0.1 port 22 answers"}
+def test_json_is_the_only_output(command: Callable[..., Result]) -> None:
+    shown = json.loads(command([STOPPED, THROUGH], "--json").stdout)
+    assert shown["withstood"] is False
+    assert shown["attempts"][1]["outcome"] == {"verdict": "through", "why": "10.0.0.1 port 22 answers"}

@@ -1,4 +1,4 @@
-"""What the doctor says of each kind of difference, and that the reaper then does as it was said."""
+"""The differences that the doctor reports, and that the reaper then does what the doctor announced."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -57,7 +57,7 @@ def row(bench: Bench, session_id: str) -> Iterator[Session]:
 
 @pytest.fixture
 def ann(bench: Bench) -> str:
-    """The id of a session that is as it must be."""
+    """The id of a complete session."""
     return str(bench.client.post("/sessions", json={"user_id": "ann"}).json["session_id"])
 
 
@@ -80,22 +80,22 @@ def lose_route(bench: Bench, id: str) -> None:
     bench.pipes.remove(id)
 
 
-def bend_route(bench: Bench, id: str) -> None:
+def change_route(bench: Bench, id: str) -> None:
     bench.pipes.add(replace(bench.pipes.list()[0], host="10.0.0.1"))
 
 
-def withdraw_keys(bench: Bench, id: str) -> None:
+def revoke_keys(bench: Bench, id: str) -> None:
     with row(bench, id) as session:
         session.public_keys = []
 
 
-def owe_a_cut(bench: Bench, id: str) -> None:
+def owe_a_disconnect(bench: Bench, id: str) -> None:
     with row(bench, id) as session:
         session.disconnect_due = True
 
 
 def leave_pending(bench: Bench, id: str) -> None:
-    """As an opener leaves it that is killed."""
+    """Leave the row as an opener that is killed does."""
     with bench.database.engine.begin() as connection:
         pending = "UPDATE sessions SET status = 'pending', container_id = NULL WHERE id = ?"
         connection.exec_driver_sql(pending, (id,))
@@ -123,58 +123,65 @@ BROKEN: list[tuple[Callable[[Bench, str], None], tuple[str, str, str]]] = [
         ("GPU driver", "its 1g.5gb on GPU 0 is gone", "the session is closed (gpu_lost) at the next tick"),
     ),
     (lose_route, ("pipe file", "no route", "published at the next tick")),
-    (bend_route, ("pipe file", "its route differs from its record", "published again at the next tick")),
-    (withdraw_keys, ("pipe file", "a route although no key is accepted", "removed at the next tick")),
-    (owe_a_cut, ("database", "connections of a withdrawn key are still open", "closed at the next tick")),
+    (change_route, ("pipe file", "the route differs from the record", "published again at the next tick")),
+    (revoke_keys, ("pipe file", "a route although no key is accepted", "removed at the next tick")),
+    (
+        owe_a_disconnect,
+        ("database", "connections of a revoked key are still open", "closed at the next tick"),
+    ),
     (
         leave_pending,
-        ("database", "pending, and the process that opened it is dead", "taken back at the next tick"),
+        (
+            "database",
+            "pending, and the process that opened it is dead",
+            "the session is closed at the next tick",
+        ),
     ),
     (
         leave_closing,
         (
             "database",
             "closing (deleted): Docker is out of reach.",
-            "its closing is finished at the next tick",
+            "the closing is completed at the next tick",
         ),
     ),
     (
         mark,
         (
             "GPU driver",
-            "the session is well again but marked: GPU 0 is out of order: on fire.",
+            "the session has recovered but is still marked: GPU 0 is out of order: on fire.",
             "the mark is removed at the next tick",
         ),
     ),
 ]
 
 
-def test_a_whole_session_differs_nowhere(bench: Bench, ann: str) -> None:
+def test_a_complete_session_has_no_difference(bench: Bench, ann: str) -> None:
     assert compare(bench) == Comparison(1, [], [], {})
 
 
-@pytest.mark.parametrize(("break_it", "told"), BROKEN, ids=lambda value: getattr(value, "__name__", ""))
-def test_one_difference_is_told_once_and_is_gone_after_the_next_tick(
-    bench: Bench, ann: str, break_it: Callable[[Bench, str], None], told: tuple[str, str, str]
+@pytest.mark.parametrize(("break_it", "expected"), BROKEN, ids=lambda value: getattr(value, "__name__", ""))
+def test_each_difference_is_reported_once_and_repaired_at_the_next_tick(
+    bench: Bench, ann: str, break_it: Callable[[Bench, str], None], expected: tuple[str, str, str]
 ) -> None:
     break_it(bench, ann)
     [difference] = compare(bench).differences
-    assert (difference.place, difference.what, difference.then) == told
+    assert (difference.place, difference.what, difference.then) == expected
     assert (difference.session_id, difference.user_id) == (ann, "ann")
     bench.gateway.reaper.reconcile()
     assert compare(bench).differences == []
 
 
-def test_a_lease_that_is_over_is_told_until_it_is_taken_back(bench: Bench, ann: str) -> None:
+def test_an_expired_lease_is_reported_until_the_session_is_closed(bench: Bench, ann: str) -> None:
     bench.clock.advance(minutes=60)
     [difference] = compare(bench).differences
-    assert "its lease ended" in difference.what
+    assert "the lease ended" in difference.what
     assert difference.then == "the session is closed (expired) at the next tick"
     bench.gateway.reaper.reap()
     assert compare(bench) == Comparison(0, [], [], {})
 
 
-def test_what_belongs_to_no_session_is_told_place_by_place_and_removed(bench: Bench, ann: str) -> None:
+def test_leftovers_are_reported_by_place_and_removed(bench: Bench, ann: str) -> None:
     with bench.database.begin() as rows:
         lost = rows.get(ann)
         assert lost
@@ -183,9 +190,9 @@ def test_what_belongs_to_no_session_is_told_place_by_place_and_removed(bench: Be
     removed = "removed at the next tick"
     found = compare(bench)
     assert found.differences == [
-        Difference(Place.DOCKER, "a container of no session", removed, ann),
-        Difference(Place.FILES, "files of no session", removed, ann),
-        Difference(Place.PIPES, "a route of no session", removed, ann, "ann"),
+        Difference(Place.DOCKER, "a container without a session", removed, ann),
+        Difference(Place.FILES, "files without a session", removed, ann),
+        Difference(Place.PIPES, "a route without a session", removed, ann, "ann"),
     ]
     assert found.others == [], "the container names its slice, which goes with it"
     bench.gateway.reaper.reconcile()
@@ -193,51 +200,51 @@ def test_what_belongs_to_no_session_is_told_place_by_place_and_removed(bench: Be
     assert bench.instances() == []
 
 
-def test_where_the_administrator_makes_slices_idle_ones_are_no_strangers(bench: Bench) -> None:
+def test_idle_instances_are_expected_if_the_administrator_makes_them(bench: Bench) -> None:
     gpu = bench.gpus.list()[0]
     bench.gpus.create(gpu.uuid, "3g.20gb", Placement(4, 4))
     assert compare(bench, MigPolicy.STATIC).others == []
-    [stranger] = compare(bench).others
-    assert stranger.what == "a 3g.20gb at memory slices 4-7 of GPU 0 that no session has"
+    [foreign] = compare(bench).others
+    assert foreign.what == "a 3g.20gb at memory slices 4-7 of GPU 0 that belongs to no session"
 
 
-def test_a_gpu_that_is_out_of_order_closes_nothing(bench: Bench, ann: str) -> None:
+def test_a_faulty_gpu_closes_no_session(bench: Bench, ann: str) -> None:
     bench.gpus.set_fault(bench.gpus.list()[0].uuid, "on fire")
     for _ in range(2):
         [(place, what, then)] = shown(bench)
         assert (place, what) == ("GPU driver", "GPU 0 is out of order: on fire.")
-        assert then == "the session stays; it is only marked"
+        assert then == "the session stays open; it is only marked"
         bench.gateway.reaper.reconcile()
 
 
-def test_a_pipe_written_by_hand_before_a_session_s_is_told_and_left_alone(bench: Bench, ann: str) -> None:
+def test_a_hand_written_pipe_above_a_sessions_is_reported_and_kept(bench: Bench, ann: str) -> None:
     bench.pipes._handwritten.add("ann")
-    assert shown(bench) == [("pipe file", "a pipe written by hand routes this user elsewhere", NOT_OURS)]
+    assert shown(bench) == [("pipe file", "a hand-written pipe routes this user elsewhere", NOT_OURS)]
 
 
-def test_files_that_are_missing_are_not_put_right(bench: Bench, ann: str) -> None:
+def test_missing_files_are_reported_and_not_repaired(bench: Bench, ann: str) -> None:
     files_of(bench).remove(ann)
     [(place, _, then)] = shown(bench)
     assert (place, then) == ("session files", "not repaired: delete the session")
 
 
-def test_a_session_that_somebody_is_opening_is_no_difference(bench: Bench, ann: str) -> None:
+def test_a_session_that_is_being_opened_is_no_difference(bench: Bench, ann: str) -> None:
     leave_pending(bench, ann)
     with files_of(bench).claim(ann):
         assert shown(bench) == []
 
 
-def test_a_session_whose_opener_cannot_be_seen_is_left_to_it_for_its_grace(bench: Bench, ann: str) -> None:
+def test_a_session_with_an_unknown_opener_is_kept_for_the_grace_period(bench: Bench, ann: str) -> None:
     leave_pending(bench, ann)
     files_of(bench).remove(ann)
     until = bench.clock.now + OPENING_GRACE
     [(_, what, then)] = shown(bench)
     assert (what, then) == (
-        "pending; whether the process that opens it is alive is unknown",
-        f"left to it until {until:%H:%M:%S} UTC",
+        "pending; it is unknown whether the process that opens it is alive",
+        f"kept until {until:%H:%M:%S} UTC",
     )
     bench.clock.advance(minutes=5, seconds=1)
-    assert [then for _, _, then in shown(bench)] == ["taken back at the next tick"]
+    assert [then for _, _, then in shown(bench)] == ["the session is closed at the next tick"]
 
 
 @pytest.mark.parametrize(
@@ -248,14 +255,14 @@ def test_a_session_whose_opener_cannot_be_seen_is_left_to_it_for_its_grace(bench
         ("pipes", "list", PipesUnavailable("open to others"), Place.PIPES),
     ],
 )
-def test_what_cannot_be_looked_at_is_said_and_not_taken_for_gone(
+def test_a_place_that_cannot_be_read_is_reported_and_not_treated_as_empty(
     bench: Bench, ann: str, part: str, verb: str, error: Exception, place: Place
 ) -> None:
     getattr(bench, part).fail(verb, error)
     assert compare(bench) == Comparison(1, [], [], {place: str(error)})
 
 
-def test_a_slice_that_is_gone_waits_for_docker(bench: Bench, ann: str) -> None:
+def test_a_lost_instance_closes_its_session_once_docker_answers(bench: Bench, ann: str) -> None:
     lose_slice(bench, ann)
     bench.containers.fail("list", DockerUnavailable("Docker is out of reach."))
     assert shown(bench) == [
@@ -263,7 +270,7 @@ def test_a_slice_that_is_gone_waits_for_docker(bench: Bench, ann: str) -> None:
     ]
 
 
-def test_files_that_cannot_be_listed_are_said(
+def test_session_files_that_cannot_be_listed_are_reported(
     bench: Bench, ann: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(_self: Any) -> None:
@@ -278,12 +285,12 @@ class DeadDatabase:
         raise DatabaseUnavailable("The session database did not answer.")
 
 
-def test_without_the_rows_nothing_is_judged(bench: Bench, ann: str) -> None:
+def test_without_the_rows_nothing_is_compared(bench: Bench, ann: str) -> None:
     found = compare(bench, database=DeadDatabase())
     assert found == Comparison(None, (), (), {Place.DATABASE: "The session database did not answer."})
 
 
-def test_what_a_gateway_at_work_changes_meanwhile_is_no_difference(
+def test_changes_by_a_running_gateway_are_no_differences(
     bench: Bench, ann: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listed = bench.containers.list
@@ -298,7 +305,7 @@ def test_what_a_gateway_at_work_changes_meanwhile_is_no_difference(
     assert compare(bench) == Comparison(1, [], [], {})
 
 
-def test_a_route_of_a_session_that_never_was_names_its_user(bench: Bench) -> None:
+def test_a_route_without_a_session_is_reported_with_its_user(bench: Bench) -> None:
     bench.pipes.add(pipe("never", "eve"))
     [difference] = compare(bench).differences
     assert (difference.session_id, difference.user_id) == ("never", "eve")

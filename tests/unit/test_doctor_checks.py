@@ -1,4 +1,4 @@
-"""What else the doctor looks at on its host, and how it shows what it found."""
+"""The checks of the doctor, and the output of its command."""
 
 import fcntl
 import json
@@ -14,7 +14,7 @@ from click.testing import CliRunner, Result
 from gateway.app import Parts
 from gateway.cli import gateway
 from gateway.doctor import diagnosis
-from gateway.doctor.checks import Finding, examine
+from gateway.doctor.checks import CheckResult, examine
 from gateway.doctor.diagnosis import Diagnosis
 from gateway.doctor.differences import NOT_OURS, Difference
 from gateway.doctor.places import Comparison
@@ -27,14 +27,14 @@ from tests.unit.test_doctor import host_of
 
 
 @pytest.fixture
-def examined(bench: Bench) -> Callable[[], dict[str, Finding]]:
+def examined(bench: Bench) -> Callable[[], dict[str, CheckResult]]:
     bench.settings.workspace_root.mkdir()
 
-    def look() -> dict[str, Finding]:
+    def look() -> dict[str, CheckResult]:
         database = SqlDatabase(bench.settings.db, make_read_only_engine)
         parts = Parts(database, host_of(bench), bench.pipes, bench.clock)
         try:
-            return {finding.name: finding for finding in examine(bench.settings, parts)}
+            return {result.name: result for result in examine(bench.settings, parts)}
         finally:
             database.engine.dispose()
 
@@ -43,24 +43,24 @@ def examined(bench: Bench) -> Callable[[], dict[str, Finding]]:
 
 @pytest.fixture
 def led(bench: Bench) -> Iterator[None]:
-    """As by a gateway's reaper."""
+    """A gateway leads."""
     with open(bench.settings.state_dir / "reaper.lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
 
-Examined = Callable[[], dict[str, Finding]]
+Examined = Callable[[], dict[str, CheckResult]]
 
 
-def test_all_is_well_where_a_gateway_leads(bench: Bench, led: None, examined: Examined) -> None:
+def test_every_check_succeeds_while_a_gateway_leads(bench: Bench, led: None, examined: Examined) -> None:
     found = examined()
-    assert [finding for finding in found.values() if not finding.ok] == []
-    assert found["mig"].says == "ok: GPU 0 enabled"
-    assert found["reaper"].says.endswith(f"led by process {os.getpid()}")
-    assert "workspaces" in found["disks"].says
+    assert [result for result in found.values() if not result.ok] == []
+    assert found["mig"].detail == "ok: GPU 0 enabled"
+    assert found["reaper"].detail.endswith(f"the leader is process {os.getpid()}")
+    assert "workspaces" in found["disks"].detail
 
 
-def test_nothing_is_made_or_changed_by_looking(bench: Bench, led: None, examined: Examined) -> None:
+def test_the_checks_change_nothing(bench: Bench, led: None, examined: Examined) -> None:
     def files() -> dict[str, int]:
         return {str(path): path.lstat().st_mtime_ns for path in bench.settings.state_dir.parent.rglob("*")}
 
@@ -69,28 +69,28 @@ def test_nothing_is_made_or_changed_by_looking(bench: Bench, led: None, examined
     assert files() == before
 
 
-def test_it_is_told_when_nobody_leads(bench: Bench, examined: Examined) -> None:
-    assert examined()["reaper"].says == "The reaper has not looked yet."
+def test_a_missing_leader_is_reported(bench: Bench, examined: Examined) -> None:
+    assert examined()["reaper"].detail == "The reaper has not looked yet."
     lock = bench.settings.state_dir / "reaper.lock"
     lock.touch()
-    assert "Nobody leads" in examined()["reaper"].says
+    assert "No gateway runs" in examined()["reaper"].detail
     os.utime(lock, (0, 0))
-    assert "has not looked for" in examined()["reaper"].says
+    assert "has not looked for" in examined()["reaper"].detail
     assert not examined()["reaper"].ok
 
 
-def test_a_database_of_another_schema_names_the_command(bench: Bench, examined: Examined) -> None:
+def test_an_older_schema_is_reported_with_the_command(bench: Bench, examined: Examined) -> None:
     with bench.database.engine.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
-    assert "run `gateway migrate" in examined()["schema"].says
+    assert "run `gateway migrate" in examined()["schema"].detail
 
 
-def test_a_missing_database_is_not_made(bench: Bench, examined: Examined) -> None:
+def test_a_missing_database_is_not_created(bench: Bench, examined: Examined) -> None:
     for path in bench.settings.state_dir.glob("sessions.db*"):
         path.unlink()
     found = examined()
     assert (found["schema"].ok, found["database"].ok) == (False, False)
-    assert "does not exist" in found["schema"].says
+    assert "does not exist" in found["schema"].detail
     assert not list(bench.settings.state_dir.glob("sessions.db*"))
 
 
@@ -103,69 +103,69 @@ def test_a_missing_database_is_not_made(bench: Bench, examined: Examined) -> Non
         ("workspaces/ann", 0o755, "chmod 700"),
     ],
 )
-def test_what_is_open_to_others_is_named_with_its_remedy(
+def test_a_file_that_others_can_read_is_reported_with_the_remedy(
     bench: Bench, examined: Examined, path: str, mode: int, remedy: str
 ) -> None:
     (bench.settings.state_dir / "sessions.db").chmod(0o600)
     bench.settings.piper_config.touch(0o600)
     (bench.settings.workspace_root / "ann").mkdir(0o700)
-    assert examined()["permissions"] == Finding("permissions", True, "ok")
+    assert examined()["permissions"] == CheckResult("permissions", True, "ok")
     target = bench.settings.state_dir.parent / path
     target.chmod(mode)
-    assert examined()["permissions"].says.endswith(f"{remedy} {target}")
+    assert examined()["permissions"].detail.endswith(f"{remedy} {target}")
     target.chmod(0o700)
 
 
-def test_a_link_among_the_workspaces_is_named(bench: Bench, examined: Examined) -> None:
+def test_a_link_among_the_workspaces_is_reported(bench: Bench, examined: Examined) -> None:
     (bench.settings.workspace_root / "ann").symlink_to("/etc")
-    assert "is no directory" in examined()["permissions"].says
+    assert "is not a directory" in examined()["permissions"].detail
 
 
-def test_a_disk_that_is_nearly_full_is_told(
+def test_a_nearly_full_disk_is_reported(
     bench: Bench, examined: Examined, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _path: shutil._ntuple_diskusage(10, 9, 2**29))
-    assert examined()["disks"].says.startswith("A disk is nearly full: state 0.5 GiB free")
+    assert examined()["disks"].detail.startswith("A disk is nearly full: state 0.5 GiB free")
 
 
-def test_a_place_that_is_not_there_could_not_be_looked_at(bench: Bench, examined: Examined) -> None:
+def test_a_missing_directory_is_reported(bench: Bench, examined: Examined) -> None:
     bench.settings.workspace_root.rmdir()
-    assert examined()["disks"].says.startswith("could not look: No such file or directory")
+    assert examined()["disks"].detail.endswith("cannot be read: No such file or directory")
 
 
-def test_gpus_without_mig_and_a_broken_network_are_told(bench: Bench, examined: Examined) -> None:
+def test_gpus_without_mig_and_a_broken_network_are_reported(bench: Bench, examined: Examined) -> None:
     bench.gpus.set_mode(bench.gpus.list()[0].uuid, MigMode.DISABLED)
     bench.network.failure = NetworkUnavailable("The firewall chain is missing.")
     found = examined()
-    assert "nvidia-smi -i 0 -mig 1" in found["mig"].says
-    assert found["network"] == Finding("network", False, "The firewall chain is missing.")
+    assert "nvidia-smi -i 0 -mig 1" in found["mig"].detail
+    assert found["network"] == CheckResult("network", False, "The firewall chain is missing.")
 
 
 # The command.
 
-FINE = Finding("docker", True, "ok")
+FINE = CheckResult("docker", True, "ok")
 DIFFERENCE = Difference(Place.PIPES, "no route", "published at the next tick", "abc", "ann")
-STRANGER = Difference(Place.DRIVER, "a 1g.5gb that no session has", NOT_OURS)
+FOREIGN = Difference(Place.DRIVER, "a 1g.5gb that belongs to no session", NOT_OURS)
 
 
 @pytest.fixture
 def doctor(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., Result]:
-    def run(findings: list[Finding], comparison: Comparison, *arguments: str, **options: Any) -> Result:
+    def run(findings: list[CheckResult], comparison: Comparison, *arguments: str, **options: Any) -> Result:
         monkeypatch.setattr(diagnosis, "diagnose", lambda _settings: Diagnosis(findings, comparison))
         return CliRunner().invoke(gateway, ["doctor", *arguments], **options)
 
     return run
 
 
-def test_agreement_is_told_and_is_exit_0(doctor: Callable[..., Result]) -> None:
-    shown = doctor([FINE], Comparison(2, [], [STRANGER], {}))
+def test_agreement_exits_with_0(doctor: Callable[..., Result]) -> None:
+    shown = doctor([FINE], Comparison(2, [], [FOREIGN], {}))
     assert shown.exit_code == 0
     assert shown.stdout.splitlines() == [
         "CHECK   STATE",
         "docker  ok",
         "",
-        "PLACE       USER  SESSION  WHAT                          THEN",
-        "GPU driver  -     -        a 1g.5gb that no session has  left alone: not the gateway's",
+        "PLACE       USER  SESSION  WHAT                                 THEN",
+        "GPU driver  -     -        a 1g.5gb that belongs to no session  kept: the gateway did not create it",
         "",
         "All places agree, 2 sessions.",
     ]
@@ -175,44 +175,48 @@ def test_agreement_is_told_and_is_exit_0(doctor: Callable[..., Result]) -> None:
     ("findings", "comparison", "last_line"),
     [
         ([FINE], Comparison(1, [DIFFERENCE], [], {}), "1 difference, 1 session."),
-        ([FINE], Comparison(1, [], [], {Place.DOCKER: "gone"}), "What could be looked at agrees, 1 session."),
         (
-            [Finding("image", False, "no image")],
+            [FINE],
+            Comparison(1, [], [], {Place.DOCKER: "gone"}),
+            "The places that could be read agree, 1 session.",
+        ),
+        (
+            [CheckResult("image", False, "no image")],
             Comparison(0, [], [], {}),
             "All places agree, 0 sessions; 1 check failed.",
         ),
         (
             [FINE],
             Comparison(None, [], [], {Place.DATABASE: "locked"}),
-            "Which sessions there should be is not known: nothing was compared.",
+            "The database cannot be read, so nothing was compared.",
         ),
     ],
 )
-def test_anything_else_is_exit_1(
-    doctor: Callable[..., Result], findings: list[Finding], comparison: Comparison, last_line: str
+def test_everything_else_exits_with_1(
+    doctor: Callable[..., Result], findings: list[CheckResult], comparison: Comparison, last_line: str
 ) -> None:
     shown = doctor(findings, comparison)
     assert shown.exit_code == 1
     assert shown.stdout.splitlines()[-1] == last_line
-    assert all(f"{place}: could not look: {why}" in shown.stdout for place, why in comparison.unseen.items())
+    assert all(f"{place}: cannot be read: {why}" in shown.stdout for place, why in comparison.unseen.items())
     assert "\x1b" not in shown.stdout
     assert "\x1b" in doctor(findings, comparison, color=True).stdout
 
 
-def test_somebody_who_is_not_root_is_told_to_be(
+def test_a_user_other_than_root_is_advised_to_use_root(
     doctor: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     unseen = Comparison(None, [], [], {Place.DATABASE: "unable to open database file"})
-    assert doctor([FINE], unseen).stdout.splitlines()[-1].endswith("run it as root.")
+    assert doctor([FINE], unseen).stdout.splitlines()[-1].endswith("run the doctor as root.")
     assert "root" not in doctor([FINE], Comparison(0, [], [], {})).stdout
 
 
-def test_scripts_get_all_of_it_as_json(doctor: Callable[..., Result]) -> None:
-    shown = doctor([FINE], Comparison(1, [DIFFERENCE], [STRANGER], {Place.DOCKER: "gone"}), "--json")
-    told = json.loads(shown.stdout)
-    assert told["healthy"] is False
-    assert told["checks"] == [{"name": "docker", "ok": True, "says": "ok"}]
-    assert told["differences"][0]["place"] == "pipe file"
-    assert told["others"][0]["then"] == NOT_OURS
-    assert told["unseen"] == {"Docker": "gone"}
+def test_json_has_the_whole_diagnosis(doctor: Callable[..., Result]) -> None:
+    shown = doctor([FINE], Comparison(1, [DIFFERENCE], [FOREIGN], {Place.DOCKER: "gone"}), "--json")
+    shown_json = json.loads(shown.stdout)
+    assert shown_json["healthy"] is False
+    assert shown_json["checks"] == [{"name": "docker", "ok": True, "says": "ok"}]
+    assert shown_json["differences"][0]["place"] == "pipe file"
+    assert shown_json["others"][0]["then"] == NOT_OURS
+    assert shown_json["unseen"] == {"Docker": "gone"}

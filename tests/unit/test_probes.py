@@ -1,4 +1,4 @@
-"""What the attempts of the probes answer, run here where some get through, and how answers are judged."""
+"""The reports of the probes, run here where some attacks succeed, and the judgement of the reports."""
 
 import subprocess
 from typing import Any
@@ -37,13 +37,13 @@ def test_a_target_that_refuses_was_reached() -> None:
     assert run_here(by_name).verdict == Verdict.THROUGH
 
 
-def test_what_fills_a_directory_has_got_through(tmp_path: Any) -> None:
+def test_an_attempt_that_fills_a_directory_succeeded(tmp_path: Any) -> None:
     fill = Probe("x", resources, "fill", {"directories": "scratch", "most_mib": "filler_mib"})
     assert run_here(fill, scratch=[str(tmp_path)]) == Outcome(Verdict.THROUGH, f"1 MiB in {tmp_path}")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_error_that_stopped_an_attempt_is_told() -> None:
+def test_the_error_that_stopped_an_attempt_is_reported() -> None:
     fill = Probe("x", resources, "fill", {"directories": "scratch", "most_mib": "filler_mib"})
     stopped = run_here(fill, scratch=["/nowhere"])
     assert stopped == Outcome(Verdict.STOPPED, "/nowhere: No such file or directory")
@@ -52,11 +52,11 @@ def test_the_error_that_stopped_an_attempt_is_told() -> None:
 @pytest.mark.parametrize(
     "output", ["", "Traceback", '{"verdict": "through"}', '{"verdict": "?", "why": ""}', "1"]
 )
-def test_an_attempt_that_broke_is_not_taken_for_one_that_was_stopped(output: str) -> None:
+def test_an_attempt_that_could_not_run_is_unclear(output: str) -> None:
     assert judge(0, output).verdict == Verdict.UNCLEAR
 
 
-def test_an_attempt_that_failed_after_its_answer_is_unclear() -> None:
+def test_an_attempt_that_failed_after_its_report_is_unclear() -> None:
     assert judge(1, '{"verdict": "stopped", "why": "x"}').verdict == Verdict.UNCLEAR
 
 

@@ -1,9 +1,9 @@
-"""Attacks that must fail: the tests and the administrator's check run the same ones.
+"""Attacks that must fail. The tests and `gateway doctor --attack` run the same ones.
 
-`inside/` holds what a session's user would try, as small scripts, one function an attempt. A function that
-raises an `OSError` was stopped, and the error says by what; one that returns has got through, and its result
-is the evidence. One that has nothing to try here raises `NotImplementedError`. `catalogue.INSIDE` lists them.
+`inside/` has what the user of a session can try, as small scripts with one function for each attempt. A
+function that raises an `OSError` was stopped, and the error says by what. A function that returns has
+succeeded, and its result is the evidence. A function that cannot try anything here raises
+`NotImplementedError`.
 
-`outside/` holds what a stranger would try at the API and at the SSH entry point; `catalogue.OUTSIDE` lists
-them.
+`outside/` has what an attacker can try at the API and at the SSH entry point. `catalogue` lists both.
 """

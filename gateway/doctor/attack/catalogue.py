@@ -1,8 +1,8 @@
-"""The attempts from inside a session and from outside, in the order in which they are shown."""
+"""The attempts from inside a session and from outside, in the order of the report."""
 
 from gateway.doctor.attack.inside import devices, files, kernel, network, resources
 from gateway.doctor.attack.outside import accounts, api, logins
-from gateway.doctor.attack.outside.stranger import OutsideProbe
+from gateway.doctor.attack.outside.attacker import OutsideProbe
 from gateway.doctor.attack.probe import Probe
 
 
@@ -39,7 +39,7 @@ INSIDE: tuple[Probe, ...] = (
     Probe("an outside name", network, "resolve_outside", {"name": "outside_name"}),
     _tcp("the cloud's metadata", "metadata"),
     Probe(
-        "the proxy, to what it does not serve",
+        "the proxy, to targets that it must deny",
         network,
         "misuse_proxy",
         {"proxies": "proxies", "addresses": "beyond"},
@@ -50,19 +50,19 @@ INSIDE: tuple[Probe, ...] = (
     Probe("Docker's socket", files, "daemon_sockets"),
     Probe("another user's workspace", files, "other_workspaces", {"users": "users"}),
     Probe("directories of the host", files, "host_files"),
-    Probe("who may log in", files, "own_keys"),
-    Probe("a second door", files, "second_door", {"port": "ssh_port"}),
-    Probe("an administrator's trap", files, "system_files"),
+    Probe("the files that decide who may log in", files, "login_files"),
+    Probe("an own authorized_keys", files, "own_authorized_keys", {"port": "ssh_port"}),
+    Probe("files that an administrator reads", files, "system_files"),
     Probe("a second GPU", devices, "second_gpu"),
     Probe("devices", devices, "foreign_devices"),
     Probe("the machine's memory and log", devices, "machine_memory"),
     Probe("mount", kernel, "mount"),
     Probe("unshare", kernel, "unshare"),
-    # Docker starts a command inside as root and then lets go of that: a moment of another's process.
+    # For a moment, a command that Docker starts inside runs as root: another user's process.
     Probe("other processes", kernel, "other_processes", alone=True),
     Probe("capabilities", kernel, "hold_capabilities"),
-    Probe("root's identity", kernel, "become_root"),
-    Probe("setuid programs", kernel, "lending_programs"),
+    Probe("becoming root", kernel, "become_root"),
+    Probe("setuid programs", kernel, "privileged_programs"),
     Probe("an administrator's system calls", kernel, "system_calls"),
     Probe("core_pattern, release_agent", kernel, "kernel_parameters"),
     Probe("a core dump", kernel, "core_dump"),
@@ -76,14 +76,14 @@ INSIDE: tuple[Probe, ...] = (
         alone=True,
     ),
     Probe(
-        "a million files", resources, "many_files", {"directories": "scratch", "most": "files"}, alone=True
+        "very many files", resources, "many_files", {"directories": "scratch", "most": "files"}, alone=True
     ),
     Probe("open files", resources, "open_files", {"most": "open_files"}),
     Probe("a log flood", resources, "flood_log", {"mib": "log_mib"}, alone=True),
     Probe("a process that outlives the lease", resources, "linger", {"seconds": "linger_seconds"}),
 )
 
-# After the session has ended, and only then.
+# Runs after the session has ended.
 ENDED = OutsideProbe("SSH with an ended session's key", logins.with_an_ended_sessions_key)
 
 OUTSIDE: tuple[OutsideProbe, ...] = (
@@ -96,8 +96,8 @@ OUTSIDE: tuple[OutsideProbe, ...] = (
     OutsideProbe("a session without a key", api.keyless_sessions),
     OutsideProbe("SSH with another user's key", logins.with_another_users_key),
     OutsideProbe("SSH without a key", logins.with_a_password),
-    OutsideProbe("SSH as nobody", logins.as_nobody),
-    OutsideProbe("a session with another host key", logins.behind_a_changed_host_key),
+    OutsideProbe("SSH as users without a session", logins.without_a_session),
+    OutsideProbe("a session with a changed host key", logins.with_a_changed_host_key),
     OutsideProbe("a session from another account of the host", accounts.around_the_entry_point),
     ENDED,
 )

@@ -1,4 +1,4 @@
-"""What came of one attempt."""
+"""The outcome of one attempt."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -7,13 +7,13 @@ from enum import StrEnum
 class Verdict(StrEnum):
     THROUGH = "through"  # the attack succeeded
     STOPPED = "stopped"
-    UNTRIED = "untried"  # there was nothing to try, or only the outside can tell
-    UNCLEAR = "unclear"  # the attempt itself broke: as bad as having got through
+    UNTRIED = "untried"  # there was nothing to try, or only a process outside can judge it
+    UNCLEAR = "unclear"  # the attempt itself failed to run; counts like an attack that succeeded
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """`why` is the evidence, or what stopped it."""
+    """`why` is the evidence of success, or what stopped the attack."""
 
     verdict: Verdict
     why: str

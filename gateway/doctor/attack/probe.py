@@ -1,4 +1,4 @@
-"""One attempt from inside a session: with what command it is made, and what its answer means."""
+"""One attempt from inside a session: its command, and the meaning of its output."""
 
 import inspect
 import json
@@ -15,15 +15,15 @@ _SCRATCH = ("/tmp", "/var/tmp", "/run", "/run/lock", "/dev/shm", "/var/log", "/o
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What the attempts aim at, and the limits that they go beyond."""
+    """The targets of the attempts, and the amounts with which they exceed limits."""
 
     neighbours: Sequence[str]  # addresses of other sessions
     neighbour_names: Sequence[str]  # of their containers
-    users: Sequence[str]  # whose workspaces are not this session's
+    users: Sequence[str]  # owners of other workspaces
     hosts: Sequence[str]  # every address of the host, IPv4 and IPv6
     links: Sequence[str]  # the host's and other sessions' IPv6 link-local addresses
-    ports: Sequence[int]  # API, router, sshd, Docker, and whatever else listens
-    proxies: Sequence[str] = ()  # that lead outside, as ADDRESS:PORT
+    ports: Sequence[int]  # of API, router, sshd, Docker and other listening programs
+    proxies: Sequence[str] = ()  # egress proxies, as ADDRESS:PORT
     ssh_port: int = 2222
     outside: Sequence[str] = ("192.0.2.1", "198.51.100.1", "1.1.1.1", "8.8.8.8")
     outside_name: str = "example.com"
@@ -39,16 +39,16 @@ class Targets:
 
     @property
     def beyond(self) -> Sequence[str]:
-        """Addresses that no proxy may lead to, of each kind some."""
+        """Return some addresses of each kind that a proxy must deny."""
         ipv4 = [address for address in self.hosts if ":" not in address]
         return [*self.neighbours, *ipv4, *self.metadata[:1], *self.outside[:1]]
 
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """An attempt: the function `attempt` of a script, and which of the `Targets` its parameters get.
+    """An attempt: the function `attempt` of a script, and the field of `Targets` for each of its parameters.
 
-    `alone`: it takes what others need meanwhile, or takes them for something else: run nothing beside it.
+    No other attempt may run at the same time as one that is `alone`.
     """
 
     name: str
@@ -59,26 +59,26 @@ class Probe:
 
     @property
     def tries(self) -> str:
-        """What it tries, in a sentence."""
+        """Return what the attempt tries, as a sentence."""
         return inspect.getdoc(getattr(self.script, self.attempt)) or self.name
 
     def command(self, targets: Targets) -> list[str]:
-        """The argument list to run inside the session as its user; needs `python3` there."""
+        """Return the command to run inside the session as its user. It needs `python3` there."""
         source = "\n".join((inspect.getsource(self.script), inspect.getsource(report), "report(globals())"))
         arguments = {name: getattr(targets, target) for name, target in self.parameters.items()}
         return ["python3", "-c", source, self.attempt, json.dumps(arguments)]
 
 
 def judge(exit_code: int, output: str) -> Outcome:
-    """What the command's end and its standard output say."""
-    lines = output.strip().splitlines() or ["it said nothing"]
+    """Return the outcome that the command's exit code and standard output report."""
+    lines = output.strip().splitlines() or ["it printed nothing"]
     try:
-        answer = json.loads(lines[-1])
-        outcome = Outcome(Verdict(answer["verdict"]), str(answer["why"]))
+        reported = json.loads(lines[-1])
+        outcome = Outcome(Verdict(reported["verdict"]), str(reported["why"]))
     except (KeyError, TypeError, ValueError):
         return _broken(exit_code, lines[-1])
     return outcome if exit_code == 0 else _broken(exit_code, lines[-1])
 
 
 def _broken(exit_code: int, last_line: str) -> Outcome:
-    return Outcome(Verdict.UNCLEAR, f"the attempt broke (exit code {exit_code}): {last_line[:200]}")
+    return Outcome(Verdict.UNCLEAR, f"the attempt failed to run (exit code {exit_code}): {last_line[:200]}")

@@ -1,4 +1,4 @@
-"""What attacks from inside a session aim at on this host, as the kernel and the settings name it."""
+"""The targets of attacks from inside a session on this host, from the kernel and the settings."""
 
 import ipaddress
 import re
@@ -9,17 +9,17 @@ from gateway.domain.addresses import proxy
 from gateway.domain.plan import SSH_PORT
 from gateway.settings import Settings
 
-_USUAL_PORTS = {22, 53, 80, 111, 443, 2375, 2376}
-_MOST_PORTS = 48
+_COMMON_PORTS = {22, 53, 80, 111, 443, 2375, 2376}
+_MAX_PORTS = 48
 _LISTENING = "0A"  # include/net/tcp_states.h
 _MIB = {"k": 1 / 1024, "m": 1, "g": 1024}
 
 
 def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
-    """Limits are exceeded by some, so that reaching them is seen."""
+    """Return the targets. Each limit is exceeded by a margin, so that the attempt reaches it."""
     addresses = host_addresses(Path("/proc/net"))
-    certain = {*_USUAL_PORTS, SSH_PORT, settings.port, settings.ssh_port}
-    others = listening_ports(Path("/proc/net")) - certain
+    required = {*_COMMON_PORTS, SSH_PORT, settings.port, settings.ssh_port}
+    others = listening_ports(Path("/proc/net")) - required
     return Targets(
         ssh_port=SSH_PORT,
         proxies=[proxy(ipaddress.IPv4Network(settings.subnet))] if settings.open_hosts else [],
@@ -28,7 +28,7 @@ def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
         users=[victim],
         hosts=[address for address in addresses if not address.startswith("fe80")],
         links=[address for address in addresses if address.startswith("fe80")],
-        ports=[*sorted(certain), *sorted(others)][:_MOST_PORTS],
+        ports=[*sorted(required), *sorted(others)][:_MAX_PORTS],
         memory_mib=round(1.25 * mib(settings.session_memory)),
         filler_mib=2 * mib(max(settings.session_tmp, settings.session_shm, key=mib)),
         processes=settings.session_pids + 1000,
@@ -37,22 +37,22 @@ def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
 
 
 def mib(size: str) -> int:
-    """Of a size as Docker writes it, such as `512m`."""
+    """Return the MiB of a size in Docker's notation, such as `512m`."""
     return max(1, round(int(size[:-1]) * _MIB[size[-1]]))
 
 
 def host_addresses(net: Path) -> list[str]:
-    """All but loopback's; `net` is /proc/net."""
+    """Return the host's addresses except loopback's. `net` is /proc/net."""
     local = re.findall(r"\|-- (\S+)\n +/32 host LOCAL", _text(net / "fib_trie"))
     local += [str(ipaddress.IPv6Address(int(line[:32], 16))) for line in _text(net / "if_inet6").splitlines()]
     return sorted({address for address in local if not ipaddress.ip_address(address).is_loopback})
 
 
 def listening_ports(net: Path) -> set[int]:
-    """TCP ports on which anything on the host listens."""
+    """Return the TCP ports on which a program of the host listens."""
     lines = [line.split() for name in ("tcp", "tcp6") for line in _text(net / name).splitlines()[1:]]
     return {int(fields[1].rpartition(":")[2], 16) for fields in lines if fields[3] == _LISTENING}
 
 
 def _text(path: Path) -> str:
-    return path.read_text() if path.exists() else ""  # a host without IPv6 has none of its files
+    return path.read_text() if path.exists() else ""  # a host without IPv6 lacks its files

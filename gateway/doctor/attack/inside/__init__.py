@@ -1,1 +1,1 @@
-"""Scripts that run inside a session, with nothing but Python's standard library at hand."""
+"""Scripts that run inside a session. They use only Python's standard library."""

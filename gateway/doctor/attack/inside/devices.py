@@ -1,4 +1,4 @@
-"""Out of the session by a device: the machine's memory and disks, and GPUs that are not one's own."""
+"""Attempts at devices: the machine's memory and disks, and other GPUs."""
 
 import errno
 import glob
@@ -11,7 +11,7 @@ _HARMLESS = set(
 
 
 def machine_memory() -> str:
-    """Memory, ports and disks of the machine, its log and its switches."""
+    """Open the machine's memory, ports, disks, log and SysRq."""
     failures = []
     paths = [
         "/dev/mem",
@@ -26,7 +26,7 @@ def machine_memory() -> str:
         try:
             with open(path, "wb" if path.endswith("trigger") else "rb", buffering=0) as file:
                 if path.endswith("trigger") or file.read(16):
-                    return f"{path} opens"
+                    return f"{path} can be opened"
         except OSError as error:
             failures.append(error)
         else:
@@ -35,16 +35,16 @@ def machine_memory() -> str:
 
 
 def foreign_devices() -> str:
-    """Devices that no session needs; NVIDIA's are looked at by `second_gpu`."""
+    """Find devices that no session needs; `second_gpu` covers NVIDIA's."""
     for path in glob.glob("/dev/**", recursive=True):
         name = path.removeprefix("/dev/").split("/")[0]
         if name and name not in _HARMLESS and not name.startswith("nvidia"):
             return path
-    raise PermissionError("nothing in /dev but the harmless ones")
+    raise PermissionError("/dev has only harmless devices")
 
 
 def second_gpu() -> str:
-    """More than the one slice that the session was given."""
+    """Find more than the one MIG device of the session."""
     if not shutil.which("nvidia-smi"):
         raise NotImplementedError("there is no NVIDIA driver in this session")
     listed = subprocess.run(
@@ -52,4 +52,4 @@ def second_gpu() -> str:
     ).stdout
     if listed.count("(UUID: MIG-") > 1 or not listed.count("(UUID: MIG-"):
         return listed
-    raise PermissionError("one MIG device is all that there is")
+    raise PermissionError("there is exactly one MIG device")

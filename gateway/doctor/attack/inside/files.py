@@ -1,4 +1,4 @@
-"""Out of the session by files: other people's, the host's, and those that open doors."""
+"""Attempts at files: other users' files, the host's, sockets, and files that decide who may log in."""
 
 import errno
 import glob
@@ -16,7 +16,7 @@ _OWN_MOUNTS = set(
 
 
 def other_workspaces(users: list[str]) -> str:
-    """Another user's workspace, where it would be and wherever a path could lead."""
+    """Reach another user's workspace by its path or by a relative one."""
     home = os.path.expanduser("~")
     others = [path for path in glob.glob("/home/*") if path != home]
     others += [
@@ -24,17 +24,17 @@ def other_workspaces(users: list[str]) -> str:
     ]
     for path in others:
         if os.path.lexists(path):
-            return f"{path} is there"
-    raise FileNotFoundError(errno.ENOENT, "no other workspace is there")
+            return f"{path} exists"
+    raise FileNotFoundError(errno.ENOENT, "no other workspace exists here")
 
 
 def host_files() -> str:
-    """A directory of the host that is mounted besides the workspace and the session's own files."""
+    """Find a directory of the host that is mounted, besides the workspace and the session's own files."""
     home = os.path.expanduser("~")
     with open("/proc/self/mountinfo") as file:
         for line in file:
             fields, kind = line.split(" - ")[0].split(), line.split(" - ")[1].split()[0]
-            place = fields[4]
+            mount_point = fields[4]
             from_disk = kind not in {
                 "proc",
                 "sysfs",
@@ -45,13 +45,14 @@ def host_files() -> str:
                 "cgroup2",
                 "overlay",
             }
-            if from_disk and os.path.realpath(place) not in _OWN_MOUNTS | {home} and "nvidia" not in line:
-                return f"{place} is mounted from the host"
-    raise PermissionError("nothing of the host is mounted but what the session needs")
+            expected = os.path.realpath(mount_point) in _OWN_MOUNTS | {home} or "nvidia" in line
+            if from_disk and not expected:
+                return f"{mount_point} is mounted from the host"
+    raise PermissionError("only what the session needs is mounted")
 
 
 def daemon_sockets() -> str:
-    """The sockets of Docker and containerd, or any other socket that something outside listens on."""
+    """Connect to the sockets of Docker and containerd, and to every other unix socket."""
     paths = {
         "/var/run/docker.sock",
         "/run/docker.sock",
@@ -80,8 +81,8 @@ def _is_socket(path: str) -> bool:
         return False
 
 
-def own_keys() -> str:
-    """Change who may log in, what sshd allows, or who one is."""
+def login_files() -> str:
+    """Change the accepted keys, sshd's configuration or the list of users."""
     failures: list[OSError] = []
     for path in ("/etc/gateway/authorized_keys", "/etc/gateway/sshd_config", "/etc/passwd", "/etc/group"):
         acts: dict[str, Callable[[str], None]] = {
@@ -101,8 +102,8 @@ def own_keys() -> str:
     raise failures[0]
 
 
-def second_door(port: int) -> str:
-    """A key of one's own in ~/.ssh/authorized_keys, as a door that outlives the lease or lets a friend in."""
+def own_authorized_keys(port: int) -> str:
+    """Add a key to ~/.ssh/authorized_keys, to log in after the lease or to let another person in."""
     key = os.path.join(tempfile.mkdtemp(), "key")
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)
     directory = os.path.expanduser("~/.ssh")
@@ -127,7 +128,7 @@ def second_door(port: int) -> str:
 
 
 def system_files() -> str:
-    """Files of the image that every login reads, or that an administrator runs inside."""
+    """Write to files of the image that every login reads, or that an administrator may run inside."""
     failures: list[OSError] = []
     paths = [
         "/etc/profile",

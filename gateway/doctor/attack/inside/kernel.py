@@ -1,4 +1,4 @@
-"""Out of the session by the kernel: privileges, namespaces, devices, other processes."""
+"""Attempts at the kernel: privileges, namespaces, system calls, other processes."""
 
 import ctypes
 import errno
@@ -13,8 +13,10 @@ _DENIED = {errno.EPERM, errno.EACCES, errno.EROFS, errno.ENOSYS}
 
 
 def _any_allowed(attempts: dict[str, tuple[Any, ...]]) -> str:
-    """The first of these calls of the C library that is not denied; an error of another kind means that
-    the kernel went past the question whether the caller may."""
+    """Return the first of these C library calls that is not denied. Raises `PermissionError` without one.
+
+    An error of another kind counts as allowed: the kernel had already checked the permission.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     for what, (function, *arguments) in attempts.items():
         if getattr(libc, function)(*arguments) >= 0:
@@ -25,7 +27,7 @@ def _any_allowed(attempts: dict[str, tuple[Any, ...]]) -> str:
 
 
 def mount() -> str:
-    """A file system of one's own, the cgroups', or the root made writable."""
+    """Mount file systems, remount the root writable, and uncover masked paths."""
     remount_writable_bind = 0x20 | 0x1000
     return _any_allowed(
         {
@@ -40,9 +42,9 @@ def mount() -> str:
 
 
 def unshare() -> str:
-    """Namespaces of one's own: as root of a user namespace many a kernel fault is in reach."""
+    """Create namespaces: the root of a user namespace can reach many more parts of the kernel."""
     kinds = {"user": 0x10000000, "mount": 0x20000, "network": 0x40000000, "pid": 0x20000000}
-    pid = os.fork()  # not this process: an attempt that succeeds changes what the next one sees
+    pid = os.fork()  # in a child, because success changes what later attempts see
     if pid == 0:
         code = 0
         try:
@@ -53,11 +55,11 @@ def unshare() -> str:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code:
         raise OSError(code, os.strerror(code))
-    return "a namespace of one's own"
+    return "a namespace can be created"
 
 
 def become_root() -> str:
-    """setuid, setgid and the groups of others; programs and files that would lend privileges."""
+    """Change to root's or another user's uid, gid or groups."""
     failures = []
     for name, argument in (("setuid", 0), ("setgid", 0), ("setuid", 1), ("setgroups", [0])):
         try:
@@ -69,8 +71,8 @@ def become_root() -> str:
     raise failures[0]
 
 
-def lending_programs() -> str:
-    """Files with setuid, setgid or capabilities, which would lend privileges to whoever runs them."""
+def privileged_programs() -> str:
+    """Find files with setuid, setgid or capabilities, which give privileges to their caller."""
     for directory, _, files in os.walk("/"):
         if directory.startswith(("/proc", "/sys", "/home")):
             continue
@@ -78,16 +80,16 @@ def lending_programs() -> str:
             path = os.path.join(directory, name)
             try:
                 found = os.lstat(path)
-                lends = "security.capability" in os.listxattr(path, follow_symlinks=False)
+                has_capability = "security.capability" in os.listxattr(path, follow_symlinks=False)
             except OSError:
                 continue
-            if stat.S_ISREG(found.st_mode) and (lends or found.st_mode & 0o6000):
+            if stat.S_ISREG(found.st_mode) and (has_capability or found.st_mode & 0o6000):
                 return path
-    raise PermissionError("no such file in the image, and no_new_privs would ignore it")
+    raise PermissionError("the image has no such file, and no_new_privs would ignore it")
 
 
 def hold_capabilities() -> str:
-    """Any capability, or the chance to gain one by running a program."""
+    """Find a capability, or a way to gain one by running a program."""
     with open("/proc/self/status") as file:
         status = dict(line.split(":\t", 1) for line in file.read().splitlines() if ":\t" in line)
     for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"):
@@ -99,7 +101,7 @@ def hold_capabilities() -> str:
 
 
 def system_calls() -> str:
-    """System calls that belong to an administrator: modules, clocks, handles of files, BPF, reboot."""
+    """Use system calls for administrators: modules, clocks, file handles, BPF, reboot."""
     number = ctypes.c_int(0)
     return _any_allowed(
         {
@@ -119,19 +121,19 @@ def system_calls() -> str:
 
 
 def other_processes() -> str:
-    """See a process that is not one's own: what is not seen can be neither read, traced nor killed."""
+    """See another user's process. A process that cannot be seen cannot be read, traced or killed."""
     for directory in glob.glob("/proc/[0-9]*"):
         try:
             if os.stat(directory).st_uid != os.getuid():
-                return f"{directory} is another user's"
+                return f"{directory} belongs to another user"
         except FileNotFoundError:
             continue
-    raise PermissionError("every process in snapshot is one's own")
+    raise PermissionError("every visible process belongs to the user")
 
 
 def kernel_parameters() -> str:
-    """Tricks that have the kernel run a program outside: core_pattern, release_agent, modprobe, uevents."""
-    failures: list[OSError] = [FileNotFoundError(errno.ENOENT, "none of them is there")]
+    """Let the kernel run a program outside: by core_pattern, release_agent, modprobe or uevents."""
+    failures: list[OSError] = [FileNotFoundError(errno.ENOENT, "none of these files exists")]
     paths = ["/proc/sys/kernel/core_pattern", "/proc/sys/kernel/modprobe", "/proc/sys/vm/panic_on_oom"]
     paths += ["/sys/kernel/uevent_helper", "/proc/sys/fs/binfmt_misc/register"]
     paths += glob.glob("/sys/fs/cgroup/**/release_agent", recursive=True)
@@ -148,16 +150,16 @@ def kernel_parameters() -> str:
 
 
 def core_dump() -> str:
-    """A crash: where core_pattern names a program, the kernel starts it outside, as root."""
-    _, most = resource.getrlimit(resource.RLIMIT_CORE)
+    """Crash: if core_pattern names a program, the kernel starts it outside as root."""
+    _, limit = resource.getrlimit(resource.RLIMIT_CORE)
     pid = os.fork()
     if pid == 0:
-        resource.setrlimit(resource.RLIMIT_CORE, (most, most))
+        resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
         os.kill(os.getpid(), signal.SIGSEGV)
     if os.WCOREDUMP(os.waitpid(pid, 0)[1]):
-        return "a crash is dumped"
+        return "a crash writes a core dump"
     with open("/proc/sys/kernel/core_pattern") as file:
         pattern = file.read().strip()
-    if most != 1 and pattern.startswith("|"):
+    if limit != 1 and pattern.startswith("|"):
         return f"a crash starts {pattern.split()[0][1:]} outside"
-    raise PermissionError(f"no dump: the limit is {most} byte")
+    raise PermissionError(f"no core dump: the limit is {limit} byte")

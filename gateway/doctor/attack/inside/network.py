@@ -1,4 +1,4 @@
-"""Out of the session by the network. Whatever comes back, a refusal too, means that packets got there."""
+"""Attempts at the network. Any response, also a refusal, means that packets reached the target."""
 
 import contextlib
 import errno
@@ -8,15 +8,15 @@ import socket
 import struct
 import time
 
-_PATIENCE = 1.0  # seconds that any answer may take
+_TIMEOUT = 1.0  # seconds for any response
 _SIOCSIFADDR = 0x8916
 _SIOCSARP = 0x8955
 _DOCKERS_RESOLVER = "0B00007F"  # 127.0.0.11 as /proc/net/udp writes it
 
 
 def reach_tcp(addresses: list[str], ports: list[int]) -> str:
-    """A TCP connection to any of the ports of any of the addresses, all tried at once."""
-    waiting, deadline = {}, time.monotonic() + _PATIENCE
+    """Connect by TCP to every port of every address, all at once."""
+    waiting, deadline = {}, time.monotonic() + _TIMEOUT
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for port in ports:
@@ -29,8 +29,8 @@ def reach_tcp(addresses: list[str], ports: list[int]) -> str:
                 waiting[connection] = f"{address} port {port}"
             else:
                 connection.close()
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for connection in select.select([], list(waiting), [], left)[1]:
+    while waiting and (remaining := deadline - time.monotonic()) > 0:
+        for connection in select.select([], list(waiting), [], remaining)[1]:
             target = waiting.pop(connection)
             number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             connection.close()
@@ -40,7 +40,7 @@ def reach_tcp(addresses: list[str], ports: list[int]) -> str:
 
 
 def reach_by_name(names: list[str], ports: list[int]) -> str:
-    """As `reach_tcp`, by the names that Docker's resolver gives."""
+    """Like `reach_tcp`, with names for Docker's resolver."""
     found = []
     for name in names:
         with contextlib.suppress(socket.gaierror):
@@ -51,21 +51,21 @@ def reach_by_name(names: list[str], ports: list[int]) -> str:
 
 
 def reach_udp(addresses: list[str], ports: list[int]) -> str:
-    """A datagram that is answered, or refused by the target itself; all are sent at once."""
+    """Send a datagram to every port of every address, all at once."""
     waiting = {}
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for port in ports:
             datagrams = socket.socket(family, socket.SOCK_DGRAM)
-            with contextlib.suppress(OSError):  # there may be no way to send it
+            with contextlib.suppress(OSError):  # there may be no route
                 datagrams.connect(socket.getaddrinfo(address, port, family)[0][4])
                 datagrams.send(b"?")
                 waiting[datagrams] = f"{address} port {port} answers"
-    return _answered(waiting)
+    return _first_response(waiting)
 
 
 def ping(addresses: list[str]) -> str:
-    """An ICMP echo, by the sockets that need no privilege."""
+    """Send an ICMP echo with sockets that need no privilege."""
     waiting = {}
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
@@ -74,36 +74,39 @@ def ping(addresses: list[str]) -> str:
         with contextlib.suppress(OSError):
             echo.sendto(struct.pack("!BBHHH", kind, 0, 0, 0, 1), (address, 0))
             waiting[echo] = f"{address} answers a ping"
-    return _answered(waiting)
+    return _first_response(waiting)
 
 
-def _answered(waiting: dict[socket.socket, str]) -> str:
-    """The first to which something comes back, a refusal too."""
-    deadline = time.monotonic() + _PATIENCE
-    while waiting and (left := deadline - time.monotonic()) > 0:
-        for answered in select.select(list(waiting), [], [], left)[0]:
-            told = waiting.pop(answered)
+def _first_response(waiting: dict[socket.socket, str]) -> str:
+    """Return the text of the first socket with a response, also a refusal.
+
+    Raises `TimeoutError` without one.
+    """
+    deadline = time.monotonic() + _TIMEOUT
+    while waiting and (remaining := deadline - time.monotonic()) > 0:
+        for readable in select.select(list(waiting), [], [], remaining)[0]:
+            evidence = waiting.pop(readable)
             try:
-                answered.recv(64)
+                readable.recv(64)
             except ConnectionRefusedError:
-                return told
-            except OSError:  # no way to there: a router's word, or the kernel's own
+                return evidence
+            except OSError:  # unreachable, says a router or the kernel itself
                 continue
-            return told
+            return evidence
     raise TimeoutError("no answer")
 
 
 def ping_ipv6(addresses: list[str]) -> str:
-    """An ICMPv6 echo to link-local addresses and to all nodes of the link."""
+    """Send an ICMPv6 echo to link-local addresses and to all nodes of the link."""
     failures = []
     for _, interface in socket.if_nameindex():
         for address in [*addresses, "ff02::1", "ff02::2"]:
             try:
                 with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM, socket.IPPROTO_ICMPV6) as echo:
-                    echo.settimeout(_PATIENCE / 4)
+                    echo.settimeout(_TIMEOUT / 4)
                     where = socket.getaddrinfo(f"{address}%{interface}", 0, socket.AF_INET6)[0][4]
                     echo.sendto(struct.pack("!BBHHH", 128, 0, 0, 0, 1), where)
-                    answer, sender = echo.recvfrom(64)
+                    _, sender = echo.recvfrom(64)
             except OSError as error:
                 failures.append(str(error))
                 continue
@@ -112,7 +115,7 @@ def ping_ipv6(addresses: list[str]) -> str:
 
 
 def learn_mac_address(addresses: list[str]) -> str:
-    """The hardware address of another session, by ARP: whoever answers it shares a link."""
+    """Learn another session's hardware address by ARP. A session that answers is on the same link."""
     with contextlib.suppress(TimeoutError):
         reach_udp(addresses, [9])
     with open("/proc/net/arp") as file:
@@ -124,8 +127,10 @@ def learn_mac_address(addresses: list[str]) -> str:
 
 
 def ask_dockers_resolver(names: list[str]) -> str:
-    """Docker's own resolver, by packets of one's own: it knows the names of all containers of the network,
-    and each question costs the daemon memory."""
+    """Query Docker's resolver directly.
+
+    It knows the names of all containers of the network, and each query costs the daemon memory.
+    """
     ports = {53}
     for protocol in ("udp", "tcp"):
         with open(f"/proc/net/{protocol}") as file:
@@ -145,7 +150,7 @@ def _resolver_answers(kind: socket.SocketKind, port: int, name: str) -> bool:
     if kind is socket.SOCK_STREAM:
         query = struct.pack("!H", len(query)) + query
     with socket.socket(socket.AF_INET, kind) as asking, contextlib.suppress(OSError):
-        asking.settimeout(_PATIENCE / 4)
+        asking.settimeout(_TIMEOUT / 4)
         asking.connect(("127.0.0.11", port))
         asking.send(query)
         return bool(asking.recv(512))
@@ -153,13 +158,15 @@ def _resolver_answers(kind: socket.SocketKind, port: int, name: str) -> bool:
 
 
 def resolve_outside(name: str) -> str:
-    """A name of the world, by the session's resolver: an answer would be a way to carry data out."""
+    """Resolve an outside name with the session's resolver: an answer is a way to send data out."""
     return f"{name} is {socket.gethostbyname(name)}"
 
 
 def misuse_proxy(proxies: list[str], addresses: list[str]) -> str:
-    """What the proxy to the outside is not there for: the host, other sessions, other ports and names,
-    itself. Any answer but a denial means that it tried."""
+    """Ask the egress proxy for the host, other sessions, other ports and names, and for itself.
+
+    Any response except a denial means that the proxy tried.
+    """
     if not proxies:
         raise NotImplementedError("there is no proxy")
     goals = [f"{address}:{port}" for address in addresses for port in (22, 80, 2222, 8080)]
@@ -168,13 +175,13 @@ def misuse_proxy(proxies: list[str], addresses: list[str]) -> str:
     requests = [f"CONNECT {goal}" for goal in goals] + [f"GET {path}" for path in paths]
     for proxy in proxies:
         for request in requests:
-            if (answer := _asked(proxy, request)) != "403":
-                return f"{request} is answered {answer}"
+            if (status := _proxy_status(proxy, request)) != "403":
+                return f"{request} is answered {status}"
     raise PermissionError(errno.EACCES, f"{len(requests)} requests were denied")
 
 
-def _asked(proxy: str, request: str) -> str:
-    """The status with which a proxy answers. Raises `RuntimeError`: without an answer nothing was tried."""
+def _proxy_status(proxy: str, request: str) -> str:
+    """Return the status of a proxy's response. Raises `RuntimeError` without one: then nothing was tried."""
     host, _, port = proxy.rpartition(":")
     try:
         with socket.create_connection((host, int(port)), timeout=5) as connection:
@@ -185,7 +192,7 @@ def _asked(proxy: str, request: str) -> str:
 
 
 def raw_sockets() -> str:
-    """Sockets that could forge addresses: IP, ICMP, packets of any kind, and the hypervisor's."""
+    """Open sockets that could forge addresses: raw IP, ICMP and packet sockets, and the hypervisor's."""
     failures = []
     for family, kind, protocol in (
         (socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW),
@@ -200,12 +207,12 @@ def raw_sockets() -> str:
         except OSError as error:
             failures.append(error)
         else:
-            return f"{family.name} {kind.name} opens"
+            return f"{family.name} {kind.name} can be opened"
     raise failures[0]
 
 
 def take_address(addresses: list[str]) -> str:
-    """Take another session's address: bind it, and put it on the interface."""
+    """Take another session's address: bind it, and assign it to the interface."""
     failure = OSError("no address to take")
     for address in addresses:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
@@ -227,7 +234,7 @@ def take_address(addresses: list[str]) -> str:
 
 
 def change_network() -> str:
-    """An ARP entry, or a kernel parameter of the network, of one's own."""
+    """Set an ARP entry and kernel parameters of the network."""
     entry = struct.pack("HH12x", socket.AF_INET, 0) + bytes(52)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:

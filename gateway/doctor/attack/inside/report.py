@@ -1,4 +1,7 @@
-"""Run one attempt and say what came of it, as one line of JSON: the end of every script sent inside."""
+"""Runs one attempt and prints its outcome as one line of JSON.
+
+Every script that runs inside ends with this.
+"""
 
 import json
 import sys
@@ -6,7 +9,7 @@ from typing import Any
 
 
 def report(attempts: dict[str, Any]) -> None:
-    """`argv`: the attempt's name, and its arguments as a JSON object."""
+    """Run the attempt that `sys.argv` names; the second argument has its parameters as a JSON object."""
     name, arguments = sys.argv[1], json.loads(sys.argv[2])
     try:
         verdict, why = "through", attempts[name](**arguments)

@@ -1,4 +1,4 @@
-"""More than a session's share of the machine. Each attempt cleans up after itself."""
+"""Attempts to use more than a session's share of the machine. Each one cleans up after itself."""
 
 import contextlib
 import os
@@ -9,7 +9,7 @@ _MIB = 1024 * 1024
 
 
 def fork_bomb(most: int) -> str:
-    """As many processes as can be had."""
+    """Create as many processes as possible."""
     children: list[int] = []
     try:
         while len(children) < most:
@@ -27,7 +27,7 @@ def fork_bomb(most: int) -> str:
 
 
 def memory_hog(most_mib: int) -> str:
-    """More memory than the session's limit, in a child that the kernel is to kill first."""
+    """Use more memory than the session's limit, in a child that the kernel kills first."""
     reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -42,17 +42,17 @@ def memory_hog(most_mib: int) -> str:
             os._exit(1)
         os._exit(0)
     os.close(writing)
-    taken = 0
+    allocated = 0
     while piece := os.read(reading, 4096):
-        taken += len(piece)
+        allocated += len(piece)
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if code == 0:
-        return f"{taken} MiB"
-    raise OSError(f"killed at {taken} MiB" if code == -signal.SIGKILL else f"refused at {taken} MiB")
+        return f"{allocated} MiB"
+    raise OSError(f"{'killed' if code == -signal.SIGKILL else 'refused'} at {allocated} MiB")
 
 
 def fill(directories: list[str], most_mib: int) -> str:
-    """A file of that size in any directory that is not the workspace."""
+    """Write a file of that size to every directory that is not the workspace."""
     block, failures = bytes(_MIB), []
     for directory in directories:
         path = os.path.join(directory, "probe-filler")
@@ -71,27 +71,27 @@ def fill(directories: list[str], most_mib: int) -> str:
 
 
 def many_files(directories: list[str], most: int) -> str:
-    """As many files as can be made."""
+    """Create as many files as possible."""
     failures = []
     for directory in directories:
-        place, made = os.path.join(directory, "probe-files"), 0
+        target, created = os.path.join(directory, "probe-files"), 0
         try:
-            os.mkdir(place)
-            for made in range(most):
-                os.close(os.open(f"{place}/{made}", os.O_WRONLY | os.O_CREAT))
+            os.mkdir(target)
+            for created in range(most):
+                os.close(os.open(f"{target}/{created}", os.O_WRONLY | os.O_CREAT))
             return f"{most} files in {directory}"
         except OSError as error:
-            failures.append(f"{directory}: {error.strerror} after {made}")
+            failures.append(f"{directory}: {error.strerror} after {created}")
         finally:
             with contextlib.suppress(OSError):
-                for name in os.listdir(place):
-                    os.unlink(f"{place}/{name}")
-                os.rmdir(place)
+                for name in os.listdir(target):
+                    os.unlink(f"{target}/{name}")
+                os.rmdir(target)
     raise OSError("; ".join(failures))
 
 
 def open_files(most: int) -> str:
-    """As many files held open by one process as can be had."""
+    """Hold as many files open in one process as possible."""
     held: list[int] = []
     try:
         while len(held) < most:
@@ -115,19 +115,19 @@ def flood_log(mib: int) -> str:
             with open(path, "wb", buffering=0) as log:
                 for _ in range(mib * 1024):
                     log.write(line)
-    raise NotImplementedError(f"{mib} MiB were written; the log's size is looked at from outside")
+    raise NotImplementedError(f"{mib} MiB were written; the log is measured from outside")
 
 
 def linger(seconds: int) -> str:
-    """A process that has left its session and every terminal, to live on after the lease."""
+    """Start a process without a session and a terminal, which could outlive the lease."""
     if os.fork() == 0:
         os.setsid()
-        nowhere = os.open("/dev/null", os.O_RDWR)
+        null = os.open("/dev/null", os.O_RDWR)
         for descriptor in (0, 1, 2):
-            os.dup2(nowhere, descriptor)
+            os.dup2(null, descriptor)
         if os.fork() == 0:
             for number in (signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, signal.SIG_IGN)
             time.sleep(seconds)
         os._exit(0)
-    raise NotImplementedError("it was started; whether it lives on is looked at from outside")
+    raise NotImplementedError("the process was started; it is counted from outside")

@@ -1,1 +1,1 @@
-"""What somebody tries who has no session, or one of his own only: at the API, and at the SSH entry point."""
+"""Attempts at the API and at the SSH entry point, by an attacker with no session or only an own one."""

@@ -1,14 +1,14 @@
-"""Attempts at the API: who may not call it, and what must not be in a request."""
+"""Attempts at the API: missing rights and malicious requests."""
 
 from collections.abc import Collection, Iterable
 from urllib.parse import quote
 
 from gateway.doctor.attack.outcome import Outcome, Verdict
-from gateway.doctor.attack.outside.stranger import Stranger
+from gateway.doctor.attack.outside.attacker import Attacker
 
 Request = tuple[str, str, object]  # method, path, body
 
-# Nobody's token has such a form; a header cannot hold the control characters of the names below.
+# No valid token has one of these forms. A header cannot hold the control characters of the names below.
 _FORGED = (
     "",
     "gsg_" + "A" * 43,
@@ -53,52 +53,52 @@ _KEYLESS = (
     ["ssh-ed25519 AAAA\n- from:"],
     [None],
 )
-_UNKNOWN_GPU = 9999  # there is none: nothing happens should it be allowed
+_UNKNOWN_GPU = 9999  # no GPU has this index, so the request has no effect even if it is allowed
 
 
-def without_a_token(stranger: Stranger) -> Outcome:
-    """Everything that the API offers, asked without a token."""
-    if stranger.administrators is None:
-        return _nobody_needs_one()
-    return _denied(stranger, _requests(stranger), None, {401, 429})
+def without_a_token(attacker: Attacker) -> Outcome:
+    """Send every kind of request without a token."""
+    if attacker.admin_token is None:
+        return _no_tokens_in_use()
+    return _denied(attacker, _requests(attacker), None, {401, 429})
 
 
-def with_a_forged_token(stranger: Stranger) -> Outcome:
-    """The list of sessions, with tokens that were never made and with text that is none."""
-    if stranger.administrators is None:
-        return _nobody_needs_one()
+def with_a_forged_token(attacker: Attacker) -> Outcome:
+    """List the sessions with unknown tokens and with text that is not a token."""
+    if attacker.admin_token is None:
+        return _no_tokens_in_use()
     for token in _FORGED:
-        outcome = _denied(stranger, [("GET", "/sessions", None)], token, {401, 429})
+        outcome = _denied(attacker, [("GET", "/sessions", None)], token, {401, 429})
         if outcome.verdict is not Verdict.STOPPED:
             return outcome
     return Outcome(Verdict.STOPPED, f"{len(_FORGED)} tokens: 401, or 429 after too many")
 
 
-def with_an_expired_token(stranger: Stranger) -> Outcome:
-    """Everything that the API offers, with a token that was valid a moment ago."""
-    if stranger.expired is None:
-        return _nobody_needs_one()
-    return _denied(stranger, _requests(stranger), stranger.expired, {401, 429})
+def with_an_expired_token(attacker: Attacker) -> Outcome:
+    """Send every kind of request with a token that has just expired."""
+    if attacker.expired is None:
+        return _no_tokens_in_use()
+    return _denied(attacker, _requests(attacker), attacker.expired, {401, 429})
 
 
-def with_the_wrong_role(stranger: Stranger) -> Outcome:
-    """With a user's token: an operator's acts, and what names others."""
-    if stranger.token is None:
-        return _nobody_needs_one()
+def with_the_wrong_role(attacker: Attacker) -> Outcome:
+    """With a user's token, send requests that need an operator's."""
+    if attacker.token is None:
+        return _no_tokens_in_use()
     requests: list[Request] = [
         ("PUT", f"/gpus/{_UNKNOWN_GPU}/cordon", {"reason": "doctor"}),
         ("DELETE", f"/gpus/{_UNKNOWN_GPU}/cordon", None),
-        ("PUT", f"/sessions/{stranger.own.session_id}/keys", {"ssh_public_keys": [""]}),
+        ("PUT", f"/sessions/{attacker.own.session_id}/keys", {"ssh_public_keys": [""]}),
         ("GET", "/events", None),
     ]
-    return _denied(stranger, requests, stranger.token, {403})
+    return _denied(attacker, requests, attacker.token, {403})
 
 
-def as_another_user(stranger: Stranger) -> Outcome:
-    """With a user's token: another's session and keys, looked at and changed."""
-    if stranger.token is None:
-        return _nobody_needs_one()
-    victim = stranger.victim
+def as_another_user(attacker: Attacker) -> Outcome:
+    """With a user's token, read and change another user's session and keys."""
+    if attacker.token is None:
+        return _no_tokens_in_use()
+    victim = attacker.victim
     requests: list[Request] = [
         ("GET", f"/sessions/{victim.session_id}", None),
         ("GET", f"/sessions/{victim.session_id}/events", None),
@@ -107,12 +107,12 @@ def as_another_user(stranger: Stranger) -> Outcome:
         ("GET", f"/users/{victim.user_id}/keys", None),
         ("PUT", f"/users/{victim.user_id}/keys", {"ssh_public_keys": []}),
     ]
-    return _denied(stranger, requests, stranger.token, {403, 404})
+    return _denied(attacker, requests, attacker.token, {403, 404})
 
 
-def smuggled_names(stranger: Stranger) -> Outcome:
-    """Names that are paths, YAML or shell, in bodies and URLs; the routes must stay as they are."""
-    before = stranger.routed()
+def smuggled_names(attacker: Attacker) -> Outcome:
+    """Use paths, YAML and shell code as names in bodies and URLs. The routes must stay unchanged."""
+    before = attacker.routed()
     requests: list[Request] = []
     for name in _NAMES:
         encoded = quote(name, safe="")
@@ -125,25 +125,25 @@ def smuggled_names(stranger: Stranger) -> Outcome:
             ("DELETE", f"/sessions/{encoded}", None),
         ]
     refusals = {308, 400, 404, 405, 409, 422}
-    # without a name these are other paths: the list of sessions, and a redirect to it
+    # Without a name these are other paths: the list of sessions, and a redirect to it.
     requests = [request for request in requests if request[1] not in ("/sessions/", "/users//keys")]
-    outcome = _denied(stranger, requests, stranger.administrators, refusals)
-    if outcome.verdict is Verdict.STOPPED and sorted(stranger.routed()) != sorted(before):
-        return Outcome(Verdict.THROUGH, "the routes are not those of before")
+    outcome = _denied(attacker, requests, attacker.admin_token, refusals)
+    if outcome.verdict is Verdict.STOPPED and sorted(attacker.routed()) != sorted(before):
+        return Outcome(Verdict.THROUGH, "the routes have changed")
     return outcome
 
 
-def keyless_sessions(stranger: Stranger) -> Outcome:
-    """A session for a user with a public key that is none: its route would let anybody in."""
+def keyless_sessions(attacker: Attacker) -> Outcome:
+    """Open a session with invalid public keys: SSHPiper lets anyone in through a route without keys."""
     requests: list[Request] = [
         ("POST", "/sessions", {"user_id": "doctor-name", "ttl_minutes": 1, "ssh_public_keys": keys})
         for keys in _KEYLESS
     ]
-    return _denied(stranger, requests, stranger.administrators, {400, 422})
+    return _denied(attacker, requests, attacker.admin_token, {400, 422})
 
 
-def _requests(stranger: Stranger) -> list[Request]:
-    victim = stranger.victim
+def _requests(attacker: Attacker) -> list[Request]:
+    victim = attacker.victim
     return [
         ("GET", "/sessions", None),
         ("GET", f"/sessions/{victim.session_id}", None),
@@ -159,25 +159,25 @@ def _requests(stranger: Stranger) -> list[Request]:
 
 
 def _denied(
-    stranger: Stranger, requests: Iterable[Request], token: str | None, refusals: Collection[int]
+    attacker: Attacker, requests: Iterable[Request], token: str | None, refusals: Collection[int]
 ) -> Outcome:
-    """Whether each request is answered with one of `refusals`."""
-    answers: dict[int, int] = {}
+    """Send the requests, and check that the status of each response is one of `refusals`."""
+    counts: dict[int, int] = {}
     for method, path, body in requests:
-        status = stranger.ask(method, path, body, token)
-        asked = f"{method} {path}" + (f" {body}" if body else "")
+        status = attacker.ask(method, path, body, token)
+        request = f"{method} {path}" + (f" {body}" if body else "")
         if status >= 500:
-            return Outcome(Verdict.UNCLEAR, f"{asked} was answered {status}")
+            return Outcome(Verdict.UNCLEAR, f"{request} was answered {status}")
         if status not in refusals:
-            return Outcome(Verdict.THROUGH, f"{asked} was answered {status}")
-        answers[status] = answers.get(status, 0) + 1
-    told = ", ".join(f"{count} x {status}" for status, count in sorted(answers.items()))
-    return Outcome(Verdict.STOPPED, told)
+            return Outcome(Verdict.THROUGH, f"{request} was answered {status}")
+        counts[status] = counts.get(status, 0) + 1
+    statuses = ", ".join(f"{count} x {status}" for status, count in sorted(counts.items()))
+    return Outcome(Verdict.STOPPED, statuses)
 
 
-def _nobody_needs_one() -> Outcome:
+def _no_tokens_in_use() -> Outcome:
     return Outcome(
         Verdict.UNTRIED,
-        "the doctor brings no token: where none was made yet, this host may do all "
-        "(`gateway token create`); else give it an administrator's in GATEWAY_TOKEN",
+        "the doctor has no token: set an administrator's in GATEWAY_TOKEN; before the first token "
+        "(`gateway token create`) every local client may do everything",
     )

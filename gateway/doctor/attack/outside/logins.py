@@ -1,9 +1,9 @@
-"""Attempts at the SSH entry point, with the stock client."""
+"""Attempts at the SSH entry point, with OpenSSH's client."""
 
 from gateway.doctor.attack.outcome import Outcome, Verdict
-from gateway.doctor.attack.outside.stranger import Stranger
+from gateway.doctor.attack.outside.attacker import Attacker
 
-_NEVER_ARRIVED = (
+_CONNECTION_FAILURES = (
     "Connection refused",
     "timed out",
     "Could not resolve",
@@ -13,61 +13,61 @@ _NEVER_ARRIVED = (
 _ALL_BUT_KEYS = "PreferredAuthentications=none,password,keyboard-interactive,hostbased,gssapi-with-mic"
 
 
-def rightful(stranger: Stranger) -> Outcome | None:
-    """None when the victim gets in by the own key; else nothing that follows would mean anything."""
-    code, said = stranger.login(stranger.victim.user_id, stranger.victim.private_key)
+def owner_cannot_log_in(attacker: Attacker) -> Outcome | None:
+    """Return None if the victim's own key opens the session. Otherwise a refused attack proves nothing."""
+    code, stderr = attacker.login(attacker.victim.user_id, attacker.victim.private_key)
     if code == 0:
         return None
-    return Outcome(Verdict.UNCLEAR, f"the rightful user does not get in either: {_last(said)}")
+    return Outcome(Verdict.UNCLEAR, f"the owner of the session cannot log in either: {_last_line(stderr)}")
 
 
-def with_another_users_key(stranger: Stranger) -> Outcome:
-    """Another user's name, with the key of one's own session."""
-    return _refused(stranger.login(stranger.victim.user_id, stranger.own.private_key))
+def with_another_users_key(attacker: Attacker) -> Outcome:
+    """Log in as another user with the key of the attacker's own session."""
+    return _refused(attacker.login(attacker.victim.user_id, attacker.own.private_key))
 
 
-def with_a_password(stranger: Stranger) -> Outcome:
-    """Passwords, questions and no authentication at all: the entry point must not even offer them."""
+def with_a_password(attacker: Attacker) -> Outcome:
+    """Log in with passwords, questions and without authentication. The entry point must not offer them."""
     options = ("-o", "PubkeyAuthentication=no", "-o", _ALL_BUT_KEYS)
-    return _offered_keys_alone(stranger.login(stranger.victim.user_id, stranger.own.private_key, *options))
+    return _offers_only_keys(attacker.login(attacker.victim.user_id, attacker.own.private_key, *options))
 
 
-def as_nobody(stranger: Stranger) -> Outcome:
-    """Users who have no session, and names that are paths, options or patterns."""
+def without_a_session(attacker: Attacker) -> Outcome:
+    """Log in as users without a session, and with names that are paths, options or patterns."""
     for name in ("root", "doctor-nobody", "*", "../doctor-victim", "^doctor-.*$", "doctor-victim%x"):
-        outcome = _refused(stranger.login(name, stranger.victim.private_key))
+        outcome = _refused(attacker.login(name, attacker.victim.private_key))
         if outcome.verdict is not Verdict.STOPPED:
             return Outcome(outcome.verdict, f"as {name}: {outcome.why}")
     return outcome
 
 
-def behind_a_changed_host_key(stranger: Stranger) -> Outcome:
-    """A session that shows another host key than its own: a stranger in its place must not get the user."""
-    with stranger.another_host():
-        outcome = _refused(stranger.login(stranger.victim.user_id, stranger.victim.private_key))
-    return rightful(stranger) or outcome
+def with_a_changed_host_key(attacker: Attacker) -> Outcome:
+    """Let a session show another host key: a machine in the session's place must not receive its user."""
+    with attacker.changed_host_key():
+        outcome = _refused(attacker.login(attacker.victim.user_id, attacker.victim.private_key))
+    return owner_cannot_log_in(attacker) or outcome
 
 
-def with_an_ended_sessions_key(stranger: Stranger) -> Outcome:
-    """The victim's key, once the session has ended."""
-    return _refused(stranger.login(stranger.victim.user_id, stranger.victim.private_key))
+def with_an_ended_sessions_key(attacker: Attacker) -> Outcome:
+    """Log in with the victim's key after the session has ended."""
+    return _refused(attacker.login(attacker.victim.user_id, attacker.victim.private_key))
 
 
-def _offered_keys_alone(login: tuple[int, str]) -> Outcome:
+def _offers_only_keys(login: tuple[int, str]) -> Outcome:
     outcome = _refused(login)
     if outcome.verdict is Verdict.STOPPED and "(publickey)" not in outcome.why:
-        return Outcome(Verdict.UNCLEAR, f"not refused for want of a key: {outcome.why}")
+        return Outcome(Verdict.UNCLEAR, f"refused for another reason than a missing key: {outcome.why}")
     return outcome
 
 
 def _refused(login: tuple[int, str]) -> Outcome:
-    code, said = login
-    if code != 255:  # ssh's own failures; any other is that of a command inside
-        return Outcome(Verdict.THROUGH, "it is logged in")
-    if any(words in said for words in _NEVER_ARRIVED):
-        return Outcome(Verdict.UNCLEAR, _last(said))
-    return Outcome(Verdict.STOPPED, _last(said))
+    code, stderr = login
+    if code != 255:  # 255 is a failure of ssh itself; any other code comes from the command inside
+        return Outcome(Verdict.THROUGH, "the login succeeded")
+    if any(words in stderr for words in _CONNECTION_FAILURES):
+        return Outcome(Verdict.UNCLEAR, _last_line(stderr))
+    return Outcome(Verdict.STOPPED, _last_line(stderr))
 
 
-def _last(said: str) -> str:
-    return (said.strip().splitlines() or ["ssh said nothing"])[-1].strip()
+def _last_line(stderr: str) -> str:
+    return (stderr.strip().splitlines() or ["ssh printed nothing"])[-1].strip()
