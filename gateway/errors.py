@@ -23,6 +23,7 @@ secret.
     ├── NoCapacity              no GPU has room for the profile now
     ├── Unavailable             a part of the host does not answer or is not ready
     │   ├── DatabaseUnavailable
+    │   │   └── DatabaseReadOnly
     │   ├── DockerUnavailable
     │   ├── ImageMissing
     │   ├── NetworkUnavailable
@@ -177,6 +178,10 @@ class Unavailable(GatewayError):
 
 
 class DatabaseUnavailable(Unavailable):
+    pass
+
+
+class DatabaseReadOnly(DatabaseUnavailable):
     pass
 
 

@@ -1,7 +1,12 @@
 """What only SQLite has: a file, and its backups."""
 
+import os
+import shutil
 import sqlite3
+import subprocess
+import tempfile
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +16,7 @@ from click.testing import CliRunner, Result
 from gateway.cli import gateway as command_line
 from gateway.database_url import DatabaseUrl
 from gateway.domain.models import FIRST_UID
-from gateway.errors import StartRefused
+from gateway.errors import DatabaseUnavailable, StartRefused
 from gateway.repositories.sql import schema
 from gateway.repositories.sql.database import SqlDatabase, make_engine
 from tests.repositories.rows import add, session
@@ -94,6 +99,43 @@ def require_private_copy(copy: Path) -> None:
     assert copy.stat().st_mode & 0o077 == 0
     with sqlite3.connect(copy) as raw:
         assert raw.execute("SELECT user_id FROM sessions").fetchall() == [("a",)]
+
+
+@pytest.fixture
+def disk() -> Iterator[Path]:
+    """A disk of its own, which `remount` makes read-only and writable again."""
+    directory = Path(tempfile.mkdtemp(prefix="gateway-disk-"))
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "small", directory], check=True)
+    yield directory
+    subprocess.run(["umount", "--lazy", directory], check=True)
+    directory.rmdir()
+
+
+def remount(directory: Path, how: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{how}", directory], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount")
+@pytest.mark.parametrize("crashed", [False, True])
+def test_a_database_that_is_writable_again_is_written_again(disk: Path, path: Path, crashed: bool) -> None:
+    database = SqlDatabase(DatabaseUrl(path))
+    add(database, session("a"))
+    if not crashed:
+        database.engine.dispose()
+    for file in path.parent.glob("sessions.db*"):  # a dead process leaves the write-ahead log behind
+        shutil.copy(file, disk)
+    database.engine.dispose()
+    remount(disk, "ro")
+    database = SqlDatabase(DatabaseUrl(disk / "sessions.db"))
+    for attempt in (database.check, lambda: add(database, session("b", 1)), database.check):
+        with pytest.raises(DatabaseUnavailable, match="mounted read-only"):
+            attempt()
+    remount(disk, "rw")
+    database.check()
+    add(database, session("b", 1))
+    with database.read() as rows:
+        assert [row.user_id for row in rows.list()] == ["a", "b"]
+    database.engine.dispose()
 
 
 def gateway(*arguments: str | Path) -> Result:

@@ -5,7 +5,6 @@ refuse (because of its mode or its YAML) is refused here first and reported.
 """
 
 import errno
-import fcntl
 import os
 import stat
 import threading
@@ -19,6 +18,7 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.pipe_file import PipeFile
 from gateway.errors import DiskFull, PipesUnavailable
 from gateway.failpoints import reach
+from gateway.repositories.lock import WAIT_SECONDS, locked, timed_out
 
 Lines = dict[str, str]  # by session id
 Signature = tuple[int, ...]
@@ -83,12 +83,22 @@ class Pipes:
     @contextmanager
     def _locked(self) -> Iterator[_Content]:
         """Lock the file against other threads and processes, and return its content."""
-        with self._thread_lock, _translated_errors(), _lock_file(self._path) as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
+        path, purpose = _beside(self._path, "lock"), "publish a route"
+        with self._alone(purpose), _translated_errors(), locked(path, purpose, error=PipesUnavailable):
             signature = _signature(self._path)
             if self._content is None or self._content.signature != signature:
                 self._content = self._read(signature)
             yield self._content
+
+    @contextmanager
+    def _alone(self, purpose: str) -> Iterator[None]:
+        """One thread of this process at a time, which is fairer than the file lock."""
+        if not self._thread_lock.acquire(timeout=WAIT_SECONDS):
+            raise PipesUnavailable(timed_out(purpose, WAIT_SECONDS))
+        try:
+            yield
+        finally:
+            self._thread_lock.release()
 
     def _read(self, signature: Signature | None) -> _Content:
         file = PipeFile.parse(_text(self._path) if signature else "")
@@ -121,12 +131,6 @@ class Pipes:
             os.rename(_beside(self._path, "tmp"), self._path)
         _sync_directory(self._path.parent)
         self._content = _Content(_signature(self._path), content.file, lines)
-
-
-def _lock_file(path: Path) -> IO[bytes]:
-    """Open the lock file beside the pipe file, which itself is replaced and so cannot be locked."""
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    return open(_beside(path, "lock"), "ab")
 
 
 def _beside(path: Path, ending: str) -> Path:

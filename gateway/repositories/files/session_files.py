@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from gateway.domain.board import Board
@@ -15,6 +16,7 @@ from gateway.domain.plan import Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
 from gateway.repositories.files import board
 from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, contents
+from gateway.repositories.lock import keep_private, wait
 
 
 class HostSessionFiles:
@@ -80,15 +82,30 @@ class HostSessionFiles:
             os.close(directory)
 
     def _locked(self, path: Path) -> int:
+        """Other accounts must not reach the directory: whoever can open it can lock it."""
         while True:
             with _errors_told():
-                path.mkdir(mode=0o755, parents=True, exist_ok=True)
+                self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+                keep_private(self._root)
+                path.mkdir(mode=0o755, exist_ok=True)
                 directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-                fcntl.flock(directory, fcntl.LOCK_EX)
+            try:
+                wait(partial(_take, directory), f"work on session {path.name}")
+            except Unavailable:
+                os.close(directory)
+                raise
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(directory)):
                     return directory
             os.close(directory)  # it was removed before it was locked
+
+
+def _take(directory: int) -> bool:
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 @contextmanager

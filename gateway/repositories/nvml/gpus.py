@@ -3,7 +3,7 @@
 import builtins
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +11,11 @@ import pynvml
 
 from gateway.domain.mig import Gpu, Instance, MigMode, Placement, Profile
 from gateway.errors import DriverUnavailable, GpuLost, SliceBusy, UnknownProfile
+from gateway.repositories.lock import keep_private, locked
 from gateway.repositories.nvml.creation import Creation, take_back
 from gateway.repositories.nvml.errors import WHOLE_DRIVER, Initialiser, translated
 from gateway.repositories.nvml.gpu_device import GpuDevice
 from gateway.repositories.nvml.instances import VANISHED
-from gateway.repositories.nvml.lock import locked
 from gateway.repositories.nvml.records import Records
 
 _LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
@@ -147,7 +147,17 @@ class Gpus:
 
     @contextmanager
     def _alone(self, gpu_uuid: str) -> Iterator[Records]:
-        with locked(self._lock_dir, gpu_uuid, self._lock_seconds):
+        lock, purpose = self._lock_dir / f"{gpu_uuid}.lock", f"change GPU {gpu_uuid}"
+        with ExitStack() as held:
+            try:
+                self._lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+                keep_private(self._lock_dir)
+                held.enter_context(locked(lock, purpose, self._lock_seconds, DriverUnavailable))
+            except OSError as error:
+                raise DriverUnavailable(
+                    f"The gateway cannot lock GPU {gpu_uuid}: {error.strerror}; make its lock directory "
+                    "writable."
+                ) from error
             yield Records(self._lock_dir, gpu_uuid)
 
 

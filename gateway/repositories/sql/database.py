@@ -4,11 +4,12 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, orm, text
+from sqlalchemy import Engine, orm, update
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from gateway.database_url import DatabaseUrl
-from gateway.errors import DatabaseUnavailable, DiskFull, InvalidRequest
+from gateway.domain.models import Deployment
+from gateway.errors import DatabaseReadOnly, DatabaseUnavailable, DiskFull, InvalidRequest
 from gateway.repositories.sql import postgresql, sqlite
 from gateway.repositories.sql.rows import SessionRows
 
@@ -47,7 +48,7 @@ class SqlDatabase:
     @contextmanager
     def begin(self) -> Iterator[SessionRows]:
         """Begin a transaction that may write. It is committed if the block ends without an error."""
-        with self._writing, translated_errors(), self._begin.begin() as session:
+        with self._writing, self._fresh_after_read_only(), self._begin.begin() as session:
             yield SessionRows(session)
 
     @contextmanager
@@ -60,9 +61,23 @@ class SqlDatabase:
             yield SessionRows(session)
 
     def check(self) -> None:
-        """Raise `DatabaseUnavailable` if the database does not answer."""
-        with translated_errors(), self.engine.connect() as connection:
-            connection.execute(text("SELECT 1"))
+        """Raise `DatabaseUnavailable` if the database does not answer or cannot be written."""
+        with self._writing, self._fresh_after_read_only(), self.engine.connect() as connection:
+            connection.execute(
+                update(Deployment).values(id=Deployment.id)
+            )  # reading works on a read-only file
+            connection.rollback()
+
+    @contextmanager
+    def _fresh_after_read_only(self) -> Iterator[None]:
+        """SQLite opens a file that cannot be written as read-only, and that connection stays so. Drop the
+        connections: the next ones can write again once the file can be written."""
+        try:
+            with translated_errors():
+                yield
+        except DatabaseReadOnly:
+            self.engine.dispose()
+            raise
 
 
 @contextmanager
@@ -74,6 +89,11 @@ def translated_errors() -> Iterator[None]:
             f"The database cannot store a value of this request ({cause(error)})."
         ) from error
     except SQLAlchemyError as error:
+        if any(words in cause(error) for words in ("readonly database", "unable to open database file")):
+            raise DatabaseReadOnly(
+                "The session database cannot be opened for writing: see whether its disk is mounted, or "
+                "mounted read-only, and who owns the file and its directory."
+            ) from error
         if _is_disk_full(error):
             raise DiskFull(
                 "The disk of the session database is full: free some space. Nothing was changed."

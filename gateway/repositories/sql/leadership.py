@@ -17,6 +17,7 @@ from sqlalchemy import ColumnElement, func, not_, or_, select, update
 from gateway.database_url import DatabaseUrl
 from gateway.domain.models import Deployment
 from gateway.errors import DatabaseUnavailable
+from gateway.repositories.lock import keep_private
 from gateway.repositories.sql.database import make_engine, reading, translated_errors
 
 TERM_SECONDS = 1.5
@@ -33,7 +34,8 @@ class FileLeadership:
 
     def acquire(self) -> bool:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(self._path, "a")  # noqa: SIM115
+        keep_private(self._path)
+        file = open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

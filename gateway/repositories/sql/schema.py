@@ -1,6 +1,5 @@
 """The database's schema: its version, and the migration to the version that this code needs."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +16,11 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from gateway.database_url import DatabaseUrl
 from gateway.errors import StartRefused
+from gateway.repositories.lock import locked
 from gateway.repositories.sql import sqlite
 from gateway.repositories.sql.database import cause, make_engine, make_read_only_engine
 
+_MIGRATION_SECONDS = 300.0  # that another process may take for it
 _MIGRATIONS = Path(__file__).parents[3] / "migrations"
 
 
@@ -50,8 +51,8 @@ def upgrade(db: DatabaseUrl) -> Path | None:
         _migrate(db)
         return None
     db.path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    with open(db.path.with_name(db.path.name + ".migrate.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = db.path.with_name(db.path.name + ".migrate.lock")
+    with locked(lock, "migrate the database", _MIGRATION_SECONDS, StartRefused):
         found = _revision(db)
         if found == _head():
             return None

@@ -1,0 +1,63 @@
+"""One process at a time: lock files that only the gateway's own account can open.
+
+A file that others may open is a lock that others may hold. Every wait is bounded and says what it waits for.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from gateway.errors import Unavailable
+
+WAIT_SECONDS = 10.0
+_POLL_SECONDS = 0.005
+_PRIVATE = 0o600
+
+
+@contextmanager
+def locked(
+    path: Path, purpose: str, seconds: float = WAIT_SECONDS, error: Callable[[str], Exception] = Unavailable
+) -> Iterator[None]:
+    """Hold the lock file at `path`, which is made if it is missing; threads exclude each other, too.
+
+    Raises `error` when another process holds it for `seconds`; `purpose` completes "waiting to …". Raises
+    `OSError` when the file cannot be made.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    keep_private(path)
+    try:
+        with FileLock(path, timeout=seconds, mode=_PRIVATE, poll_interval=_POLL_SECONDS, thread_local=False):
+            yield
+    except Timeout as expired:
+        raise error(timed_out(purpose, seconds)) from expired
+
+
+def wait(attempt: Callable[[], bool], purpose: str, seconds: float = WAIT_SECONDS) -> None:
+    """Call `attempt` until it succeeds; raises `Unavailable` after `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not attempt():
+        if time.monotonic() > deadline:
+            raise Unavailable(timed_out(purpose, seconds))
+        time.sleep(_POLL_SECONDS)
+
+
+def timed_out(purpose: str, seconds: float) -> str:
+    return (
+        f"Another process still holds the lock after {seconds:g} s of waiting to {purpose}; see which one "
+        "with `lslocks`, and stop it if it hangs."
+    )
+
+
+def keep_private(path: Path) -> None:
+    """Close a lock file of an older version, or a directory of locks, to other accounts."""
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    if mode & 0o077:
+        os.chmod(path, 0o700 if stat.S_ISDIR(mode) else _PRIVATE)
