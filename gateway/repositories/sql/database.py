@@ -4,7 +4,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from sqlalchemy import Engine, orm, update
+from sqlalchemy import Engine, orm, select, update
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from gateway.database_url import DatabaseUrl
@@ -22,7 +22,7 @@ def make_engine(db: DatabaseUrl) -> Engine:
 def make_read_only_engine(db: DatabaseUrl) -> Engine:
     """Return an engine that changes nothing; see `sqlite.make_read_only_engine`."""
     if db.path is not None:
-        return sqlite.make_read_only_engine(db.path)
+        return reading(sqlite.make_read_only_engine(db.path))
     return reading(postgresql.make_engine(db.url))
 
 
@@ -63,6 +63,9 @@ class SqlDatabase:
     def check(self) -> None:
         """Raise `DatabaseUnavailable` if the database does not answer or cannot be written."""
         with self._writing, self._fresh_after_read_only(), self.engine.connect() as connection:
+            if connection.get_execution_options().get("read_only"):
+                connection.execute(select(Deployment.id))
+                return
             connection.execute(
                 update(Deployment).values(id=Deployment.id)
             )  # reading works on a read-only file
