@@ -152,13 +152,19 @@ class Gpus:
             try:
                 self._lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                 keep_private(self._lock_dir)
-                held.enter_context(locked(lock, purpose, self._lock_seconds, DriverUnavailable))
+                held.enter_context(locked(lock, purpose, self._lock_seconds, self._too_long(gpu_uuid)))
             except OSError as error:
                 raise DriverUnavailable(
                     f"The gateway cannot lock GPU {gpu_uuid}: {error.strerror}; make its lock directory "
                     "writable."
                 ) from error
             yield Records(self._lock_dir, gpu_uuid)
+
+    def _too_long(self, gpu_uuid: str) -> Callable[[str], DriverUnavailable]:
+        return lambda _: DriverUnavailable(
+            f"Another call for GPU {gpu_uuid} has not ended within {self._lock_seconds:g} s; see whether "
+            "nvidia-smi answers, and dmesg."
+        )
 
 
 def _offered(device: GpuDevice, profile_name: str) -> Profile:
