@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+from collections.abc import Mapping
 from http.client import HTTPConnection
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,13 +14,29 @@ from urllib.parse import urlsplit
 from gateway.errors import GatewayError, Unavailable
 
 _TIMEOUT_SECONDS = 60
+_LATER = (429, 503)
+
+
+class Refused(GatewayError):
+    """The gateway answered with a problem. `problem` are the members of the response."""
+
+    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
+        super().__init__(str(problem["detail"]))
+        self.status = status
+        self.problem = problem
+
+    @property
+    def is_temporary(self) -> bool:
+        """Whether the same request may succeed later."""
+        return self.status in _LATER
 
 
 class Client:
     """`url` is http://HOST:PORT, https://…, or unix:/PATH for a unix socket."""
 
-    def __init__(self, url: str, token: str | None = None) -> None:
+    def __init__(self, url: str, token: str | None = None, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
         self._given_url = url
+        self._timeout = timeout_seconds
         self.token = token
         if url.startswith("unix:"):
             self._url = "http://localhost"
@@ -32,14 +49,14 @@ class Client:
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Send a request and return the JSON of the response, None if it is empty.
 
-        Raises `GatewayError` with the detail of a problem response, `Unavailable` if no gateway answers.
+        Raises `Refused` with the detail of a problem response, `Unavailable` if no gateway answers.
         """
         try:
             with self._open(method, path, body, self.token or None) as response:
                 return json.loads(response.read() or b"null")
         except error.HTTPError as problem:
             with problem:
-                raise GatewayError(_detail(problem)) from problem
+                raise Refused(problem.code, _members(problem)) from problem
         except (OSError, ValueError) as failure:
             reason = getattr(failure, "reason", failure)
             raise Unavailable(
@@ -67,7 +84,7 @@ class Client:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()
         outgoing = request.Request(self._url + path, data, headers, method=method)
-        return self._opener.open(outgoing, timeout=_TIMEOUT_SECONDS)
+        return self._opener.open(outgoing, timeout=self._timeout)
 
 
 def _is_loopback(url: str) -> bool:
@@ -118,10 +135,11 @@ def read_token(path: Path | None) -> str | None:
         raise GatewayError(f"--token-file: {path} cannot be read ({failure}).") from failure
 
 
-def _detail(problem: error.HTTPError) -> str:
+def _members(problem: error.HTTPError) -> Mapping[str, Any]:
     try:
-        return str(json.loads(problem.read())["detail"])
-    except (ValueError, KeyError, TypeError):
-        return (
-            f"The server at {problem.url} answered {problem.code} without problem details: it is no gateway."
-        )
+        members: Mapping[str, Any] = json.loads(problem.read())
+        members["detail"]
+    except (OSError, ValueError, KeyError, TypeError):
+        what = f"The server at {problem.url} answered {problem.code} without problem details"
+        return {"detail": f"{what}: it is no gateway."}
+    return members

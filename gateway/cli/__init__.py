@@ -1,18 +1,25 @@
-"""The `gateway` command, a module a group of commands. A failure is one line and a non-zero exit."""
+"""The `gateway` command, a module a group of commands. A failure is one line and a non-zero exit status:
+1 if the command was refused or failed, 2 if it was wrong, 75 if it may succeed later."""
 
 import os
 import sys
 
 import click
 
+from gateway.cli.completion import completion
+from gateway.cli.create import create
 from gateway.cli.database import backup, migrate, restore, take_over
 from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.gpus import gpus
 from gateway.cli.keys import keys
 from gateway.cli.serving import router, serve
+from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
-from gateway.errors import GatewayError
+from gateway.client import Refused
+from gateway.errors import GatewayError, Unavailable
+
+_FAILED, _TRY_LATER = 1, 75  # the second is EX_TEMPFAIL of sysexits.h
 
 
 @click.group(context_settings={"max_content_width": 120})
@@ -21,15 +28,24 @@ def gateway() -> None:
     """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
 
 
-for command in (serve, router, migrate, backup, restore, take_over, token, keys, gpus, events, doctor):
+_COMMANDS = (
+    *(serve, router, migrate, backup, restore, take_over, token),
+    *(create, sessions, show, extend, end),
+    *(keys, gpus, events, doctor, completion),
+)
+for command in _COMMANDS:
     gateway.add_command(command)
 
 
 def main() -> None:
     os.umask(os.umask(0) | 0o022)  # no other account may change the gateway's files
     try:
-        gateway.main(standalone_mode=True)
+        gateway.main(prog_name="gateway")
     except GatewayError as error:
         for line in str(error).splitlines():
             print(f"gateway: {line}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_TRY_LATER if _is_temporary(error) else _FAILED)
+
+
+def _is_temporary(error: GatewayError) -> bool:
+    return error.is_temporary if isinstance(error, Refused) else isinstance(error, Unavailable)

@@ -15,6 +15,10 @@ from gateway.settings.names import flag, variable
 
 Command = Callable[..., None]
 
+as_json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print the answer of the API, for scripts."
+)
+
 
 def settings_options(*only: str) -> Callable[[Command], Command]:
     """A flag for each setting, or for those named. `Settings.load` checks them and knows the defaults."""
@@ -51,9 +55,14 @@ def client_options(command: Command) -> Command:
     )
     @functools.wraps(command)
     def with_client(*arguments: Any, url: str | None, token_file: Path | None, **others: Any) -> None:
-        command(Client(url or _api_url(), read_token(token_file)), *arguments, **others)
+        command(client_of(url, token_file), *arguments, **others)
 
     return with_client
+
+
+def client_of(url: str | None, token_file: Path | None, timeout_seconds: float = 60) -> Client:
+    """The client that the options of `client_options` name."""
+    return Client(url or _api_url(), read_token(token_file), timeout_seconds)
 
 
 def two_lines(sentence: str, facts: str) -> str:

@@ -10,6 +10,11 @@ class Words:
 
     zone: tzinfo | None = None
 
+    def time(self, at: datetime, now: datetime) -> str:
+        """`18:00 KST`; on another day `2025-01-18 18:00 KST`."""
+        local, today = at.astimezone(self.zone), now.astimezone(self.zone)
+        return f"{local:%H:%M %Z}" if local.date() == today.date() else self.date(at)
+
     def date(self, at: datetime) -> str:
         """`2025-01-17 18:00 KST`, for a text that is read at any time."""
         return f"{at.astimezone(self.zone):%Y-%m-%d %H:%M %Z}"

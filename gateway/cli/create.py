@@ -1,0 +1,85 @@
+"""`gateway create`: a session for a user, and the line to connect with."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from gateway.cli.durations import Duration, minutes
+from gateway.cli.options import as_json_option, client_options
+from gateway.cli.progress import progress
+from gateway.cli.session_text import date
+from gateway.client import Client
+
+
+@click.command()
+@client_options
+@click.argument("user")
+@click.option("--profile", metavar="PROFILE", help="Give the session this MIG profile, such as 3g.20gb.")
+@click.option("--ttl", type=Duration(), metavar="DURATION", help="Let the lease last this long, such as 4h.")
+@click.option(
+    "--key", "keys", type=click.File(), multiple=True, metavar="FILE", help="Let in the public keys of FILE."
+)
+@as_json_option
+def create(
+    client: Client,
+    user: str,
+    profile: str | None,
+    ttl: timedelta | None,
+    keys: Sequence[TextIO],
+    as_json: bool,
+) -> None:
+    """Open a session for USER, and print the line to connect with.
+
+    Without --key the keys that are stored for USER open it. If there are none, the gateway makes a pair, and
+    its private key is written to USER.key.
+    """
+    body: dict[str, Any] = {"user_id": user}
+    if profile is not None:
+        body["mig_profile"] = profile
+    if ttl is not None:
+        body["ttl_minutes"] = minutes(ttl)
+    if keys:
+        body["ssh_public_keys"] = _public_keys(keys)
+    with progress(f"Opening a session for {user}"):
+        session = client.ask("POST", "/sessions", body)
+    if as_json:
+        click.echo(json.dumps(session, indent=2))
+        return
+    click.echo(f"{session['user_id']} has a {session['mig_profile']} until {date(session['expires_at'])}.")
+    identity = _keep_private_key(session)
+    click.echo(f"Connect with:  {session['ssh_command'].replace('ssh ', f'ssh {identity}', 1)}")
+
+
+def _public_keys(files: Sequence[TextIO]) -> list[str]:
+    try:
+        lines = [line.strip() for file in files for line in file]
+    except UnicodeDecodeError:
+        raise click.UsageError("--key: this is not a file of public keys.") from None
+    found = [line for line in lines if line and not line.startswith("#")]
+    if any("PRIVATE KEY" in line for line in found):
+        raise click.UsageError("--key: this is a private key: give the file that ends with .pub.")
+    if not found:
+        raise click.UsageError("--key: there is no key in these files.")
+    return found
+
+
+def _keep_private_key(session: Mapping[str, Any]) -> str:
+    """Write the key that the gateway made, if it did, and return ssh's option for it."""
+    key = session.get("ssh_private_key")
+    if key is None:
+        return ""
+    path = Path(f"{session['user_id']}.key")
+    try:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            file.write(key)
+    except OSError as error:
+        click.echo(f"{path} cannot be written ({error.strerror}). This is the private key, shown once:")
+        click.echo(key)
+        return "-i KEY "
+    click.echo(f"The gateway made a key pair. The private key is in {path}: give it to {session['user_id']}.")
+    return f"-i {path} "
