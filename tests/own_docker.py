@@ -89,7 +89,7 @@ class OwnDocker:
     def load_shell(self, image: str, source: str) -> None:
         """As `image`, the shell of the machine's image `source` and no more: a hundredth of its size."""
         programs = "/bin/sh /usr/bin/sleep"
-        script = f"tar --create --dereference {programs} $(ldd {programs} | grep -o '/lib[^ ]*')"
+        script = f"tar --create --dereference {programs} $(ldd {programs} | grep -o '/lib[^ ]*' | sort -u)"
         command = ["docker", "run", "--rm", "--network=none", source, "sh", "-c", script]
         self._pipe(command, "import", "--change", 'CMD ["sleep", "600"]', "-", image)
 
