@@ -35,6 +35,10 @@ def user(user_id: str) -> str:
     return f"{user_id}-{_held()[0]}"
 
 
+def is_user(user_id: str) -> bool:
+    return user_id.endswith(user(""))
+
+
 def subnet(block: int) -> str:
     """256 addresses within 10.BLOCK.0.0/16."""
     return f"10.{block}.{_held()[0]}.0/24"

@@ -21,7 +21,7 @@ from gateway.domain.plan import SSH_PORT
 from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
-from tests.e2e.conftest import Gateway, remove_containers
+from tests.whole_gateway import Gateway, take_away
 
 NETWORK, SUBNET = "gwbench", "10.216.0.0/20"
 NOT_THE_GATEWAYS = "gwbench-baseline"  # as the label that tells whose a container is
@@ -79,7 +79,7 @@ class BenchGateway(Gateway):
 def gateway(*, before: Callable[[BenchGateway], None] | None = None) -> Iterator[BenchGateway]:
     """A gateway that serves; `before` is called when its database is there."""
     directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
-    made = BenchGateway(directory, GPUS)
+    made = BenchGateway(directory, GPUS, warm=None)
     try:
         migrated = made.run("migrate")
         assert migrated.returncode == 0, migrated.stderr
@@ -91,9 +91,7 @@ def gateway(*, before: Callable[[BenchGateway], None] | None = None) -> Iterator
         with ExitStack() as each:  # one that fails does not keep the others from being done
             each.callback(shutil.rmtree, directory, ignore_errors=True)
             each.callback(Worknet(Docker(), NETWORK, SUBNET).remove)
-            each.callback(remove_containers, directory)
-            for name in list(made.processes):
-                each.callback(made.kill, name)
+            each.callback(take_away, made)
 
 
 @contextmanager

@@ -17,7 +17,8 @@ from gateway.domain.ssh_keys import KeyPair, make_pair
 from gateway.repositories.files.pipes import Pipes
 from tests.bench.ground import USER, gateway, seconds
 from tests.bench.measure import Row, progress
-from tests.e2e.conftest import BIN, eventually, free_port
+from tests.paths import BIN
+from tests.whole_gateway import eventually, free_port
 
 _MANY, _MOST = 1_000, 10_000
 _ROUND_TRIPS = 1  # of the largest file, in ruamel

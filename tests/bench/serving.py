@@ -17,7 +17,8 @@ from gateway.domain.ssh_keys import make_pair
 from gateway.repositories.sql.database import SqlDatabase
 from tests.bench.ground import USER, BenchGateway, gateway
 from tests.bench.measure import Row, progress
-from tests.e2e.conftest import REPOSITORY, eventually, free_port
+from tests.paths import REPOSITORY
+from tests.whole_gateway import eventually, free_port
 
 _CONNECTIONS = 8
 _TURN_SECONDS = 1.0

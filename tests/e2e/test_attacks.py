@@ -15,7 +15,7 @@ from gateway.doctor.attack.probe import Probe
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.exec import Inside
 from gateway.settings import Settings
-from tests.e2e.conftest import NETWORK, Gateway
+from tests.whole_gateway import NETWORK, Gateway
 
 _ONLY_WITH_A_DRIVER = "a second GPU"
 

@@ -9,20 +9,15 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.conftest import Gateway, eventually, remove_containers
+from tests import own
+from tests.whole_gateway import Gateway, eventually, running
 
 
 @pytest.fixture
 def doomed(tmp_path: Path) -> Iterator[Gateway]:
     """A gateway with two workers. All of its processes are killed at the end."""
-    gateway = Gateway(tmp_path, settings={"GATEWAY_WORKERS": "2"})
-    gateway.run("migrate")
-    gateway.start("router")
-    gateway.serve()
-    yield gateway
-    for name in list(gateway.processes):
-        gateway.kill(name)
-    remove_containers(tmp_path)
+    with running(Gateway(tmp_path, settings={"GATEWAY_WORKERS": "2"})) as gateway:
+        yield gateway
 
 
 def examine(gateway: Gateway) -> dict[str, Any]:
@@ -35,11 +30,11 @@ def examine(gateway: Gateway) -> dict[str, Any]:
 def test_after_a_crash_the_doctor_reports_the_differences_and_a_tick_repairs_them(
     doomed: Gateway,
 ) -> None:
-    kept, ended, lost = (doomed.create(user) for user in ("kept", "ended", "lost"))
+    kept, ended, lost = (doomed.create(own.user(user)) for user in ("kept", "ended", "lost"))
 
     for name in ("serve", "router"):
         doomed.kill(name)
-    subprocess.run(["docker", "kill", "ended-container"], check=True, capture_output=True)
+    subprocess.run(["docker", "kill", ended["container_id"]], check=True, capture_output=True)
     with sqlite3.connect(doomed.directory / "state/sessions.db") as database:  # like a restored backup
         database.execute("DELETE FROM sessions WHERE id = ?", (lost["session_id"],))
     database.close()

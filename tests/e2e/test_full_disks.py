@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.e2e.conftest import Gateway, eventually, remove_containers
+from tests import own
+from tests.whole_gateway import Gateway, eventually, take_away
 
+ANN, BEN = own.user("ann"), own.user("ben")
 PLACES = ("workspaces", "sshpiper", "state")
 
 
@@ -29,9 +31,8 @@ def gateway() -> Iterator[Gateway]:
         assert gateway.run("migrate").returncode == 0
         gateway.serve()
         yield gateway
-        gateway.kill("serve")
     finally:
-        remove_containers(gateway.directory)
+        take_away(gateway)
         for place in PLACES:
             subprocess.run(["umount", "--lazy", gateway.directory / place], check=True)
         shutil.rmtree(gateway.directory)
@@ -51,13 +52,13 @@ def fill(directory: Path) -> Path:
 @pytest.mark.parametrize("place", PLACES)
 def test_a_full_disk_is_told_and_nothing_is_lost(gateway: Gateway, place: str) -> None:
     filler = fill(gateway.directory / place)
-    answer = requests.post(f"{gateway.url}/sessions", json={"user_id": f"in-{place}"}, timeout=60)
+    answer = requests.post(f"{gateway.url}/sessions", json={"user_id": own.user(f"in-{place}")}, timeout=60)
     assert answer.status_code == 507, answer.text
     assert answer.json()["type"] == "/problems/disk-full"
     filler.unlink()
     eventually(lambda: gateway.get("/sessions")["sessions"] == [], seconds=75)
     assert [gpu["instances"] for gpu in gateway.get("/gpus")["gpus"]] == [[], []]
-    session = requests.post(f"{gateway.url}/sessions", json={"user_id": f"in-{place}"}, timeout=60)
+    session = requests.post(f"{gateway.url}/sessions", json={"user_id": own.user(f"in-{place}")}, timeout=60)
     assert session.status_code == 201, session.text
     assert gateway.delete(session.json()["session_id"]).status_code == 204
 
@@ -69,17 +70,17 @@ def test_the_gateway_measures_by_itself_who_is_above_the_quota(gateway: Gateway)
         return requests.post(f"{gateway.url}/sessions", json={"user_id": user_id}, timeout=60)
 
     def refused() -> bool:
-        answer = post("ann")
+        answer = post(ANN)
         if answer.ok:
             gateway.delete(answer.json()["session_id"])
         return answer.status_code == 507 and answer.json()["type"] == "/problems/workspace-full"
 
-    gateway.delete(post("ann").json()["session_id"])
-    (gateway.directory / "workspaces/ann/data/big").write_bytes(bytes(2 * 2**20))
+    gateway.delete(post(ANN).json()["session_id"])
+    (gateway.directory / f"workspaces/{ANN}/data/big").write_bytes(bytes(2 * 2**20))
     assert not refused()
     gateway.settings["GATEWAY_WORKSPACE_QUOTA"] = "1m"
     gateway.kill("serve")
     gateway.serve()
     eventually(refused)
-    assert post("ben").status_code == 201
+    assert post(BEN).status_code == 201
     assert "disk-full" in gateway.run("events").stdout

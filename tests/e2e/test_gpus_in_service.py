@@ -14,22 +14,21 @@ import pytest
 import requests
 
 from gateway.domain.mig import Placement
-from gateway.repositories.docker.client import Docker
-from gateway.repositories.docker.network import Worknet
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.faults import Faults
-from tests.e2e.conftest import eventually, remove_containers
+from tests import own
 from tests.fakes.driver import simulated_driver
-from tests.soak.prefork import PreforkedGateway
+from tests.whole_gateway import Gateway, eventually, running, take_network_away
 
-SECOND_NETWORK, SECOND_SUBNET = "gwe2e2", "10.216.0.0/24"
+SECOND_NETWORK, SECOND_SUBNET = own.name("second"), own.subnet(214)
+ANN, BOB, CARL, DORA, LATE = map(own.user, ("ann", "bob", "carl", "dora", "late"))
 
 
 @dataclass
 class Ground:
     """A gateway over two A100-40GB, and an administrator who has the driver at hand."""
 
-    gateway: PreforkedGateway
+    gateway: Gateway
     driver: Gpus
     faults: Faults
 
@@ -74,29 +73,14 @@ class Ground:
         return self.gateway.get(f"/sessions/{session['session_id']}")
 
 
-def started(directory: Path, **settings: str) -> PreforkedGateway:
-    gateway = PreforkedGateway(directory, settings=settings)
-    assert gateway.run("migrate").returncode == 0
-    gateway.start("router")
-    gateway.serve()
-    eventually(lambda: (directory / "sshpiper/ssh_host_ed25519_key.pub").exists())
-    return gateway
-
-
-def ended(gateway: PreforkedGateway) -> None:
-    gateway.end()
-    remove_containers(gateway.directory)
-
-
 @pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PreforkedGateway]:
-    gateway = started(tmp_path_factory.mktemp("gpus"))
-    yield gateway
-    ended(gateway)
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with running(Gateway(tmp_path_factory.mktemp("gpus"))) as gateway:
+        yield gateway
 
 
 @pytest.fixture
-def ground(gateway: PreforkedGateway) -> Iterator[Ground]:
+def ground(gateway: Gateway) -> Iterator[Ground]:
     """Nothing stands there before a test nor after it, and the policy is `dynamic`."""
     with simulated_driver("2xA100-40GB", gateway.directory / "state/simulated-gpus.json") as faults:
         ground = Ground(gateway, Gpus(gateway.directory / "locks", simulated=True), faults)
@@ -112,46 +96,46 @@ def ground(gateway: PreforkedGateway) -> Iterator[Ground]:
 
 def test_a_cordon_keeps_new_sessions_off_a_gpu_and_those_on_it_stay(ground: Ground) -> None:
     gateway = ground.gateway
-    ann = gateway.create("ann", mig_profile="3g.20gb")
+    ann = gateway.create(ANN, mig_profile="3g.20gb")
     cordoned = ground.gpu_of(ann)
     assert gateway.run("gpus", "cordon", str(cordoned), "--reason", "the fan").returncode == 0
     assert f"GPU {cordoned}" in gateway.run("gpus").stdout
     assert "cordoned: the fan" in gateway.run("gpus").stdout
-    others = [gateway.create(user, mig_profile="3g.20gb") for user in ("bob", "carl")]
+    others = [gateway.create(user, mig_profile="3g.20gb") for user in (BOB, CARL)]
     assert [ground.gpu_of(session) for session in others] == [1 - cordoned] * 2
-    assert f"GPU {cordoned} takes no sessions: cordoned: the fan" in ground.refusal("dora", "3g.20gb")
-    assert ground.slice_in_session("ann") == ann["gpu_uuid"]
+    assert f"GPU {cordoned} takes no sessions: cordoned: the fan" in ground.refusal(DORA, "3g.20gb")
+    assert ground.slice_in_session(ANN) == ann["gpu_uuid"]
     assert gateway.run("gpus", "uncordon", str(cordoned)).returncode == 0
-    assert ground.gpu_of(gateway.create("dora", mig_profile="3g.20gb")) == cordoned
+    assert ground.gpu_of(gateway.create(DORA, mig_profile="3g.20gb")) == cordoned
 
 
 def test_a_reset_of_a_gpu_ends_its_session_as_gpu_lost_and_no_other(ground: Ground) -> None:
     gateway = ground.gateway
-    ann, bob = (gateway.create(user, mig_profile="7g.40gb") for user in ("ann", "bob"))
+    ann, bob = (gateway.create(user, mig_profile="7g.40gb") for user in (ANN, BOB))
     ground.faults.reset(ground.gpu_of(ann))
     ground.restart()
     eventually(lambda: gateway.leftovers(ann["session_id"]) == [])
     assert ground.session(ann)["reason"] == "gpu_lost"
-    assert gateway.refused("ann")
-    assert ground.slice_in_session("bob") == bob["gpu_uuid"]
+    assert gateway.refused(ANN)
+    assert ground.slice_in_session(BOB) == bob["gpu_uuid"]
     assert ground.standing() == {bob["gpu_uuid"]}
-    gateway.create("ann", mig_profile="7g.40gb")
-    assert gateway.in_session("ann", "ls").split() == ["data", "projects"]
+    gateway.create(ANN, mig_profile="7g.40gb")
+    assert gateway.in_session(ANN, "ls").split() == ["data", "projects"]
 
 
 def test_a_gpu_that_is_lost_ends_nothing_and_works_again_when_it_is_back(ground: Ground) -> None:
     gateway = ground.gateway
-    ann, bob = (gateway.create(user, mig_profile="4g.20gb") for user in ("ann", "bob"))
+    ann, bob = (gateway.create(user, mig_profile="4g.20gb") for user in (ANN, BOB))
     index = ground.gpu_of(ann)
     ground.faults.lose(index, pynvml.NVML_ERROR_GPU_IS_LOST)
     assert (ground.gpu(index)["healthy"], ground.gpu(index)["reason"]) == (False, "GPU is lost")
-    assert f"GPU {index} takes no sessions: GPU is lost." in ground.refusal("carl", "7g.40gb")
+    assert f"GPU {index} takes no sessions: GPU is lost." in ground.refusal(CARL, "7g.40gb")
     ground.restart()
     eventually(lambda: ground.session(ann)["problem"])
     assert ground.session(bob)["problem"] is None
-    assert gateway.in_session("ann", "hostname").strip() == "ann-gpu"
+    assert gateway.in_session(ANN, "hostname").strip() == f"{ANN}-gpu"
     ground.faults.clear()
-    others = [gateway.create(user, mig_profile="3g.20gb") for user in ("carl", "dora")]
+    others = [gateway.create(user, mig_profile="3g.20gb") for user in (CARL, DORA)]
     assert {ground.gpu_of(session) for session in others} == {0, 1}
     ground.restart()
     eventually(lambda: ground.session(ann)["problem"] is None)
@@ -162,25 +146,25 @@ def test_static_slices_are_leased_and_left_standing(ground: Ground) -> None:
     gateway = ground.gateway
     large, small = ground.partition(0, "3g.20gb", 4, 4), ground.partition(1, "1g.5gb", 0, 1)
     ground.restart(GATEWAY_MIG_POLICY="static")
-    ann = gateway.create("ann", mig_profile="3g.20gb")
-    assert ann["gpu_uuid"] == ground.slice_in_session("ann") == large
-    ground.refusal("bob", "3g.20gb")
-    assert gateway.create("bob")["gpu_uuid"] == small
+    ann = gateway.create(ANN, mig_profile="3g.20gb")
+    assert ann["gpu_uuid"] == ground.slice_in_session(ANN) == large
+    ground.refusal(BOB, "3g.20gb")
+    assert gateway.create(BOB)["gpu_uuid"] == small
     assert ground.standing() == {large, small}
     assert gateway.delete(ann["session_id"]).status_code == 204
     ground.restart(GATEWAY_MIG_POLICY="static")
     assert ground.standing() == {large, small}
-    assert gateway.create("carl", mig_profile="3g.20gb")["gpu_uuid"] == large
+    assert gateway.create(CARL, mig_profile="3g.20gb")["gpu_uuid"] == large
 
 
 def test_mixed_leases_an_idle_slice_that_fits_exactly_and_makes_one_else(ground: Ground) -> None:
     gateway = ground.gateway
     idle, too_large = ground.partition(0, "3g.20gb", 4, 4), ground.partition(1, "7g.40gb", 0, 8)
     ground.restart(GATEWAY_MIG_POLICY="mixed")
-    ann, bob = (gateway.create(user, mig_profile="3g.20gb") for user in ("ann", "bob"))
-    assert ann["gpu_uuid"] == ground.slice_in_session("ann") == idle
-    assert bob["gpu_uuid"] == ground.slice_in_session("bob") not in (idle, too_large)
-    ground.refusal("carl", "3g.20gb")
+    ann, bob = (gateway.create(user, mig_profile="3g.20gb") for user in (ANN, BOB))
+    assert ann["gpu_uuid"] == ground.slice_in_session(ANN) == idle
+    assert bob["gpu_uuid"] == ground.slice_in_session(BOB) not in (idle, too_large)
+    ground.refusal(CARL, "3g.20gb")
     for session in (ann, bob):
         assert gateway.delete(session["session_id"]).status_code == 204
     assert ground.standing() == {idle, too_large}
@@ -189,8 +173,8 @@ def test_mixed_leases_an_idle_slice_that_fits_exactly_and_makes_one_else(ground:
 def test_somebody_elses_slices_survive_everything(ground: Ground) -> None:
     gateway = ground.gateway
     theirs = {ground.partition(0, "2g.10gb", 0, 2), ground.partition(1, "3g.20gb", 4, 4)}
-    sessions = [gateway.create(user, mig_profile="3g.20gb") for user in ("ann", "bob")]
-    ground.refusal("carl", "3g.20gb")
+    sessions = [gateway.create(user, mig_profile="3g.20gb") for user in (ANN, BOB)]
+    ground.refusal(CARL, "3g.20gb")
     ground.restart()
     pieces = [piece for index in range(2) for piece in ground.gpu(index)["instances"]]
     assert {piece["gpu_uuid"] for piece in pieces if piece["owner"] == "other"} == theirs
@@ -204,22 +188,27 @@ def test_somebody_elses_slices_survive_everything(ground: Ground) -> None:
 
 
 @pytest.fixture
-def second(gateway: PreforkedGateway, tmp_path: Path) -> Iterator[PreforkedGateway]:
+def second(gateway: Gateway, tmp_path: Path) -> Iterator[Gateway]:
     """Another gateway on the same Docker and the same driver, which knows nothing of the first."""
     (tmp_path / "state").mkdir()
     driver = "state/simulated-gpus.json"
     (tmp_path / driver).symlink_to(gateway.directory / driver)
-    second = started(tmp_path, GATEWAY_NETWORK=SECOND_NETWORK, GATEWAY_SUBNET=SECOND_SUBNET)
-    yield second
-    ended(second)
-    Worknet(Docker(), SECOND_NETWORK, SECOND_SUBNET).remove()
+    settings = {"GATEWAY_NETWORK": SECOND_NETWORK, "GATEWAY_SUBNET": SECOND_SUBNET}
+    take_network_away(SECOND_NETWORK, SECOND_SUBNET)
+    with running(Gateway(tmp_path, settings=settings)) as second:
+        yield second
+    take_network_away(SECOND_NETWORK, SECOND_SUBNET)
 
 
-def test_two_gateways_on_one_driver_are_both_right(ground: Ground, second: PreforkedGateway) -> None:
+def test_two_gateways_on_one_driver_are_both_right(ground: Ground, second: Gateway) -> None:
     gateways = [ground.gateway, second]
-    wanted = [(gateway, f"{name}{n}") for n in range(4) for name, gateway in zip("ab", gateways, strict=True)]
+    wanted = [
+        (gateway, own.user(f"{name}{n}"))
+        for n in range(4)
+        for gateway, name in zip(gateways, "ab", strict=True)
+    ]
 
-    def create(one: tuple[PreforkedGateway, str]) -> requests.Response:
+    def create(one: tuple[Gateway, str]) -> requests.Response:
         body = {"user_id": one[1], "mig_profile": "2g.10gb"}
         return requests.post(f"{one[0].url}/sessions", json=body, timeout=60)
 
@@ -237,5 +226,5 @@ def test_two_gateways_on_one_driver_are_both_right(ground: Ground, second: Prefo
     for session in ground.gateway.get("/sessions")["sessions"]:
         assert ground.gateway.delete(session["session_id"]).status_code == 204
     assert ground.standing() == held[1]
-    late = second.create("late", mig_profile="2g.10gb")
-    assert second.in_session("late", "echo $NVIDIA_VISIBLE_DEVICES").strip() == late["gpu_uuid"]
+    late = second.create(LATE, mig_profile="2g.10gb")
+    assert second.in_session(LATE, "echo $NVIDIA_VISIBLE_DEVICES").strip() == late["gpu_uuid"]

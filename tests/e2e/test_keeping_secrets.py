@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 import requests
 
 from gateway.repositories.files.pipes import Pipes
-from tests.e2e.conftest import Gateway, eventually, remove_containers
+from tests import own
+from tests.whole_gateway import Gateway, eventually, take_away
+
+USER = own.user("user123")
 
 
 @dataclass
@@ -27,18 +31,19 @@ class Ground:
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     """A gateway with an open session, started where new files are open to all."""
-    gateway = Gateway(tmp_path_factory.mktemp("secrets"))
+    gateway = Gateway(tmp_path_factory.mktemp("secrets"), warm=None)  # a child has the umask of its parent
     before = os.umask(0)
     try:
         assert gateway.run("migrate").returncode == 0
         assert gateway.run("backup", str(gateway.directory / "state/copy.db")).returncode == 0
         token = gateway.run("token", "create", "test", "--role", "admin").stdout.strip()
         gateway.start("router")
-        gateway.serve()
+        gateway.start("serve")
     finally:
         os.umask(before)
+    gateway.until_ready()
     allowed = {"Authorization": f"Bearer {token}"}
-    made = requests.post(f"{gateway.url}/sessions", json={"user_id": "user123"}, headers=allowed, timeout=60)
+    made = requests.post(f"{gateway.url}/sessions", json={"user_id": USER}, headers=allowed, timeout=60)
     session = made.json()
     eventually(lambda: (gateway.directory / "sshpiper/ssh_host_ed25519_key").exists())
     pipe = Pipes(gateway.directory / "sshpiper/pipe.yaml").list()[0]
@@ -51,9 +56,7 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
     }
     secrets = {name: pem.splitlines()[-2].encode() for name, pem in pems.items()}  # a line of its own alone
     yield Ground(gateway, token, session, {"the token": token.encode(), **secrets})
-    for name in list(gateway.processes):
-        gateway.kill(name)
-    remove_containers(gateway.directory)
+    take_away(gateway)
 
 
 def files(directory: Path) -> list[Path]:
@@ -75,7 +78,7 @@ def test_what_holds_a_secret_is_closed_to_others_and_nothing_can_be_changed_by_t
 def test_no_answer_of_the_api_shows_one_but_that_to_the_create(ground: Ground) -> None:
     headers = {"Authorization": f"Bearer {ground.token}"}
     one = f"/sessions/{ground.session['session_id']}"
-    for path in ("/sessions", one, f"{one}/events", "/events", "/users/user123/keys", "/gpus", "/readyz"):
+    for path in ("/sessions", one, f"{one}/events", "/events", f"/users/{USER}/keys", "/gpus", "/readyz"):
         answer = requests.get(ground.gateway.url + path, headers=headers, timeout=30)
         assert answer.ok
         assert ground.holding(answer.content) == [], path
@@ -88,7 +91,7 @@ def test_logs_command_lines_and_the_list_of_tokens_show_none_of_them(ground: Gro
     for name in ("serve", "router"):
         assert ground.holding(ground.gateway.log(name).encode()) == []
     for process in Path("/proc").glob("[0-9]*/cmdline"):
-        if process.exists():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
             assert ground.holding(process.read_bytes()) == [], process
     assert ground.holding(ground.gateway.run("token", "list").stdout.encode()) == []
 

@@ -9,8 +9,10 @@ import pytest
 import requests
 
 from gateway.repositories.docker.client import Docker
-from tests.e2e.conftest import NETWORK, Gateway
+from tests import own
+from tests.whole_gateway import NETWORK, Gateway
 
+USER = own.user("user123")
 EGRESS = f"{NETWORK}-egress"
 
 
@@ -48,17 +50,17 @@ def mirror(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 def test_a_package_is_installed_from_the_mirror(gateway: Gateway, mirror: None) -> None:
-    session = gateway.create("user123")
+    session = gateway.create(USER)
     steps = (
         "python3 -m venv env",
         "env/bin/pip install --quiet --no-index --find-links http://mirror.test:8000/"
         " --trusted-host mirror.test gwhello",
         "env/bin/python -c 'import gwhello; print(gwhello.said)'",
     )
-    assert gateway.in_session("user123", " && ".join(steps)).strip() == "hello"
+    assert gateway.in_session(USER, " && ".join(steps)).strip() == "hello"
     other = "curl -s -o /dev/null -w '%{http_code}' http://example.com/ || true"
-    assert gateway.in_session("user123", other) == "403"
-    assert "mirror.test:8000 by $http_proxy" in gateway.in_session("user123", "cat /etc/motd")
+    assert gateway.in_session(USER, other) == "403"
+    assert "mirror.test:8000 by $http_proxy" in gateway.in_session(USER, "cat /etc/motd")
     assert gateway.get("/readyz")["parts"]["egress"] == "ok: mirror.test:8000"
     assert "mirror.test" in subprocess.check_output(["docker", "logs", EGRESS], text=True)
     gateway.delete(session["session_id"])

@@ -4,31 +4,30 @@ import os
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import pytest
 
 from gateway.simulation.faults import Faults
 from gateway.simulation.store import Store
-from tests.e2e.conftest import eventually, remove_containers
+from tests import own
 from tests.own_docker import OwnDocker, own_docker
 from tests.soak import agreement
-from tests.soak.prefork import PreforkedGateway
+from tests.warm import own_warm
+from tests.whole_gateway import NETWORK, Gateway, eventually, running
 
-NETWORK = "gwrestarts"
 SESSIONS = 20
 
 
 class Ground:
     """A gateway, and a Docker daemon of the test's own."""
 
-    def __init__(self, gateway: PreforkedGateway, docker: OwnDocker) -> None:
+    def __init__(self, gateway: Gateway, docker: OwnDocker) -> None:
         self.gateway, self.docker = gateway, docker
         self.faults = Faults(Store(gateway.directory / "state/simulated-gpus.json"))
 
     def create(self, count: int) -> dict[str, str]:
         """Session ids by user; each has a file in the workspace."""
-        users = [f"user{number}" for number in range(count)]
+        users = [own.user(f"user{number}") for number in range(count)]
         with ThreadPoolExecutor(4) as pool:
             made = pool.map(lambda user: self.gateway.create(user, mig_profile="1g.5gb"), users)
             sessions = {session["user_id"]: session["session_id"] for session in made}
@@ -54,19 +53,10 @@ class Ground:
 
 @pytest.fixture(scope="module")
 def ground(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ground]:
-    directory: Path = tmp_path_factory.mktemp("restarts")
-    gateway = PreforkedGateway(directory, gpus="3xA100-40GB", settings={"GATEWAY_NETWORK": NETWORK})
-    with own_docker() as docker:
+    with own_docker() as docker, own_warm() as warm:
         docker.load(os.environ.get("GATEWAY_IMAGE", "gpu-workspace"))
-        try:
-            assert gateway.run("migrate").returncode == 0
-            gateway.start("router")
-            gateway.serve()
-            eventually(lambda: (directory / "sshpiper/ssh_host_ed25519_key.pub").exists())
+        with running(Gateway(tmp_path_factory.mktemp("restarts"), "3xA100-40GB", warm=warm)) as gateway:
             yield Ground(gateway, docker)
-        finally:
-            gateway.end()
-            remove_containers(directory)
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +82,7 @@ def test_a_kill_of_docker_that_keeps_containers_costs_no_session(
 def test_a_kill_of_the_router_costs_connections_only(ground: Ground, sessions: dict[str, str]) -> None:
     ground.gateway.kill("router")
     ground.gateway.start("router")
-    eventually(lambda: not ground.gateway.refused("user0"))
+    eventually(lambda: not ground.gateway.refused(own.user("user0")))
     assert agreement.problems(ground.look()) == []
     assert len(sessions) == len(ground.look().rows)
 

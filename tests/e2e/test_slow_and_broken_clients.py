@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from gateway.server import ANSWER_SECONDS, REQUEST_SECONDS
-from tests.e2e.conftest import Gateway, eventually
+from tests.whole_gateway import Gateway, eventually
 
 HALF_A_HEADER = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "
 HALF_A_BODY = (

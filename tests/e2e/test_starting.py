@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from tests.e2e.conftest import BIN, Gateway, eventually, free_port
+from tests.paths import BIN
+from tests.whole_gateway import Gateway, eventually, free_port
 
 
 @pytest.fixture

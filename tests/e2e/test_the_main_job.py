@@ -2,36 +2,32 @@
 
 import json
 import re
-import sqlite3
 import subprocess
 import threading
 import time
-from datetime import UTC, datetime
 from typing import Any
 
 import requests
 
-from tests.e2e.conftest import NETWORK, Gateway, eventually
+from tests import own
+from tests.whole_gateway import NETWORK, Gateway, eventually
 
-
-def expire(gateway: Gateway, session_id: str) -> None:
-    """Put the lease's end at now, so that no test waits a minute for it."""
-    with sqlite3.connect(gateway.directory / "state/sessions.db") as database:
-        now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
-        database.execute("UPDATE sessions SET boot = NULL, expires_at = ? WHERE id = ?", (now, session_id))
+USER, OTHER, KEEPER, LEAVER, ROTATOR, SLEEPER, QUITTER = map(
+    own.user, ("user123", "other", "keeper", "leaver", "rotator", "sleeper", "quitter")
+)
 
 
 def test_the_user_is_in_the_container_as_soon_as_the_answer_is_there(
     gateway: Gateway, session: dict[str, Any]
 ) -> None:
-    container = gateway.in_session("user123", "hostname; id -un; pwd").split()
-    assert container == ["user123-gpu", "user123", "/home/user123"]
+    container = gateway.in_session(USER, "hostname; id -un; pwd").split()
+    assert container == [f"{USER}-gpu", USER, f"/home/{USER}"]
 
 
 def test_a_login_shell_shows_the_slice_and_the_end_of_the_lease(
     gateway: Gateway, session: dict[str, Any]
 ) -> None:
-    shell = gateway.ssh("user123", options=("-tt",))
+    shell = gateway.ssh(USER, options=("-tt",))
     shown = subprocess.run(
         shell, input=b"alias ll; echo PATH=$PATH; exit\n", capture_output=True, timeout=30
     ).stdout.decode()
@@ -43,64 +39,62 @@ def test_a_login_shell_shows_the_slice_and_the_end_of_the_lease(
 
 
 def test_commands_see_the_variables_of_their_slice(gateway: Gateway, session: dict[str, Any]) -> None:
-    seen = gateway.in_session(
-        "user123", "echo $NVIDIA_VISIBLE_DEVICES; bash -lc 'echo $NVIDIA_VISIBLE_DEVICES'"
-    )
+    seen = gateway.in_session(USER, "echo $NVIDIA_VISIBLE_DEVICES; bash -lc 'echo $NVIDIA_VISIBLE_DEVICES'")
     assert seen.split() == [session["gpu_uuid"]] * 2
 
 
 def test_the_tools_that_were_promised_are_there(gateway: Gateway, session: dict[str, Any]) -> None:
     tools = "nvtop git curl rsync tmux vim less python3"
-    found = gateway.in_session("user123", f"for tool in {tools}; do command -v $tool; done").split()
+    found = gateway.in_session(USER, f"for tool in {tools}; do command -v $tool; done").split()
     assert [path.rpartition("/")[2] for path in found] == tools.split()
 
 
 def test_the_workspace_outlives_the_session(gateway: Gateway) -> None:
-    first = gateway.create("keeper")
-    gateway.in_session("keeper", "echo 'x = 1' > projects/model.py; touch /tmp/gone")
+    first = gateway.create(KEEPER)
+    gateway.in_session(KEEPER, "echo 'x = 1' > projects/model.py; touch /tmp/gone")
     assert gateway.delete(first["session_id"]).status_code == 204
-    second = gateway.create("keeper")
-    assert gateway.in_session("keeper", "cat projects/model.py; ls /tmp").strip() == "x = 1"
+    second = gateway.create(KEEPER)
+    assert gateway.in_session(KEEPER, "cat projects/model.py; ls /tmp").strip() == "x = 1"
     gateway.delete(second["session_id"])
 
 
 def test_a_session_sees_no_workspace_but_its_own(gateway: Gateway, session: dict[str, Any]) -> None:
-    other = gateway.create("other")
-    assert gateway.in_session("other", "ls /home").split() == ["other"]
+    other = gateway.create(OTHER)
+    assert gateway.in_session(OTHER, "ls /home").split() == [OTHER]
     gateway.delete(other["session_id"])
 
 
 def test_deleting_cuts_the_live_connection_and_takes_everything_back(gateway: Gateway) -> None:
-    session = gateway.create("leaver", mig_profile="3g.20gb")
-    with subprocess.Popen(gateway.ssh("leaver", "echo ready; sleep 600"), stdout=subprocess.PIPE) as live:
+    session = gateway.create(LEAVER, mig_profile="3g.20gb")
+    with subprocess.Popen(gateway.ssh(LEAVER, "echo ready; sleep 600"), stdout=subprocess.PIPE) as live:
         assert live.stdout is not None
         assert live.stdout.readline() == b"ready\n"
         assert gateway.delete(session["session_id"]).status_code == 204
         assert gateway.leftovers(session["session_id"]) == []
         assert live.wait(timeout=5) != 0
-    assert gateway.refused("leaver")
+    assert gateway.refused(LEAVER)
 
 
 def test_a_stored_key_that_is_withdrawn_is_out_at_once(gateway: Gateway) -> None:
-    first = gateway.create("rotator")  # leaves a key and the known_hosts line to log in with
+    first = gateway.create(ROTATOR)  # leaves a key and the known_hosts line to log in with
     gateway.delete(first["session_id"])
-    key = gateway.directory / "rotator.key"
+    key = gateway.directory / f"{ROTATOR}.key"
     made = subprocess.run(["ssh-keygen", "-y", "-f", key], capture_output=True, text=True, check=True)
-    public = gateway.directory / "rotator.pub"
+    public = gateway.directory / f"{ROTATOR}.pub"
     public.write_text(made.stdout)
     url = ("--url", gateway.url)
-    assert gateway.run("keys", "rotator", str(public), *url).stdout.split() == made.stdout.split()[:2]
-    session = gateway.create("rotator")
-    with subprocess.Popen(gateway.ssh("rotator", "echo ready; sleep 600"), stdout=subprocess.PIPE) as live:
+    assert gateway.run("keys", ROTATOR, str(public), *url).stdout.split() == made.stdout.split()[:2]
+    session = gateway.create(ROTATOR)
+    with subprocess.Popen(gateway.ssh(ROTATOR, "echo ready; sleep 600"), stdout=subprocess.PIPE) as live:
         assert live.stdout is not None
         assert live.stdout.readline() == b"ready\n"
-        removed = gateway.run("keys", "rotator", "--remove", *url)
+        removed = gateway.run("keys", ROTATOR, "--remove", *url)
         assert (removed.returncode, removed.stdout) == (0, "")
         assert live.wait(timeout=5) != 0
-    assert gateway.refused("rotator")
+    assert gateway.refused(ROTATOR)
     assert gateway.get(f"/sessions/{session['session_id']}")["status"] == "active"
-    gateway.run("keys", "rotator", str(public), *url)
-    assert gateway.in_session("rotator", "id -un").strip() == "rotator"
+    gateway.run("keys", ROTATOR, str(public), *url)
+    assert gateway.in_session(ROTATOR, "id -un").strip() == ROTATOR
     gateway.delete(session["session_id"])
     assert (
         requests.get(f"{gateway.url}/sessions/{session['session_id']}", timeout=5).json()["reason"]
@@ -109,8 +103,8 @@ def test_a_stored_key_that_is_withdrawn_is_out_at_once(gateway: Gateway) -> None
 
 
 def test_a_lease_that_ends_is_taken_back_within_two_seconds(gateway: Gateway) -> None:
-    session = gateway.create("sleeper")
-    expire(gateway, session["session_id"])
+    session = gateway.create(SLEEPER)
+    gateway.expire(session["session_id"])
     began = time.monotonic()
     eventually(lambda: gateway.leftovers(session["session_id"]) == [], seconds=10)
     assert time.monotonic() - began < 5, (
@@ -123,9 +117,7 @@ def test_a_lease_that_ends_is_taken_back_within_two_seconds(gateway: Gateway) ->
 
 
 def test_a_session_survives_a_kill_of_the_gateway(gateway: Gateway, session: dict[str, Any]) -> None:
-    with subprocess.Popen(
-        gateway.ssh("user123", "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as live:
+    with subprocess.Popen(gateway.ssh(USER, "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
         assert live.stdin is not None
         assert live.stdout is not None
         live.stdin.write(b"before\n")
@@ -136,27 +128,27 @@ def test_a_session_survives_a_kill_of_the_gateway(gateway: Gateway, session: dic
         live.stdin.write(b"after\n")
         live.stdin.close()
         assert live.stdout.read() == b"after\n"
-    assert gateway.in_session("user123", "echo $NVIDIA_VISIBLE_DEVICES").strip() == session["gpu_uuid"]
+    assert gateway.in_session(USER, "echo $NVIDIA_VISIBLE_DEVICES").strip() == session["gpu_uuid"]
     assert gateway.get(f"/sessions/{session['session_id']}")["status"] == "active"
 
 
 def test_a_lease_that_ended_while_the_gateway_was_down_is_taken_back_when_it_is_up(gateway: Gateway) -> None:
-    session = gateway.create("sleeper")
+    session = gateway.create(SLEEPER)
     gateway.kill("serve")
-    expire(gateway, session["session_id"])
+    gateway.expire(session["session_id"])
     gateway.serve()
     eventually(lambda: gateway.leftovers(session["session_id"]) == [])
 
 
 def test_a_user_who_kills_the_main_process_has_left(gateway: Gateway) -> None:
-    session = gateway.create("quitter")
-    subprocess.run(gateway.ssh("quitter", "kill 1"), timeout=30, capture_output=True)
+    session = gateway.create(QUITTER)
+    subprocess.run(gateway.ssh(QUITTER, "kill 1"), timeout=30, capture_output=True)
     eventually(lambda: gateway.leftovers(session["session_id"]) == [], seconds=5)  # no minute passes
     assert gateway.get(f"/sessions/{session['session_id']}")["reason"] == "user_exit"
 
 
 def test_many_users_at_once_each_land_in_their_own_container(gateway: Gateway) -> None:
-    users = [f"crowd{number}" for number in range(8)]
+    users = [own.user(f"crowd{number}") for number in range(8)]
     sessions: dict[str, dict[str, Any]] = {}
 
     def create(user_id: str) -> None:
@@ -175,14 +167,14 @@ def test_many_users_at_once_each_land_in_their_own_container(gateway: Gateway) -
 
 
 def test_a_users_key_opens_no_other_users_door(gateway: Gateway, session: dict[str, Any]) -> None:
-    other = gateway.create("other")
-    with_users_key = [part.replace("other.key", "user123.key") for part in gateway.ssh("other", "true")]
+    other = gateway.create(OTHER)
+    with_users_key = [part.replace(f"{OTHER}.key", f"{USER}.key") for part in gateway.ssh(OTHER, "true")]
     assert subprocess.run(with_users_key, capture_output=True, timeout=30).returncode == 255
     gateway.delete(other["session_id"])
 
 
 def test_the_contracts_own_commands_answer(gateway: Gateway, session: dict[str, Any]) -> None:
-    logs = subprocess.run(["docker", "logs", "user123-container"], capture_output=True, text=True, check=True)
+    logs = subprocess.run(["docker", "logs", f"{USER}-container"], capture_output=True, text=True, check=True)
     assert "Server listening" in logs.stderr
     network = json.loads(subprocess.check_output(["docker", "network", "inspect", NETWORK]))
     assert network[0]["Internal"] is True
@@ -198,7 +190,7 @@ def test_the_contracts_own_commands_answer(gateway: Gateway, session: dict[str, 
 def test_logs_are_lines_of_fields_and_no_private_key_is_told(
     gateway: Gateway, session: dict[str, Any]
 ) -> None:
-    gateway.in_session("user123", "true")
+    gateway.in_session(USER, "true")
     logs = [gateway.log("serve"), gateway.log("router")]
     secrets = ["PRIVATE", session["ssh_private_key"].splitlines()[1], "LS0tLS1CRUdJTi"]  # the last: base64
     for text in [*logs, json.dumps(gateway.get("/events"))]:

@@ -12,8 +12,12 @@ from sqlalchemy.engine import make_url
 
 from gateway.database_url import DatabaseUrl
 from gateway.repositories.sql import schema
-from tests.e2e.conftest import BIN, Gateway, eventually, free_port, remove_containers
+from tests import own
+from tests.paths import BIN
 from tests.postgresql import PostgresServer
+from tests.whole_gateway import Gateway, eventually, free_port, take_away
+
+ANN = own.user("ann")
 
 
 @dataclass
@@ -69,17 +73,15 @@ def pair(tmp_path_factory: pytest.TempPathFactory, postgresql: PostgresServer) -
     eventually(lambda: (directory / "sshpiper/ssh_host_ed25519_key.pub").exists())
     yield pair
     for gateway in pair.gateways.values():
-        for name in list(gateway.processes):
-            gateway.kill(name)
-    remove_containers(directory)
+        take_away(gateway)
 
 
 def test_what_one_opens_the_other_lists_and_closes(pair: Pair) -> None:
-    session = pair.first.create("ann")
+    session = pair.first.create(ANN)
     assert [other["session_id"] for other in pair.second.get("/sessions")["sessions"]] == [
         session["session_id"]
     ]
-    assert pair.first.in_session("ann", "echo $USER") == "ann\n"
+    assert pair.first.in_session(ANN, "echo $USER") == f"{ANN}\n"
     assert pair.second.delete(session["session_id"]).status_code == 204
     assert pair.first.leftovers(session["session_id"]) == []
 
@@ -87,7 +89,7 @@ def test_what_one_opens_the_other_lists_and_closes(pair: Pair) -> None:
 def test_no_slice_is_given_twice(pair: Pair) -> None:
     def create(number: int) -> Any:
         gateway = pair.first if number % 2 else pair.second
-        body = {"user_id": f"user{number}", "mig_profile": "1g.6gb"}
+        body = {"user_id": own.user(f"user{number}"), "mig_profile": "1g.6gb"}
         return requests.post(f"{gateway.url}/sessions", json=body, timeout=60)
 
     with ThreadPoolExecutor(12) as pool:
@@ -102,7 +104,7 @@ def test_no_slice_is_given_twice(pair: Pair) -> None:
 def test_when_the_leader_is_killed_the_other_takes_over_and_ends_a_lease_once(pair: Pair) -> None:
     leader = pair.leader()
     [survivor] = pair.gateways.keys() - {leader}
-    session = pair.gateways[survivor].create("ann")
+    session = pair.gateways[survivor].create(ANN)
     pair.gateways[leader].kill(leader)
     pair.ask(f"UPDATE sessions SET boot = NULL, expires_at = now() WHERE id = '{session['session_id']}'")
     gateway = pair.gateways[survivor]

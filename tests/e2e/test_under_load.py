@@ -9,8 +9,9 @@ from typing import Any
 
 import requests
 
-from tests.e2e.conftest import Gateway, eventually
+from tests import own
 from tests.soak.agreement import look_at_rows
+from tests.whole_gateway import Gateway, eventually
 
 _AT_ONCE = 200
 _SLICES = 14  # of the smallest, on two A100
@@ -28,8 +29,9 @@ def delete_all(gateway: Gateway) -> None:
 
 
 def test_two_hundred_creates_at_once_are_answered_clearly(gateway: Gateway) -> None:
+    users = [own.user(f"load{number // 2}") for number in range(_AT_ONCE)]
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        answers = list(pool.map(lambda number: post(gateway, f"load{number // 2}"), range(_AT_ONCE)))
+        answers = list(pool.map(lambda user: post(gateway, user), users))
     statuses = Counter(answer.status_code for answer in answers)
     assert statuses.keys() <= {201, 409, 503}, statuses
     assert statuses[201] == _SLICES
@@ -43,7 +45,7 @@ def test_two_hundred_creates_at_once_are_answered_clearly(gateway: Gateway) -> N
 def test_a_stop_waits_for_the_creates_that_are_under_way(gateway: Gateway) -> None:
     count = 4
     with ThreadPoolExecutor(count) as pool:
-        under_way = [pool.submit(post, gateway, f"late{number}") for number in range(count)]
+        under_way = [pool.submit(post, gateway, own.user(f"late{number}")) for number in range(count)]
         eventually(lambda: len(look_at_rows(gateway.directory)) == count)
         serving: Any = gateway.processes["serve"]
         os.killpg(serving.pid, signal.SIGTERM)

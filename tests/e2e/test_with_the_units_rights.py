@@ -6,7 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import BIN, REPOSITORY, Gateway, eventually, remove_containers
+from tests import own
+from tests.paths import BIN, REPOSITORY
+from tests.whole_gateway import Gateway, eventually, take_away
+
+USER = own.user("user123")
 
 
 def bounded(unit: str) -> list[str]:
@@ -26,16 +30,14 @@ def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway.start("serve", *bounded("gateway.service"), BIN / "gateway", "serve")
     gateway.until_ready()
     yield gateway
-    for name in list(gateway.processes):
-        gateway.kill(name)
-    remove_containers(gateway.directory)
+    take_away(gateway)
 
 
 def test_they_open_a_session_let_its_user_in_and_take_it_back(unprivileged: Gateway) -> None:
     status = Path(f"/proc/{unprivileged.processes['serve'].pid}/status").read_text()
     [held] = re.findall(r"^CapEff:\s+(\w+)$", status, re.M)
     assert int(held, 16).bit_count() == len(bounded("gateway.service")[-1].split(",")) - 1
-    session = unprivileged.create("user123", mig_profile="3g.20gb")
-    assert unprivileged.in_session("user123", "touch data/mine && stat -c %U data/mine").strip() == "user123"
+    session = unprivileged.create(USER, mig_profile="3g.20gb")
+    assert unprivileged.in_session(USER, "touch data/mine && stat -c %U data/mine").strip() == USER
     assert unprivileged.delete(session["session_id"]).status_code == 204
     eventually(lambda: unprivileged.leftovers(session["session_id"]) == [])

@@ -13,9 +13,12 @@ import requests
 from gateway.database_url import DatabaseUrl
 from gateway.domain.ssh_keys import make_pair
 from gateway.repositories.docker.client import Docker
-from tests.e2e.conftest import REPOSITORY, Gateway, eventually, remove_containers
+from tests import own
 from tests.e2e.docker_relay import DockerRelay
+from tests.paths import REPOSITORY
+from tests.whole_gateway import Gateway, eventually, running
 
+USER = own.user("user123")
 OVERRIDE = REPOSITORY / "docker/compose.socket-proxy.yaml"
 
 
@@ -50,13 +53,8 @@ def filtered(relay: DockerRelay, tmp_path_factory: pytest.TempPathFactory) -> It
     gateway = Gateway(tmp_path_factory.mktemp("filtered"))
     gateway.settings = {"DOCKER_HOST": f"unix://{relay.path}"}
     gateway.settings |= {"GATEWAY_EGRESS": "allowlist", "GATEWAY_EGRESS_HOSTS": "pypi.org:443"}
-    assert gateway.run("migrate").returncode == 0
-    gateway.start("router")
-    gateway.serve()
-    yield gateway
-    for name in list(gateway.processes):
-        gateway.kill(name)
-    remove_containers(gateway.directory)
+    with running(gateway):
+        yield gateway
 
 
 @pytest.fixture
@@ -64,31 +62,31 @@ def broken_image() -> Iterator[str]:
     """One whose sshd never starts."""
     docker = Docker().client
     container = docker.containers.create("gpu-workspace")
-    container.commit("gpu-broken", changes='CMD ["false"]')
+    container.commit(image := own.name("broken"), changes='CMD ["false"]')
     container.remove()
-    yield "gpu-broken"
-    docker.images.remove("gpu-broken")
+    yield image
+    docker.images.remove(image)
 
 
 def test_a_sessions_whole_life_needs_what_is_allowed_all_of_it_and_nothing_else(
     filtered: Gateway, relay: DockerRelay, broken_image: str, postgresql_url: DatabaseUrl
 ) -> None:
     # opened, used, a key withdrawn (which cuts connections), looked at, ended
-    session = filtered.create("user123")
-    assert filtered.in_session("user123", "id -un").strip() == "user123"
+    session = filtered.create(USER)
+    assert filtered.in_session(USER, "id -un").strip() == USER
     other = {"ssh_public_keys": [make_pair().public]}
     assert requests.put(f"{filtered.url}/sessions/{session['session_id']}/keys", json=other, timeout=30).ok
     assert filtered.run("doctor").returncode == 0
     assert filtered.delete(session["session_id"]).status_code == 204
     # one whose container ends by itself, which the gateway hears of by Docker's events
-    session = filtered.create("user123")
+    session = filtered.create(USER)
     Docker().client.containers.get(session["container_id"]).kill()
     eventually(lambda: filtered.leftovers(session["session_id"]) == [])
     # one that does not start: its last words are asked for
     filtered.settings["GATEWAY_IMAGE"] = broken_image
     filtered.kill("serve")
     filtered.serve()
-    answer = requests.post(f"{filtered.url}/sessions", json={"user_id": "user123"}, timeout=60)
+    answer = requests.post(f"{filtered.url}/sessions", json={"user_id": USER}, timeout=60)
     assert "stopped while it started" in answer.json()["detail"]
     # another machine's database, told by the id of its Docker Engine
     assert (

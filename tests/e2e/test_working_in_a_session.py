@@ -10,7 +10,10 @@ from zipfile import ZipFile
 import pytest
 
 from gateway.repositories.docker.client import Docker
-from tests.e2e.conftest import Gateway
+from tests import own
+from tests.whole_gateway import Gateway
+
+USER = own.user("user123")
 
 HANGUL = "한글 é"
 TERMINALS = (
@@ -23,7 +26,7 @@ def login(
 ) -> subprocess.CompletedProcess[str]:
     """As a client whose environment has nothing but `environment`, which it sends as Debian and macOS do."""
     options = ("-o", "SendEnv=LANG LC_* COLORTERM", "-o", "LogLevel=ERROR", *(("-tt",) if terminal else ()))
-    ssh = gateway.ssh("user123", *command, options=options)
+    ssh = gateway.ssh(USER, *command, options=options)
     kept = {"PATH": os.environ["PATH"]}
     return subprocess.run(
         ssh, env=kept | environment, input=typed, capture_output=True, text=True, timeout=60
@@ -32,17 +35,17 @@ def login(
 
 def test_files_come_and_go_by_scp(gateway: Gateway, session: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "model.py").write_text("x = 1")
-    options = gateway.ssh("user123")[1:-1]
+    options = gateway.ssh(USER)[1:-1]
     options[options.index("-p")] = "-P"
-    there = "user123@127.0.0.1:projects/model.py"
+    there = f"{USER}@127.0.0.1:projects/model.py"
     subprocess.run(["scp", *options, tmp_path / "model.py", there], check=True, timeout=30)
     subprocess.run(["scp", *options, there, tmp_path / "back.py"], check=True, timeout=30)
     assert (tmp_path / "back.py").read_text() == "x = 1"
 
 
 def test_tmux_outlives_the_connection(gateway: Gateway, session: dict[str, Any]) -> None:
-    gateway.in_session("user123", "tmux new-session -d -s work 'sleep 60'")
-    assert gateway.in_session("user123", "tmux list-sessions -F '#S'").split() == ["work"]
+    gateway.in_session(USER, "tmux new-session -d -s work 'sleep 60'")
+    assert gateway.in_session(USER, "tmux list-sessions -F '#S'").split() == ["work"]
 
 
 # What clients send: nothing, Debian's and macOS's defaults, and a setting that beats all others.
@@ -78,7 +81,7 @@ def test_file_names_of_every_script_are_right_whatever_locale_the_client_has(
 def test_file_names_of_every_script_are_right_on_a_terminal_and_in_tmux(
     gateway: Gateway, session: dict[str, Any]
 ) -> None:
-    gateway.in_session("user123", f"mkdir -p ~/names && touch ~/names/'{HANGUL}'")
+    gateway.in_session(USER, f"mkdir -p ~/names && touch ~/names/'{HANGUL}'")
     shown = login(gateway, "ls --color=never ~/names", terminal=True, LANG="ko_KR.UTF-8", TERM="xterm")
     assert HANGUL in shown.stdout
     pane = "tmux -L names new-session -d 'ls ~/names; sleep 60' && sleep 1 && tmux -L names capture-pane -p"
@@ -97,7 +100,7 @@ def test_programs_know_the_terminals_of_today(
         gateway, "tmux -L new new-session 'echo it runs > /tmp/tmux-ran'", terminal=True, TERM=terminal
     )
     assert tmux.returncode == 0, tmux.stdout
-    assert gateway.in_session("user123", "cat /tmp/tmux-ran; rm /tmp/tmux-ran") == "it runs\n"
+    assert gateway.in_session(USER, "cat /tmp/tmux-ran; rm /tmp/tmux-ran") == "it runs\n"
 
 
 @pytest.mark.parametrize("command", [(), ("printf 'TERM=%s\\n' $TERM",)])
@@ -110,7 +113,7 @@ def test_an_unknown_terminal_is_taken_for_an_xterm_with_256_colours(
 
 
 def test_a_terminal_that_the_user_has_described_is_kept(gateway: Gateway, session: dict[str, Any]) -> None:
-    gateway.in_session("user123", "echo 'own-terminal|mine, use=xterm,' | tic -x -o ~/.terminfo -")
+    gateway.in_session(USER, "echo 'own-terminal|mine, use=xterm,' | tic -x -o ~/.terminfo -")
     done = login(gateway, "echo $TERM; tput cols", terminal=True, TERM="own-terminal")
     assert done.stdout.split()[0] == "own-terminal"
 
@@ -119,11 +122,11 @@ def test_ones_own_programs_are_found_in_commands_and_in_every_kind_of_shell(
     gateway: Gateway, session: dict[str, Any]
 ) -> None:
     gateway.in_session(
-        "user123",
+        USER,
         "mkdir -p ~/.local/bin && printf '#!/bin/sh\\necho found by $0\\n' > ~/.local/bin/own-program"
         " && chmod +x ~/.local/bin/own-program",
     )
-    found = "found by /home/user123/.local/bin/own-program"
+    found = f"found by /home/{USER}/.local/bin/own-program"
     for command in ("own-program", "bash -lc own-program", "bash -ic own-program", "sh -c own-program"):
         assert found in login(gateway, command).stdout, command
     assert found in login(gateway, terminal=True, typed="own-program; exit\n", TERM="xterm").stdout
@@ -136,13 +139,13 @@ def test_packages_are_installed_into_the_home_directory_and_into_a_virtual_envir
     gateway: Gateway, session: dict[str, Any]
 ) -> None:
     """The package is made here, because the tests have no package index."""
-    wheel = gateway.directory / "workspaces/user123/own_package-1-py3-none-any.whl"
+    wheel = gateway.directory / f"workspaces/{USER}/own_package-1-py3-none-any.whl"
     make_wheel(wheel)
     options = f"--quiet --no-index --disable-pip-version-check ~/{wheel.name}"
-    gateway.in_session("user123", f"pip install --user {options}")
-    assert gateway.in_session("user123", "own-command").startswith("/home/user123/.local/lib/python3")
-    gateway.in_session("user123", f"python3 -m venv ~/env && ~/env/bin/pip install {options}")
-    assert gateway.in_session("user123", "~/env/bin/own-command").startswith("/home/user123/env/lib/python3")
+    gateway.in_session(USER, f"pip install --user {options}")
+    assert gateway.in_session(USER, "own-command").startswith(f"/home/{USER}/.local/lib/python3")
+    gateway.in_session(USER, f"python3 -m venv ~/env && ~/env/bin/pip install {options}")
+    assert gateway.in_session(USER, "~/env/bin/own-command").startswith(f"/home/{USER}/env/lib/python3")
 
 
 def make_wheel(path: Path) -> None:
@@ -158,13 +161,13 @@ def make_wheel(path: Path) -> None:
 
 def test_what_a_researcher_types_first_is_there(gateway: Gateway, session: dict[str, Any]) -> None:
     wanted = "nano vim htop nvtop wget curl unzip make gcc g++ git tmux rsync less python3 pip ps".split()
-    found = gateway.in_session("user123", f"for name in {' '.join(wanted)}; do command -v $name; done")
+    found = gateway.in_session(USER, f"for name in {' '.join(wanted)}; do command -v $name; done")
     assert [Path(line).name for line in found.splitlines()] == wanted
     source = "#include <Python.h>\\nint main() { return Py_Version == 0; }\\n"
     build = (
         "gcc $(python3-config --includes) /tmp/a.c $(python3-config --embed --ldflags) -o /tmp/a && /tmp/a"
     )
-    gateway.in_session("user123", f"printf '{source}' > /tmp/a.c && {build}")
+    gateway.in_session(USER, f"printf '{source}' > /tmp/a.c && {build}")
 
 
 def test_programs_do_not_ignore_interrupts(gateway: Gateway, session: dict[str, Any]) -> None:
@@ -178,10 +181,10 @@ def test_ssh_copy_id_and_the_next_login_explain_that_the_key_is_not_used(
 ) -> None:
     (tmp_path / ".ssh").mkdir(mode=0o700)
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", tmp_path / "laptop"], check=True)
-    options = [option for option in gateway.ssh("user123")[3:-1] if option != "-i"]
+    options = [option for option in gateway.ssh(USER)[3:-1] if option != "-i"]
     options[0] = f"-oIdentityFile={options[0]}"
     done = subprocess.run(
-        ["ssh-copy-id", "-f", "-i", tmp_path / "laptop.pub", *options, "user123@127.0.0.1"],
+        ["ssh-copy-id", "-f", "-i", tmp_path / "laptop.pub", *options, f"{USER}@127.0.0.1"],
         env={"PATH": os.environ["PATH"], "HOME": str(tmp_path)},
         capture_output=True,
         text=True,
@@ -190,7 +193,7 @@ def test_ssh_copy_id_and_the_next_login_explain_that_the_key_is_not_used(
     note = "does not read ~/.ssh/authorized_keys"
     assert note in done.stderr
     assert note in login(gateway, terminal=True, typed="exit\n", TERM="xterm").stdout
-    gateway.in_session("user123", "rm -r ~/.ssh")
+    gateway.in_session(USER, "rm -r ~/.ssh")
     assert note not in login(gateway, terminal=True, typed="exit\n", TERM="xterm").stdout
 
 
@@ -211,9 +214,9 @@ def test_the_log_of_a_session_has_sshds_own_lines_and_nothing_of_the_users(
     gateway: Gateway, session: dict[str, Any]
 ) -> None:
     login(gateway, FORGE)
-    container = Docker().client.containers.get("user123-container")
+    container = Docker().client.containers.get(f"{USER}-container")
     log = container.logs().decode()
-    assert "Accepted publickey for user123" in log
+    assert f"Accepted publickey for {USER}" in log
     assert "\033" not in log
     for line in log.splitlines():
         assert "FORGED" not in line or "nvalid user FORGED\\033[2J\\nAccepted publickey" in line

@@ -20,15 +20,14 @@ import requests
 from gateway import failpoints
 from gateway.domain.ssh_keys import make_pair
 from gateway.simulation.faults import Faults
-from tests.e2e.conftest import NETWORK
-from tests.e2e.test_the_main_job import expire
+from tests import own
 from tests.own_docker import OwnDocker
 from tests.soak import agreement
 from tests.soak.churn import FAULTS
-from tests.soak.prefork import PreforkedGateway
+from tests.whole_gateway import NETWORK, Gateway
 
-USERS = [f"storm{number}" for number in range(10)]
-WITNESS = "witness"
+USERS = [own.user(f"storm{number}") for number in range(10)]
+WITNESS = own.user("witness")
 PROFILES = ["1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb"]
 # How often each act is chosen, in relation to the others.
 ACTS = {
@@ -63,7 +62,7 @@ class Ground:
     `docker` is one that may be restarted, None when it is others' too."""
 
     def __init__(
-        self, gateway: PreforkedGateway, faults: Faults, chance: random.Random, docker: OwnDocker | None
+        self, gateway: Gateway, faults: Faults, chance: random.Random, docker: OwnDocker | None
     ) -> None:
         self.gateway, self.faults, self.chance, self.docker = gateway, faults, chance, docker
         self.events: Counter[str] = Counter()
@@ -139,7 +138,7 @@ class Ground:
     def _expire(self) -> None:
         if ids := self._session_ids():
             with suppress(sqlite3.OperationalError):  # the gateway is writing
-                expire(self.gateway, self.chance.choice(ids))
+                self.gateway.expire(self.chance.choice(ids))
 
     def _kill_worker(self) -> None:
         if workers := list(_children(self.gateway.processes["serve"].pid)):
@@ -148,7 +147,7 @@ class Ground:
 
     def _kill_gateway(self) -> None:
         self.gateway.kill("serve")
-        self.gateway.serve_unready()
+        self.gateway.start("serve")
 
     def _kill_router(self) -> None:
         self.gateway.kill("router")
@@ -157,7 +156,8 @@ class Ground:
     def _arm_failpoint(self) -> None:
         place = self.chance.choice(failpoints.CREATE + failpoints.DELETE)
         self.gateway.kill("serve")
-        self.gateway.serve_unready(f"{place}={self.chance.choice(failpoints.ACTIONS)}")
+        failing = f"{place}={self.chance.choice(failpoints.ACTIONS)}"
+        self.gateway.start("serve", GATEWAY_FAILPOINTS=failing)
 
     def _break_driver(self) -> None:
         self.faults.inject(self.chance.choice(FAULTS))

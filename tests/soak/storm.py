@@ -19,11 +19,11 @@ from pathlib import Path
 from gateway.errors import GatewayError
 from gateway.simulation.faults import Faults
 from gateway.simulation.store import Store
-from tests.e2e.conftest import eventually, remove_containers
 from tests.own_docker import OwnDocker, own_docker
 from tests.soak import agreement
 from tests.soak.acts import ACTS, Ground
-from tests.soak.prefork import PreforkedGateway
+from tests.warm import Warm, own_warm
+from tests.whole_gateway import Gateway, eventually, running
 
 _AT_ONCE = 4
 _PROGRESS_SECONDS = 15
@@ -93,19 +93,11 @@ class Storm:
 
 
 @contextmanager
-def storming(directory: Path, seed: int, docker: OwnDocker | None = None) -> Iterator[Storm]:
-    gateway = PreforkedGateway(directory, settings={"GATEWAY_WORKERS": "2", "GATEWAY_THREADS": "8"})
-    assert gateway.run("migrate").returncode == 0
-    try:
-        gateway.start("router")
-        gateway.serve()
-        eventually(lambda: (directory / "sshpiper/ssh_host_ed25519_key.pub").exists())
+def storming(directory: Path, seed: int, warm: Warm, docker: OwnDocker | None = None) -> Iterator[Storm]:
+    gateway = Gateway(directory, settings={"GATEWAY_WORKERS": "2", "GATEWAY_THREADS": "8"}, warm=warm)
+    with running(gateway):
         faults = Faults(Store(directory / "state/simulated-gpus.json"))
-        ground = Ground(gateway, faults, random.Random(seed), docker)
-        yield Storm(ground, seed)
-    finally:
-        gateway.end()
-        remove_containers(directory)
+        yield Storm(Ground(gateway, faults, random.Random(seed), docker), seed)
 
 
 def main() -> None:
@@ -122,7 +114,8 @@ def _blow(docker: OwnDocker, minutes: float, seed: int) -> int:
     try:
         with (
             tempfile.TemporaryDirectory() as directory,
-            storming(Path(directory), seed, docker) as storm,
+            own_warm() as warm,
+            storming(Path(directory), seed, warm, docker) as storm,
         ):
             storm.blow(minutes * 60, lambda line: print(line, flush=True))
             print(storm.summary())

@@ -12,16 +12,16 @@ import requests
 
 from gateway import failpoints
 from gateway.domain.ssh_keys import make_pair
-from tests.e2e.conftest import NETWORK, eventually, remove_containers
+from tests import own
 from tests.soak import agreement
-from tests.soak.prefork import PreforkedGateway
+from tests.whole_gateway import NETWORK, Gateway, eventually, running
 
 CASES = [
     (place, action)
     for place in failpoints.CREATE + failpoints.DELETE
     for action in sorted(failpoints.ACTIONS, reverse=True)
 ]
-USER, WITNESS = "unlucky", "witness"
+USER, WITNESS = own.user("unlucky"), own.user("witness")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Outcome:
 class Sweep:
     """One gateway for all cases, with a healthy session that lives through them."""
 
-    def __init__(self, gateway: PreforkedGateway) -> None:
+    def __init__(self, gateway: Gateway) -> None:
         self.gateway = gateway
         self.healthy = gateway.create(WITNESS, mig_profile="2g.10gb")
         self.public_key = self._make_key()
@@ -87,7 +87,7 @@ class Sweep:
     def _restart(self, failpoints: str = "") -> None:
         self.gateway.kill("serve")
         began = time.time()
-        self.gateway.serve(failpoints)
+        self.gateway.serve(GATEWAY_FAILPOINTS=failpoints)
         # The first tick must not meet the failpoint in the place of the request.
         eventually(lambda: (self.gateway.directory / "state/reaper.lock").stat().st_mtime > began)
 
@@ -115,16 +115,8 @@ class Sweep:
 
 @contextmanager
 def sweeping(directory: Path) -> Iterator[Sweep]:
-    gateway = PreforkedGateway(directory)
-    assert gateway.run("migrate").returncode == 0
-    try:
-        gateway.start("router")
-        gateway.serve()
-        eventually(lambda: (directory / "sshpiper/ssh_host_ed25519_key.pub").exists())
+    with running(Gateway(directory)) as gateway:
         yield Sweep(gateway)
-    finally:
-        gateway.end()
-        remove_containers(directory)
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from gateway.repositories.sql import schema
 from tests.soak.churn import churn
 from tests.soak.race import AT_ONCE
 from tests.soak.storm import storming
+from tests.warm import warm
 
 
 class Racer:
@@ -68,7 +69,7 @@ def test_after_much_coming_and_going_with_faults_all_parts_agree(tmp_path: Path,
 
 def test_after_each_quiet_moment_of_a_storm_all_places_agree(tmp_path: Path) -> None:
     """Over this machine's Docker, which is not restarted: that is for `make soak`."""
-    with storming(tmp_path, seed=7) as storm:
+    with storming(tmp_path, 7, warm()) as storm:
         storm.blow(15)
     assert storm.compared > 1
     assert storm.ground.events["create 201"] > 0
