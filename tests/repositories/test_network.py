@@ -17,8 +17,8 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.docker.packets import open_paths
 from tests import own
-from tests.e2e.conftest import eventually
 from tests.repositories.conftest import HOST, NETWORK, SPARE, SUBNET
+from tests.whole_gateway import eventually
 
 TABLE = f"gateway_{NETWORK.replace('-', '/')}"
 NOBODY = 65533
