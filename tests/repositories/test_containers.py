@@ -345,6 +345,20 @@ def test_a_container_that_somebody_else_gave_the_name_is_left_alone(
         stranger.remove(force=True)
 
 
+def test_two_gateways_on_one_docker_may_serve_the_same_user(
+    real: DockerContainers, docker: Docker, spec: ContainerSpec
+) -> None:
+    marks = {labels.SESSION: "of-another-gateway", labels.NETWORK: "another-gateways"}
+    others = docker.client.containers.create("gpu-workspace", name=f"{USER}-container", labels=marks)
+    try:
+        for _ in range(2):  # the second time an orphan of this gateway has the longer name
+            found = docker.client.containers.get(real.run(spec))
+            assert found.name == f"{USER}-container-{NETWORK}"
+        others.reload()
+    finally:
+        others.remove(force=True)
+
+
 def test_containers_of_another_gateway_on_the_same_docker_are_neither_seen_nor_removed(
     real: DockerContainers, docker: Docker, spec: ContainerSpec
 ) -> None:

@@ -186,14 +186,14 @@ class DockerContainers:
 
     def _create_and_start(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> str:
         try:
-            container_id = self._create(spec, devices)
+            container_id = self._create(spec, devices, _name(spec.request.user_id))
         except ImageNotFound:
             raise self._image_missing() from None
         except APIError as error:
             if error.status_code != 409:
                 raise
-            self._remove_orphan_named(_name(spec.request.user_id))
-            container_id = self._create(spec, devices)
+            name = self._free_name(_name(spec.request.user_id))
+            container_id = self._create(spec, devices, name)
         reach("after-container-create", DockerUnavailable)
         self._docker.client.api.start(container_id)
         self._close_namespace(container_id)
@@ -211,7 +211,7 @@ class DockerContainers:
     def _namespace(self, container_id: str) -> Namespace:
         return Namespace(self._docker.client.api.inspect_container(container_id), self._network)
 
-    def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> str:
+    def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None, name: str) -> str:
         mounts = _mounts(spec)
         api = self._docker.client.api
         endpoint = EndpointConfig("1.44", ipv4_address=spec.address)
@@ -222,7 +222,7 @@ class DockerContainers:
             healthcheck={"test": ["NONE"]},
             # the proxy in ~/.docker/config.json is the host's, and its URL may hold a password
             use_config_proxy=False,
-            name=_name(spec.request.user_id),
+            name=name,
             hostname=_hostname(spec.request.user_id),
             user=f"{spec.request.uid}:{spec.request.uid}",
             working_dir=f"/home/{spec.request.user_id}",
@@ -253,18 +253,26 @@ class DockerContainers:
         declared = self._docker.client.images.get(self._image).attrs["Config"].get("Volumes") or {}
         return {posixpath.normpath(directory) for directory in declared}
 
-    def _remove_orphan_named(self, name: str) -> None:
-        """A name is a mutex that an earlier session's container may still hold: its row is gone, or the
-        user could have no new session, so it is an orphan if it is ours at all."""
+    def _free_name(self, name: str) -> str:
+        """A name for the user's container, after `name` was found in use.
+
+        A container of this gateway without a row is an orphan: it is removed, and `name` is free. Another
+        gateway on the same Docker may serve the same user: then this one's network is added to the name.
+        Raises `ContainerFailed` for anybody else's container.
+        """
         try:
             container = self._docker.client.containers.get(name)
         except NotFound:
-            return
-        if labels.SESSION not in container.labels or container.labels.get(labels.NETWORK) != self._network:
+            return name
+        network = container.labels.get(labels.NETWORK)
+        if labels.SESSION in container.labels and network not in (None, self._network):
+            return self._free_name(f"{name}-{self._network}")
+        if labels.SESSION not in container.labels or not self._is_own(container.labels):
             raise ContainerFailed(
                 f"A container named {name!r}, not this gateway's, stands in the way; rename or remove it."
             )
         self._remove(str(container.id))
+        return name
 
     def _with_label(self, label: str) -> Sequence[dict[str, Any]]:
         """As Docker lists them: looking at each one besides fails when it goes away in between."""
