@@ -11,7 +11,7 @@ from flask import Flask
 from gateway import failpoints, simulation
 from gateway.api import authorisation, browsers, errors, events, gpus, health, openapi, users
 from gateway.api import sessions as sessions_api
-from gateway.api.requests import PathNumber, PathText
+from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.watch import Watch
@@ -50,8 +50,6 @@ from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
 from gateway.services.tokens import Tokens
 from gateway.settings import Settings
-
-_LARGEST_REQUEST = 512 * 1024  # bytes; 20 of the largest keys and some
 
 
 @dataclass(frozen=True)
@@ -118,7 +116,7 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     watch = Watch(database, host)
     reaper = Reaper(reconciler, watch, disk_use, leadership_of(settings))
     flask = Flask("gateway", static_folder=None)
-    flask.config["MAX_CONTENT_LENGTH"] = _LARGEST_REQUEST
+    flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     flask.config["PUBLIC_URL"] = settings.public_url
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}

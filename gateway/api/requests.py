@@ -10,6 +10,7 @@ from werkzeug.routing import ValidationError as NoMatch
 
 from gateway.domain import ssh_keys, users
 
+LARGEST_BODY = 512 * 1024  # bytes; 20 of the largest keys and some
 _LARGEST_ID = 2**63 - 1  # of a database row
 _DEFAULT_TTL_MINUTES = 60
 _DIGITS = re.compile(r"-?[0-9]{1,19}")

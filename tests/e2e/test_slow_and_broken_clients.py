@@ -9,13 +9,28 @@ from pathlib import Path
 import pytest
 import requests
 
-from gateway.server import ANSWER_SECONDS, REQUEST_SECONDS
+from gateway.server.connection import RESPONSE_SECONDS
+from gateway.server.gate import REQUEST_SECONDS
 from tests.whole_gateway import Gateway, eventually
 
 HALF_A_HEADER = b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Slow: "
 HALF_A_BODY = (
     b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 99\r\n\r\n{"
 )
+
+A_REQUEST = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
+SLOW = [
+    b"G",
+    b"\x00",
+    HALF_A_BODY,
+    HALF_A_BODY.replace(b"Content-Length: 99", b"Transfer-Encoding: chunked").replace(
+        b"{", b"4\r\n\r\n\r\n\r\n"
+    ),
+    HALF_A_BODY.replace(b"\r\n\r\n{", b"\r\nExpect: 100-continue\r\n\r\n"),
+    A_REQUEST + b"G",
+    A_REQUEST.replace(b"/healthz", b"/openapi.json"),  # whose response nobody reads
+    A_REQUEST.replace(b"Host", b"Connection: close\r\nHost"),  # but the client never closes
+]
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +72,22 @@ def test_a_hundred_half_sent_requests_block_nobody_and_are_cut_off(served: Gatew
                 pass  # whatever it says before it closes
 
 
+@pytest.mark.parametrize("sent", SLOW, ids=lambda sent: repr(sent[:12]))
+def test_six_hundred_slow_clients_of_one_address_do_not_slow_others_down(
+    served: Gateway, sent: bytes
+) -> None:
+    with ExitStack() as stack:
+        for _ in range(600):
+            stack.enter_context(connect(served)).sendall(sent)
+        took = []
+        for _ in range(10):
+            begun = time.monotonic()
+            assert requests.get(f"{served.url}/healthz", timeout=REQUEST_SECONDS).ok
+            took.append(time.monotonic() - begun)
+        print(f"/healthz beside 600 slow clients: {max(took) * 1000:.0f} ms at most")
+        assert max(took) < 2
+
+
 def test_who_does_not_read_the_answers_is_cut_off(served: Gateway) -> None:
     """More answers than the kernel keeps for a connection, so that a thread waits to write the next."""
     size, asked = len(requests.get(f"{served.url}/openapi.json").content), 400
@@ -65,7 +96,7 @@ def test_who_does_not_read_the_answers_is_cut_off(served: Gateway) -> None:
         connection.connect(("127.0.0.1", served.port))
         connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * asked)
         assert requests.get(f"{served.url}/healthz", timeout=REQUEST_SECONDS).ok
-        eventually(lambda: not is_open(served.port, connection), 4 * ANSWER_SECONDS)
+        eventually(lambda: not is_open(served.port, connection), 4 * RESPONSE_SECONDS)
         received = 0
         with suppress(ConnectionResetError):
             while piece := connection.recv(2**20):

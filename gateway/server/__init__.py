@@ -1,12 +1,11 @@
-"""The API under gunicorn, as `gateway serve` runs it.
+"""Runs the API under gunicorn, for `gateway serve`.
 
-Only the workers load the application: it is most of the memory, and gunicorn's arbiter needs none of it.
+Only the workers load the application, which takes most of the memory. gunicorn's arbiter does without.
 """
 
 import ctypes
 import multiprocessing
-import socket
-import time
+import resource
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -15,16 +14,16 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
+from gateway.server.gate import Gate
 from gateway.settings import Settings
 
 _M_ARENA_MAX = -8  # malloc.h
-GRACEFUL_SECONDS = 60  # a create in flight ends well within; the systemd unit waits longer
-REQUEST_SECONDS = 5.0
-ANSWER_SECONDS = 10.0
+_OPEN_FILES = 8192
+GRACEFUL_SECONDS = 60  # enough for a create that has begun; the systemd unit waits longer
 
 
 class Server(BaseApplication):
-    """gunicorn, told what to do by `Settings`. Each worker makes its own application after the fork."""
+    """gunicorn, configured by `Settings`. Each worker makes its own application after the fork."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -37,6 +36,7 @@ class Server(BaseApplication):
             "worker_class": "gateway.server.Worker",
             "workers": self._settings.workers,
             "threads": self._settings.threads,
+            "sendfile": False,  # it would bypass the gate's connections
             "limit_request_line": 4094,  # bytes
             "limit_request_fields": 50,
             "limit_request_field_size": 8190,
@@ -58,61 +58,23 @@ class Server(BaseApplication):
         from gateway.app import create_app
 
         _keep_arenas_few()
+        _allow_open_files()
         return create_app(self._settings)
 
 
 class Worker(ThreadWorker):
-    """gunicorn's thread worker with deadlines for each connection.
+    """gunicorn's thread worker behind a gate: its threads get only complete requests."""
 
-    gunicorn's threads read requests and write responses themselves, and wait without limit for a client that
-    stops. A request must arrive whole within `REQUEST_SECONDS`; then the reading half of the connection is
-    shut down, and the waiting thread sees the end of the data. The client must read the response within
-    `ANSWER_SECONDS`; then the whole connection is shut down. Making the response has no deadline.
-    """
-
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._to_send: dict[socket.socket, float] = {}
-        self._to_read: dict[socket.socket, float] = {}
-
-    def load_wsgi(self) -> None:
-        super().load_wsgi()
-        make = self.wsgi
-
-        def answer(environ: Any, start_response: Any) -> Any:
-            made = make(environ, start_response)
-            self._to_read[environ["gunicorn.socket"]] = time.monotonic() + ANSWER_SECONDS
-            return made
-
-        self.wsgi = answer
-
-    def handle(self, conn: Any) -> Any:
-        """Runs in a thread of the pool, once for each request of a connection."""
-        connection = conn.sock
-        self._to_send[connection] = time.monotonic() + REQUEST_SECONDS
-        try:
-            return super().handle(conn)
-        finally:
-            del self._to_send[connection]
-            self._to_read.pop(connection, None)
-
-    def murder_keepalived(self, *arguments: Any, **options: Any) -> None:
-        """The main loop's housekeeping: at least once a second."""
-        super().murder_keepalived(*arguments, **options)
-        _shut(self._to_send, socket.SHUT_RD)
-        _shut(self._to_read, socket.SHUT_RDWR)
-
-
-def _shut(deadlines: dict[socket.socket, float], how: int) -> None:
-    now = time.monotonic()
-    for connection, deadline in list(deadlines.items()):
-        if deadline < now:
-            with suppress(OSError):
-                connection.shutdown(how)
+    def run(self) -> None:
+        gates = [Gate(listener, lambda: self.alive) for listener in self.sockets]
+        for gate in gates:
+            gate.start()
+        self.sockets = list[Any](gates)
+        super().run()
 
 
 class _Log(glogging.Logger):
-    """gunicorn's own lines go the way of all others."""
+    """Sends gunicorn's own lines to the gateway's log."""
 
     def setup(self, cfg: Any) -> None:
         super().setup(cfg)
@@ -121,8 +83,10 @@ class _Log(glogging.Logger):
 
 
 def require_fit(settings: Settings) -> None:
-    """Raises `StartRefused` when an application cannot be made of these settings; found out in a process
-    of its own, whose memory goes with it."""
+    """Raises `StartRefused` when an application cannot be made of these settings.
+
+    It is tried in a separate process, so that the arbiter does not keep the memory.
+    """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as child:
         child.submit(_try, settings).result()
 
@@ -143,6 +107,12 @@ def _keep_arenas_few() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
+def _allow_open_files() -> None:
+    """systemd's default is 1024; each of gunicorn's connections takes three."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _OPEN_FILES), most))
+
+
 def _bind(settings: Settings) -> str:
     if settings.listen.startswith("unix:"):
         return settings.listen
@@ -157,7 +127,7 @@ def _start_reaper(worker: Any) -> None:
 
 
 def _stop_reaper(_server: Any, worker: Any) -> None:
-    app = worker.app.callable  # a worker that could not load its application has none
+    app = worker.app.callable  # None if the worker could not load its application
     if app is not None:
         from gateway.app import Gateway
 

@@ -1,0 +1,61 @@
+"""One HTTP request while its bytes arrive: is it complete?
+
+gunicorn parses the request again; here h11 only finds its end.
+"""
+
+from enum import Enum, auto
+
+import h11
+
+from gateway.api.requests import LARGEST_BODY
+
+LARGEST_HEAD = 4094 + 50 * 8190  # bytes; gunicorn's own limits for the request line and the headers
+
+
+class Progress(Enum):
+    PARTIAL = auto()  # more bytes must come
+    COMPLETE = auto()
+    REFUSED = auto()  # not HTTP, or too large: more bytes would change nothing
+
+
+class Arrival:
+    """`data` holds the bytes of the request, and after its end `rest` those that follow it."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self.rest = b""
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=LARGEST_HEAD)
+        self._body_bytes = 0
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client sends the body only after an interim response 100."""
+        return self._parser.they_are_waiting_for_100_continue
+
+    def feed(self, data: bytes) -> Progress:
+        """Take the next bytes, at least one."""
+        self.data += data
+        try:
+            self._parser.receive_data(data)
+            return self._progress()
+        except h11.RemoteProtocolError:
+            return Progress.REFUSED
+
+    def _progress(self) -> Progress:
+        while self._body_bytes <= LARGEST_BODY:
+            event = self._parser.next_event()
+            if event is h11.NEED_DATA:
+                return Progress.PARTIAL
+            if isinstance(event, h11.EndOfMessage):
+                self.rest, _ = self._parser.trailing_data
+                del self.data[len(self.data) - len(self.rest) :]
+                return Progress.COMPLETE
+            if isinstance(event, h11.Data):
+                self._body_bytes += len(event.data)
+            elif isinstance(event, h11.Request) and _announced_bytes(event) > LARGEST_BODY:
+                break
+        return Progress.REFUSED
+
+
+def _announced_bytes(request: h11.Request) -> int:
+    return int(dict(request.headers).get(b"content-length", 0))

@@ -1,0 +1,276 @@
+"""The gate in front of gunicorn's threads: one thread reads all clients and passes complete requests on.
+
+gunicorn's thread worker reads each request in a thread, which waits for the client. A few hundred clients
+that send one byte and stop would occupy all threads.
+"""
+
+import ipaddress
+import json
+import logging
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from queue import SimpleQueue
+from typing import Any
+
+from gateway.server.arrival import Arrival, Progress
+from gateway.server.connection import Connection
+
+REQUEST_SECONDS = 5.0  # for one request to arrive, counted from the connection or from its first byte
+MOST_PARTIAL = 512  # connections without a complete request; the oldest one is closed for a new one
+MOST_PARTIAL_BY_ADDRESS = 64  # the same for each address, of IPv6 for each /64
+_MOST_READY = 1024  # complete requests that gunicorn has not accepted; more are answered 503
+_LINGER_SECONDS = 2.0  # to discard what a client still sends, so that it can read the response before the end
+_TICK_SECONDS = 1.0
+_CHUNK = 65536  # bytes
+_SEND_BUFFER = 2**20  # bytes; nearly all responses fit, so that no thread waits for the client to read
+
+log = logging.getLogger(__name__)
+
+
+class _Client:
+    """`since` is when the connection or the first byte of its request arrived; None between requests."""
+
+    def __init__(self, accepted: socket.socket, peer: Any) -> None:
+        self.socket = accepted
+        self.peer = peer
+        self.network = _network(peer)
+        self.connection: Connection | None = None  # from the first complete request on
+        self.arrival = Arrival()
+        self.since: float | None = time.monotonic()
+
+    def is_late(self, seconds: float) -> bool:
+        return self.since is not None and time.monotonic() - self.since > seconds
+
+    def respond(self, response: bytes) -> None:
+        with suppress(OSError):
+            self.socket.send(response, socket.MSG_DONTWAIT)
+
+
+class Gate:
+    """In a listening socket's place: `accept` returns connections with a complete request.
+
+    Takes connections while `is_open()`. `start` comes after the fork.
+    """
+
+    def __init__(self, listener: Any, is_open: Callable[[], bool]) -> None:
+        self._listener = listener
+        self._is_open = is_open
+        self._partial: dict[_Client, None] = {}  # in the order of `since`, as far as it matters
+        self._closing: dict[_Client, None] = {}
+        self._ready: SimpleQueue[_Client] = SimpleQueue()
+        self._ready_count = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
+        self._calls: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._called = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._selector = selectors.DefaultSelector()
+        self._thread = threading.Thread(target=self._run, name="gate", daemon=True)
+        self._stopped = False
+
+    def start(self) -> None:
+        self._listener.setblocking(False)
+        self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+        self._selector.register(self._called, selectors.EVENT_READ, self._run_calls)
+        self._thread.start()
+
+    # What gunicorn calls of a listening socket.
+
+    def accept(self) -> tuple[Connection, Any]:
+        """Raises `BlockingIOError` when no request is complete."""
+        os.eventfd_read(self._ready_count)
+        client = self._ready.get()
+        assert client.connection is not None
+        return client.connection, client.peer
+
+    def fileno(self) -> int:
+        return self._ready_count
+
+    def getsockname(self) -> Any:
+        return self._listener.getsockname()
+
+    def setblocking(self, _blocking: bool) -> None:
+        """`accept` never blocks."""
+
+    def close(self) -> None:
+        self._stopped = True
+        self._call(lambda: None)
+        self._thread.join(_TICK_SECONDS)
+        self._listener.close()
+
+    # The gate's own thread.
+
+    def _run(self) -> None:
+        ticks_at = 0.0
+        while not self._stopped:
+            for key, _ in self._selector.select(_TICK_SECONDS):
+                self._attempt(key.data)
+            if (now := time.monotonic()) > ticks_at:
+                ticks_at = now + _TICK_SECONDS
+                self._attempt(self._tick)
+        self._selector.close()
+        for client in [*self._partial, *self._closing]:
+            client.socket.close()
+
+    def _attempt(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except Exception:
+            log.exception("the gate failed at one step")
+
+    def _call(self, step: Callable[[], None]) -> None:
+        """Have the gate's thread do it."""
+        self._calls.put(step)
+        os.eventfd_write(self._called, 1)
+
+    def _run_calls(self) -> None:
+        os.eventfd_read(self._called)
+        while not self._calls.empty():
+            self._attempt(self._calls.get())
+
+    def _accept(self) -> None:
+        try:
+            accepted, peer = self._listener.accept()
+        except OSError:  # another worker was faster, or no descriptor is free
+            if len(self._partial) >= MOST_PARTIAL_BY_ADDRESS:
+                self._refuse(next(iter(self._partial)))
+            return
+        client = _Client(accepted, peer)
+        self._expect_request(client)
+        self._keep_within_limits(client.network)
+
+    def _keep_within_limits(self, network: str) -> None:
+        same = [client for client in self._partial if client.network == network]
+        if len(same) > MOST_PARTIAL_BY_ADDRESS:
+            self._refuse(same[0])
+        elif len(self._partial) > MOST_PARTIAL:
+            self._refuse(next(iter(self._partial)))
+
+    def _expect_request(self, client: _Client) -> None:
+        self._partial[client] = None
+        self._selector.register(client.socket, selectors.EVENT_READ, partial(self._read, client))
+
+    def _stop_reading(self, client: _Client) -> None:
+        if client in self._partial:
+            del self._partial[client]
+            self._selector.unregister(client.socket)
+
+    def _read(self, client: _Client) -> None:
+        data = _receive(client.socket)
+        if data:
+            self._feed(client, data)
+        elif data is not None:
+            self._end(client)
+
+    def _feed(self, client: _Client, data: bytes) -> None:
+        client.since = client.since or time.monotonic()
+        progress = client.arrival.feed(data)
+        if progress is not Progress.PARTIAL:
+            self._stop_reading(client)
+            self._hand_over(client, is_last=progress is Progress.REFUSED)
+        elif client.arrival.expects_continue:
+            client.respond(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _hand_over(self, client: _Client, is_last: bool) -> None:
+        request = bytes(client.arrival.data)
+        if client.connection:
+            client.connection.deliver(request, is_last)
+        elif self._ready.qsize() >= _MOST_READY:
+            self._respond_and_close(client, _BUSY)
+        else:
+            client.connection = Connection(
+                client.socket,
+                on_consumed=partial(self._call, partial(self._expect_next, client)),
+                on_close=partial(self._call, partial(self._close, client)),
+            )
+            client.connection.deliver(request, is_last)
+            self._ready.put(client)
+            os.eventfd_write(self._ready_count, 1)
+
+    def _expect_next(self, client: _Client) -> None:
+        if client not in self._closing:
+            rest, client.arrival, client.since = client.arrival.rest, Arrival(), None
+            self._expect_request(client)
+            if rest:
+                self._feed(client, rest)
+
+    def _refuse(self, client: _Client) -> None:
+        """Close a connection whose request has not arrived; after a first response, without another one."""
+        if client.connection:
+            self._end(client)
+        else:
+            self._respond_and_close(client, _LATE)
+
+    def _end(self, client: _Client) -> None:
+        self._stop_reading(client)
+        if client.connection:
+            client.connection.deliver(b"")
+        else:
+            self._close(client)
+
+    def _respond_and_close(self, client: _Client, response: bytes) -> None:
+        client.respond(response)
+        with suppress(OSError):
+            client.socket.shutdown(socket.SHUT_WR)
+        self._close(client)
+
+    def _close(self, client: _Client) -> None:
+        """Discard what the client still sends, then close: unread bytes would destroy the response."""
+        self._stop_reading(client)
+        client.since = time.monotonic()
+        self._closing[client] = None
+        self._selector.register(client.socket, selectors.EVENT_READ, partial(self._discard, client))
+
+    def _discard(self, client: _Client) -> None:
+        if _receive(client.socket) == b"":
+            self._drop(client)
+
+    def _drop(self, client: _Client) -> None:
+        del self._closing[client]
+        self._selector.unregister(client.socket)
+        client.socket.close()
+
+    def _tick(self) -> None:
+        for client in [client for client in self._partial if client.is_late(REQUEST_SECONDS)]:
+            self._refuse(client)
+        for client in [client for client in self._closing if client.is_late(_LINGER_SECONDS)]:
+            self._drop(client)
+        if not self._is_open() and self._listener in self._selector.get_map():
+            self._selector.unregister(self._listener)
+
+
+def _receive(client: socket.socket) -> bytes | None:
+    """None: there is nothing yet. No bytes: the client has ended the connection."""
+    try:
+        return client.recv(_CHUNK, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+def _network(peer: Any) -> str:
+    """The address whose connections are counted together; clients of a unix socket have none."""
+    if not isinstance(peer, tuple):
+        return "unix"
+    address = ipaddress.ip_address(peer[0].partition("%")[0])
+    return str(ipaddress.ip_network((address, 64), strict=False)) if address.version == 6 else str(address)
+
+
+def _problem(status: int, kind: str, title: str, detail: str) -> bytes:
+    body = json.dumps({"type": f"/problems/{kind}", "title": title, "status": status, "detail": detail})
+    headers = ["Content-Type: application/problem+json", f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join([f"HTTP/1.1 {status} {title}", *headers, "", body]).encode()
+
+
+_LATE = _problem(
+    408,
+    "request-timeout",
+    "The request did not arrive in full",
+    f"Send the request within {REQUEST_SECONDS:g} s, and at most {MOST_PARTIAL_BY_ADDRESS} at a time.",
+)
+_BUSY = _problem(503, "busy", "The gateway has too many requests", "Try again in a few seconds.")
