@@ -163,15 +163,7 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             docker,
             image=settings.image,
             network=settings.network,
-            limits=Limits(
-                memory=settings.session_memory,
-                cpus=settings.session_cpus,
-                pids=settings.session_pids,
-                open_files=settings.session_open_files,
-                shm=settings.session_shm,
-                tmp=settings.session_tmp,
-                read_only_root=settings.read_only_root,
-            ),
+            limits=limits_of(settings),
             start_timeout_seconds=settings.start_timeout_seconds,
             simulated_gpus=bool(settings.simulate_gpus),
             deployment=lambda: _deployment_id(database),
@@ -191,6 +183,18 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         mig_policy=MigPolicy(settings.mig_policy),
     )
     return Parts(database, host, PipesOnDisk(settings.piper_config))
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(
+        memory=settings.session_memory,
+        cpus=settings.session_cpus,
+        pids=settings.session_pids,
+        open_files=settings.session_open_files,
+        shm=settings.session_shm,
+        tmp=settings.session_tmp,
+        read_only_root=settings.read_only_root,
+    )
 
 
 def _deployment_id(database: Database) -> str:

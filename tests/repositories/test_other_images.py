@@ -15,6 +15,8 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.host import ContainerSpec
+from tests import own
+from tests.repositories.conftest import USER
 from tests.repositories.test_containers import docker_containers
 
 BASE = os.environ.get("GATEWAY_IMAGE", "gpu-workspace")
@@ -28,6 +30,7 @@ class Session:
     containers: DockerContainers
     docker: Docker
     id: str
+    user: str
     address: str
     key: Path
 
@@ -40,7 +43,7 @@ class Session:
             "-oBatchMode=yes",
         ]
         ssh = ["ssh", "-F", "none", "-i", str(self.key), "-p", "2222", *trust, *options]
-        ssh += [f"gwtest-user@{self.address}", *([command] if command else [])]
+        ssh += [f"{self.user}@{self.address}", *([command] if command else [])]
         done = subprocess.run(
             ssh,
             capture_output=True,
@@ -49,7 +52,7 @@ class Session:
             env={"TERM": "xterm", "PATH": os.environ["PATH"]},
             input=typed,
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stderr + self.log
         return done.stdout
 
     @property
@@ -66,7 +69,7 @@ def session_of(
     key.touch(mode=0o600)
     key.write_text(router_key.private)
     os.chown(spec.workspace, spec.request.uid, spec.request.uid)
-    tag = "gwtest-other-image"
+    tag = own.name("other-image")
     containers = docker_containers(docker, image=tag)
 
     def start(lines: str) -> Session:
@@ -74,7 +77,7 @@ def session_of(
         docker.client.images.build(fileobj=BytesIO(recipe), tag=tag, network_mode="none")
         id = containers.run(spec)
         containers.wait_for_ssh(id, spec.address)
-        return Session(containers, docker, id, spec.address, key)
+        return Session(containers, docker, id, USER, spec.address, key)
 
     yield start
     containers.remove(spec.request.session_id)
@@ -86,7 +89,7 @@ def test_what_an_image_starts_by_itself_is_not_started(session_of: Callable[[str
         'ENTRYPOINT ["/bin/sh", "-c", "sleep 600"]\nCMD ["python3"]\nUSER nobody\nWORKDIR /srv\n'
         "HEALTHCHECK --interval=1s CMD touch /tmp/unhealthy\n"
     )
-    assert session.run("id -u; pwd") == "20007\n/home/gwtest-user\n"
+    assert session.run("id -u; pwd") == f"20007\n/home/{USER}\n"
     container = session.docker.client.containers.get(session.id)
     assert "Health" not in container.attrs["State"]
 
@@ -95,7 +98,7 @@ def test_a_volume_of_the_image_is_scratch_space_of_bounded_size_and_not_a_direct
     session_of: Callable[[str], Session],
 ) -> None:
     session = session_of(
-        "RUN mkdir -m 0777 /data\nVOLUME /data /var/lib/data/ /tmp/ /etc/gateway /home/gwtest-user\n"
+        f"RUN mkdir -m 0777 /data\nVOLUME /data /var/lib/data/ /tmp/ /etc/gateway /home/{USER}\n"
     )
     container = session.docker.client.containers.get(session.id)
     assert {mount["Type"] for mount in container.attrs["Mounts"]} == {"bind"}
@@ -116,7 +119,7 @@ def test_logins_have_the_environment_of_the_image_but_their_own_names_and_limits
         "ENV NVIDIA_VISIBLE_DEVICES=all LD_LIBRARY_PATH=/opt/conda/lib LANG=C.UTF-8\n"
     )
     wanted = 'conda; printf "%s|" "$WORDS" $USER $HOME $SHELL $NVIDIA_VISIBLE_DEVICES $LD_LIBRARY_PATH $LANG'
-    expected = f"|gwtest-user|/home/gwtest-user|/bin/bash|{spec.gpu_uuid}|/opt/conda/lib|C.UTF-8|"
+    expected = f"|{USER}|/home/{USER}|/bin/bash|{spec.gpu_uuid}|/opt/conda/lib|C.UTF-8|"
     for command in (wanted, f"bash -lc '{wanted}'", f"sh -lc '{wanted}'"):
         found = session.run(command)
         assert found.startswith("from conda\ntwo  words"), command
@@ -130,9 +133,9 @@ def test_an_image_without_bash_and_without_descriptions_of_terminals_gives_a_she
         "RUN rm -rf /usr/bin/bash /usr/share/terminfo /lib/terminfo /etc/terminfo /etc/profile.d\n"
     )
     assert session.run("echo $SHELL $LANG") == "/bin/sh C.UTF-8\n"
-    assert "/home/gwtest-user/.local/bin:" in session.run("echo $PATH")
-    assert "/home/gwtest-user/.local/bin:" in session.run("sh -lc 'echo $PATH'")
-    assert "Welcome, gwtest-user" in session.run("", "-tt", typed="exit\n")
+    assert f"/home/{USER}/.local/bin:" in session.run("echo $PATH")
+    assert f"/home/{USER}/.local/bin:" in session.run("sh -lc 'echo $PATH'")
+    assert f"Welcome, {USER}" in session.run("", "-tt", typed="exit\n")
 
 
 def test_where_users_can_read_sshd_its_log_is_off_and_says_so(session_of: Callable[[str], Session]) -> None:

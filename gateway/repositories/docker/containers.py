@@ -76,6 +76,11 @@ class DockerContainers:
                 self.remove(spec.request.session_id)
             return self._create_and_start(spec, None)
 
+    def run_without_gpu(self, spec: ContainerSpec) -> str:
+        """As `run`, for a container that gets no GPU."""
+        with translated_errors():
+            return self._create_and_start(spec, None)
+
     def remove(self, session_id: str) -> None:
         """Remove the session's container and return once it is gone."""
         with translated_errors():
