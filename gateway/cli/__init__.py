@@ -1,5 +1,8 @@
-"""The `gateway` command, a module a group of commands. A failure is one line and a non-zero exit status:
-1 if the command was refused or failed, 2 if it was wrong, 75 if it may succeed later."""
+"""The `gateway` command: one module for each group of commands.
+
+An error is one line and a non-zero exit status: 1 if the command was refused or failed, 2 if it was wrong, 75
+if it may succeed later.
+"""
 
 import os
 import sys
@@ -25,7 +28,7 @@ _FAILED, _TRY_LATER = 1, 75  # the second is EX_TEMPFAIL of sysexits.h
 @click.group(context_settings={"max_content_width": 120})
 @click.version_option(package_name="gpu-ssh-gateway")
 def gateway() -> None:
-    """One SSH entry point to hardened containers, each with a MIG slice for as long as its lease lasts."""
+    """One SSH entry point to hardened containers, each with a MIG slice of its own."""
 
 
 _COMMANDS = (

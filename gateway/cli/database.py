@@ -1,4 +1,7 @@
-"""`gateway migrate`, `backup`, `restore` and `take-over`: work on the database, on the gateway's host."""
+"""`gateway migrate`, `backup`, `restore` and `take-over`.
+
+Commands for the database, on the gateway's host.
+"""
 
 import os
 from datetime import UTC, datetime
@@ -19,7 +22,7 @@ db_option = settings_options("db")
 
 
 def database(db: str | None) -> DatabaseUrl:
-    """Which one is meant: by the flag, else by the environment."""
+    """Return the database of the flag, else of the environment, else the default one."""
     return Settings.load(os.environ, {"db": db}).db
 
 
@@ -35,7 +38,7 @@ def migrate(db: str | None, new: bool) -> None:
     if is_first and not new:
         _recovery(settings).require_nothing()
     copy = schema.upgrade(settings.db)
-    click.echo(f"{settings.db} is current" + (f"; the copy from before is {copy}" if copy else ""))
+    click.echo(f"{settings.db} is current" + (f"; the backup from before is {copy}" if copy else ""))
     if is_first and new:
         _report(_recovery(settings).recover())
 
@@ -49,27 +52,27 @@ def _recovery(settings: Settings) -> "Recovery":
 
 
 def _report(recovered: "Recovered") -> None:
-    for sentence, names in (
-        ("uid taken from the workspace", recovered.owners),
-        ("session found running and recorded again", recovered.adopted),
-        ("session without a record, ends at the next start", recovered.lost),
-        ("session ended since the backup", recovered.ended),
+    for heading, names in (
+        ("uid read from the workspace", recovered.owners),
+        ("running session recorded again", recovered.adopted),
+        ("session without a record, which ends at the next start", recovered.lost),
+        ("session that ended after the backup", recovered.ended),
         ("conflict", recovered.conflicts),
     ):
         for name in names:
-            click.echo(f"{sentence}: {name}")
+            click.echo(f"{heading}: {name}")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @db_option
 def restore(file: Path, db: str | None) -> None:
-    """Put a backup of the SQLite database back."""
+    """Restore the SQLite database from the backup FILE."""
     from gateway.repositories.sql import schema, sqlite
 
     settings = Settings.load(os.environ, {"db": db})
     if settings.db.path is None:
-        raise StartRefused("PostgreSQL has its own command: pg_restore --clean --dbname=URL FILE")
+        raise StartRefused("Restore a PostgreSQL database with: pg_restore --clean --dbname=URL FILE")
     kept = sqlite.restore(settings.db.path, file)
     schema.upgrade(settings.db)
     click.echo(f"{settings.db} is restored" + (f"; the database from before is {kept}" if kept else ""))
@@ -80,25 +83,33 @@ def restore(file: Path, db: str | None) -> None:
 @click.argument("file", required=False, type=click.Path(path_type=Path))
 @db_option
 def backup(file: Path | None, db: str | None) -> None:
-    """Copy the SQLite database to FILE, consistent while it is served, and print where it is."""
+    """Copy the SQLite database to FILE while the gateway runs.
+
+    Prints the path of the copy, which is consistent. Without FILE the copy is beside the database.
+    """
     from gateway.repositories.sql import sqlite
 
-    meant = database(db)
-    if meant.path is None:
-        raise StartRefused(f"PostgreSQL has its own: pg_dump --format=custom --file=sessions.dump '{meant}'")
-    copy = file or meant.path.with_name(f"{meant.path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
-    sqlite.back_up(meant.path, copy)
+    source = database(db)
+    if source.path is None:
+        dump = f"pg_dump --format=custom --file=sessions.dump '{source}'"
+        raise StartRefused(f"Back up a PostgreSQL database with: {dump}")
+    copy = file or source.path.with_name(f"{source.path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
+    sqlite.back_up(source.path, copy)
     click.echo(copy)
 
 
 @click.command()
 @db_option
 def take_over(db: str | None) -> None:
-    """Move a PostgreSQL database here: its sessions are those of this machine from now on."""
+    """Make this machine the owner of a PostgreSQL database.
+
+    From now on the sessions in the database are those of this machine. Stop the gateway on the other one
+    first.
+    """
     from gateway.repositories.docker.client import Docker
     from gateway.repositories.sql import owner, schema
 
-    meant = database(db)
-    schema.require_current(meant)
-    owner.take_over(meant, Docker().engine_id)
-    click.echo(f"{meant} is this machine's")
+    source = database(db)
+    schema.require_current(source)
+    owner.take_over(source, Docker().engine_id)
+    click.echo(f"This machine now owns {source}.")

@@ -45,7 +45,7 @@ _SETTINGS = (
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, for scripts.")
 @click.option("--attack", is_flag=True, help="Try to break out of two sessions made for this.")
 def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | None) -> None:
-    """Report differences between the places of sessions.
+    """Report differences between the places where sessions exist.
 
     Compares database, Docker, GPU driver, pipe file and session files, and says what the reaper will do about
     each difference. Changes nothing. Works on the gateway's host whether the gateway runs or not. Exits with

@@ -1,4 +1,4 @@
-"""`gateway gpus`: what is on the GPUs, and keeping new sessions off one."""
+"""`gateway gpus`: the GPUs and their sessions, and cordons."""
 
 import json
 from datetime import UTC, datetime
@@ -13,26 +13,26 @@ from gateway.client import Client
 
 @click.group(invoke_without_command=True)
 @client_options
-@click.option("--json", "as_json", is_flag=True, help="as GET /gpus answers, for scripts")
+@click.option("--json", "as_json", is_flag=True, help="Print the response of GET /gpus, for scripts.")
 @click.pass_context
 def gpus(context: click.Context, client: Client, as_json: bool) -> None:
-    """Show what is on each GPU: who, which profile, until when, and what is free."""
+    """Show the sessions and the free capacity of each GPU."""
     context.obj = client
     if context.invoked_subcommand:
         return
-    answer = client.ask("GET", "/gpus")
+    response = client.ask("GET", "/gpus")
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(json.dumps(response, indent=2))
     else:
-        click.echo(slice_map.draw(answer["gpus"], datetime.now(UTC)), color=colour())
+        click.echo(slice_map.draw(response["gpus"], datetime.now(UTC)), color=colour())
 
 
 @gpus.command()
 @click.argument("index", type=click.IntRange(0))
-@click.option("--reason", default="", help="what others are told")
+@click.option("--reason", default="", help="Show this reason to everyone who lists the GPUs.")
 @click.pass_obj
 def cordon(client: Client, index: int, reason: str) -> None:
-    """Keep new sessions off GPU INDEX; those on it stay."""
+    """Keep new sessions off the GPU with this INDEX."""
     client.ask("PUT", f"/gpus/{index}/cordon", {"reason": reason})
 
 
@@ -40,5 +40,5 @@ def cordon(client: Client, index: int, reason: str) -> None:
 @click.argument("index", type=click.IntRange(0))
 @click.pass_obj
 def uncordon(client: Client, index: int) -> None:
-    """Let new sessions onto GPU INDEX again."""
+    """Allow new sessions on the GPU with this INDEX again."""
     client.ask("DELETE", f"/gpus/{index}/cordon")

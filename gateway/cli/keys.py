@@ -13,19 +13,20 @@ from gateway.client import Client
 @client_options
 @click.argument("user")
 @click.argument("files", nargs=-1, type=click.File())
-@click.option("--remove", is_flag=True, help="store none at all")
+@click.option("--remove", is_flag=True, help="Remove all stored keys of the user.")
 def keys(client: Client, user: str, files: tuple[TextIO, ...], remove: bool) -> None:
-    """Show the public keys stored for USER, or store those in FILES (such as id_ed25519.pub) instead.
+    """Show or replace the public keys stored for USER.
 
-    A live session that stored keys opened has the new ones at once, and a withdrawn key's connections end.
+    With FILES, such as id_ed25519.pub, the keys in them replace the stored ones. A live session that stored
+    keys opened gets the new keys at once, and the gateway closes the connections of revoked keys.
     """
     if files and remove:
         raise click.UsageError("Give files or --remove, not both.")
     lines = [line.strip() for file in files for line in file if line.strip() and not line.startswith("#")]
     if files and not lines:
-        raise click.UsageError("There is no key in these files; --remove stores none.")
+        raise click.UsageError("These files contain no key. To remove all stored keys, use --remove.")
     path = f"/users/{quote(user, safe='')}/keys"
     body = {"ssh_public_keys": lines}
-    answer = client.ask("PUT", path, body) if lines or remove else client.ask("GET", path)
-    for line in answer["ssh_public_keys"]:
+    response = client.ask("PUT", path, body) if lines or remove else client.ask("GET", path)
+    for line in response["ssh_public_keys"]:
         click.echo(line)

@@ -1,7 +1,6 @@
-"""`gateway serve` and `gateway router`: what runs.
+"""`gateway serve` and `gateway router`: the commands that run until they are stopped.
 
-Each loads what it needs when it is called: gunicorn, Flask and Docker load slowly, and the other commands
-do without them.
+Each imports what it needs when it is called, because gunicorn, Flask and Docker are slow to import.
 """
 
 import os
@@ -9,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from gateway.cli.options import settings_options
+from gateway.cli.options import settings_options, two_lines
 from gateway.errors import StartRefused
 from gateway.settings import Settings
 
@@ -17,7 +16,7 @@ from gateway.settings import Settings
 @click.command()
 @settings_options()
 def serve(**flags: str | bool | None) -> None:
-    """Serve the API and take sessions back when their leases end."""
+    """Serve the API, and close sessions when their leases end."""
     from gateway.logs import log_to_stderr
     from gateway.server import Server, require_fit
 
@@ -34,16 +33,21 @@ def serve(**flags: str | bool | None) -> None:
     "addresses",
     default="0.0.0.0:22",
     envvar="GATEWAY_ROUTER_LISTEN",
-    help="addresses to listen on, separated by commas [GATEWAY_ROUTER_LISTEN; 0.0.0.0:22]",
+    metavar="HOST:PORT,…",
+    help=two_lines("Listen on these addresses.", "GATEWAY_ROUTER_LISTEN; 0.0.0.0:22"),
 )
 @click.option(
     "--host-key",
     type=click.Path(path_type=Path),
     envvar="GATEWAY_ROUTER_HOST_KEY",
-    help="private host key, made at the first start (beside --piper-config if not set)",
+    metavar="PATH",
+    help=two_lines(
+        "Use this private host key, made at the first start.",
+        "GATEWAY_ROUTER_HOST_KEY; beside --piper-config",
+    ),
 )
 def router(addresses: str, host_key: Path | None, **flags: str | bool | None) -> None:
-    """Route SSH logins by the pipe file, where SSHPiper cannot be had."""
+    """Route SSH logins by the pipe file, in place of SSHPiper."""
     from gateway.logs import log_to_stderr
     from gateway.router import serve as serve_router
 

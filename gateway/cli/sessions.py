@@ -67,7 +67,7 @@ def extend(
     override: bool,
     as_json: bool,
 ) -> None:
-    """Extend a lease by DURATION such as 90m, 2h or 1d, which is added to its end."""
+    """Extend a lease by DURATION, such as 90m, 2h or 1d."""
     if [by is not None, until is not None, as_far_as_possible].count(True) != 1:
         raise click.UsageError("Give a DURATION, or --until, or --max.")
     before = find(client, whose)

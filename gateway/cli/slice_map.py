@@ -1,4 +1,4 @@
-"""The GPUs of `GET /gpus` as text: each a bar of its memory slices, and a line for each piece."""
+"""The response of `GET /gpus` as text: each GPU as a bar of memory slices, with a line for each instance."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
@@ -6,17 +6,18 @@ from typing import Any
 
 import click
 
-_BAR = 72  # characters; every number of slices that GPUs have divides it
+_BAR = 72  # characters; divisible by every number of slices that GPUs have
 _MODES = {
-    "disabled": "MIG is off; an administrator turns it on with `nvidia-smi -i {index} -mig 1`",
+    "disabled": "MIG is off: an administrator can enable it with `nvidia-smi -i {index} -mig 1`",
     "unsupported": "no MIG",
-    "pending-reset": "MIG was switched; it takes hold at the next reset of the GPU",
+    "pending-reset": "the MIG mode was changed: it takes effect at the next reset of the GPU",
 }
 
 _Json = Mapping[str, Any]
 
 
 def draw(gpus: Sequence[_Json], now: datetime) -> str:
+    """Return the drawing of all GPUs. `now` is aware UTC."""
     blocks = ["\n".join(_gpu(gpu, now)) for gpu in gpus]
     return "\n\n".join(blocks) or "This host has no GPUs."
 
@@ -43,7 +44,7 @@ def _free(gpu: _Json) -> str:
 
 
 def _slices(gpu: _Json) -> Iterator[str]:
-    """The numbers of the slices, and beneath them what stands there."""
+    """Return the numbers of the memory slices, and below them the bar with the instances."""
     total = gpu["memory_slices"]["total"]
     cell = _BAR // total
     yield "  " + "".join(f"{number:<{cell}}" for number in range(total)).rstrip()
@@ -60,7 +61,7 @@ def _slices(gpu: _Json) -> Iterator[str]:
 def _segment(piece: _Json | None, width: int) -> str:
     if piece is None:
         return click.style("." * width, dim=True)
-    label = f"{_who(piece)} {piece['profile']} "[:width]
+    label = f"{_owner(piece)} {piece['profile']} "[:width]
     return click.style(f"{label:=<{width}}", fg="black", bg=_colour(piece))
 
 
@@ -70,15 +71,15 @@ def _colour(piece: _Json) -> str:
     return {"active": "green", "pending": "cyan"}.get(piece["status"], "yellow")
 
 
-def _who(piece: _Json) -> str:
+def _owner(piece: _Json) -> str:
     return piece["user_id"] or ("other" if piece["owner"] == "other" else "gateway")
 
 
 def _line(piece: _Json, now: datetime) -> str:
     last = piece["start"] + piece["size"] - 1
     where = f"{piece['start']}-{last}" if last > piece["start"] else str(last)
-    device = piece["gpu_uuid"] or "not made yet"
-    return f"  {where:<6}{_who(piece):<12}  {piece['profile']:<12}  {_until(piece, now)}  {device}"
+    device = piece["gpu_uuid"] or "not created yet"
+    return f"  {where:<6}{_owner(piece):<12}  {piece['profile']:<12}  {_until(piece, now)}  {device}"
 
 
 def _until(piece: _Json, now: datetime) -> str:

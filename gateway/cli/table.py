@@ -1,4 +1,4 @@
-"""Text in aligned columns, coloured on a terminal and plain elsewhere."""
+"""Text in aligned columns, with colours on a terminal."""
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -9,23 +9,25 @@ Row = Sequence[str]
 
 
 def colour() -> bool | None:
-    """For `click.echo`: None leaves it to where the output goes."""
+    """Return the `color` argument for `click.echo`: None means colours on a terminal only."""
     return False if os.environ.get("NO_COLOR") else None
 
 
 class Table:
-    """Columns as wide as their heading and the widest cell so far; the last one as wide as it needs."""
+    """A table whose columns are as wide as their heading and their widest cell so far."""
 
     def __init__(self, headings: Row) -> None:
         self._headings = headings
         self._widths = [len(heading) for heading in headings]
 
-    def lines(self, rows: Iterable[Row], colours: Iterable[str | None], headed: bool = True) -> Iterator[str]:
-        """A line a row, in its colour of `click.style`; None: in none."""
+    def lines(
+        self, rows: Iterable[Row], colours: Iterable[str | None], with_headings: bool = True
+    ) -> Iterator[str]:
+        """Return one line for each row, in the colour for `click.style`; None means no colour."""
         rows = [[printable(cell) for cell in row] for row in rows]
         for row in rows:
             self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
-        if headed:
+        if with_headings:
             yield click.style(self._line(self._headings), bold=True)
         for row, fg in zip(rows, colours, strict=True):
             yield click.style(self._line(row), fg=fg) if fg else self._line(row)
@@ -36,5 +38,5 @@ class Table:
 
 
 def printable(text: str) -> str:
-    """In one line, without what would steer a terminal: some of it was said inside of containers."""
+    """Return `text` as one line without control characters, because containers can produce parts of it."""
     return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))

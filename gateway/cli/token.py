@@ -1,4 +1,4 @@
-"""`gateway token`: works on the database of this host, like `gateway migrate`."""
+"""`gateway token`: API tokens. Like `gateway migrate`, the commands use the database on this host."""
 
 import os
 from datetime import datetime
@@ -18,26 +18,31 @@ def _tokens(db: str | None) -> Tokens:
     from gateway.repositories.sql import schema
     from gateway.repositories.sql.database import SqlDatabase
 
-    meant = database(db)
-    schema.require_current(meant)
-    return Tokens(SqlDatabase(meant), clock.read)
+    source = database(db)
+    schema.require_current(source)
+    return Tokens(SqlDatabase(source), clock.read)
 
 
 @click.group()
 def token() -> None:
-    """Who may call the API: make, list and revoke its tokens, on the gateway's host."""
+    """Create, list and revoke API tokens on the gateway's host."""
     name = os.environ.get("SUDO_USER") or os.environ.get("USER") or os.getuid()
     actor.set(f"{name}@shell"[:80])
 
 
 @token.command()
 @click.argument("name")
-@click.option("--role", type=click.Choice(_ROLES), required=True, help="what it may do")
-@click.option("--user", default=None, help="whose sessions and keys, for role user")
-@click.option("--expires", default=None, help="30d, or a day such as 2026-12-31 [never]")
+@click.option("--role", type=click.Choice(_ROLES), required=True, help="Give the token this role.")
+@click.option("--user", default=None, help="For role user: the user whose sessions and keys it may use.")
+@click.option(
+    "--expires", default=None, help="Let the token expire after 30d, or on a day such as 2026-12-31 [never]."
+)
 @db_option
 def create(name: str, role: str, user: str | None, expires: str | None, db: str | None) -> None:
-    """Make the token NAME and print it, this once."""
+    """Create the token NAME and print it once.
+
+    The database keeps only its hash, so the token cannot be shown again.
+    """
     expiry = parse_expiry(expires, clock.read().wall) if expires else None
     click.echo(_tokens(db).create(name, Role(role), user, expiry))
 
@@ -45,7 +50,7 @@ def create(name: str, role: str, user: str | None, expires: str | None, db: str 
 @token.command("list")
 @db_option
 def list_all(db: str | None) -> None:
-    """Every token that was made, oldest first."""
+    """List all tokens, oldest first."""
     line = "{:<24} {:<9} {:<20} {:<17} {:<17} {}".format
     click.echo(line("NAME", "ROLE", "USER", "EXPIRES", "LAST USE", "STATE"))
     for made in _tokens(db).list():
@@ -58,7 +63,7 @@ def list_all(db: str | None) -> None:
 @click.argument("name")
 @db_option
 def revoke(name: str, db: str | None) -> None:
-    """Let nobody in with the token NAME any more."""
+    """Revoke the token NAME at once."""
     _tokens(db).revoke(name)
 
 

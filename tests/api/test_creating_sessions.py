@@ -278,7 +278,7 @@ def test_a_symbolic_link_in_place_of_a_workspace_is_refused(bench: Bench) -> Non
     assert bench.leftovers() == NOTHING
 
 
-def test_a_host_without_gpus_says_so(bench_of: BenchMaker) -> None:
+def test_a_host_without_gpus_is_reported(bench_of: BenchMaker) -> None:
     assert "no GPU" in create(bench_of(FakeGpus([]))).json["detail"]
 
 

@@ -20,7 +20,7 @@ def create(bench: Bench, user_id: str) -> str:
     return str(bench.client.post("/sessions", json={"user_id": user_id}).json["session_id"])
 
 
-def test_events_are_a_table_oldest_first_plain_when_piped(bench: Bench, url: str) -> None:
+def test_events_are_a_table_oldest_first_and_plain_in_a_pipe(bench: Bench, url: str) -> None:
     id = create(bench, "ann")
     bench.client.put("/gpus/0/cordon", json={"reason": "fan"})
     lines = run(url).stdout.splitlines()
@@ -39,13 +39,13 @@ def test_one_sessions_events_are_shown_after_its_end(bench: Bench, url: str) -> 
     assert [line.split()[3] for line in lines[1:]] == ["created", "opened", "closing", "ended"]
 
 
-def test_scripts_get_one_object_a_line(bench: Bench, url: str) -> None:
+def test_json_is_one_object_for_each_line(bench: Bench, url: str) -> None:
     create(bench, "ann")
-    told = [json.loads(line) for line in run(url, "--json").stdout.splitlines()]
-    assert told == bench.client.get("/events").json["events"]
+    shown = [json.loads(line) for line in run(url, "--json").stdout.splitlines()]
+    assert shown == bench.client.get("/events").json["events"]
 
 
-def test_what_is_shown_is_narrowed(bench: Bench, url: str) -> None:
+def test_events_can_be_filtered(bench: Bench, url: str) -> None:
     create(bench, "ann")
     create(bench, "bob")
     lines = run(url, "--user", "bob", "--limit", "1").stdout.splitlines()
@@ -53,7 +53,7 @@ def test_what_is_shown_is_narrowed(bench: Bench, url: str) -> None:
     assert " opened  bob " in lines[1]
 
 
-def test_following_shows_what_comes_once_until_it_is_interrupted(
+def test_following_shows_each_new_event_once_until_interrupted(
     bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     naps: Iterator[Callable[[], object]] = iter([lambda: create(bench, "bob"), lambda: None])
@@ -71,17 +71,17 @@ def test_following_shows_what_comes_once_until_it_is_interrupted(
     assert shown.exit_code == 0
 
 
-def test_a_session_that_never_was_is_told_in_one_line(url: str) -> None:
+def test_an_unknown_session_is_reported_in_one_line(url: str) -> None:
     failed = run(url, "never")
     assert isinstance(failed.exception, GatewayError)
     assert "'never'" in str(failed.exception)
 
 
-def test_a_session_is_not_narrowed(url: str) -> None:
+def test_a_session_id_cannot_be_combined_with_a_filter(url: str) -> None:
     assert "SESSION_ID shows all" in run(url, "abc", "--user", "ann").output
 
 
-def test_columns_are_aligned_and_the_last_is_as_long_as_it_is() -> None:
+def test_columns_are_aligned_and_the_last_one_is_not_padded() -> None:
     lines = list(Table(["A", "B"]).lines([["long cell", "1"], ["x", ""]], [None, None]))
     assert [line.removeprefix("\x1b[1m").removesuffix("\x1b[0m") for line in lines] == [
         "A          B",
@@ -90,5 +90,5 @@ def test_columns_are_aligned_and_the_last_is_as_long_as_it_is() -> None:
     ]
 
 
-def test_what_containers_say_steers_no_terminal() -> None:
+def test_output_of_containers_cannot_control_the_terminal() -> None:
     assert printable("\x1b[2Jtwo\nlines\x07") == "?[2Jtwo lines?"

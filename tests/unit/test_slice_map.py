@@ -30,7 +30,7 @@ def opened(bench: Bench, user_id: str, profile: str) -> Any:
     return session
 
 
-def test_a_bar_shows_who_has_which_slices_and_what_is_free(bench: Bench) -> None:
+def test_the_bar_shows_allocated_and_free_slices(bench: Bench) -> None:
     bench.clock.now = NOW
     session = opened(bench, "ann", "3g.20gb")
     bench.gpus.create(bench.gpus.list()[0].uuid, "1g.5gb", Placement(1, 1))
@@ -44,14 +44,16 @@ def test_a_bar_shows_who_has_which_slices_and_what_is_free(bench: Bench) -> None
 
 
 @pytest.mark.parametrize(("kind", "slices"), [("A30", 4), ("H200-141GB", 8), ("RTX-PRO-6000", 12)])
-def test_a_bar_is_as_long_whatever_the_number_of_slices(bench_of: BenchMaker, kind: str, slices: int) -> None:
+def test_the_bar_has_the_same_length_for_every_number_of_slices(
+    bench_of: BenchMaker, kind: str, slices: int
+) -> None:
     heading, numbers, bar = drawn(bench_of(FakeGpus([kind])))
     assert f"{slices} of {slices} slices free" in heading
     assert numbers.split() == [str(number) for number in range(slices)]
     assert (len(bar), bar.count("|")) == (75, slices + 1)
 
 
-def test_a_gpu_without_mig_or_with_it_off_says_so(bench_of: BenchMaker) -> None:
+def test_a_gpu_without_mig_or_with_mig_off_is_marked(bench_of: BenchMaker) -> None:
     bench = bench_of(FakeGpus(["T4", "A100-40GB"]))
     bench.gpus.set_mode(bench.gpus.list()[1].uuid, MigMode.DISABLED)
     text = "\n".join(drawn(bench))
@@ -59,14 +61,14 @@ def test_a_gpu_without_mig_or_with_it_off_says_so(bench_of: BenchMaker) -> None:
     assert "`nvidia-smi -i 1 -mig 1`" in text
 
 
-def test_a_gpu_that_takes_no_sessions_says_why(bench: Bench) -> None:
+def test_a_gpu_that_takes_no_sessions_is_shown_with_the_reason(bench: Bench) -> None:
     bench.client.put("/gpus/0/cordon", json={"reason": "a loud fan"})
     assert drawn(bench)[1] == "  cordoned: a loud fan"
     bench.gpus.set_fault(bench.gpus.list()[0].uuid, "GPU is lost")
     assert drawn(bench)[1] == "  GPU is lost"
 
 
-def test_a_slice_that_cannot_be_taken_back_says_why(bench: Bench) -> None:
+def test_an_instance_that_cannot_be_destroyed_is_shown_with_the_reason(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     bench.gpus.fail("destroy", SliceBusy("A monitor holds it."))
     bench.client.delete(f"/sessions/{session['session_id']}")
@@ -75,11 +77,11 @@ def test_a_slice_that_cannot_be_taken_back_says_why(bench: Bench) -> None:
     assert problem.strip() == "A monitor holds it."
 
 
-def test_a_host_without_gpus_says_so() -> None:
+def test_a_host_without_gpus_is_reported() -> None:
     assert slice_map.draw([], NOW) == "This host has no GPUs."
 
 
-def test_the_command_shows_what_the_gateway_answers_and_is_plain_when_piped(bench: Bench, url: str) -> None:
+def test_the_command_shows_the_gpus_and_is_plain_in_a_pipe(bench: Bench, url: str) -> None:
     opened(bench, "ann", "3g.20gb")
     shown = run("--url", url)
     assert (shown.exit_code, "|ann 3g.20gb ===" in shown.output) == (0, True)
@@ -87,23 +89,23 @@ def test_the_command_shows_what_the_gateway_answers_and_is_plain_when_piped(benc
     assert run(env={"GATEWAY_URL": url}).output == shown.output
 
 
-def test_a_terminal_gets_colour_unless_it_asks_for_none(url: str) -> None:
+def test_a_terminal_gets_colours_unless_no_color_is_set(url: str) -> None:
     assert "\x1b" in run("--url", url, color=True).output
     assert "\x1b" not in run("--url", url, color=True, env={"NO_COLOR": "1"}).output
 
 
-def test_scripts_get_json(bench: Bench, url: str) -> None:
+def test_json_is_the_response_of_the_api(bench: Bench, url: str) -> None:
     assert json.loads(run("--url", url, "--json").output) == bench.client.get("/gpus").json
 
 
-def test_people_cordon_and_uncordon_a_gpu(bench: Bench, url: str) -> None:
+def test_a_gpu_can_be_cordoned_and_uncordoned(bench: Bench, url: str) -> None:
     assert run("--url", url, "cordon", "0", "--reason", "a loud fan").exit_code == 0
     assert bench.client.get("/gpus").json["gpus"][0]["reason"] == "cordoned: a loud fan"
     assert run("--url", url, "uncordon", "0").exit_code == 0
     assert not bench.client.get("/gpus").json["gpus"][0]["cordoned"]
 
 
-def test_what_cannot_be_done_is_one_sentence(url: str) -> None:
+def test_an_error_is_one_sentence(url: str) -> None:
     refused = run("--url", url, "cordon", "7")
     assert isinstance(refused.exception, GatewayError)
     assert "no GPU 7" in str(refused.exception)

@@ -1,0 +1,43 @@
+"""The help texts of the command line: whole sentences that fit."""
+
+from collections.abc import Iterator
+
+import click
+import pytest
+
+from gateway.cli import gateway
+
+_COLUMNS = 80
+_MARGIN = 6  # of click's list of commands
+
+
+def commands(group: click.Group, path: str = "gateway") -> Iterator[tuple[str, click.Command, int]]:
+    """Every command with its path and the width that the list of commands leaves for its help."""
+    width = _COLUMNS - _MARGIN - max(map(len, group.commands))
+    for name, command in group.commands.items():
+        yield f"{path} {name}", command, width
+        if isinstance(command, click.Group):
+            yield from commands(command, f"{path} {name}")
+
+
+COMMANDS = {path: (command, width) for path, command, width in commands(gateway)}
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_the_list_of_commands_has_a_whole_sentence_for_each(path: str) -> None:
+    command, width = COMMANDS[path]
+    first_sentence = (command.help or "").partition("\n")[0]
+    assert first_sentence[:1].isupper()
+    assert first_sentence.endswith(".")
+    assert len(first_sentence) <= width
+
+
+@pytest.mark.parametrize("path", COMMANDS)
+def test_each_option_is_explained_by_a_sentence(path: str) -> None:
+    command, _ = COMMANDS[path]
+    for option in command.params:
+        if isinstance(option, click.Option) and not option.hidden:
+            explanation = (option.help or "").removeprefix("\b\n").partition("\n")[0]
+            assert explanation, option.name
+            assert not explanation[0].islower(), option.name
+            assert explanation.endswith("."), option.name
