@@ -3,6 +3,9 @@ BIN := .venv/bin
 # The suites drive real Docker, iptables and other users' files.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SSHPIPERD,SSHPIPER_YAML)
 
+# One process for each core; the tests of a module stay together, for they share what is costly to start.
+IN_PARALLEL := --numprocesses auto --dist loadscope
+
 help:  ## This list
 	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 8
 
@@ -12,8 +15,11 @@ up: host venv  ## A working gateway on this machine: install, build, start, open
 down:  ## Take all of it away but workspaces and database
 	@docker/down
 
+check: lint types  ## Linters, types, unit and API tests; needs neither root nor Docker
+	$(BIN)/pytest $(IN_PARALLEL) tests/unit tests/api $(PYTEST)
+
 test: tools venv images lint types  ## Everything: linters, types, imports, unit to end-to-end tests
-	$(AS_ROOT) $(BIN)/pytest $(PYTEST)
+	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) $(PYTEST)
 
 bench: host venv images  ## Ratios to Docker, OpenSSH, Flask and ruamel alone, within one run
 	$(AS_ROOT) $(BIN)/python -m tests.bench
@@ -43,4 +49,4 @@ venv: .venv/stamp  ## The virtual environment
 .venv/stamp: setup.cfg pyproject.toml
 	@docker/make-venv
 
-.PHONY: help up down test bench soak lint types host tools images venv
+.PHONY: help up down check test bench soak lint types host tools images venv
