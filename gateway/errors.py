@@ -27,6 +27,8 @@ secret.
     │   ├── DockerUnavailable
     │   ├── ImageMissing
     │   ├── NetworkUnavailable
+    │   │   └── NetworkOpen         sessions reach what they must not reach
+    │   ├── AddressTaken          another container has the session's address
     │   ├── ContainerFailed       a container was created, but its sshd did not answer
     │   ├── DriverUnavailable     NVML cannot be loaded, read or written
     │   │   └── GpuLost             … for one GPU
@@ -195,6 +197,14 @@ class ImageMissing(Unavailable):
 
 class NetworkUnavailable(Unavailable):
     pass
+
+
+class NetworkOpen(NetworkUnavailable):
+    """Sessions reach each other, the host or the outside, or nothing prevents that any more."""
+
+
+class AddressTaken(Unavailable):
+    """Docker gave the address to another container."""
 
 
 class ContainerFailed(Unavailable):

@@ -66,6 +66,8 @@ class Reconciler:
         for session in sessions:
             if reason := plan.close.get(session.id):
                 self._take_back(session, reason)
+        for session_id in plan.repairs:
+            _attempt("a session could not be repaired", partial(self.host.repair, session_id))
         for session_id in plan.orphans:
             _attempt("an orphan could not be removed", partial(self._remove_orphan, session_id))
         _attempt("the routes could not be published", self.routing.settle)

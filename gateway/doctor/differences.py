@@ -107,9 +107,7 @@ class _Active:
             yield Finding(Place.DATABASE, what, f"closed {NEXT_TICK}")
 
     def _mark(self) -> Iterator[Finding]:
-        if problem := self._state.problem:
-            yield Finding(Place.DRIVER, problem, "the session stays open; it is only marked")
-        elif self._session.problem:
+        if self._session.problem and not self._state.problem:
             what = f"the session has recovered but is still marked: {self._session.problem}"
             yield Finding(Place.DRIVER, what, f"the mark is removed {NEXT_TICK}")
 

@@ -54,7 +54,10 @@ class Reason(StrEnum):
     USER_EXIT = "user_exit"
     FAILED = "failed"
     GPU_LOST = "gpu_lost"
-    RESTARTED = "restarted"  # with Docker or the whole server, which did not keep its container
+    RESTARTED = "restarted"  # its container, Docker or the whole server was restarted
+    STOPPED = "stopped"  # by `docker stop`
+    KILLED = "killed"  # by `docker kill`, or by another process of the host
+    OUT_OF_MEMORY = "out_of_memory"  # the kernel killed its first process
 
 
 class KeysFrom(StrEnum):

@@ -9,8 +9,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
+from gateway.domain.containers import Deviation
 from gateway.domain.mig import Gpu, MigMode
-from gateway.domain.models import Reason, Session
+from gateway.domain.models import Reason, Session, Status
+
+_MARKED = "the session stays open; it is only marked"
 
 
 class State(StrEnum):
@@ -41,11 +44,13 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """`reason`: why it ended or is gone. `problem`: what is wrong with a session that goes on."""
+    """`reason`: why it ended or is gone. `problem`: what is wrong with a session that goes on.
+    `is_repairable`: the host can restore part of it."""
 
     state: State
     reason: Reason | None = None
     problem: str | None = None
+    is_repairable: bool = False
     findings: Sequence[Finding] = ()
 
 
@@ -67,12 +72,14 @@ class Observation:
 @dataclass(frozen=True, slots=True)
 class Container:
     """A container that carries a session's label. `ended`: its main process is over. `foreign`: another
-    database records the session."""
+    database records the session. `deviations`: how it differs from what was planned."""
 
     id: str
     session_id: str
     ended: bool
     foreign: bool = False
+    reason: Reason = Reason.USER_EXIT  # of its end
+    deviations: Sequence[Deviation] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,13 +88,15 @@ class ServerView:
 
     `containers` is None when Docker could not be asked. `gpus` are those that answered; a GPU that is missing
     here is unknown. `files` are the ids with session files and whether they are claimed, None when the
-    directory could not be read. Docker kept nothing from before `up_since`; None: unknown.
+    directory could not be read. Docker kept nothing from before `up_since`; None: unknown. `open_network`
+    says how the sessions' network is open; None: it is closed, or could not be checked.
     """
 
     containers: Sequence[Container] | None
     gpus: Sequence[Gpu] = ()
     files: Mapping[str, bool] | None = field(default_factory=dict)
     up_since: datetime | None = None
+    open_network: str | None = None
     unseen: Mapping[Place, str] = field(default_factory=dict)
 
     def observe(self, sessions: Sequence[Session]) -> Observation:
@@ -117,10 +126,22 @@ class ServerView:
         is_lost = gpu is not None and has_lost_slice(gpu, session)
         state, reason = self._judge(session, container, is_lost)
         findings = [*self._container_findings(container), *self._file_findings(session)]
+        if self.open_network:
+            findings.append(Finding(Place.DOCKER, self.open_network, _MARKED))
+        if gpu_problem := _gpu_problem(session, gpus):
+            findings.append(Finding(Place.DRIVER, gpu_problem, _MARKED))
         if gpu is not None and is_lost:
             what = f"its {session.mig_profile} on GPU {gpu.index} is gone"
             findings.append(Finding(Place.DRIVER, what, "the session is closed once Docker answers"))
-        return SessionState(state, reason, _problem(session, gpus), findings)
+        deviations = container.deviations if container and session.status == Status.ACTIVE else ()
+        problems = [self.open_network, *map(str, deviations), _gpu_problem(session, gpus)]
+        return SessionState(
+            state,
+            reason,
+            self._mark(session, [problem for problem in problems if problem], gpus),
+            any(deviation.is_repairable for deviation in deviations),
+            findings,
+        )
 
     def _judge(
         self, session: Session, container: Container | None, is_lost: bool
@@ -134,7 +155,12 @@ class ServerView:
             return state, Reason.GPU_LOST
         if container is None:
             return State.GONE, Reason.FAILED
-        return (State.ENDED, Reason.USER_EXIT) if container.ended else (State.RUNNING, None)
+        return (State.ENDED, container.reason) if container.ended else (State.RUNNING, None)
+
+    def _mark(self, session: Session, problems: Sequence[str], gpus: Mapping[str, Gpu]) -> str | None:
+        """One sentence for each problem. A mark stays while Docker or the GPUs do not answer."""
+        is_unknown = self.containers is None or session.gpu is None or not gpus
+        return " ".join(problems) or (session.problem if is_unknown else None)
 
     def _is_older(self, session: Session) -> bool:
         """Sessions are dated in whole seconds."""
@@ -145,12 +171,18 @@ class ServerView:
             return []
         if container is None:
             return [Finding(Place.DOCKER, "no container")]
-        return [Finding(Place.DOCKER, "its container has ended")] if container.ended else []
+        if container.ended:
+            return [Finding(Place.DOCKER, "its container has ended")]
+        return [Finding(Place.DOCKER, found.what, _then(found)) for found in container.deviations]
 
     def _file_findings(self, session: Session) -> Sequence[Finding]:
         if self.files is None or session.id in self.files:
             return []
         return [Finding(Place.FILES, "none; its sshd needs them", "not repaired: delete the session")]
+
+
+def _then(deviation: Deviation) -> str:
+    return "repaired at the next tick" if deviation.is_repairable else _MARKED
 
 
 def has_lost_slice(gpu: Gpu, session: Session) -> bool:
@@ -164,12 +196,11 @@ def has_lost_slice(gpu: Gpu, session: Session) -> bool:
     )
 
 
-def _problem(session: Session, gpus: Mapping[str, Gpu]) -> str | None:
-    """A faulty or unlisted GPU never ends a session; the session is only marked. When no GPU answered,
-    nothing is known, and the mark stays as it is."""
-    if not gpus or session.gpu is None:
-        return session.problem
-    gpu = gpus.get(session.gpu)
+def _gpu_problem(session: Session, gpus: Mapping[str, Gpu]) -> str | None:
+    """A faulty or unlisted GPU never ends a session; the session is only marked."""
+    gpu = gpus.get(session.gpu or "")
+    if session.gpu is None or not gpus:
+        return None
     if gpu is None:
         return f"The driver does not answer for GPU {session.gpu}; see nvidia-smi -L and dmesg."
     return f"GPU {gpu.index} is out of order: {gpu.fault}." if gpu.fault else None

@@ -1,7 +1,7 @@
 """Where a session goes on one server: its slice and its address. Pure."""
 
 import ipaddress
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.addresses import free_address
@@ -13,11 +13,13 @@ from gateway.domain.plan import Allocation, SessionPlan, SessionRequest
 
 @dataclass(frozen=True, slots=True)
 class LocalPlanner:
-    """Plans with the GPUs as the driver listed them; `subnet` holds the sessions' addresses."""
+    """Plans with the GPUs as the driver listed them. `subnet` holds the sessions' addresses; those that are
+    `taken` cannot be given to a session."""
 
     gpus: Sequence[Gpu]
     subnet: ipaddress.IPv4Network
     policy: MigPolicy
+    taken: Collection[str] = ()
 
     def plan(
         self,
@@ -37,5 +39,5 @@ class LocalPlanner:
             demand,
             refused=[(one.gpu, one.placement) for one in refused],
         )
-        used = {session.address for session in live if session.address}
+        used = {session.address for session in live if session.address} | set(self.taken)
         return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used))

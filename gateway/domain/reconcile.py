@@ -11,11 +11,13 @@ from gateway.domain.observation import Observation, State
 @dataclass(frozen=True, slots=True)
 class Plan:
     """`close`: sessions to take back, and why. `problems`: changed marks of sessions that stay; None: the
-    session is well again. `orphans`: ids without a row that the host still holds something of."""
+    session is well again. `orphans`: ids without a row that the host still holds something of. `repairs`:
+    sessions that stay and of which the host can restore something."""
 
     close: Mapping[str, Reason]
     problems: Mapping[str, str | None]
     orphans: Sequence[str]
+    repairs: Sequence[str] = ()
 
 
 def plan(sessions: Sequence[Session], seen: Observation, now: Moment) -> Plan:
@@ -31,6 +33,7 @@ def plan(sessions: Sequence[Session], seen: Observation, now: Moment) -> Plan:
             and (problem := seen.states[session.id].problem) != session.problem
         },
         orphans=sorted(seen.held.keys() - verdicts.keys() - opening),
+        repairs=[id for id, reason in verdicts.items() if reason is None and seen.states[id].is_repairable],
     )
 
 

@@ -4,7 +4,7 @@ A session is started, stopped and observed as one thing; nobody outside reaches 
 """
 
 import ipaddress
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +18,7 @@ from gateway.domain.observation import Container, Observation, Place, ServerView
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import LocalPlanner
 from gateway.domain.recovery import Survivor
-from gateway.errors import ContainerFailed, GatewayError, PlacementTaken
+from gateway.errors import AddressTaken, ContainerFailed, GatewayError, NetworkOpen, PlacementTaken
 from gateway.failpoints import reach
 
 T = TypeVar("T")
@@ -61,6 +61,7 @@ class Containers(Protocol):
     def wait_for_ssh(self, container_id: str, address: str) -> None: ...
     def check_gpu(self, container_id: str, gpu_uuid: str) -> None: ...
     def disconnect(self, session_id: str) -> None: ...
+    def repair(self, session_id: str) -> None: ...
     def up_since(self) -> datetime: ...
     def endings(self) -> Endings: ...
     def check(self) -> None: ...
@@ -68,10 +69,14 @@ class Containers(Protocol):
 
 
 class Network(Protocol):
-    """The sessions' network and the rules around it; raises `NetworkUnavailable`, `DockerUnavailable`."""
+    """The sessions' network and the rules around it; raises `NetworkUnavailable`, `DockerUnavailable`.
 
-    def ensure(self) -> None: ...
+    `ensure` returns the addresses that cannot be given to a session now; `avoid` adds one for a while.
+    """
+
+    def ensure(self) -> Collection[str]: ...
     def check(self) -> None: ...
+    def avoid(self, address: str) -> None: ...
 
 
 class Egress(Protocol):
@@ -120,26 +125,32 @@ class LocalHost:
         return self.gpus.list()
 
     def planner(self) -> LocalPlanner:
-        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy)
+        """The network is checked here, before anything of a session is recorded."""
+        taken = self.network.ensure()
+        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy, taken)
 
     def start(self, plan: SessionPlan) -> Started:
         if plan.gpu is None or plan.allocation is None or plan.address is None:
             raise ValueError("this server starts only what its own planner planned")
         request = plan.request
-        self.network.ensure()
         workspace = self.workspaces.ensure(request.user_id, request.uid)
         reach("after-workspace-make")
         gpu_uuid = self._borrow(plan.allocation) if plan.allocation.borrowed else self._make(plan.allocation)
         allocation = replace(plan.allocation, mig_uuid=gpu_uuid)
         files = self.files.write(request, plan.gpu, allocation)
         reach("after-session-files-write")
-        container_id = self.containers.run(
-            ContainerSpec(request, allocation, gpu_uuid, plan.address, workspace, files)
-        )
+        container_id = self._run(ContainerSpec(request, allocation, gpu_uuid, plan.address, workspace, files))
         self.containers.wait_for_ssh(container_id, plan.address)
         self.containers.check_gpu(container_id, gpu_uuid)
         reach("after-sshd-answer", ContainerFailed)
         return Started(container_id, plan.address, allocation)
+
+    def _run(self, spec: ContainerSpec) -> str:
+        try:
+            return self.containers.run(spec)
+        except AddressTaken:
+            self.network.avoid(spec.address)
+            raise
 
     def stop(self, session_id: str, allocation: Allocation | None) -> None:
         """The driver reuses the ids of instances at once, so the container must be gone first. What an orphan
@@ -164,6 +175,9 @@ class LocalHost:
     def disconnect(self, session_id: str) -> None:
         self.containers.disconnect(session_id)
 
+    def repair(self, session_id: str) -> None:
+        self.containers.repair(session_id)
+
     def observe(self, sessions: Sequence[Session]) -> Observation:
         """The containers are listed before Docker is asked for its last restart: a container that ends with a
         restart in between is then judged by that restart."""
@@ -183,6 +197,7 @@ class LocalHost:
             gpus=look(Place.DRIVER, self.gpus.list) or (),
             files=look(Place.FILES, self.files.list),
             up_since=look(Place.DOCKER, self.containers.up_since),
+            open_network=self._open_network(),
             unseen=unseen,
         )
         return view.observe(sessions)
@@ -194,6 +209,15 @@ class LocalHost:
 
     def workspace_owners(self) -> Mapping[str, int]:
         return self.workspaces.owners()
+
+    def _open_network(self) -> str | None:
+        try:
+            self.network.check()
+        except NetworkOpen as error:
+            return str(error)
+        except GatewayError:  # it could not be checked; `ensure` and `checks` report that
+            pass
+        return None
 
     def endings(self) -> Endings:
         return self.containers.endings()

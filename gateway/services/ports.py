@@ -129,6 +129,9 @@ class Host(Protocol):
     def disconnect(self, session_id: str) -> None:
         """Close every SSH connection into the session; the user's programs go on."""
 
+    def repair(self, session_id: str) -> None:
+        """Restore what `observe` called repairable of a session that goes on."""
+
     def observe(self, sessions: Sequence[Session]) -> Observation:
         """What became of `sessions`, which were read before, and what else the host holds. A part that cannot
         be asked is named in the answer, and never raised."""

@@ -16,6 +16,7 @@ from gateway.domain.clock import Clock
 from gateway.domain.models import Event, KeysFrom, Reason, Session, Status, User
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.errors import (
+    AddressTaken,
     DatabaseUnavailable,
     GatewayError,
     NoCapacity,
@@ -34,7 +35,7 @@ from gateway.services.routing import Routing
 
 log = logging.getLogger(__name__)
 
-_PLACEMENT_ATTEMPTS = 3  # another process may take the placement first
+_ATTEMPTS = 3  # another process may take the placement or the address first
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +119,13 @@ class Sessions:
         return self.closing.close(session_id, reason)
 
     def _open_somewhere(self, wanted: _Wanted) -> Opened:
-        """Try another placement after one that the host could not allocate."""
+        """Try another placement or address after one that the host could not allocate."""
         refused: list[Allocation] = []
-        failures: list[PlacementTaken] = []
-        while len(failures) < _PLACEMENT_ATTEMPTS:
+        failures: list[PlacementTaken | AddressTaken] = []
+        while len(failures) < _ATTEMPTS:
             try:
                 return self._open(wanted, refused)
-            except PlacementTaken as failure:
+            except (PlacementTaken, AddressTaken) as failure:
                 failures.append(failure)
             except NoCapacity:
                 if not failures:

@@ -300,3 +300,24 @@ def test_a_lease_is_an_hour_by_default_and_never_longer_than_the_longest(bench_o
 
     assert minutes() == 60
     assert minutes(max_ttl_minutes=30) == 30
+
+
+def test_addresses_of_foreign_containers_are_not_given_to_sessions(bench: Bench) -> None:
+    bench.network.taken = {"10.213.0.3", "10.213.0.4"}
+    session = create(bench).json
+    assert bench.containers.spec(session["session_id"]).address == "10.213.0.5"
+
+
+def test_an_address_that_docker_refuses_is_avoided_and_the_next_is_used(bench: Bench) -> None:
+    bench.containers.foreign_addresses = {"10.213.0.3", "10.213.0.4"}
+    session = create(bench).json
+    assert bench.containers.spec(session["session_id"]).address == "10.213.0.5"
+    assert bench.network.avoided == {"10.213.0.3", "10.213.0.4"}
+    assert create(bench, "user456").status_code == 201
+
+
+def test_addresses_that_are_refused_again_and_again_fail_one_create_and_not_the_next(bench: Bench) -> None:
+    bench.containers.foreign_addresses = {f"10.213.0.{number}" for number in range(3, 7)}
+    assert create(bench).status_code == 503
+    assert bench.leftovers() == NOTHING
+    assert create(bench).status_code == 201

@@ -2,11 +2,14 @@ from typing import Any
 
 import pytest
 
+from gateway.domain.containers import Deviation
 from gateway.domain.models import Reason
 from gateway.errors import (
+    ContainerFailed,
     DatabaseUnavailable,
     DockerUnavailable,
     DriverUnavailable,
+    NetworkOpen,
     NetworkUnavailable,
     PipesUnavailable,
     SliceBusy,
@@ -246,3 +249,73 @@ def test_leftovers_without_a_row_are_removed(bench: Bench) -> None:
     bench.gpus.destroy(row.gpu, row.mig_profile, row.placement)
     bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("reason", [Reason.OUT_OF_MEMORY, Reason.STOPPED, Reason.KILLED])
+def test_a_session_that_somebody_ended_from_outside_has_that_reason(bench: Bench, reason: Reason) -> None:
+    session = create(bench, "user123")
+    bench.containers.end(session["session_id"], reason)
+    bench.reconciler.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["reason"] == reason
+    assert bench.leftovers() == NOTHING
+
+
+def events(bench: Bench, session: dict[str, Any]) -> list[tuple[str, str]]:
+    found = bench.client.get(f"/sessions/{session['session_id']}/events").json["events"]
+    return [(event["what"], event["detail"]) for event in found if event["what"] in ("problem", "recovered")]
+
+
+def test_a_session_that_somebody_connected_elsewhere_is_marked_and_repaired(bench: Bench) -> None:
+    session = create(bench, "user123")
+    bench.containers.deviate(session["session_id"], Deviation("it is connected to bridge", True))
+    bench.reconciler.reconcile()
+    assert (
+        bench.client.get(f"/sessions/{session['session_id']}").json["problem"] == "It is connected to bridge."
+    )
+    bench.reconciler.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["problem"] is None
+    assert events(bench, session) == [("problem", "It is connected to bridge."), ("recovered", "")]
+
+
+def test_what_cannot_be_repaired_stays_marked(bench: Bench) -> None:
+    session = create(bench, "user123")
+    bench.containers.deviate(
+        session["session_id"], Deviation("it is paused"), Deviation("its address is another", True)
+    )
+    bench.reconciler.reconcile()
+    bench.reconciler.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["problem"] == "It is paused."
+    assert "repair" in bench.containers.calls
+
+
+def test_a_repair_that_fails_keeps_none_of_the_others_from_it(bench: Bench) -> None:
+    sessions = [create(bench, user) for user in ("user123", "user456")]
+    for session in sessions:
+        bench.containers.deviate(session["session_id"], Deviation("it is disconnected", True))
+    bench.containers.fail("repair", ContainerFailed("Docker refused."))
+    bench.reconciler.reconcile()
+    assert bench.containers.calls.count("repair") == 2
+    assert {one["problem"] for one in bench.client.get("/sessions").json["sessions"]} == {
+        "It is disconnected."
+    }
+
+
+def test_live_sessions_in_an_open_network_are_marked(bench: Bench) -> None:
+    session = create(bench, "user123")
+    bench.network.failure = NetworkOpen("The sessions' network is open.")
+    bench.reconciler.reconcile()
+    assert bench.client.get(f"/sessions/{session['session_id']}").json["problem"] == str(
+        bench.network.failure
+    )
+    bench.network.failure = None
+    bench.reconciler.reconcile()
+    assert events(bench, session) == [("problem", "The sessions' network is open."), ("recovered", "")]
+
+
+def test_a_mark_stays_while_docker_does_not_answer(bench: Bench) -> None:
+    session = create(bench, "user123")
+    bench.containers.deviate(session["session_id"], Deviation("it is paused"))
+    bench.reconciler.reconcile()
+    bench.containers.fail("list", DockerUnavailable("no"))
+    bench.reconciler.reconcile()
+    assert events(bench, session) == [("problem", "It is paused.")]

@@ -43,7 +43,7 @@ def test_after_a_crash_the_doctor_reports_the_differences_and_a_tick_repairs_the
     assert "No gateway runs" in next(check["says"] for check in report["checks"] if check["name"] == "reaper")
     found = {(one["place"], one["session_id"]): one["then"] for one in report["differences"]}
     assert found == {
-        ("Docker", ended["session_id"]): "the session is closed (user_exit) at the next tick",
+        ("Docker", ended["session_id"]): "the session is closed (killed) at the next tick",
         ("Docker", lost["session_id"]): "removed at the next tick",
         ("pipe file", lost["session_id"]): "removed at the next tick",
         ("session files", lost["session_id"]): "removed at the next tick",

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import requests
 from gateway.database_url import DatabaseUrl
 from gateway.domain.ssh_keys import make_pair
 from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.exec import Inside
 from tests import own
 from tests.e2e.docker_relay import DockerRelay
 from tests.paths import REPOSITORY
@@ -59,17 +61,20 @@ def filtered(relay: DockerRelay, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture
 def broken_image() -> Iterator[str]:
-    """One whose sshd never starts."""
-    docker = Docker().client
-    container = docker.containers.create("gpu-workspace")
-    container.commit(image := own.name("broken"), changes='CMD ["false"]')
-    container.remove()
+    """One without an sshd."""
+    docker, image = Docker().client, own.name("broken")
+    recipe = b"FROM gpu-workspace\nRUN rm /usr/sbin/sshd\n"
+    docker.images.build(fileobj=BytesIO(recipe), tag=image, network_mode="none")
     yield image
     docker.images.remove(image)
 
 
 def test_a_sessions_whole_life_needs_what_is_allowed_all_of_it_and_nothing_else(
-    filtered: Gateway, relay: DockerRelay, broken_image: str, postgresql_url: DatabaseUrl
+    filtered: Gateway,
+    relay: DockerRelay,
+    broken_image: str,
+    postgresql_url: DatabaseUrl,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # opened, used, a key withdrawn (which cuts connections), looked at, ended
     session = filtered.create(USER)
@@ -77,6 +82,10 @@ def test_a_sessions_whole_life_needs_what_is_allowed_all_of_it_and_nothing_else(
     other = {"ssh_public_keys": [make_pair().public]}
     assert requests.put(f"{filtered.url}/sessions/{session['session_id']}/keys", json=other, timeout=30).ok
     assert filtered.run("doctor").returncode == 0
+    # where there is a real driver, the GPU is looked for inside
+    with monkeypatch.context() as environment:
+        environment.setenv("DOCKER_HOST", filtered.settings["DOCKER_HOST"])
+        assert Inside(Docker()).run(session["container_id"], ["true"]) == (0, "")
     assert filtered.delete(session["session_id"]).status_code == 204
     # one whose container ends by itself, which the gateway hears of by Docker's events
     session = filtered.create(USER)

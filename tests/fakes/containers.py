@@ -5,9 +5,11 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from queue import SimpleQueue
 
+from gateway.domain.containers import Deviation
+from gateway.domain.models import Reason
 from gateway.domain.observation import Container
 from gateway.domain.recovery import Survivor
-from gateway.errors import ContainerFailed
+from gateway.errors import AddressTaken, ContainerFailed
 from gateway.repositories.host import ContainerSpec
 
 
@@ -17,6 +19,7 @@ class FakeContainers:
     `deployments` names it for single sessions."""
 
     calls: list[str] = field(default_factory=list)
+    foreign_addresses: set[str] = field(default_factory=set)  # that other containers hold
     deployment: Callable[[], str | None] = lambda: None
     deployments: dict[str, str | None] = field(default_factory=dict)
     _running: dict[str, tuple[Container, ContainerSpec]] = field(default_factory=dict)
@@ -33,6 +36,8 @@ class FakeContainers:
 
     def run(self, spec: ContainerSpec) -> str:
         self._did("run")
+        if spec.address in self.foreign_addresses:
+            raise AddressTaken("Another container has the session's address.")
         for container, other in list(self._running.values()):
             if other.request.user_id == spec.request.user_id:
                 del self._running[container.session_id]
@@ -93,6 +98,17 @@ class FakeContainers:
     def disconnect(self, session_id: str) -> None:
         self._did("disconnect")
 
+    def repair(self, session_id: str) -> None:
+        self._did("repair")
+        container, spec = self._running[session_id]
+        left = [deviation for deviation in container.deviations if not deviation.is_repairable]
+        self._running[session_id] = (replace(container, deviations=left), spec)
+
+    def deviate(self, session_id: str, *deviations: Deviation) -> None:
+        """Somebody changes the container behind the gateway's back."""
+        container, spec = self._running[session_id]
+        self._running[session_id] = (replace(container, deviations=deviations), spec)
+
     def up_since(self) -> datetime:
         self._did("up_since")
         return self._up_since
@@ -116,10 +132,10 @@ class FakeContainers:
     def spec(self, session_id: str) -> ContainerSpec:
         return self._running[session_id][1]
 
-    def end(self, session_id: str) -> None:
+    def end(self, session_id: str, reason: Reason = Reason.USER_EXIT) -> None:
         """The container's main process ends, as when its user kills it."""
         container, spec = self._running[session_id]
-        self._running[session_id] = (replace(container, ended=True), spec)
+        self._running[session_id] = (replace(container, ended=True, reason=reason), spec)
         self._tell(session_id)
 
     def restart(self, now: datetime) -> None:
@@ -170,10 +186,18 @@ class FakeEgress:
 
 @dataclass
 class FakeNetwork:
-    failure: Exception | None = None
+    """`taken` are the addresses that foreign containers hold; `avoided` those that Docker refused."""
 
-    def ensure(self) -> None:
+    failure: Exception | None = None
+    taken: set[str] = field(default_factory=set)
+    avoided: set[str] = field(default_factory=set)
+
+    def ensure(self) -> set[str]:
         self.check()
+        return self.taken | self.avoided
+
+    def avoid(self, address: str) -> None:
+        self.avoided.add(address)
 
     def check(self) -> None:
         if self.failure:

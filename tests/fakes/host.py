@@ -125,6 +125,9 @@ class MemoryHost:
         if run := self._runs.get(session_id):
             run.connections = 0
 
+    def repair(self, session_id: str) -> None:
+        self._ask()
+
     def observe(self, sessions: Sequence[Session]) -> Observation:
         if self.failure:
             unknown = {

@@ -255,3 +255,12 @@ def test_a_missing_program_is_named(worknet: Worknet, monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(NetworkUnavailable, match="nft is missing: install the packages nftables"):
         worknet.check()
+
+
+def test_addresses_that_containers_hold_and_docker_refused_are_not_offered(
+    worknet: Worknet, sessions: list[Container]
+) -> None:
+    held = {address(each) for each in sessions}
+    assert held <= set(worknet.ensure())
+    worknet.avoid(SPARE[0])
+    assert {*held, SPARE[0]} <= set(worknet.ensure())

@@ -9,10 +9,17 @@ import pytest
 
 from gateway.doctor.differences import NOT_OURS, Difference
 from gateway.doctor.places import Comparison, Places
+from gateway.domain.containers import Deviation
 from gateway.domain.mig import MigPolicy, Placement
 from gateway.domain.models import OPENING_GRACE, Reason, Session
 from gateway.domain.observation import Place
-from gateway.errors import DatabaseUnavailable, DockerUnavailable, DriverUnavailable, PipesUnavailable
+from gateway.errors import (
+    DatabaseUnavailable,
+    DockerUnavailable,
+    DriverUnavailable,
+    NetworkOpen,
+    PipesUnavailable,
+)
 from gateway.repositories.files.pipes import Pipes
 from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.files.workspaces import HostWorkspaces
@@ -170,6 +177,25 @@ def test_each_difference_is_reported_once_and_repaired_at_the_next_tick(
     assert (difference.session_id, difference.user_id) == (ann, "ann")
     bench.gateway.reaper.reconcile()
     assert compare(bench).differences == []
+
+
+def test_a_container_that_deviates_is_reported_and_what_can_be_repaired_is(bench: Bench, ann: str) -> None:
+    elsewhere = Deviation("it is connected to the network bridge", is_repairable=True)
+    bench.containers.deviate(ann, elsewhere, Deviation("its container is paused"))
+    marked = "the session stays open; it is only marked"
+    assert [(one.place, one.what, one.then) for one in compare(bench).differences] == [
+        ("Docker", elsewhere.what, "repaired at the next tick"),
+        ("Docker", "its container is paused", marked),
+    ]
+    bench.gateway.reaper.reconcile()
+    assert [one.what for one in compare(bench).differences] == ["its container is paused"]
+
+
+def test_a_network_that_is_open_is_a_difference_of_each_session(bench: Bench, ann: str) -> None:
+    bench.network.failure = NetworkOpen("The sessions' network is open.")
+    assert [(one.what, one.session_id) for one in compare(bench).differences] == [
+        ("The sessions' network is open.", ann)
+    ]
 
 
 def test_an_expired_lease_is_reported_until_the_session_is_closed(bench: Bench, ann: str) -> None:

@@ -10,9 +10,10 @@ import docker
 import requests
 from docker.errors import APIError, DockerException, NotFound
 
-from gateway.errors import ContainerFailed, DiskFull, DockerUnavailable
+from gateway.errors import AddressTaken, ContainerFailed, DiskFull, DockerUnavailable
 
 NO_GPU_DRIVER = "could not select device driver"
+_ADDRESS_TAKEN = "address already in use"
 _TIMEOUT_SECONDS = 30
 
 
@@ -71,6 +72,8 @@ def translated_errors() -> Iterator[None]:
             raise DiskFull(
                 "The disk that Docker keeps its containers on is full; free some space."
             ) from error
+        if _ADDRESS_TAKEN in explanation.lower():
+            raise AddressTaken("Another container has the session's address; try again.") from error
         if NO_GPU_DRIVER in explanation:
             raise ContainerFailed(
                 "Docker cannot attach GPUs; install the NVIDIA Container Toolkit and restart Docker."

@@ -18,19 +18,17 @@ from gateway.domain.plan import SSH_PORT
 from gateway.domain.recovery import Survivor
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing, NetworkUnavailable
 from gateway.failpoints import reach
-from gateway.repositories.docker import labels
+from gateway.repositories.docker import labels, setup
 from gateway.repositories.docker.client import NO_GPU_DRIVER, Docker, translated_errors
 from gateway.repositories.docker.events import DockerEndings
 from gateway.repositories.docker.exec import Inside
+from gateway.repositories.docker.inspection import ALIVE, ENDED, Inspection
 from gateway.repositories.docker.limits import Limits
-from gateway.repositories.docker.namespace import Namespace
 from gateway.repositories.host import ContainerSpec
 
 _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
 _REMOVAL_SECONDS = 30
-_ENDED = frozenset({"exited", "dead"})
-_ALIVE = frozenset({"running", "paused"})
 # `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
 _MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
 # Lines of `nvidia-smi -L`: `GPU 0: NVIDIA A100 (UUID: GPU-…)`, `  MIG 3g.20gb  Device  0: (UUID: MIG-…)`.
@@ -62,6 +60,7 @@ class DockerContainers:
         self._simulated_gpus = simulated_gpus
         self._daemon_has_gpus = True
         self._deployment = cache(deployment)
+        self._inspection = Inspection(docker, network)
 
     def run(self, spec: ContainerSpec) -> str:
         """Create and start the container; its id. A half-made one is found by `remove`, by its label."""
@@ -95,15 +94,14 @@ class DockerContainers:
 
     def list(self) -> Sequence[Container]:
         with translated_errors():
-            return [
-                Container(
-                    found["Id"],
-                    found["Labels"][labels.SESSION],
-                    ended=found["State"] in _ENDED,
-                    foreign=not self._is_own(found["Labels"]),
-                )
-                for found in self._with_label(labels.SESSION)
-            ]
+            ids = [found["Id"] for found in self._with_label(labels.SESSION)]
+            return self._inspection.containers(ids, self._is_own)
+
+    def repair(self, session_id: str) -> None:
+        """Restore what can be restored of a container that deviates from its plan, while it runs."""
+        with translated_errors():
+            for found in self._with_label(f"{labels.SESSION}={session_id}"):
+                self._inspection.repair(found["Id"])
 
     def survivors(self) -> Sequence[Survivor]:
         """Every session container of the network, whichever database it was opened with."""
@@ -163,10 +161,9 @@ class DockerContainers:
         """Close the container's SSH connections, also those of a paused one. An ended one has none."""
         with translated_errors():
             for found in self._with_label(f"{labels.SESSION}={session_id}"):
-                if found["State"] not in _ALIVE:
-                    continue
-                with suppress(NotFound):
-                    self._namespace(found["Id"]).disconnect()
+                if found["State"] in ALIVE:
+                    with suppress(NotFound):
+                        self._inspection.namespace(found["Id"]).disconnect()
 
     def up_since(self) -> datetime:
         with translated_errors():
@@ -208,18 +205,31 @@ class DockerContainers:
     def _close_namespace(self, container_id: str) -> None:
         """Before anybody logs in. A container that has ended already is refused with its last words."""
         try:
-            self._namespace(container_id).close()
+            self._inspection.close_namespace(container_id)
         except NetworkUnavailable:
             self._refuse_dead(container_id)
             raise
 
-    def _namespace(self, container_id: str) -> Namespace:
-        return Namespace(self._docker.client.api.inspect_container(container_id), self._network)
-
     def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None, name: str) -> str:
-        mounts = _mounts(spec)
+        mounts, networks = _mounts(spec), {self._network: spec.address}
+        limits = self._limits.docker_options(self._volumes() - {mount["Target"] for mount in mounts})
         api = self._docker.client.api
-        endpoint = EndpointConfig("1.44", ipv4_address=spec.address)
+        host_config = api.create_host_config(
+            network_mode=self._network,
+            mounts=mounts,
+            device_requests=list(devices or []),
+            cap_drop=["ALL"],
+            security_opt=["no-new-privileges:true"],
+            cgroupns="private",
+            # Docker disables IPv6 on a network without it; here it is a promise.
+            sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
+            # Docker's resolver is closed, see `namespace`. It would ask this address of the session.
+            dns=["127.0.0.1"],
+            log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
+            # No restart policy, as is Docker's default: the reconciler closes a session that stops.
+            **limits,
+        )
+        planned = setup.label(networks, mounts, host_config)
         created = api.create_container(
             self._image,
             # in place of the image's ENTRYPOINT, CMD and HEALTHCHECK
@@ -231,24 +241,14 @@ class DockerContainers:
             hostname=_hostname(spec.request.user_id),
             user=f"{spec.request.uid}:{spec.request.uid}",
             working_dir=f"/home/{spec.request.user_id}",
-            labels=labels.of(spec, self._network, self._deployment()),
+            labels={**labels.of(spec, self._network, self._deployment()), labels.PLANNED: planned},
             environment={"NVIDIA_VISIBLE_DEVICES": spec.gpu_uuid},
-            networking_config={"EndpointsConfig": {self._network: endpoint}},
-            host_config=api.create_host_config(
-                network_mode=self._network,
-                mounts=mounts,
-                device_requests=list(devices or []),
-                cap_drop=["ALL"],
-                security_opt=["no-new-privileges:true"],
-                cgroupns="private",
-                # Docker disables IPv6 on a network without it; here it is a promise.
-                sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
-                # Docker's resolver is closed, see `namespace`. It would ask this address of the session.
-                dns=["127.0.0.1"],
-                log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
-                # No restart policy, as is Docker's default: the reconciler closes a session that stops.
-                **self._limits.docker_options(self._volumes() - {mount["Target"] for mount in mounts}),
-            ),
+            networking_config={
+                "EndpointsConfig": {
+                    name: EndpointConfig("1.44", ipv4_address=address) for name, address in networks.items()
+                }
+            },
+            host_config=host_config,
         )
         return str(created["Id"])
 
@@ -301,7 +301,7 @@ class DockerContainers:
                 container = self._docker.client.containers.get(container_id)
             except NotFound:
                 raise ContainerFailed("The session's container vanished while it started.") from None
-            if container.status in _ENDED:
+            if container.status in ENDED:
                 last_words = container.logs(tail=3).decode(errors="replace").strip()
                 raise ContainerFailed(
                     f"The session's container stopped while it started: {last_words or 'it said nothing'}"

@@ -20,6 +20,7 @@ UID = "io.gpu-ssh-gateway.uid"
 BORROWED = "io.gpu-ssh-gateway.borrowed"
 DEPLOYMENT = "io.gpu-ssh-gateway.deployment"  # the id of the database that records the session
 FIRST_END = "io.gpu-ssh-gateway.first-end"  # of the lease; an extension moves it, and no label
+PLANNED = "io.gpu-ssh-gateway.planned"  # how the container was set up, see `setup`
 NETWORK = "io.gpu-ssh-gateway.network"
 EGRESS = "io.gpu-ssh-gateway.egress"  # of the proxy: its configuration's SHA-256
 

@@ -7,6 +7,7 @@ resolves the names of all containers of the network, and dockerd allocates memor
 """
 
 import ipaddress
+from collections.abc import Mapping
 from typing import Any
 
 from gateway.domain.addresses import PROXY_PORT, proxy_address
@@ -52,7 +53,7 @@ class Namespace:
     one that is not connected.
     """
 
-    def __init__(self, found: dict[str, Any], network: str) -> None:
+    def __init__(self, found: Mapping[str, Any], network: str) -> None:
         self._path = str(found["NetworkSettings"]["SandboxKey"])
         self._endpoint = found["NetworkSettings"]["Networks"].get(network) or {}
         if not self._path:  # an empty path would be taken for the host's namespace

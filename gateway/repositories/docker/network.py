@@ -7,7 +7,7 @@ The gateway's tables of nftables close all of it, and packets that are really se
 import ipaddress
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool
 
 from gateway.domain.addresses import PROXY_PORT, proxy_address
-from gateway.errors import NetworkUnavailable
+from gateway.errors import NetworkOpen, NetworkUnavailable
 from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker, translated_errors
 from gateway.repositories.docker.firewall import Ruleset
@@ -26,6 +26,7 @@ _LONGEST_INTERFACE_NAME = 15
 _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
 _PROOF_SECONDS = 10.0
+_AVOID_SECONDS = 600.0
 
 # The bridge family sees what passes between two sessions, ARP included, also without br_netfilter. Only the
 # address and port of the egress proxy are open to sessions; without --egress allowlist no proxy is there.
@@ -84,10 +85,15 @@ class Worknet:
         self._subnet = ipaddress.IPv4Network(subnet)
         self._bridge = bridge_name(name)
         self._router_uids = router_uids
+        self._refused: dict[str, float] = {}
         self._proof = _Proof(self._bridge, self._subnet)
 
-    def ensure(self) -> None:
-        """Create the network and load the tables where they are missing; then as `check`."""
+    def ensure(self) -> Collection[str]:
+        """Create the network and load the tables where they are missing; then as `check`.
+
+        Returns the addresses that cannot be given to a session: a container holds them, or Docker refused
+        them not long ago.
+        """
         with translated_errors():
             if self._inspect() is None:
                 self._create()
@@ -95,10 +101,23 @@ class Worknet:
         if not rules.is_loaded():
             rules.load()
             self._proof.forget()
-        self.check()
+        return {*self._check(), *self._avoided()}
 
     def check(self) -> None:
-        """Raises `NetworkUnavailable` with the first promise that does not hold."""
+        """Raises `NetworkUnavailable` with the first promise that does not hold, and `NetworkOpen` when
+        sessions may reach what they must not reach."""
+        self._check()
+
+    def avoid(self, address: str) -> None:
+        """Docker can hold an address that it lists for no container."""
+        self._refused[address] = time.monotonic() + _AVOID_SECONDS
+
+    def _avoided(self) -> Iterator[str]:
+        now = time.monotonic()
+        return (address for address, until in list(self._refused.items()) if until > now)
+
+    def _check(self) -> Sequence[str]:
+        """The addresses that containers hold."""
         with translated_errors():
             found = self._inspect()
         if found is None:
@@ -106,7 +125,7 @@ class Worknet:
                 f"The Docker network {self._name!r} is missing: the gateway creates it within a minute."
             )
         if problem := self._problem(found):
-            raise NetworkUnavailable(
+            raise NetworkOpen(
                 f"The Docker network {self._name!r} is not as it must be ({problem}): remove it with "
                 f"`docker network rm {self._name}` and the gateway creates it again."
             )
@@ -116,16 +135,13 @@ class Worknet:
                 f"The nftables table {rules.name} is incomplete: the gateway loads it again within a minute."
             )
         if _BRIDGE_NETFILTER.exists() and _BRIDGE_NETFILTER.read_text().strip() != "1":
-            raise NetworkUnavailable(
+            raise NetworkOpen(
                 "Docker's rules between containers have no effect: run "
                 "`sysctl -w net.bridge.bridge-nf-call-iptables=1`."
             )
-        self._proof.require(_addresses(found))
-
-    def taken(self) -> set[str]:
-        """The addresses that containers hold now, those of foreign containers included."""
-        with translated_errors():
-            return set(_addresses(self._inspect() or {}))
+        held = _addresses(found)
+        self._proof.require(held)
+        return held
 
     def remove(self) -> None:
         """Remove the network and the tables, when the gateway is taken off a machine."""
@@ -206,7 +222,7 @@ class _Proof:
                 self._open = self._send(held)
                 self._until = time.monotonic() + _PROOF_SECONDS
         if self._open:
-            raise NetworkUnavailable(
+            raise NetworkOpen(
                 f"The sessions' network is open, as test packets show: {'; '.join(self._open)}."
             )
 

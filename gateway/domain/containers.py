@@ -1,0 +1,83 @@
+"""How a session's container was planned, how Docker shows it, and why it ended. Pure."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
+
+from gateway.domain.models import Reason
+
+_SIGKILL_EXIT = 128 + 9
+
+
+@dataclass(frozen=True, slots=True)
+class Setup:
+    """What is decided about a container when it is created.
+
+    `networks` maps the name of each network to the container's address in it. `mounts` are (directory of the
+    host, place in the container, whether it is writable). `limits` have Docker's names and units.
+    """
+
+    networks: Mapping[str, str]
+    mounts: frozenset[tuple[str, str, bool]] = frozenset()
+    limits: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Deviation:
+    """`what` is not as planned. `is_repairable`: the gateway can restore it without ending the session."""
+
+    what: str
+    is_repairable: bool = False
+
+    def __str__(self) -> str:
+        """A sentence."""
+        return f"{self.what[0].upper()}{self.what[1:]}."
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """What Docker reports of a container that has ended.
+
+    `actions` are what somebody asked Docker to do with it shortly before: `kill`, `stop`, `restart`.
+    `was_restarted`: it runs again, but its programs and its network namespace are new.
+    """
+
+    exit_code: int
+    oom_killed: bool = False
+    actions: Collection[str] = ()
+    was_restarted: bool = False
+
+    @property
+    def reason(self) -> Reason:
+        """No process of the container can kill its first process with SIGKILL, so that exit code comes from
+        outside. Docker reports `oom_killed` also for a process that the container survived."""
+        if self.was_restarted or "restart" in self.actions:
+            return Reason.RESTARTED
+        if "stop" in self.actions:
+            return Reason.STOPPED
+        if "kill" in self.actions:
+            return Reason.KILLED
+        if self.exit_code == _SIGKILL_EXIT:
+            return Reason.OUT_OF_MEMORY if self.oom_killed else Reason.KILLED
+        return Reason.USER_EXIT
+
+
+def deviations(planned: Setup, found: Setup, *, is_paused: bool, is_closed: bool) -> Iterator[Deviation]:
+    """`is_closed`: the gateway's rules are in the container's network namespace."""
+    for network in sorted(found.networks.keys() - planned.networks.keys()):
+        yield Deviation(f"it is connected to the network {network}", is_repairable=True)
+    for network, address in planned.networks.items():
+        if network not in found.networks:
+            yield Deviation(f"it is not connected to the network {network}", is_repairable=True)
+        elif found.networks[network] != address:
+            yield Deviation(f"its address is {found.networks[network]}, not {address}", is_repairable=True)
+    if not is_closed:
+        yield Deviation("the rules in its network namespace are missing", is_repairable=True)
+    if is_paused:
+        yield Deviation("its container is paused: run `docker unpause`")
+    for source, place, _ in sorted(found.mounts - planned.mounts):
+        yield Deviation(f"{source} is mounted at {place}, which was not planned")
+    for _, place, _ in sorted(planned.mounts - found.mounts):
+        yield Deviation(f"the mount at {place} is not as planned")
+    for name, limit in planned.limits.items():
+        if found.limits.get(name) != limit:
+            yield Deviation(f"its limit {name} is {found.limits.get(name)}, not {limit}")

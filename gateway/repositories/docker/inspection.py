@@ -1,0 +1,154 @@
+"""What Docker shows of the sessions' containers: whether they run, why they ended and how they
+deviate from what was planned. Also repairs deviations."""
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from docker.errors import NotFound
+
+from gateway.domain.containers import Deviation, End, deviations
+from gateway.domain.models import Reason
+from gateway.domain.observation import Container
+from gateway.errors import NetworkUnavailable
+from gateway.repositories.docker import labels, setup
+from gateway.repositories.docker.client import Docker
+from gateway.repositories.docker.namespace import Namespace
+
+ENDED = frozenset({"exited", "dead"})
+ALIVE = frozenset({"running", "paused"})
+_NEVER = "0001-01-01"  # Docker's date of what has not happened
+_ACTIONS = ("kill", "stop", "restart")
+_LETHAL = frozenset({"9", "15"})  # signals, as Docker's events number them
+_STOP_TIMEOUT = timedelta(minutes=1)  # between the signal of `docker stop` and the end
+# `docker restart` reports "restart" after the container has ended and started again.
+_RESTART_SECONDS = 1.0
+
+
+class Inspection:
+    """Of containers on `network`. Docker's errors are raised as they come.
+
+    The rules in a container's network namespace are looked up once in a process: its user cannot change them.
+    """
+
+    def __init__(self, docker: Docker, network: str) -> None:
+        self._docker = docker
+        self._network = network
+        self._closed: set[str] = set()  # ids of containers whose namespace has the gateway's rules
+
+    def containers(
+        self, ids: Sequence[str], is_own: Callable[[Mapping[str, str]], bool]
+    ) -> Sequence[Container]:
+        """Those of `ids` that still exist."""
+        found = [one for one in map(self._inspect, ids) if one]
+        self._closed &= {one["Id"] for one in found}
+        reasons = self._reasons([one for one in found if _has_ended(one)])
+        return [
+            Container(
+                one["Id"],
+                one["Config"]["Labels"][labels.SESSION],
+                ended=one["Id"] in reasons,
+                foreign=not is_own(one["Config"]["Labels"]),
+                reason=reasons.get(one["Id"], Reason.USER_EXIT),
+                deviations=() if one["Id"] in reasons else self._deviations(one),
+            )
+            for one in found
+        ]
+
+    def close_namespace(self, container_id: str) -> None:
+        """Load the gateway's rules into its network namespace. Raises `NetworkUnavailable`."""
+        self.namespace(container_id).close()
+        self._closed.add(container_id)
+
+    def namespace(self, container_id: str) -> Namespace:
+        return Namespace(self._docker.client.api.inspect_container(container_id), self._network)
+
+    def repair(self, container_id: str) -> None:
+        """Connect the container as planned and load the rules into its network namespace."""
+        found = self._inspect(container_id)
+        planned = setup.planned(found) if found else None
+        if found is None or found["State"]["Status"] not in ALIVE:
+            return
+        if planned:
+            self._connect(container_id, planned.networks, setup.shown(found).networks)
+        self.close_namespace(container_id)
+
+    def _connect(self, container_id: str, planned: Mapping[str, str], shown: Mapping[str, str]) -> None:
+        api = self._docker.client.api
+        for network, address in shown.items():
+            if planned.get(network) != address:
+                api.disconnect_container_from_network(container_id, network, force=True)
+        for network, address in planned.items():
+            if shown.get(network) != address:
+                api.connect_container_to_network(container_id, network, ipv4_address=address)
+
+    def _inspect(self, container_id: str) -> dict[str, Any] | None:
+        with suppress(NotFound):  # it went away since it was listed
+            found: dict[str, Any] = self._docker.client.api.inspect_container(container_id)
+            return found
+        return None
+
+    def _deviations(self, found: Mapping[str, Any]) -> Sequence[Deviation]:
+        if found["State"]["Status"] not in ALIVE:  # created, and about to be started
+            return ()
+        shown = setup.shown(found)
+        planned = setup.planned(found) or shown
+        is_paused = found["State"]["Paused"]
+        return list(deviations(planned, shown, is_paused=is_paused, is_closed=self._is_closed(found)))
+
+    def _is_closed(self, found: Mapping[str, Any]) -> bool:
+        """Where the gateway cannot enter the namespace, nothing is known, and nothing is reported."""
+        if found["Id"] in self._closed:
+            return True
+        with suppress(NetworkUnavailable):
+            if not Namespace(found, self._network).is_closed():
+                return False
+            self._closed.add(found["Id"])
+        return True
+
+    def _reasons(self, ended: Sequence[Mapping[str, Any]]) -> Mapping[str, Reason]:
+        actions = self._actions(ended) if ended else {}
+        return {
+            one["Id"]: End(
+                exit_code=one["State"]["ExitCode"],
+                oom_killed=one["State"]["OOMKilled"],
+                actions=actions.get(one["Id"], ()),
+                was_restarted=one["State"]["Running"],
+            ).reason
+            for one in ended
+        }
+
+    def _actions(self, ended: Sequence[Mapping[str, Any]]) -> Mapping[str, set[str]]:
+        """What Docker was asked to do with each container shortly before it ended."""
+        ends = {one["Id"]: _time(one["State"]["FinishedAt"]) for one in ended}
+        latest = max(ends.values()).timestamp() + _RESTART_SECONDS
+        events = self._docker.client.api.events(
+            since=int((min(ends.values()) - _STOP_TIMEOUT).timestamp()),
+            until=math.ceil(max(time.time(), latest)),  # Docker answers when this time has come
+            filters={
+                "type": "container",
+                "event": list(_ACTIONS),
+                "label": [labels.SESSION, f"{labels.NETWORK}={self._network}"],
+            },
+            decode=True,
+        )
+        found: dict[str, set[str]] = {id: set() for id in ends}
+        for event in events:
+            id, signal = event["Actor"]["ID"], event["Actor"]["Attributes"].get("signal", "9")
+            at = datetime.fromtimestamp(event["time"], UTC)
+            if id in found and signal in _LETHAL and at >= ends[id] - _STOP_TIMEOUT:
+                found[id].add(event["Action"])
+        return found
+
+
+def _has_ended(found: Mapping[str, Any]) -> bool:
+    """A container that runs although it ended once was restarted: its session is over."""
+    state = found["State"]
+    return state["Status"] in ENDED or (state["Running"] and not state["FinishedAt"].startswith(_NEVER))
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)

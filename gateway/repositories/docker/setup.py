@@ -1,0 +1,44 @@
+"""The setup of a session's container: as a label keeps what was planned, and as Docker shows it."""
+
+import json
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from gateway.domain.containers import Setup
+from gateway.repositories.docker import labels
+
+_LIMITS = ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
+
+
+def label(networks: Mapping[str, str], mounts: Sequence[Mapping[str, Any]], limits: Mapping[str, Any]) -> str:
+    """The text of the label. `mounts` and `limits` are as Docker's API takes them."""
+    binds = [[_path(mount["Source"]), mount["Target"], not mount["ReadOnly"]] for mount in mounts]
+    kept = {name: limits[name] for name in _LIMITS if name in limits}
+    return json.dumps({"networks": dict(networks), "mounts": binds, "limits": kept})
+
+
+def planned(found: Mapping[str, Any]) -> Setup | None:
+    """From an inspection. None where the label is missing, as on containers of older versions, or damaged."""
+    try:
+        kept = json.loads(found["Config"]["Labels"][labels.PLANNED])
+        mounts = frozenset((str(source), str(place), bool(rw)) for source, place, rw in kept["mounts"])
+        return Setup(dict(kept["networks"]), mounts, dict(kept["limits"]))
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def shown(found: Mapping[str, Any]) -> Setup:
+    """From an inspection of a container that runs."""
+    networks = found["NetworkSettings"]["Networks"]
+    mounts = frozenset((mount["Source"], mount["Destination"], mount["RW"]) for mount in found["Mounts"])
+    return Setup(
+        {name: endpoint["IPAddress"] for name, endpoint in networks.items()},
+        mounts,
+        {name: found["HostConfig"][name] for name in _LIMITS},
+    )
+
+
+def _path(source: str) -> str:
+    """Docker shows the path without dots and double slashes."""
+    return posixpath.normpath(source)
