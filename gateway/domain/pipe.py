@@ -7,18 +7,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.serialization import load_ssh_public_key
+from gateway.domain.ssh_keys import KINDS, is_public_key
 
 Entry = Mapping[str, Any]
 
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]+")
-_PUBLIC_KEY = re.compile(
-    r"(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)|sk-(ssh-ed25519|ecdsa-sha2-nistp256)@openssh\.com)"
-    r" [A-Za-z0-9+/]+={0,2}( .*)?"
-)
+_PUBLIC_KEY = re.compile(rf"({'|'.join(map(re.escape, KINDS))}) [A-Za-z0-9+/]+={{0,2}}( .*)?")
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN ([A-Z]+ )?PRIVATE KEY-----\n[A-Za-z0-9+/=\n]+-----END ([A-Z]+ )?PRIVATE KEY-----\n?"
 )
@@ -96,11 +92,7 @@ def _matches(pattern: re.Pattern[str], text: object) -> bool:
 def _is_public_key(line: str) -> bool:
     if not _matches(_PUBLIC_KEY, line) or not line.isprintable():
         return False
-    try:
-        load_ssh_public_key(line.encode())
-    except (ValueError, UnsupportedAlgorithm):
-        return False
-    return True
+    return is_public_key(line)
 
 
 def _encoded(text: str) -> str:

@@ -73,13 +73,6 @@ class PipeFile:
         _require_pipe(entry)
         return entry  # type: ignore[no-any-return]
 
-    def entries(self) -> Iterator[Entry]:
-        """Return every pipe in the order of the file. The first one that matches a login wins."""
-        above, below = self.handwritten()
-        yield from above
-        yield from map(self.entry, self.lines)
-        yield from below
-
     def handwritten(self) -> tuple[tuple[Entry, ...], tuple[Entry, ...]]:
         """Return the hand-written pipes above the marks and those below them."""
         return _handwritten(self.head, f"{self.indent}- {json.dumps(_PLACEHOLDER)}{self.newline}", self.tail)

@@ -12,7 +12,7 @@ from gateway.errors import InvalidRequest
 
 MAX_KEYS = 20
 _LONGEST_LINE = 16384  # characters
-_KINDS = (
+KINDS = (
     "ssh-ed25519",
     "ssh-rsa",
     "ecdsa-sha2-nistp256",
@@ -73,17 +73,28 @@ def _problem(line: str) -> str | None:
     ):
         return "this is not one short line such as that of ~/.ssh/id_ed25519.pub."
     words = line.split()
-    if not words or words[0] not in _KINDS:
-        if any(word in _KINDS for word in words):
+    if not words or words[0] not in KINDS:
+        if any(word in KINDS for word in words):
             return "options before the key are not supported: begin with the key's type."
-        return f"this is not an OpenSSH public key of a supported type ({', '.join(_KINDS)})."
+        return f"this is not an OpenSSH public key of a supported type ({', '.join(KINDS)})."
     return _key_problem(" ".join(words[:2]))
 
 
-def _key_problem(line: str) -> str | None:
+def is_public_key(line: str) -> bool:
+    """Whether `line` is an intact OpenSSH public key, of whatever type and length."""
+    return _loaded(line) is not None
+
+
+def _loaded(line: str) -> serialization.SSHPublicKeyTypes | None:
     try:
-        key = serialization.load_ssh_public_key(line.encode())
+        return serialization.load_ssh_public_key(line.encode())
     except (ValueError, UnsupportedAlgorithm):
+        return None
+
+
+def _key_problem(line: str) -> str | None:
+    key = _loaded(line)
+    if key is None:
         return "the key's data is damaged: copy the whole line of the .pub file."
     if isinstance(key, rsa.RSAPublicKey) and key.key_size < _SMALLEST_RSA:
         return (

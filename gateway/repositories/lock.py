@@ -3,6 +3,7 @@
 A file that others may open is a lock that others may hold. Every wait is bounded and says what it waits for.
 """
 
+import fcntl
 import os
 import stat
 import time
@@ -44,6 +45,15 @@ def wait(attempt: Callable[[], bool], purpose: str, seconds: float = WAIT_SECOND
         if time.monotonic() > deadline:
             raise Unavailable(timed_out(purpose, seconds))
         time.sleep(_POLL_SECONDS)
+
+
+def take(descriptor: int) -> bool:
+    """Lock the open file or directory; whether it was free. The lock ends when the descriptor is closed."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def timed_out(purpose: str, seconds: float) -> str:

@@ -20,7 +20,8 @@ def published(text: str, *pipes: Pipe) -> str:
 
 
 def usernames(text: str) -> list[str]:
-    return [source["username"] for entry in PipeFile.parse(text).entries() for source in entry["from"]]
+    PipeFile.parse(text)
+    return [source["username"] for entry in YAML(typ="safe").load(text)["pipes"] for source in entry["from"]]
 
 
 def without_ours(text: str) -> str:

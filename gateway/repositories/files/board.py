@@ -1,13 +1,15 @@
 """The two files of a session that change while it lives: the message of the day, and facts for programs."""
 
-import fcntl
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from gateway.domain.board import Board
+from gateway.repositories.lock import take, wait
+from gateway.repositories.storage import replacing
 
 _LABEL_WIDTH = 12
 _LEASE_LABEL = "Lease ends"  # the part above it never changes
@@ -62,18 +64,15 @@ def _read(path: Path) -> str | None:
 
 
 def _replace(path: Path, content: str) -> None:
-    """A reader in the session sees the old file or the new one."""
-    new = path.with_name(f"{path.name}.new")
-    new.write_text(content)
-    new.chmod(0o444)
-    new.rename(path)
+    with replacing(path, 0o444) as file:
+        file.write(content.encode())
 
 
 @contextmanager
 def _locked(directory: Path) -> Iterator[None]:
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        wait(partial(take, descriptor), f"write the notices of session {directory.parent.name}")
         yield
     finally:
         os.close(descriptor)

@@ -4,21 +4,19 @@ SSHPiper reads the file at every login, so each publication is one atomic rename
 refuse (because of its mode or its YAML) is refused here first and reported.
 """
 
-import errno
-import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from gateway.domain.pipe import Pipe
 from gateway.domain.pipe_file import PipeFile
 from gateway.errors import DiskFull, PipesUnavailable
 from gateway.failpoints import reach
 from gateway.repositories.lock import WAIT_SECONDS, locked, timed_out
+from gateway.repositories.storage import is_full, replacing
 
 Lines = dict[str, str]  # by session id
 Signature = tuple[int, ...]
@@ -72,8 +70,10 @@ class Pipes:
 
     def check(self) -> None:
         """Raise the error that a publication would raise now, if any."""
-        with self._locked(), _temporary(self._path):
-            pass
+        with self._locked():
+            draft = _beside(self._path, "tmp")
+            draft.write_bytes(b"")
+            draft.unlink()
 
     def _published(self) -> _Content:
         with _translated_errors():
@@ -119,17 +119,16 @@ class Pipes:
         for session_id, line in lines.items():
             if content.lines.get(session_id) != line:
                 _pipe(content.file, line)  # checks it; the other lines were checked before
-        with _temporary(self._path) as temporary:
-            temporary.writelines(map(str.encode, content.file.parts(lines.values())))
-            temporary.flush()
-            os.fsync(temporary.fileno())
+
+        def require_unchanged() -> None:
             reach("after-pipe-write", PipesUnavailable)
             if _signature(self._path) != content.signature:
                 raise PipesUnavailable(
                     "Another program changed the pipe file during a publication: try again."
                 )
-            os.rename(_beside(self._path, "tmp"), self._path)
-        _sync_directory(self._path.parent)
+
+        with replacing(self._path, 0o600, _beside(self._path, "tmp"), require_unchanged) as draft:
+            draft.writelines(map(str.encode, content.file.parts(lines.values())))
         self._content = _Content(_signature(self._path), content.file, lines)
 
 
@@ -176,37 +175,10 @@ def _text(path: Path) -> str:
 
 
 @contextmanager
-def _temporary(path: Path) -> Iterator[IO[bytes]]:
-    """Create an empty file beside `path`, with the same owner. Delete it at the end unless it was renamed."""
-    temporary = _beside(path, "tmp")
-    with suppress(FileNotFoundError):
-        temporary.unlink()  # a killed process left it
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    try:
-        with open(descriptor, "wb", buffering=1 << 20) as file:
-            os.fchmod(descriptor, 0o600)
-            with suppress(FileNotFoundError):
-                owner = path.lstat()
-                os.fchown(descriptor, owner.st_uid, owner.st_gid)
-            yield file
-    finally:
-        with suppress(FileNotFoundError):
-            temporary.unlink()
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
 def _translated_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise DiskFull("The disk with the pipe file is full: free some space on it.") from error
         raise PipesUnavailable(f"The pipe file cannot be read or written ({error.strerror}).") from error

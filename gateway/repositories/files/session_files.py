@@ -1,6 +1,5 @@
 """The files that a session's sshd and login shells read, mounted read-only into its container."""
 
-import errno
 import fcntl
 import os
 import shutil
@@ -16,7 +15,8 @@ from gateway.domain.plan import Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
 from gateway.repositories.files import board
 from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, contents
-from gateway.repositories.lock import keep_private, wait
+from gateway.repositories.lock import keep_private, take, wait
+from gateway.repositories.storage import is_full
 
 
 class HostSessionFiles:
@@ -90,7 +90,7 @@ class HostSessionFiles:
                 path.mkdir(mode=0o755, exist_ok=True)
                 directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
             try:
-                wait(partial(_take, directory), f"work on session {path.name}")
+                wait(partial(take, directory), f"work on session {path.name}")
             except Unavailable:
                 os.close(directory)
                 raise
@@ -100,20 +100,12 @@ class HostSessionFiles:
             os.close(directory)  # it was removed before it was locked
 
 
-def _take(directory: int) -> bool:
-    try:
-        fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
 @contextmanager
 def _errors_told() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if is_full(error):
             raise DiskFull("The disk of the gateway's state is full; free some space.") from error
         raise Unavailable(f"The session's files cannot be written ({error.strerror}).") from error
 

@@ -1,6 +1,5 @@
 """Users' persistent directories: made once, owned by one uid, never followed out of their place."""
 
-import errno
 import os
 import shutil
 import stat
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from gateway.errors import DiskFull, WorkspaceRefused
 from gateway.repositories.files import quotas
+from gateway.repositories.storage import is_full
 
 _BASHRC = """\
 # Read by every interactive shell of your sessions; it is yours to change.
@@ -116,7 +116,7 @@ class HostWorkspaces:
 
 
 def _translated(error: OSError, user_id: str) -> DiskFull | WorkspaceRefused:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if is_full(error):
         return DiskFull("The disk of the workspaces is full; nothing was made. Free some space.")
     return WorkspaceRefused(
         f"The workspace of {user_id} cannot be made ({error.strerror}); check the workspace root."

@@ -14,7 +14,6 @@ instance is gone. No GPU instance survives a boot, so the records of an earlier 
 """
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +21,7 @@ from pathlib import Path
 from gateway.domain import clock
 from gateway.domain.mig import Instance, Placement
 from gateway.errors import DriverUnavailable
+from gateway.repositories.storage import replacing
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +106,10 @@ class Records:
             return None
 
     def _write(self, made: Made) -> None:
-        path = self._path(made.start)
-        draft = path.with_suffix(".new")
+        record = json.dumps({"boot": clock.read().boot, "made": asdict(made)})
         try:
-            draft.write_text(json.dumps({"boot": clock.read().boot, "made": asdict(made)}))
-            os.replace(draft, path)
+            with replacing(self._path(made.start), 0o600) as file:
+                file.write(record.encode())
         except OSError as error:
             raise DriverUnavailable(
                 f"The gateway cannot record what it makes on GPU {self._gpu}: {error.strerror}; make its "

@@ -10,6 +10,7 @@ from urllib.parse import quote
 from sqlalchemy import URL, Connection, Engine, create_engine, event
 
 from gateway.errors import DiskFull, StartRefused
+from gateway.repositories.storage import sync_directory
 
 _BUSY_TIMEOUT_MS = 5000
 _POOL_SIZE = 32  # connections; opening one takes longer than most queries
@@ -101,9 +102,7 @@ def restore(path: Path, copy: Path) -> Path | None:
         for name in ("-wal", "-shm"):
             path.with_name(path.name + name).unlink(missing_ok=True)
     incoming.rename(path)
-    descriptor = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    os.fsync(descriptor)
-    os.close(descriptor)
+    sync_directory(path.parent)
     return kept
 
 

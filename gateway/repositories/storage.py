@@ -1,0 +1,51 @@
+"""Files that are replaced in one step, and how a full disk shows."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO
+
+
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or the quota on it, has no room."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def replacing(
+    path: Path, mode: int, draft: Path | None = None, ready: Callable[[], None] = lambda: None
+) -> Iterator[IO[bytes]]:
+    """Write a new file that takes the place of `path` when the block ends without an error.
+
+    Readers see the old file or the new one. The new file is on the disk before it gets the name, with `mode`
+    and the owner of the file that it replaces. `draft` is where it is written, beside `path`. `ready` is called
+    when the new file is on the disk; if it raises, nothing is replaced.
+    """
+    draft = draft or path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)  # a killed process left it
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        with open(descriptor, "wb", buffering=1 << 20) as file:
+            os.fchmod(descriptor, mode)
+            with suppress(FileNotFoundError):
+                owner = path.lstat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
+            yield file
+            file.flush()
+            os.fsync(descriptor)
+        ready()
+        draft.rename(path)
+    finally:
+        draft.unlink(missing_ok=True)
+    sync_directory(path.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Put new names in the directory on the disk."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
