@@ -20,8 +20,8 @@ def replacing(
     """Write a new file that takes the place of `path` when the block ends without an error.
 
     Readers see the old file or the new one. The new file is on the disk before it gets the name, with `mode`
-    and the owner of the file that it replaces. `draft` is where it is written, beside `path`. `ready` is called
-    when the new file is on the disk; if it raises, nothing is replaced.
+    and the owner of the file that it replaces. `draft` is where it is written, beside `path`. `ready` is
+    called when the new file is on the disk; if it raises, nothing is replaced.
     """
     draft = draft or path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)  # a killed process left it
