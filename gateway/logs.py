@@ -5,24 +5,71 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
 from gateway.domain import audit
 
 FORMATS = ("text", "json")
+LEVELS = ("debug", "info", "warning", "error")
+
+LINES_AT_ONCE = 5  # of one kind, before there is at most one a second
 
 _PLAIN = re.compile(r"[!#-<>-~]+")  # printable ASCII except space, quotation mark and equals sign
-_OWN = {*vars(logging.makeLogRecord({})), "message", "asctime"}
-_QUIET = {"alembic": logging.WARNING, "asyncssh": logging.ERROR}
+_OWN = {*vars(logging.makeLogRecord({})), "message", "asctime", "kind"}
+_QUIET = {"alembic": logging.WARNING}
 
 
-def log_to_stderr(form: str) -> None:
-    """Send all log records to standard error; `form` is one of `FORMATS`."""
+def log_to_stderr(form: str, level: str = "info", *filters: logging.Filter) -> None:
+    """Send all log records and Python's warnings to standard error, as one of `FORMATS`.
+
+    `level` is the least important one of `LEVELS` that is logged.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(Json() if form == "json" else Text())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
-    for name, level in _QUIET.items():
-        logging.getLogger(name).setLevel(level)
+    for each in filters:
+        handler.addFilter(each)
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+    logging.captureWarnings(True)
+    for name, quiet in _QUIET.items():
+        logging.getLogger(name).setLevel(quiet)
+
+
+class OneLineASecond(logging.Filter):
+    """Lets through one record of each kind a second, after a few at once; the next one counts the others.
+
+    The kind of a record is its attribute `kind`, if it has one, else its logger and message.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._kinds: dict[object, _Kind] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        kind = getattr(record, "kind", (record.name, record.msg))
+        return self._kinds.setdefault(kind, _Kind(self._clock())).passes(record, self._clock())
+
+
+class _Kind:
+    """`credit` is how many records may pass now."""
+
+    def __init__(self, now: float) -> None:
+        self._credit = float(LINES_AT_ONCE)
+        self._now = now
+        self._suppressed = 0
+
+    def passes(self, record: logging.LogRecord, now: float) -> bool:
+        self._credit = min(LINES_AT_ONCE, self._credit + now - self._now)
+        self._now = now
+        if self._credit < 1:
+            self._suppressed += 1
+            return False
+        self._credit -= 1
+        if self._suppressed:
+            record.suppressed = self._suppressed
+        self._suppressed = 0
+        return True
 
 
 class Json(logging.Formatter):

@@ -10,6 +10,7 @@ import click
 
 from gateway.cli.options import settings_options, two_lines
 from gateway.errors import StartRefused
+from gateway.logs import LEVELS
 from gateway.settings import Settings
 
 
@@ -31,31 +32,52 @@ def serve(**flags: str | bool | None) -> None:
 @click.option(
     "--listen",
     "addresses",
+    metavar="HOST:PORT,…",
     default="0.0.0.0:22",
     envvar="GATEWAY_ROUTER_LISTEN",
-    metavar="HOST:PORT,…",
     help=two_lines("Listen on these addresses.", "GATEWAY_ROUTER_LISTEN; 0.0.0.0:22"),
 )
 @click.option(
     "--host-key",
+    "host_keys",
     type=click.Path(path_type=Path),
-    envvar="GATEWAY_ROUTER_HOST_KEY",
+    multiple=True,
     metavar="PATH",
+    envvar="GATEWAY_ROUTER_HOST_KEY",
     help=two_lines(
-        "Use this private host key, made at the first start.",
-        "GATEWAY_ROUTER_HOST_KEY; beside --piper-config",
+        "Use this private host key; several may be given.",
+        "GATEWAY_ROUTER_HOST_KEY; made beside --piper-config",
     ),
 )
-def router(addresses: str, host_key: Path | None, **flags: str | bool | None) -> None:
+@click.option(
+    "--processes",
+    type=click.IntRange(1, 1024),
+    metavar="N",
+    envvar="GATEWAY_ROUTER_PROCESSES",
+    help=two_lines("Share the connections among N processes.", "GATEWAY_ROUTER_PROCESSES; one for each core"),
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(LEVELS),
+    default="info",
+    envvar="GATEWAY_ROUTER_LOG_LEVEL",
+    help=two_lines("Log what is at least this important.", "GATEWAY_ROUTER_LOG_LEVEL; info"),
+)
+def router(
+    addresses: str,
+    host_keys: tuple[Path, ...],
+    processes: int | None,
+    log_level: str,
+    **flags: str | bool | None,
+) -> None:
     """Route SSH logins by the pipe file, in place of SSHPiper."""
-    from gateway.logs import log_to_stderr
+    from gateway.logs import OneLineASecond, log_to_stderr
     from gateway.router import serve as serve_router
 
     settings = Settings.load(os.environ, flags)
-    config = settings.piper_config
     listen = [_address(text) for text in addresses.split(",")]
-    log_to_stderr(settings.log_format)
-    serve_router(config, listen, host_key or config.parent / "ssh_host_ed25519_key")
+    log_to_stderr(settings.log_format, log_level, OneLineASecond())
+    serve_router(settings.piper_config, listen, *host_keys, processes=processes)
 
 
 def _address(text: str) -> tuple[str, int]:

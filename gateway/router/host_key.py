@@ -1,17 +1,48 @@
-"""The router's host key: made at the first start and kept, for every client pins it."""
+"""The router's host keys: made at the first start and kept, for every client pins one of them."""
 
 import os
 import stat
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-import asyncssh
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from gateway.errors import StartRefused
+from gateway.router.ssh.algorithms import SIGNATURES
+from gateway.router.ssh.keys import PrivateKey, kind_of, load_private_key
+
+_Made = Ed25519PrivateKey | ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
+
+_COMMENT = "gpu-ssh-gateway"
+_RSA_BITS = 3072
+_MAKERS: Mapping[str, Callable[[], _Made]] = {
+    "ed25519": Ed25519PrivateKey.generate,
+    "ecdsa": lambda: ec.generate_private_key(ec.SECP256R1()),
+    "rsa": lambda: rsa.generate_private_key(65537, _RSA_BITS),
+}
 
 
-def load_or_make(path: Path) -> asyncssh.SSHKey:
-    """The public half lies beside it, for whoever tells users what to expect."""
+def defaults(directory: Path) -> list[Path]:
+    """One key of each kind, named as sshd names its own. Old clients know only some of the kinds."""
+    return [directory / f"ssh_host_{kind}_key" for kind in _MAKERS]
+
+
+def load_all(paths: Iterable[Path]) -> dict[str, PrivateKey]:
+    """The keys by the algorithms that they sign with, in the order in which they are offered.
+
+    A key that is missing is made, of the kind that its name says, else ed25519. Its public half lies
+    beside it. Raises StartRefused for one that cannot be used.
+    """
+    keys = [_load_or_make(path) for path in paths]
+    by_name = {algorithm: key for key in reversed(keys) for algorithm in key.algorithms}
+    return {name: by_name[name] for name in SIGNATURES if name in by_name}
+
+
+def _load_or_make(path: Path) -> PrivateKey:
     try:
         if not path.exists():
             _make(path)
@@ -20,13 +51,11 @@ def load_or_make(path: Path) -> asyncssh.SSHKey:
             raise StartRefused(
                 f"The host key {path} must be a file that only its owner can read: chmod 600 {path}"
             )
-        key = asyncssh.import_private_key(path.read_bytes())
-        public = path.with_name(f"{path.name}.pub")
-        if not public.exists():
-            _write(public, key.export_public_key(), 0o644)
+        key = load_private_key(path.read_bytes())
+        _write_public(path, key)
     except OSError as error:
         raise StartRefused(f"The host key {path} cannot be read or made: {error.strerror}.") from error
-    except asyncssh.KeyImportError as error:
+    except ValueError as error:
         raise StartRefused(
             f"The host key {path} is not a private key without a passphrase: {error}."
         ) from error
@@ -35,8 +64,21 @@ def load_or_make(path: Path) -> asyncssh.SSHKey:
 
 def _make(path: Path) -> None:
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
-    key = asyncssh.generate_private_key("ssh-ed25519", comment="gpu-ssh-gateway")
-    _write(path, key.export_private_key(), 0o600)
+    kind = next((kind for kind in _MAKERS if f"_{kind}" in path.name), "ed25519")
+    key = _MAKERS[kind]()
+    text = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    _write(path, text, 0o600)
+
+
+def _write_public(path: Path, key: PrivateKey) -> None:
+    """Beside the private key, for administrators and for the gateway, which shows it to users."""
+    public = path.with_name(f"{path.name}.pub")
+    text = f"{kind_of(key.blob)} {b64encode(key.blob).decode()} {_COMMENT}\n"
+    if not public.exists():
+        with suppress(PermissionError):  # the router may only read here
+            _write(public, text.encode(), 0o644)
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

@@ -4,192 +4,188 @@ The upstream is opened once the client has proved its key, never while a key is 
 """
 
 import asyncio
-import logging
-from collections.abc import Callable
-from typing import Any
+import socket
+from collections.abc import Mapping
+from typing import Any, Protocol
 
-import asyncssh
-
-from gateway.router.limits import Limits
-from gateway.router.relay import Relay
+from gateway.router import limits
 from gateway.router.route import Route, Upstream
-from gateway.router.routes import Routes
+from gateway.router.ssh.authentication import ServerAuthentication
+from gateway.router.ssh.handshake import ServerHandshake
+from gateway.router.ssh.keys import PrivateKey
+from gateway.router.ssh.transport import Closed, Transport
+from gateway.router.ssh.wire import BY_APPLICATION, SshError
+from gateway.router.upstream import UpstreamConnection, explanation, explanation_of_the_end
 
-log = logging.getLogger(__name__)
+HANDSHAKE_SECONDS, LOGIN_SECONDS = 30, 120  # until a user is named; until the login is done
 
-UPSTREAM_SECONDS = 10
-MAX_TRIES = 16  # an agent with many keys is refused by sshd after six
-
-_UPSTREAM_OPTIONS: dict[str, Any] = {
-    "config": None,
-    "agent_path": None,
-    "client_host_keysign": False,
-    "preferred_auth": "publickey",
-    "gss_host": None,
-    "compression_algs": None,
-    "encryption_algs": "^aes128-gcm@openssh.com",  # a processor's own instructions do it
-    "keepalive_interval": 0,  # the answers would mix with the client's
-    "client_version": "OpenSSH_9.9 GpuSshGateway",
-}
-
-_UNREACHABLE = "the session is not reachable; it may be starting or ending"
-_WRONG_HOST = "the session's host key is not the one it was started with; ask the administrator"
-_ENDED = "the session has ended"
+_WITHDRAWN = "the way into the session was taken away"
+SESSION_ENDED = f"{_WITHDRAWN}: the session has ended"
+KEY_REMOVED = f"{_WITHDRAWN}: the key of this connection was removed from it"
+SESSION_REPLACED = f"{_WITHDRAWN}: another session has taken its place; log in again"
 
 
-class Login(asyncssh.SSHServer):
-    """`alive` holds every login while its connection lasts."""
+class Office(Protocol):
+    """What a login needs of its process."""
 
-    def __init__(self, routes: Routes, limits: Limits, alive: set["Login"]) -> None:
-        self._routes = routes
-        self._limits = limits
-        self._alive = alive
-        self._address = ""
-        self._username = ""
+    host_keys: Mapping[str, PrivateKey]
+
+    def find(self, user: str) -> Route | None:
+        """The user's route as the pipe file is now."""
+
+    def admits(self, route: Route, user: str, key: bytes) -> bool: ...
+
+    async def log_in(self, number: int, user: str) -> str | None:
+        """Count a login, or return why there must not be another."""
+
+    def report(self, number: int, event: str, **facts: Any) -> None: ...
+
+    def gone(self, login: "Login") -> None: ...
+
+
+class Login:
+    """`number` identifies the connection among all of the router."""
+
+    def __init__(self, office: Office, number: int) -> None:
+        self.number = number
+        self._office = office
         self._key = b""
         self._route: Route | None = None
-        self._upstream: Upstream | None = None
-        self._far_end: _FarEnd | None = None
-        self._opening: asyncio.Task[None] | None = None
-        self._tries = 0
-        self._reason = ""
+        self._upstream: UpstreamConnection | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_joined = False
+        self._refusal = self._detail = ""
+        self.transport = Transport(lambda each: ServerHandshake(each, office.host_keys), self)
+        self._authentication = ServerAuthentication(self.transport, self._admits, self._accepted)
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(HANDSHAKE_SECONDS, self._require_user)
 
-    # What the library calls.
+    @property
+    def user(self) -> str:
+        return self._authentication.user
 
-    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
-        self._relay = Relay(conn, self._failed_try)
-        self._address = conn.get_extra_info("peername", ("?",))[0]
-        self._alive.add(self)
-        if not self._limits.arrived(self._address):
-            self._log("login refused", reason="too many connections")
-            conn.abort()
+    def start(self, connection: socket.socket) -> None:
+        """Speak SSH on an accepted connection."""
+        loop = asyncio.get_running_loop()
+        self._task = loop.create_task(self._start(connection))
 
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._alive.discard(self)
-        self._limits.left(self._address, was_admitted=self._opening is not None)
-        if self._opening:
-            self._opening.cancel()
-        if self._far_end:
-            self._far_end.relay.close("the client has gone")
+    async def _start(self, connection: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.connect_accepted_socket(lambda: self.transport, connection)
+
+    def end(self, reason: str, detail: str = "") -> None:
+        """Send the reason to the client and close both ends. The detail is for the log alone."""
+        self._refusal, self._detail = self._refusal or reason, detail
+        self.transport.close(SshError(reason, code=BY_APPLICATION))
+
+    def lost_route(self) -> str | None:
+        """Why the client would not get to the same place if it came now; None if it would."""
+        if not self._is_joined or self._upstream is None:
+            return None
+        route = self._office.find(self.user)
+        if route is None:
+            return SESSION_ENDED
+        if not self._office.admits(route, self.user, self._key):
+            return KEY_REMOVED
+        return None if _upstream(route, self.user) == self._upstream.upstream else SESSION_REPLACED
+
+    # What the transport calls.
+
+    def secured(self) -> None:
+        pass
+
+    def packet(self, payload: bytes) -> bool:
+        return self._authentication.packet(payload)
+
+    def ended(self, error: SshError) -> None:
+        self._timer.cancel()
+        if self._task:
+            self._task.cancel()
         if self._upstream:
-            self._log("connection closed", reason=self._reason or str(exc or "") or "by the client")
-        elif self._username and not self._reason:
-            self._log("login refused", reason=f"no key fits, {self._tries} tries")
-
-    def begin_auth(self, username: str) -> bool:
-        self._username = username
-        return True
-
-    def public_key_auth_supported(self) -> bool:
-        return True
-
-    def validate_public_key(self, username: str, key: asyncssh.SSHKey) -> bool:
-        """Asked before the client signs and again when it has; what was asked last is what got in."""
-        self._username, self._key, self._route = username, key.public_data, self._routes.find(username)
-        return self._route is not None and _admits(self._route, username, self._key)
-
-    def auth_completed(self) -> None:
-        self._limits.admitted(self._address)
-        self._opening = asyncio.get_running_loop().create_task(self._open())
-
-    # The way upstream.
-
-    async def _open(self) -> None:
-        assert self._route is not None  # validate_public_key said yes
-        try:
-            self._upstream = self._route.upstream(self._username)
-            async with asyncio.timeout(UPSTREAM_SECONDS):
-                self._far_end = await _connect(self._upstream, self._far_end_lost)
-        except asyncssh.HostKeyNotVerifiable:
-            self._refuse(_WRONG_HOST)
-        except (OSError, TimeoutError, ValueError, asyncssh.Error) as error:
-            self._refuse(_UNREACHABLE, str(error) or type(error).__name__)
+            self._upstream.close("the client has gone")
+        facts = {"user_id": self.user or None, "session_id": self._route.session_id if self._route else None}
+        if self._is_joined:
+            reason = self._refusal or ("by the client" if isinstance(error, Closed) else str(error))
+            self._office.report(self.number, "closed", reason=reason, **facts)
         else:
-            self._relay.join(self._far_end.relay)
-            self._log("login accepted")
+            reason, detail, points = self._failure(error)
+            self._office.report(
+                self.number, "refused", reason=reason, detail=detail or None, points=points, **facts
+            )
 
-    def _refuse(self, reason: str, cause: str = "") -> None:
-        self._upstream = None
-        self._end(reason)
-        self._log("login refused", reason=f"{reason}: {cause}" if cause else reason)
+    def gone(self) -> None:
+        self._office.gone(self)
 
-    def _far_end_lost(self, reason: str) -> None:
-        if self._far_end:  # until then `_open` learns it from the library
-            self._end(reason)
+    # The login.
 
-    # Its end.
+    def _require_user(self) -> None:
+        if self.user:
+            rest = LOGIN_SECONDS - HANDSHAKE_SECONDS
+            self._timer = asyncio.get_running_loop().call_later(rest, self._is_late)
+        else:
+            self._is_late()
 
-    def still_routed(self) -> bool:
-        """Whether the client would get to the same place if it came now."""
-        if self._upstream is None:
-            return True
-        route = self._routes.find(self._username)
-        if route is None or not _admits(route, self._username, self._key):
-            return False
-        return _upstream(route, self._username) == self._upstream
+    def _is_late(self) -> None:
+        self.transport.close(SshError("the login took too long", code=BY_APPLICATION))
 
-    def cut(self, reason: str) -> None:
-        self._end(reason)
-        if self._far_end:
-            self._far_end.relay.close(reason)
+    def _admits(self, user: str, key: bytes) -> bool:
+        self._route = self._office.find(user)
+        return self._route is not None and self._office.admits(self._route, user, key)
 
-    def _end(self, reason: str) -> None:
-        self._reason = self._reason or reason
-        self._relay.close(reason)
+    def _accepted(self, user: str, key: bytes) -> None:
+        self._timer.cancel()
+        self._key = key
+        self._task = asyncio.get_running_loop().create_task(self._open(user))
 
-    def _failed_try(self) -> None:
-        self._tries += 1
-        if self._tries > MAX_TRIES:
-            self._relay.close("Too many authentication failures", asyncssh.DISC_PROTOCOL_ERROR)
+    async def _open(self, user: str) -> None:
+        assert self._route is not None  # `_admits` was asked with this key just now
+        refusal = await self._office.log_in(self.number, user)
+        if refusal:
+            self.end(refusal)
+            return
+        try:
+            self._upstream = UpstreamConnection(self._route.upstream(user), self._upstream_ended)
+            await self._upstream.open(self._join)
+        except (OSError, TimeoutError, ValueError, SshError) as error:
+            self.end(explanation(error), detail=str(error) or type(error).__name__)
 
-    def _log(self, what: str, **more: str) -> None:
-        session_id = self._route.session_id if self._route else None
-        facts = {"user_id": self._username, "address": self._address, "session_id": session_id or None}
-        log.info(what, extra={**facts, **more})
+    def _join(self) -> None:
+        assert self._upstream is not None
+        assert self._route is not None
+        self._is_joined = True
+        self._authentication.succeed()
+        self.transport.join(self._upstream.transport)
+        self.transport.flush()
+        self._office.report(self.number, "accepted", user_id=self.user, session_id=self._route.session_id)
 
+    def _upstream_ended(self, error: SshError) -> None:
+        if not self.transport.has_ended:
+            self._task = asyncio.get_running_loop().create_task(self._explain(error))
 
-class _FarEnd(asyncssh.SSHClient):
-    """The router as the client of the upstream's sshd."""
+    async def _explain(self, error: SshError) -> None:
+        assert self._upstream is not None
+        reason = self.lost_route()
+        if reason is None and error.detail:
+            reason = f"the session closed the connection: {error.detail}"
+        self.end(reason or await explanation_of_the_end(self._upstream.upstream))
 
-    def __init__(self, lost: Callable[[str], None]) -> None:
-        self._lost = lost
-        self.is_lost = False
-
-    def connection_made(self, conn: asyncssh.SSHClientConnection) -> None:
-        self.relay = Relay(conn)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.is_lost = True
-        told = isinstance(exc, asyncssh.DisconnectError) and not isinstance(exc, asyncssh.ConnectionLost)
-        self._lost(str(exc) if told else _ENDED)
-
-
-async def _connect(upstream: Upstream, lost: Callable[[str], None]) -> _FarEnd:
-    far_end = _FarEnd(lost)
-    await asyncssh.connect(
-        upstream.host,
-        upstream.port,
-        username=upstream.username,
-        client_keys=[asyncssh.import_private_key(upstream.private_key)],
-        known_hosts=upstream.known_hosts,
-        client_factory=lambda: far_end,
-        **_UPSTREAM_OPTIONS,
-    )
-    if far_end.is_lost:
-        raise asyncssh.ConnectionLost("the connection was lost at once")
-    return far_end
+    def _failure(self, error: SshError) -> tuple[str, str, float]:
+        """Reason and detail of a login that failed, and how much it counts against its address."""
+        if self._refusal:
+            return self._refusal, self._detail, 0.0
+        if not isinstance(error, Closed):
+            return error.reason, error.detail, limits.REFUSED
+        if not self.transport.identification.version:
+            return "the client left before it sent its version", error.detail, limits.LEFT_EARLY
+        if not self.transport.exchange.session_id:
+            return "the client left during the key exchange", error.detail, limits.LEFT_LATER
+        if not self.user:
+            return "the client left before it named a user", error.detail, limits.LEFT_LATER
+        return "no key fits", self._authentication.summary, limits.REFUSED
 
 
-def _admits(route: Route, username: str, key: bytes) -> bool:
+def _upstream(route: Route, user: str) -> Upstream | None:
     try:
-        return route.admits(username, key)
-    except (OSError, ValueError) as error:
-        log.warning("a pipe is not served", extra={"user_id": username, "error": str(error)})
-        return False
-
-
-def _upstream(route: Route, username: str) -> Upstream | None:
-    try:
-        return route.upstream(username)
+        return route.upstream(user)
     except (OSError, ValueError):
         return None

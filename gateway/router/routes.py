@@ -7,7 +7,7 @@ content is not kept, for it could hold a pipe that somebody meant to take away.
 import logging
 import math
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,16 @@ from gateway.router.route import Route
 
 log = logging.getLogger(__name__)
 
+Report = Callable[..., None]  # as `logging.log`
 Named = tuple[str, Route | None]  # None: the user's pipe must not be served, and no later one is
 
 
 class Routes:
     """`version` counts the readings; `readable` is False while it is unknown who has a route."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, report: Report = log.log) -> None:
         self._path = path
+        self._report = report
         self._signature: tuple[int, ...] | None = None
         self._by_name: dict[str, tuple[float, Route | None]] = {}
         self._by_pattern: list[tuple[float, Route]] = []
@@ -53,7 +55,7 @@ class Routes:
             self._signature = _signature(self._path)
             self._arrange(())
             self.readable = False
-            log.error("nobody gets in", extra={"error": str(error)})
+            self._report(logging.ERROR, "nobody gets in", extra={"error": str(error)})
 
     def _arrange(self, named: Iterable[Named]) -> None:
         by_name: dict[str, tuple[float, Route | None]] = {}
@@ -75,7 +77,7 @@ class Routes:
         yield from (named for line in file.lines for named in lines[line])
         yield from (named for entry in below for named in self._routes(entry))
         for fault in self._faults - faults:
-            log.warning(fault)
+            self._report(logging.WARNING, fault)
 
     def _routes(self, entry: Mapping[str, Any]) -> Iterator[Named]:
         for source in entry.get("from") or ():

@@ -178,6 +178,29 @@ class Router:
     def host_key(self) -> Path:
         return self.directory / "ssh_host_ed25519_key"
 
+    @property
+    def public_key(self) -> str:
+        return self.host_key.with_name(f"{self.host_key.name}.pub").read_text()
+
+    @property
+    def known_hosts(self) -> str:
+        """A line for each of its host keys."""
+        lines = (file.read_text() for file in sorted(self.directory.glob("ssh_host_*_key.pub")))
+        return "".join(f"[127.0.0.1]:{self.port} {' '.join(line.split()[:2])}\n" for line in lines)
+
+    @property
+    def processes(self) -> list[int]:
+        """The process ids of the router: the supervisor's first, then those of its workers."""
+        assert self.process is not None
+        first = self.process.pid
+        children = Path(f"/proc/{first}/task/{first}/children").read_text().split()
+        return [first, *map(int, children)]
+
+    @property
+    def memory_mib(self) -> int:
+        """What all processes have for themselves."""
+        return sum(map(_private_kib, self.processes)) // 1024
+
     def start(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(self.command, stderr=log, stdout=log)
@@ -195,20 +218,17 @@ class Router:
         return False
 
 
+def _private_kib(pid: int) -> int:
+    rollup = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    return sum(int(line.split()[1]) for line in rollup.splitlines() if line.startswith("Private"))
+
+
 def make_router(kind: str, directory: Path) -> Router:
     router = Router(kind, directory, free_port(), directory / "router.log")
     if kind == "embedded":
-        code = "import sys; from pathlib import Path; from gateway.logs import log_to_stderr; "
-        code += "from gateway.router import serve; log_to_stderr('text'); "
-        code += "serve(Path(sys.argv[1]), [('127.0.0.1', int(sys.argv[2]))], Path(sys.argv[3]))"
-        router.command = [
-            sys.executable,
-            "-c",
-            code,
-            str(router.config),
-            str(router.port),
-            str(router.host_key),
-        ]
+        gateway = str(Path(sys.executable).with_name("gateway"))
+        listen = f"127.0.0.1:{router.port}"
+        router.command = [gateway, "router", "--piper-config", str(router.config), "--listen", listen]
     else:
         private, public = key_pair()
         router.host_key.write_text(private)
@@ -232,9 +252,8 @@ class Client:
 
     def options(self, *more: str) -> list[str]:
         known_hosts = self.directory / "known_hosts"
-        public = self.router.host_key.with_name(f"{self.router.host_key.name}.pub").read_text().split()[:2]
         if not known_hosts.exists():
-            known_hosts.write_text(f"[127.0.0.1]:{self.router.port} {' '.join(public)}\n")
+            known_hosts.write_text(self.router.known_hosts)
         options = {
             "BatchMode": "yes",
             "ConnectTimeout": "10",

@@ -8,14 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import StartRefused
 from gateway.router import serve
-from gateway.router.limits import MAX_HALF_OPEN_PER_ADDRESS
 from tests.fakes.pipe_parts import key_pair
 from tests.routes.ground import USER, Client, Keys, Router, free_port, make_router, speaks_ssh, until
 from tests.routes.test_refusing import handwritten, refused, write
@@ -127,14 +126,6 @@ def test_a_client_that_tries_too_many_keys_is_cut(client: Client, tmp_path: Path
     assert b"Too many authentication failures" in refused(client, *first).stderr
 
 
-def test_half_open_connections_of_an_address_are_limited(client: Client) -> None:
-    with ExitStack() as half_open:
-        for _ in range(MAX_HALF_OPEN_PER_ADDRESS):
-            half_open.enter_context(socket.create_connection(("127.0.0.1", client.router.port)))
-        until(lambda: not speaks_ssh("127.0.0.1", client.router.port))
-    until(lambda: client.run("true").returncode == 0)
-
-
 def test_logins_are_told_in_one_line_each_and_no_key_is(client: Client, tmp_path: Path) -> None:
     client.output("true")
     refused(Client(client.router, client.sshd, tmp_path, Keys.make(tmp_path / "wrong")))
@@ -148,21 +139,15 @@ def test_logins_are_told_in_one_line_each_and_no_key_is(client: Client, tmp_path
     assert client.keys.public.split()[1] not in log
 
 
-def memory_mb(process: "subprocess.Popen[bytes] | None") -> int:
-    assert process is not None
-    status = Path(f"/proc/{process.pid}/status").read_text()
-    return int(next(line for line in status.splitlines() if line.startswith("VmRSS")).split()[1]) // 1024
-
-
 def test_a_client_that_stands_still_costs_no_memory(client: Client) -> None:
     client.output("true")
-    before = memory_mb(client.router.process)
+    before = client.router.memory_mib
     with client.running("head -c 200000000 /dev/zero") as ssh:
         assert ssh.stdout
         ssh.stdout.read(1)
         ssh.send_signal(signal.SIGSTOP)
         time.sleep(1)  # for what would come, were it not held back
-        assert memory_mb(client.router.process) - before < 20
+        assert client.router.memory_mib - before < 20
         ssh.send_signal(signal.SIGCONT)
 
 

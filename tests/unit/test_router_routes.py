@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from gateway.domain.pipe_file import PipeFile
-from gateway.router.limits import MAX_HALF_OPEN_PER_ADDRESS, Limits
 from gateway.router.route import Route
 from gateway.router.routes import Routes
 from tests.fakes.pipe_parts import pipe
@@ -163,13 +162,3 @@ def test_what_is_wrong_is_told_once(path: Path, caplog: pytest.LogCaptureFixture
         routes.refresh()
     assert [record.levelname for record in caplog.records] == ["ERROR"]
     os.rmdir(path)
-
-
-def test_a_flood_from_one_address_leaves_room_for_others() -> None:
-    limits = Limits()
-    assert all(limits.arrived("192.0.2.1") for _ in range(MAX_HALF_OPEN_PER_ADDRESS))
-    assert not limits.arrived("192.0.2.1")
-    assert limits.arrived("192.0.2.2")
-    limits.left("192.0.2.1", was_admitted=False)
-    limits.admitted("192.0.2.1")
-    assert limits.arrived("192.0.2.1")
