@@ -168,11 +168,15 @@ class UserRouted(GatewayError):
 
 
 class NoCapacity(GatewayError):
-    """`retry_at` is the earliest end of a lease that makes room; None if no end does."""
+    """`retry_at` is the earliest end of a lease that makes room; None if no end does. `mig_profile` is the
+    profile that was asked for; None if it was not decided yet."""
 
-    def __init__(self, message: str, retry_at: datetime | None = None) -> None:
+    def __init__(
+        self, message: str, retry_at: datetime | None = None, mig_profile: str | None = None
+    ) -> None:
         super().__init__(message)
         self.retry_at = retry_at
+        self.mig_profile = mig_profile
 
 
 class Unavailable(GatewayError):

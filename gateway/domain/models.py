@@ -319,6 +319,18 @@ class EndedSession(Base):
     reason: Mapped[str] = mapped_column(String(16))
 
 
+class ProfileRequest(Base):
+    """A request for a session of a profile, granted or refused."""
+
+    __tablename__ = "requests"
+    __table_args__ = {"sqlite_autoincrement": True}
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    at: Mapped[datetime] = mapped_column(index=True)
+    user_id: Mapped[str] = mapped_column(String(32))
+    mig_profile: Mapped[str] = mapped_column(String(64))
+
+
 class Cordon(Base):
     """A GPU, by its UUID, that people keep new slices off, since when and why."""
 

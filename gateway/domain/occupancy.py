@@ -71,7 +71,8 @@ class Occupancy:
         if name in offers:
             return name
         if silent := list(self._silent()):
-            raise NoCapacity(" ".join([f"No GPU that is in order offers the MIG profile {name!r}.", *silent]))
+            message = f"No GPU that is in order offers the MIG profile {name!r}."
+            raise NoCapacity(" ".join([message, *silent]))
         raise UnknownProfile(name, sorted(offers))
 
     def place(
@@ -91,7 +92,7 @@ class Occupancy:
         if chosen is None:
             fit = self.fit(profile, now)
             message = " ".join([f"No GPU has room for a {profile} now.", *self._out_of_use()])
-            raise NoCapacity(message, retry_at=fit.at if fit else None)
+            raise NoCapacity(message, fit.at if fit else None, profile)
         gpu, place = chosen
         return gpu, Allocation(gpu.uuid, profile, place)
 

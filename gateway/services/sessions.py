@@ -7,6 +7,7 @@ made: whatever exists can be found from a row, and undoing a failed start is clo
 import logging
 import uuid
 from collections.abc import MutableSequence, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -139,8 +140,10 @@ class Sessions:
         with self.host.claim(session_id):  # before the row exists, so that its readers see the claim
             try:
                 session, plan, private_key = self._reserve(session_id, wanted, refused)
-            except BaseException:
+            except BaseException as error:
                 self.host.forget(session_id)
+                if isinstance(error, NoCapacity) and error.mig_profile:
+                    self._record_refusal(wanted.user_id, error.mig_profile)
                 raise
             try:
                 reach("after-intent-commit", DatabaseUnavailable)
@@ -157,6 +160,11 @@ class Sessions:
                 raise
         log.info("session opened", extra=session.named)
         return Opened(session, private_key)
+
+    def _record_refusal(self, user_id: str, mig_profile: str) -> None:
+        """A refused request is demand, too. If the database fails now, the refusal is still the answer."""
+        with suppress(GatewayError), self.database.begin() as rows:
+            rows.record_request(user_id, mig_profile, self.clock().wall)
 
     def _reserve(
         self, session_id: str, wanted: _Wanted, refused: Sequence[Allocation]
@@ -187,6 +195,7 @@ class Sessions:
                 plan, public_keys=keys.public, keys_from=keys.source, private_key=router.private, now=now
             )
             rows.add(session)
+            rows.record_request(user.id, plan.mig_profile, begins)
             detail = f"{plan.mig_profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC"
             rows.record(Event.of(begins, Action.CREATED, detail, session=session))
         return session, plan, keys.private

@@ -396,6 +396,16 @@ def test_a_placement_is_tried_only_a_few_times(bench: Bench) -> None:
     assert bench.leftovers() == NOTHING
 
 
+def test_refused_requests_are_demand_and_unknown_profiles_are_not(bench: Bench) -> None:
+    opened(bench, "ann", "7g.40gb")
+    for user in ("bob", "cid", "cid"):
+        assert create(bench, user, "4g.20gb").status_code == 503
+    create(bench, "dan", "9g.999gb")
+    assert create(bench, "eve").status_code == 503
+    with bench.database.read() as rows:
+        assert rows.demand() == {"7g.40gb": 1, "4g.20gb": 2, "1g.5gb": 1}
+
+
 def test_the_most_requested_profile_decides_the_next_placement(bench: Bench) -> None:
     for number in range(20):
         session = opened(bench, f"user{number}", "4g.20gb")

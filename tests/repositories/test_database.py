@@ -106,16 +106,24 @@ def test_the_models_and_the_migrations_agree(database: SqlDatabase) -> None:
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_demand_counts_live_and_ended_sessions(database: SqlDatabase) -> None:
-    add(database, session("a"))
-    add(database, session("b", 4, mig_profile="3g.20gb"))
+def test_demand_counts_requests_and_their_repetitions_once(database: SqlDatabase) -> None:
+    minute = timedelta(minutes=1)
     with database.begin() as rows:
-        row = rows.get("id-of-a")
-        assert row is not None
-        row.close(Reason.EXPIRED)
-        rows.end(row, NOW)
-    with database.read() as rows:
-        assert rows.demand() == {"1g.5gb": 1, "3g.20gb": 1}
+        for user, profile, minutes in [("a", "1g", 0), ("a", "1g", 9), ("b", "1g", 9), ("a", "3g", 9)]:
+            rows.record_request(user, profile, NOW + minutes * minute)
+        assert rows.demand() == {"1g": 2, "3g": 1}
+        rows.record_request("a", "1g", NOW + 10 * minute)
+        assert rows.demand() == {"1g": 3, "3g": 1}
+
+
+def test_demand_is_that_of_the_latest_thousand_requests_within_the_history(database: SqlDatabase) -> None:
+    with database.begin() as rows:
+        for number in range(1005):
+            rows.record_request(f"user{number}", "old" if number < 10 else "new", NOW)
+        assert rows.demand() == {"old": 5, "new": 995}
+        rows.record_request("last", "new", NOW + timedelta(days=1))
+        rows.forget(NOW + timedelta(hours=1))
+        assert rows.demand() == {"new": 1}
 
 
 def test_leases_end_by_the_uptime_of_their_boot_and_others_by_the_wall_clock(database: SqlDatabase) -> None:

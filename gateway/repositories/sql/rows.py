@@ -1,6 +1,5 @@
 """The database's rows inside one transaction: sessions, users, cordons, tokens and events."""
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 
@@ -13,6 +12,7 @@ from gateway.domain.models import (
     Deployment,
     EndedSession,
     Event,
+    ProfileRequest,
     Session,
     Status,
     Token,
@@ -21,7 +21,8 @@ from gateway.domain.models import (
 )
 from gateway.errors import SessionEnded, SessionNotFound
 
-_DEMAND_SAMPLE = 1000  # latest ended sessions, from which later demand is estimated
+_DEMAND_SAMPLE = 1000  # requests
+_REPETITION = timedelta(minutes=10)
 
 
 class SessionRows:
@@ -132,14 +133,26 @@ class SessionRows:
         return self._session.get(EndedSession, session_id)
 
     def forget(self, before: datetime) -> None:
-        """Delete the ended sessions and the events from before that time."""
+        """Delete the ended sessions, the events and the requests from before that time."""
         self._session.execute(delete(EndedSession).where(EndedSession.ended_at < before))
         self._session.execute(delete(Event).where(Event.at < before))
+        self._session.execute(delete(ProfileRequest).where(ProfileRequest.at < before))
+
+    def record_request(self, user_id: str, mig_profile: str, now: datetime) -> None:
+        """Record a request for a profile. Repetitions by the same user within ten minutes count once."""
+        same = (ProfileRequest.user_id == user_id, ProfileRequest.mig_profile == mig_profile)
+        recent = ProfileRequest.at > now - _REPETITION
+        if self._session.scalar(select(ProfileRequest.id).where(*same, recent).limit(1)) is None:
+            request = ProfileRequest(at=now, user_id=user_id, mig_profile=mig_profile)
+            self._session.add(request)
+            self._session.flush()
+            outdated = ProfileRequest.id <= request.id - _DEMAND_SAMPLE
+            self._session.execute(delete(ProfileRequest).where(outdated))
 
     def demand(self) -> Mapping[str, int]:
-        """Return how often each profile was used by the live and the latest ended sessions."""
-        latest = select(EndedSession.mig_profile).order_by(EndedSession.ended_at.desc()).limit(_DEMAND_SAMPLE)
-        return Counter([*self._session.scalars(select(Session.mig_profile)), *self._session.scalars(latest)])
+        """Return how often each profile was requested lately, refused requests included."""
+        count = select(ProfileRequest.mig_profile, func.count()).group_by(ProfileRequest.mig_profile)
+        return {profile: int(number) for profile, number in self._session.execute(count)}
 
     def cordons(self) -> Mapping[str, Cordon]:
         """Return the cordons by the UUID of their GPU."""
