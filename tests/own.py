@@ -35,8 +35,12 @@ def user(user_id: str) -> str:
     return f"{user_id}-{_held()[0]}"
 
 
+def user_of_digits() -> str:
+    return f"2024{_held()[0]:04}"
+
+
 def is_user(user_id: str) -> bool:
-    return user_id.endswith(user(""))
+    return user_id.endswith(user("")) or user_id == user_of_digits()
 
 
 def subnet(block: int) -> str:

@@ -103,9 +103,13 @@ def test_a_second_session_of_a_user_is_refused_with_the_id_of_the_first(bench: B
     "user_id",
     [
         "",
-        "User",
-        "1user",
+        "_ops",
+        ".hidden",
+        "..",
         "-x",
+        "kim@uni.example",
+        "a:b",
+        "ROOT",
         "a" * 33,
         "a b",
         "a/../b",
@@ -126,6 +130,30 @@ def test_a_user_id_outside_the_pattern_or_reserved_is_refused(bench: Bench, user
     assert response.status_code == 422
     assert list(response.json["errors"]) == ["user_id"]
     assert bench.leftovers() == NOTHING
+
+
+@pytest.mark.parametrize("user_id", ["john.doe", "20241234", "Kim", "0", "a..b", "x" * 32, "a_-.b", "Z-"])
+def test_a_user_id_may_be_a_name_of_a_directory_service(bench: Bench, user_id: str) -> None:
+    session = create(bench, user_id)
+    assert (session.status_code, session.json["ssh_user"]) == (201, user_id)
+    [pipe] = bench.pipes.list()
+    spec = bench.containers.spec(session.json["session_id"])
+    assert (pipe.username, spec.workspace.name) == (user_id, user_id)
+    assert f"\n{user_id}:x:" in (spec.files / "passwd").read_text()
+    assert f"AllowUsers {user_id}\n" in (spec.files / "etc/sshd_config").read_text()
+    assert bench.client.get(f"/users/{user_id}/keys").status_code == 200
+
+
+def test_users_whose_ids_differ_in_case_alone_are_different_users(bench: Bench) -> None:
+    lower, upper = create(bench, "kim").json, create(bench, "Kim").json
+    specs = [bench.containers.spec(session["session_id"]) for session in (lower, upper)]
+    assert len({spec.request.uid for spec in specs}) == len({spec.workspace for spec in specs}) == 2
+    assert sorted(pipe.username for pipe in bench.pipes.list()) == ["Kim", "kim"]
+
+
+def test_a_refused_user_id_is_explained(bench: Bench) -> None:
+    [message] = create(bench, "_ops").json["errors"]["user_id"]
+    assert "because Docker names the user's container after it" in message
 
 
 @pytest.mark.parametrize(

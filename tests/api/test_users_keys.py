@@ -33,7 +33,7 @@ def test_a_body_that_is_not_a_list_of_keys_is_refused(bench: Bench, body: object
     assert bench.client.put("/users/user123/keys", json=body).status_code == 422
 
 
-@pytest.mark.parametrize("user_id", ["root", "A", "a.b"])
+@pytest.mark.parametrize("user_id", ["root", "_ops", "a@b"])
 def test_an_invalid_user_id_is_refused(bench: Bench, user_id: str) -> None:
     response = bench.client.put(f"/users/{user_id}/keys", json={"ssh_public_keys": []})
     assert (response.status_code, list(response.json["errors"])) == (422, ["user_id"])

@@ -32,9 +32,11 @@ def test_the_next_session_finds_it_unchanged(tmp_path: Path) -> None:
 
 def test_what_a_killed_maker_left_goes_when_the_workspace_is_made(tmp_path: Path) -> None:
     (tmp_path / ".user123.k1ll3d/projects").mkdir(parents=True)
-    (tmp_path / ".user1234.0ther").mkdir()
+    others = [".user1234.0ther", ".user123.doe.0ther"]
+    for other in others:
+        (tmp_path / other).mkdir()
     HostWorkspaces(tmp_path).ensure("user123", UID)
-    assert sorted(os.listdir(tmp_path)) == [".user1234.0ther", "user123"]
+    assert sorted(os.listdir(tmp_path)) == sorted([*others, "user123"])
 
 
 def test_a_workspace_that_was_opened_to_others_is_closed_again(tmp_path: Path) -> None:

@@ -313,7 +313,8 @@ def _name(user_id: str) -> str:
 
 
 def _hostname(user_id: str) -> str:
-    return f"{user_id.replace('_', '-').strip('-') or 'session'}-gpu"
+    """The user id, as a label of a host name; other users may have the same."""
+    return f"{re.sub('[._]', '-', user_id).strip('-')}-gpu"
 
 
 def _gpu_request(gpu_uuid: str) -> DeviceRequest:

@@ -97,10 +97,8 @@ class HostWorkspaces:
     def _make(self, path: Path, uid: int) -> None:
         """Made aside and renamed into place, so that a crash leaves no half-made workspace."""
         self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
-        for left in self._root.glob(
-            f".{path.name}.*"
-        ):  # of one who was killed at this; a user has one opener
-            shutil.rmtree(left)
+        for leftover in _leftovers(self._root, path.name):
+            shutil.rmtree(leftover)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self._root))
         try:
             for directory in ("projects", "data"):
@@ -113,6 +111,12 @@ class HostWorkspaces:
         except OSError:
             shutil.rmtree(aside, ignore_errors=True)
             raise
+
+
+def _leftovers(root: Path, user_id: str) -> list[Path]:
+    """What a process has left that was killed while it made this user's workspace: `.ID.` and a random part
+    without a dot, so that `.john.doe.x` belongs to john.doe and not to john."""
+    return [path for path in root.iterdir() if path.name.rpartition(".")[0] == f".{user_id}"]
 
 
 def _translated(error: OSError, user_id: str) -> DiskFull | WorkspaceRefused:
