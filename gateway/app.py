@@ -11,7 +11,9 @@ from flask import Flask
 from gateway import failpoints, simulation
 from gateway.api import authorisation, browsers, errors, events, gpus, health, openapi, users
 from gateway.api import sessions as sessions_api
+from gateway.api.entry_point import EntryPoint
 from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
+from gateway.api.services import ApiServices
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.watch import Watch
@@ -117,7 +119,6 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     reaper = Reaper(reconciler, watch, disk_use, leadership_of(settings))
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
-    flask.config["PUBLIC_URL"] = settings.public_url
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
     gateway = Gateway(flask, sessions, leases, reconciler, disk_use, reaper)
@@ -127,25 +128,27 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
 
 
 def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing) -> None:
-    """Register the blueprints, each with the services it needs."""
-    app, audit_log = gateway.flask, AuditLog(parts.database, parts.clock)
-    user_keys = UserKeys(parts.database, routing, parts.clock)
-    inventory = GpuInventory(parts.database, parts.host, MigPolicy(settings.mig_policy), parts.clock)
-    entry = sessions_api.EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key)
-    checks = readiness.checks(
-        parts.database, parts.host, parts.pipes, gateway.disk_use.quota, gateway.reaper.last_tick
-    )
-    browsers.register(app, settings.api_hosts, parts.clock)
-    app.register_blueprint(
-        sessions_api.blueprint(gateway.sessions, gateway.leases, user_keys, entry, settings.max_ttl_minutes)
-    )
-    app.register_blueprint(users.blueprint(user_keys))
-    app.register_blueprint(gpus.blueprint(inventory))
-    app.register_blueprint(events.blueprint(audit_log))
-    app.register_blueprint(health.blueprint(checks))
-    authorisation.register(app, Tokens(parts.database, parts.clock), audit_log, parts.clock)
+    """Register the blueprints and the services that their views use."""
+    app, database, clock = gateway.flask, parts.database, parts.clock
+    quota, last_tick = gateway.disk_use.quota, gateway.reaper.last_tick
+    audit_log = AuditLog(database, clock)
+    ApiServices(
+        gateway.sessions,
+        gateway.leases,
+        user_keys=UserKeys(database, routing, clock),
+        gpus=GpuInventory(database, parts.host, MigPolicy(settings.mig_policy), clock),
+        audit_log=audit_log,
+        checks=readiness.checks(database, parts.host, parts.pipes, quota, last_tick),
+        entry_point=EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key),
+        max_ttl_minutes=settings.max_ttl_minutes,
+        public_url=settings.public_url,
+    ).install(app)
+    browsers.register(app, settings.api_hosts, clock)
+    for blueprint in (sessions_api.routes, users.routes, gpus.routes, events.routes, health.routes):
+        app.register_blueprint(blueprint)
+    authorisation.register(app, Tokens(database, clock), audit_log, clock)
     errors.register(app)
-    app.register_blueprint(openapi.blueprint(app))
+    openapi.install(app)
 
 
 def leadership_of(settings: Settings) -> Leadership:

@@ -4,70 +4,66 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
 
-from flask import Blueprint, request
+from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user
-from gateway.api.openapi import describes
+from gateway.api.endpoints import Fields, describes
 from gateway.api.requests import CordonRequest, FitRequest
 from gateway.api.responses import FitResponse, GpuResponse, GpusResponse, ProfileResponse, ProfilesResponse
+from gateway.api.services import services
 from gateway.domain.mig import Gpu, Profile
 from gateway.domain.models import Session
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Fit, Occupied
-from gateway.services.gpus import GpuInventory
+
+routes = Blueprint("gpus", __name__, url_prefix="/gpus")
+
+_gpu_response, _profile_response = GpuResponse(many=True), ProfileResponse(many=True)
+_fit_response = FitResponse()
 
 
-def blueprint(inventory: GpuInventory) -> Blueprint:
-    routes = Blueprint("gpus", __name__, url_prefix="/gpus")
-    gpu_response, profile_response, fit_response = (
-        GpuResponse(many=True),
-        ProfileResponse(many=True),
-        FitResponse(),
-    )
-    fit_request, cordon_request = FitRequest(), CordonRequest()
+@routes.get("")
+@describes({200: GpusResponse})
+def list_gpus() -> ResponseReturnValue:
+    """List the GPUs with their GPU instances."""
+    occupancy = services().gpus.occupancy()
+    return {"gpus": _gpu_response.dump([_gpu(gpu, occupancy, own_user()) for gpu in occupancy.gpus])}
 
-    @routes.get("")
-    @describes({200: GpusResponse})
-    def list_gpus() -> ResponseReturnValue:
-        """List the GPUs with their GPU instances."""
-        occupancy = inventory.occupancy()
-        return {"gpus": gpu_response.dump([_gpu(gpu, occupancy, own_user()) for gpu in occupancy.gpus])}
 
-    @routes.get("/profiles")
-    @describes({200: ProfilesResponse})
-    def list_profiles() -> ResponseReturnValue:
-        """List the MIG profiles: how many are in use and free, and when the next one becomes free."""
-        occupancy, now = inventory.occupancy(), inventory.clock().wall
-        described = [_profile(gpu, profile, occupancy, now) for gpu, profile in occupancy.offers().values()]
-        described.sort(key=lambda offer: (offer["compute_slices"], offer["memory_mib"], offer["name"]))
-        return {"profiles": profile_response.dump(described)}
+@routes.get("/profiles")
+@describes({200: ProfilesResponse})
+def list_profiles() -> ResponseReturnValue:
+    """List the MIG profiles: how many are in use and free, and when the next one becomes free."""
+    occupancy, now = services().gpus.occupancy(), services().gpus.clock().wall
+    described = [_profile(gpu, profile, occupancy, now) for gpu, profile in occupancy.offers().values()]
+    described.sort(key=lambda offer: (offer["compute_slices"], offer["memory_mib"], offer["name"]))
+    return {"profiles": _profile_response.dump(described)}
 
-    @routes.get("/fit")
-    @describes({200: FitResponse}, query=fit_request, problems=(422,))
-    def fit() -> ResponseReturnValue:
-        """Whether a profile fits now, and if not, which sessions' ends make room."""
-        query = fit_request.load(request.args)
-        occupancy, now = inventory.occupancy(), inventory.clock().wall
-        profile = occupancy.offered(query["profile"])
-        return {**fit_response.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
 
-    @routes.put("/<int:index>/cordon")
-    @describes({204: None}, optional_body=cordon_request, problems=(404, 422, 507))
-    def cordon(index: int) -> ResponseReturnValue:
-        """Keep new sessions off a GPU."""
-        given = cordon_request.load(request.get_json() if request.get_data() else {})
-        inventory.cordon(index, given["reason"])
-        return "", 204
+@routes.get("/fit")
+@describes({200: FitResponse}, query=FitRequest, problems=(422,))
+def fit(query: Fields) -> ResponseReturnValue:
+    """Whether a profile fits now, and if not, which sessions' ends make room."""
+    occupancy, now = services().gpus.occupancy(), services().gpus.clock().wall
+    profile = occupancy.offered(query["profile"])
+    return {**_fit_response.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
 
-    @routes.delete("/<int:index>/cordon")
-    @describes({204: None}, problems=(404, 507))
-    def uncordon(index: int) -> ResponseReturnValue:
-        """Allow new sessions on a GPU again."""
-        inventory.uncordon(index)
-        return "", 204
 
-    return routes
+@routes.put("/<int:index>/cordon")
+@describes({204: None}, optional_body=CordonRequest, problems=(404, 422, 507))
+def cordon(given: Fields, index: int) -> ResponseReturnValue:
+    """Keep new sessions off a GPU."""
+    services().gpus.cordon(index, given["reason"])
+    return "", 204
+
+
+@routes.delete("/<int:index>/cordon")
+@describes({204: None}, problems=(404, 507))
+def uncordon(index: int) -> ResponseReturnValue:
+    """Allow new sessions on a GPU again."""
+    services().gpus.uncordon(index)
+    return "", 204
 
 
 def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:

@@ -1,22 +1,19 @@
 """/openapi.json: the description of the API, made from its routes, schemas and permissions."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
 from importlib.metadata import version
-from typing import Any, TypeVar
+from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Blueprint, Flask
+from flask import Blueprint, Flask, current_app
 from flask.typing import ResponseReturnValue
-from marshmallow import Schema
 from werkzeug.routing import IntegerConverter, Rule
 
+from gateway.api.endpoints import Endpoint
 from gateway.api.responses import OPTIONAL, ProblemResponse, ResponseSchema
 from gateway.domain import permissions
 from gateway.domain.permissions import Role, Scope
-
-View = TypeVar("View", bound=Callable[..., ResponseReturnValue])
 
 _MEANINGS = {
     200: "Success",
@@ -44,46 +41,24 @@ _HEADERS = {
     503: ("Retry-After",),
 }
 _PROBLEM = "application/problem+json"
+_NAME = "openapi"  # in `Flask.extensions`
 
 
-@dataclass(frozen=True, slots=True)
-class _Described:
-    responses: Mapping[int, type[ResponseSchema] | None]
-    body: Schema | None
-    body_is_required: bool
-    query: Schema | None
-    problems: tuple[int, ...]
+routes = Blueprint("openapi", __name__)
 
 
-def describes(
-    responses: Mapping[int, type[ResponseSchema] | None],
-    *,
-    body: Schema | None = None,
-    optional_body: Schema | None = None,
-    query: Schema | None = None,
-    problems: tuple[int, ...] = (),
-) -> Callable[[View], View]:
-    """Describe a view: its successful responses, its body and query, and the problems that only it has."""
-    described = _Described(responses, body or optional_body, body is not None, query, problems)
-
-    def mark(view: View) -> View:
-        view.described = described  # type: ignore[attr-defined]
-        return view
-
-    return mark
+@routes.get("/openapi.json")
+def document() -> ResponseReturnValue:
+    """This description."""
+    described: dict[str, Any] = current_app.extensions[_NAME]
+    return described
 
 
-def blueprint(app: Flask) -> Blueprint:
-    """Serve a description of everything that is registered on `app` at this moment, and of this endpoint."""
-    routes = Blueprint("openapi", __name__)
-    described = _document(app)
-
-    @routes.get("/openapi.json")
-    def document() -> ResponseReturnValue:
-        """This description."""
-        return described
-
-    return routes
+def install(app: Flask) -> None:
+    """Describe every endpoint that is registered on `app`, and register this one. Call it last."""
+    with app.app_context():
+        app.extensions[_NAME] = _document(app)
+    app.register_blueprint(routes)
 
 
 def _document(app: Flask) -> dict[str, Any]:
@@ -107,7 +82,7 @@ def _document(app: Flask) -> dict[str, Any]:
 
 
 def _operation(rule: Rule, view: Any) -> dict[str, Any]:
-    described: _Described = view.described
+    described: Endpoint = view.endpoint
     roles = permissions.RULES[rule.endpoint]
     operation: dict[str, Any] = {
         "operationId": rule.endpoint,
@@ -119,11 +94,11 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
         },
     }
     if described.query:
-        operation["parameters"].append({"in": "query", "schema": described.query})
+        operation["parameters"].append({"in": "query", "schema": described.query()})
     if described.body:
         operation["requestBody"] = {
             "required": described.body_is_required,
-            "content": {"application/json": {"schema": described.body}},
+            "content": {"application/json": {"schema": described.body()}},
         }
     for status in sorted({*described.problems, *_common_problems(described, roles, rule)}):
         response = operation["responses"].setdefault(str(status), _response(status, None))
@@ -131,7 +106,7 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
     return operation
 
 
-def _common_problems(described: _Described, roles: Mapping[Role, Scope], rule: Rule) -> set[int]:
+def _common_problems(described: Endpoint, roles: Mapping[Role, Scope], rule: Rule) -> set[int]:
     problems = {400, 421}
     if rule.methods and rule.methods & {"POST", "PUT", "DELETE"}:
         problems |= {403}

@@ -1,40 +1,46 @@
 """/users/{id}/keys: the public keys stored for a user."""
 
-from flask import Blueprint, request
+import functools
+from typing import Any
+
+from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import require_own
-from gateway.api.openapi import describes
+from gateway.api.endpoints import Fields, View, describes
 from gateway.api.requests import KeysRequest
 from gateway.api.responses import KeysResponse
+from gateway.api.services import services
 from gateway.domain import users
 from gateway.errors import InvalidRequest
-from gateway.services.ssh_keys import UserKeys
+
+routes = Blueprint("users", __name__, url_prefix="/users")
 
 
-def blueprint(user_keys: UserKeys) -> Blueprint:
-    routes = Blueprint("users", __name__, url_prefix="/users")
-    keys_request = KeysRequest()
+def _for_own_user(view: View) -> View:
+    """Refuse an invalid user id, and one that the caller may not act for, before the body is read."""
 
-    @routes.get("/<user_id>/keys")
-    @describes({200: KeysResponse}, problems=(422,))
-    def read(user_id: str) -> ResponseReturnValue:
-        """Read the public keys stored for a user."""
-        return {"ssh_public_keys": user_keys.get(_checked(user_id))}
+    @functools.wraps(view)
+    def check_and_call(user_id: str, **others: Any) -> ResponseReturnValue:
+        if problem := users.problem_with(user_id):
+            raise InvalidRequest(problem, {"user_id": [problem]})
+        require_own(user_id)
+        return view(user_id=user_id, **others)
 
-    @routes.put("/<user_id>/keys")
-    @describes({200: KeysResponse}, body=keys_request, problems=(422, 507))
-    def replace(user_id: str) -> ResponseReturnValue:
-        """Replace the public keys stored for a user, and those of a live session that uses them."""
-        user_id = _checked(user_id)
-        given = keys_request.load(request.get_json())
-        return {"ssh_public_keys": user_keys.replace(user_id, given["ssh_public_keys"])}
-
-    return routes
+    return check_and_call
 
 
-def _checked(user_id: str) -> str:
-    if problem := users.problem_with(user_id):
-        raise InvalidRequest(problem, {"user_id": [problem]})
-    require_own(user_id)
-    return user_id
+@routes.get("/<user_id>/keys")
+@_for_own_user
+@describes({200: KeysResponse}, problems=(422,))
+def read(user_id: str) -> ResponseReturnValue:
+    """Read the public keys stored for a user."""
+    return {"ssh_public_keys": services().user_keys.get(user_id)}
+
+
+@routes.put("/<user_id>/keys")
+@_for_own_user
+@describes({200: KeysResponse}, body=KeysRequest, problems=(422, 507))
+def replace(given: Fields, user_id: str) -> ResponseReturnValue:
+    """Replace the public keys stored for a user, and those of a live session that uses them."""
+    return {"ssh_public_keys": services().user_keys.replace(user_id, given["ssh_public_keys"])}

@@ -1,0 +1,62 @@
+"""The decorator of the views: it loads a view's input, and describes the view for /openapi.json."""
+
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from flask import request
+from flask.typing import ResponseReturnValue
+from marshmallow import Schema
+
+from gateway.api.responses import ResponseSchema
+
+Fields = dict[str, Any]
+View = Callable[..., ResponseReturnValue]
+MakeSchema = Callable[[], Schema]  # a schema class, or a function that reads the services
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What a view takes, what it returns on success, and the problems that only this view has."""
+
+    responses: Mapping[int, type[ResponseSchema] | None]
+    body: MakeSchema | None
+    body_is_required: bool
+    query: MakeSchema | None
+    problems: tuple[int, ...]
+
+    def inputs(self) -> Iterator[Fields]:
+        """Load the body, then the query of this request. Raises marshmallow's `ValidationError`."""
+        if self.body:
+            is_absent = not self.body_is_required and not request.get_data()
+            yield _load(self.body, {} if is_absent else request.get_json())
+        if self.query:
+            yield _load(self.query, request.args)
+
+
+def describes(
+    responses: Mapping[int, type[ResponseSchema] | None],
+    *,
+    body: MakeSchema | None = None,
+    optional_body: MakeSchema | None = None,
+    query: MakeSchema | None = None,
+    problems: tuple[int, ...] = (),
+) -> Callable[[View], View]:
+    """Pass the loaded body and query to the view, before the arguments from its path."""
+    endpoint = Endpoint(responses, body or optional_body, body is not None, query, problems)
+
+    def decorate(view: View) -> View:
+        @functools.wraps(view)
+        def load_and_call(**path: Any) -> ResponseReturnValue:
+            return view(*endpoint.inputs(), **path)
+
+        load_and_call.endpoint = endpoint  # type: ignore[attr-defined]
+        return load_and_call
+
+    return decorate
+
+
+def _load(make_schema: MakeSchema, data: Any) -> Fields:
+    fields: Fields = make_schema().load(data)
+    return fields

@@ -1,0 +1,41 @@
+"""The services that the views of one application use."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from flask import Flask, current_app
+
+from gateway.api.entry_point import EntryPoint
+from gateway.services.events import AuditLog
+from gateway.services.gpus import GpuInventory
+from gateway.services.leases import Leases
+from gateway.services.ports import Check
+from gateway.services.sessions import Sessions
+from gateway.services.ssh_keys import UserKeys
+
+_NAME = "gateway.api"  # in `Flask.extensions`
+
+
+@dataclass(frozen=True)
+class ApiServices:
+    """`checks` are the parts of /readyz. `public_url` is the address at which clients find the API."""
+
+    sessions: Sessions
+    leases: Leases
+    user_keys: UserKeys
+    gpus: GpuInventory
+    audit_log: AuditLog
+    checks: Mapping[str, Check]
+    entry_point: EntryPoint
+    max_ttl_minutes: int
+    public_url: str
+
+    def install(self, app: Flask) -> None:
+        """Make these the services of the views of `app`."""
+        app.extensions[_NAME] = self
+
+
+def services() -> ApiServices:
+    """Return the services of the application that handles this request."""
+    installed: ApiServices = current_app.extensions[_NAME]
+    return installed
