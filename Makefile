@@ -18,21 +18,22 @@ down:  ## Take all of it away but workspaces and database
 check: lint types  ## Linters, types, unit and API tests; needs neither root nor Docker
 	$(BIN)/pytest $(IN_PARALLEL) tests/unit tests/api $(PYTEST)
 
-test: tools venv images lint types  ## Everything: linters, types, imports, unit to end-to-end tests
+test: tools images lint types  ## Everything: linters, types, imports, unit to end-to-end tests
 	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) $(PYTEST)
 
-bench: host venv images  ## Ratios to Docker, OpenSSH, Flask and ruamel alone, within one run
+bench: host .venv/stamp-tests images  ## Ratios to Docker, OpenSSH, Flask and ruamel alone, within one run
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
-soak: host venv images  ## A storm of kills and faults over a gateway; MINUTES=20 SEED=7
+soak: host .venv/stamp-tests images  ## A storm of kills and faults over a gateway; MINUTES=20 SEED=7
 	$(AS_ROOT) $(BIN)/python -m tests.soak.storm --minutes $(or $(MINUTES),20) --seed $(or $(SEED),0)
 
-lint: venv  ## ruff, and which package may import which
+lint: .venv/stamp-tests  ## ruff, which package may import which, and known vulnerabilities of dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports
+	@$(BIN)/python -m tests.audit
 
-types: venv  ## mypy, strict
+types: .venv/stamp-tests  ## mypy, strict
 	@$(BIN)/mypy
 
 host:
@@ -44,9 +45,15 @@ tools:
 images:
 	@docker/build-images gpu-workspace egress-proxy
 
-venv: .venv/stamp  ## The virtual environment
+venv: .venv/stamp  ## The virtual environment, without the test tools
 
-.venv/stamp: setup.cfg pyproject.toml
+.venv/stamp: setup.cfg pyproject.toml requirements.txt
 	@docker/make-venv
 
-.PHONY: help up down check test bench soak lint types host tools images venv
+.venv/stamp-tests: setup.cfg pyproject.toml requirements-test.txt
+	@docker/make-venv tests
+
+lock: .venv/stamp-tests  ## The lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
+	@docker/lock $(UPGRADE)
+
+.PHONY: help up down check test bench soak lint types host tools images venv lock

@@ -21,7 +21,7 @@ from gateway.repositories.sql import sqlite
 from gateway.repositories.sql.database import cause, make_engine, make_read_only_engine
 
 _MIGRATION_SECONDS = 300.0  # that another process may take for it
-_MIGRATIONS = Path(__file__).parents[3] / "migrations"
+_MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 
 def require_current(db: DatabaseUrl) -> None:
