@@ -22,7 +22,7 @@ from gateway.domain.clock import Clock
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.mig import MigPolicy
 from gateway.domain.words import Words
-from gateway.errors import StartRefused
+from gateway.errors import DockerUnavailable, NetworkUnavailable, StartRefused
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.egress import Egress
@@ -86,13 +86,14 @@ def create_app(settings: Settings) -> Flask:
     """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
 
     Raises `StartRefused` when other hosts could call an API that has no token yet, when the GPUs cannot be
-    simulated as asked, when the host runs sessions of another database, and for an unknown failpoint. The
-    caller checks the schema before: `schema.require_current`.
+    simulated as asked, when the subnet is in use, when the host runs sessions of another database, and for an
+    unknown failpoint. The caller checks the schema before: `schema.require_current`.
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
     parts = parts_of_this_machine(settings)
+    _require_free_subnet(settings)
     if not settings.listens_locally and not Tokens(parts.database, parts.clock).any():
         raise StartRefused(
             f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback and no token exists yet: make one "
@@ -186,6 +187,15 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         mig_policy=MigPolicy(settings.mig_policy),
     )
     return Parts(database, host, PipesOnDisk(settings.piper_config))
+
+
+def _require_free_subnet(settings: Settings) -> None:
+    try:
+        Worknet(Docker(), settings.network, settings.subnet).require_free_subnet()
+    except DockerUnavailable:
+        pass  # the gateway starts without Docker; the subnet is checked again when the network is created
+    except NetworkUnavailable as error:
+        raise StartRefused(str(error)) from error
 
 
 def limits_of(settings: Settings) -> Limits:

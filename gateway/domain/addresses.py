@@ -1,6 +1,7 @@
 """The addresses in the sessions' network: one for each session, and one for the egress proxy."""
 
 import ipaddress
+from collections.abc import Mapping
 
 from gateway.errors import NoCapacity
 
@@ -16,6 +17,11 @@ def free_address(subnet: ipaddress.IPv4Network, used: set[str]) -> str:
         if str(address) not in unavailable:
             return str(address)
     raise NoCapacity(f"All addresses of the sessions' network {subnet} are in use: set a larger --subnet.")
+
+
+def overlap(subnet: ipaddress.IPv4Network, others: Mapping[str, ipaddress.IPv4Network]) -> str | None:
+    """Return the description of the first of `others` that has addresses of `subnet`; None if none has."""
+    return next((text for text, other in others.items() if other.overlaps(subnet)), None)
 
 
 def proxy_address(subnet: ipaddress.IPv4Network) -> str:

@@ -38,6 +38,13 @@ def test_an_address_beyond_loopback_needs_a_token(stopped: Gateway) -> None:
     assert "gateway token create" in one_line(stopped.run("serve", "--listen", "0.0.0.0"))
 
 
+def test_a_subnet_that_is_in_use_is_refused_and_named(stopped: Gateway) -> None:
+    stopped.run("migrate")
+    refused = one_line(stopped.run("serve", "--network", "gwunused", "--subnet", "172.29.0.0/24"))
+    assert "172.29.0.0/16, from which Docker takes subnets" in refused
+    assert "--subnet (GATEWAY_SUBNET)" in refused
+
+
 def test_tokens_are_made_listed_and_revoked_on_the_command_line(stopped: Gateway) -> None:
     stopped.run("migrate")
     made = stopped.run("token", "create", "ci", "--role", "user", "--user", "user123", "--expires", "30d")

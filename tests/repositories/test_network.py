@@ -1,9 +1,10 @@
 """The sessions' network on real Docker and a real firewall: what is closed, and to whom it is open."""
 
+import json
 import socket
 import subprocess
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 
 from gateway.errors import NetworkUnavailable
 from gateway.repositories.docker import network as network_module
+from gateway.repositories.docker import subnets
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.docker.packets import open_paths
@@ -235,26 +237,66 @@ def test_without_bridge_filtering_it_is_refused(
         worknet.ensure()
 
 
-def test_a_subnet_that_is_in_use_is_named(docker: Docker, worknet: Worknet) -> None:
-    with pytest.raises(NetworkUnavailable, match="--subnet"):
-        Worknet(docker, f"{NETWORK}-twin", SUBNET).ensure()
+def lan() -> str:
+    """A network that this host is connected to."""
+    routes = json.loads(command("ip", "-json", "-4", "route", "show", "scope", "link", "table", "main"))
+    return str(next(route["dst"] for route in routes if not route["dev"].startswith(("gw", "br-", "docker"))))
+
+
+@pytest.mark.parametrize(
+    ("subnet", "clash"),
+    [
+        (SUBNET, f"{SUBNET}, Docker's network {NETWORK}"),
+        ("10.212.0.0/16", "Docker's network"),
+        ("172.29.0.0/24", "172.29.0.0/16, from which Docker takes subnets"),
+        ("192.168.250.0/24", "192.168.0.0/16, "),
+        (lan(), f"{lan()}, the network of"),
+        (str(ip_network(lan()).supernet()), f"{lan()}, the network of"),
+    ],
+)
+def test_a_subnet_that_is_in_use_is_refused_and_the_clash_is_named(
+    docker: Docker, worknet: Worknet, subnet: str, clash: str
+) -> None:
+    twin = Worknet(docker, f"{NETWORK}-twin", subnet)
+    for act in (twin.require_free_subnet, twin.ensure):
+        with pytest.raises(NetworkUnavailable, match=f"overlaps .*{clash}.*--subnet"):
+            act()
+    assert not docker.client.networks.list(names=[f"^{NETWORK}-twin$"])
+
+
+def test_the_subnet_of_a_network_that_exists_is_its_own(worknet: Worknet) -> None:
+    worknet.require_free_subnet()
+
+
+def test_a_host_that_joins_a_network_with_the_sessions_addresses_is_noticed(
+    docker: Docker, worknet: Worknet, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As a laptop does that finds such a network by DHCP."""
+    numbers = [f"{int.from_bytes(ip_network(SUBNET)[0].packed, 'little'):08X}", "00FFFFFF"]
+    route = ["wlan0", numbers[0], "00000000", "0001", "0", "0", "0", numbers[1], "0", "0", "0"]
+    (tmp_path / "route").write_text("Iface\tDestination\n" + "\t".join(route) + "\n")
+    monkeypatch.setattr(subnets, "_ROUTES", tmp_path / "route")
+    with pytest.raises(NetworkUnavailable, match=f"overlaps {SUBNET}, the network of wlan0"):
+        worknet.check()
 
 
 def test_rules_that_cannot_be_listed_are_not_taken_for_missing(
-    worknet: Worknet, monkeypatch: pytest.MonkeyPatch
+    docker: Docker, worknet: Worknet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(*_: Any, **__: Any) -> subprocess.CompletedProcess[str]:
         return subprocess.CompletedProcess([], 1, stdout="", stderr="Operation not permitted (be root)\n")
 
     monkeypatch.setattr(subprocess, "run", refused)
     with pytest.raises(NetworkUnavailable, match="cannot list.*be root"):
-        worknet.check()
+        Worknet(docker, NETWORK, SUBNET).check()
 
 
-def test_a_missing_program_is_named(worknet: Worknet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_program_is_named(
+    docker: Docker, worknet: Worknet, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(NetworkUnavailable, match="nft is missing: install the packages nftables"):
-        worknet.check()
+        Worknet(docker, NETWORK, SUBNET).check()
 
 
 def test_addresses_that_containers_hold_and_docker_refused_are_not_offered(

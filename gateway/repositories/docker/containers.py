@@ -205,7 +205,7 @@ class DockerContainers:
     def _close_namespace(self, container_id: str) -> None:
         """Before anybody logs in. A container that has ended already is refused with its last words."""
         try:
-            self._inspection.close_namespace(container_id)
+            self._inspection.close_namespace(container_id, is_new=True)
         except NetworkUnavailable:
             self._refuse_dead(container_id)
             raise

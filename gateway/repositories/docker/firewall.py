@@ -7,12 +7,17 @@ administrator cannot open what these rules close, and the order of the tables do
 import hashlib
 import os
 import re
+import socket
+import struct
 import subprocess
 from collections.abc import Sequence
 
 from gateway.errors import NetworkUnavailable
 
 _TIMEOUT_SECONDS = 10.0
+# linux/netfilter/nfnetlink.h, nf_tables.h. The number is the first attribute of the answer.
+_NETLINK_NETFILTER, _NLM_F_REQUEST = 12, 1
+_NEW_GENERATION, _GET_GENERATION = 10 << 8 | 15, 10 << 8 | 16
 _MISSING = "No such file or directory"  # nft's words for a table that does not exist
 _RULE = re.compile(r"^( {8}(?!type )\S.*)$", re.MULTILINE)  # in a chain, in a table
 
@@ -26,10 +31,10 @@ class Ruleset:
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
+        self.version = hashlib.sha256(text.encode()).hexdigest()[:8]
         self._families = re.findall(r"^table (\S+)", text, re.MULTILINE)
-        digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         count = len(_RULE.findall(text))
-        self._comments = [f'comment "{digest} {number}/{count}"' for number in range(1, count + 1)]
+        self._comments = [f'comment "{self.version} {number}/{count}"' for number in range(1, count + 1)]
         comments = iter(self._comments)
         self._text = _RULE.sub(lambda rule: f"{rule[1]} {next(comments)}", text)
 
@@ -41,9 +46,12 @@ class Ruleset:
         listed = "".join(_list(family, self.name, namespace) for family in self._families)
         return all(comment in listed for comment in self._comments)
 
-    def load(self, namespace: str | None = None) -> None:
-        """Replace all tables of this name. Raises `NetworkUnavailable`."""
-        _load(self._removal() + self._text, namespace)
+    def load(self, namespace: str | None = None, *, is_new: bool = False) -> None:
+        """Replace all tables of this name. Raises `NetworkUnavailable`.
+
+        `is_new`: the namespace certainly has no such tables. That saves 9 ms.
+        """
+        _load(self._text if is_new else self._removal() + self._text, namespace)
 
     def remove(self) -> None:
         """Raises `NetworkUnavailable`."""
@@ -53,6 +61,21 @@ class Ruleset:
         """nft fails to delete a table that does not exist: the first line of each pair makes it."""
         tables = [f"table {family} {self.name}" for family in self._families]
         return "".join(f"{table} {{ }}\ndelete {table}\n" for table in tables)
+
+
+def generation() -> int | None:
+    """A number that the kernel changes with every change of a table, in the gateway's own namespace. None if
+    the kernel does not give it. Reading it takes 35 µs; listing a table takes a process."""
+    request = struct.pack("=IHHII BBH", 20, _GET_GENERATION, _NLM_F_REQUEST, 1, 0, 0, 0, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as kernel:
+            kernel.settimeout(1)
+            kernel.send(request)
+            answer = kernel.recv(4096)
+    except OSError:
+        return None
+    kind, attribute = struct.unpack_from("=H", answer, 4)[0], answer[20:28]
+    return int.from_bytes(attribute[4:]) if kind == _NEW_GENERATION else None
 
 
 def run(

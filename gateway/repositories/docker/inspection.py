@@ -58,9 +58,9 @@ class Inspection:
             for one in found
         ]
 
-    def close_namespace(self, container_id: str) -> None:
+    def close_namespace(self, container_id: str, *, is_new: bool = False) -> None:
         """Load the gateway's rules into its network namespace. Raises `NetworkUnavailable`."""
-        self.namespace(container_id).close()
+        self.namespace(container_id).close(is_new=is_new)
         self._closed.add(container_id)
 
     def namespace(self, container_id: str) -> Namespace:

@@ -63,9 +63,9 @@ class Namespace:
         """Whether all of the gateway's rules are in it."""
         return self._rules().is_loaded(self._path)
 
-    def close(self) -> None:
-        """Load the gateway's rules."""
-        self._rules().load(self._path)
+    def close(self, *, is_new: bool = False) -> None:
+        """Load the gateway's rules; `is_new` as in `Ruleset.load`."""
+        self._rules().load(self._path, is_new=is_new)
 
     def disconnect(self) -> None:
         """Close the connections to its sshd. The kernel does it, also where all processes are stopped.

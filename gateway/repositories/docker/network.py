@@ -5,27 +5,29 @@ The gateway's tables of nftables close all of it, and packets that are really se
 """
 
 import ipaddress
+import math
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool
 
-from gateway.domain.addresses import PROXY_PORT, proxy_address
+from gateway.domain.addresses import PROXY_PORT, overlap, proxy_address
 from gateway.errors import NetworkOpen, NetworkUnavailable
-from gateway.repositories.docker import labels
+from gateway.repositories.docker import labels, subnets
 from gateway.repositories.docker.client import Docker, translated_errors
-from gateway.repositories.docker.firewall import Ruleset
+from gateway.repositories.docker.firewall import Ruleset, generation
 from gateway.repositories.docker.packets import open_paths
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LONGEST_INTERFACE_NAME = 15
 _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
-_PROOF_SECONDS = 10.0
+# How long a proof is used: while no table changes, if one has changed, and if the network was open.
+_PROOF_SECONDS, _SHORTEST_SECONDS, _OPEN_SECONDS = 60.0, 10.0, 1.0
 _AVOID_SECONDS = 600.0
 
 # The bridge family sees what passes between two sessions, ARP included, also without br_netfilter. Only the
@@ -86,6 +88,7 @@ class Worknet:
         self._bridge = bridge_name(name)
         self._router_uids = router_uids
         self._refused: dict[str, float] = {}
+        self._complete: tuple[str, int | None] = "", None
         self._proof = _Proof(self._bridge, self._subnet)
 
     def ensure(self) -> Collection[str]:
@@ -95,18 +98,28 @@ class Worknet:
         them not long ago.
         """
         with translated_errors():
-            if self._inspect() is None:
-                self._create()
+            found = self._inspect() or self._create()
         rules = self._rules()
-        if not rules.is_loaded():
+        if not self._is_loaded(rules):
             rules.load()
-            self._proof.forget()
-        return {*self._check(), *self._avoided()}
+        return {*self._examine(found), *self._avoided()}
 
     def check(self) -> None:
         """Raises `NetworkUnavailable` with the first promise that does not hold, and `NetworkOpen` when
         sessions may reach what they must not reach."""
-        self._check()
+        with translated_errors():
+            found = self._inspect()
+        if found is None:
+            raise NetworkUnavailable(
+                f"The Docker network {self._name!r} is missing: the gateway creates it within a minute."
+            )
+        self._examine(found)
+
+    def require_free_subnet(self) -> None:
+        """Raises `NetworkUnavailable` when the network does not exist yet and its subnet is in use."""
+        with translated_errors():
+            if self._inspect() is None:
+                self._refuse_overlap(self._others())
 
     def avoid(self, address: str) -> None:
         """Docker can hold an address that it lists for no container."""
@@ -116,21 +129,15 @@ class Worknet:
         now = time.monotonic()
         return (address for address, until in list(self._refused.items()) if until > now)
 
-    def _check(self) -> Sequence[str]:
+    def _examine(self, found: dict[str, Any]) -> Sequence[str]:
         """The addresses that containers hold."""
-        with translated_errors():
-            found = self._inspect()
-        if found is None:
-            raise NetworkUnavailable(
-                f"The Docker network {self._name!r} is missing: the gateway creates it within a minute."
-            )
         if problem := self._problem(found):
             raise NetworkOpen(
                 f"The Docker network {self._name!r} is not as it must be ({problem}): remove it with "
                 f"`docker network rm {self._name}` and the gateway creates it again."
             )
         rules = self._rules()
-        if not rules.is_loaded():
+        if not self._is_loaded(rules):
             raise NetworkUnavailable(
                 f"The nftables table {rules.name} is incomplete: the gateway loads it again within a minute."
             )
@@ -139,6 +146,7 @@ class Worknet:
                 "Docker's rules between containers have no effect: run "
                 "`sysctl -w net.bridge.bridge-nf-call-iptables=1`."
             )
+        self._refuse_overlap(subnets.of_the_host(self._bridge))
         held = _addresses(found)
         self._proof.require(held)
         return held
@@ -149,6 +157,16 @@ class Worknet:
             if self._inspect() is not None:
                 self._docker.client.networks.get(self._name).remove()
         self._rules().remove()
+
+    def _is_loaded(self, rules: Ruleset) -> bool:
+        """The tables are listed only if any table has changed since they were last found complete."""
+        now = generation()
+        if now is not None and self._complete == (rules.version, now):
+            return True
+        if not rules.is_loaded():
+            return False
+        self._complete = rules.version, now
+        return True
 
     def _rules(self) -> Ruleset:
         names = {
@@ -168,7 +186,19 @@ class Worknet:
             return None
         return found
 
-    def _create(self) -> None:
+    def _others(self) -> Mapping[str, ipaddress.IPv4Network]:
+        dockers = subnets.of_docker(self._docker, self._name)
+        return {**dockers, **subnets.of_the_host(self._bridge)}
+
+    def _refuse_overlap(self, others: Mapping[str, ipaddress.IPv4Network]) -> None:
+        if other := overlap(self._subnet, others):
+            raise NetworkUnavailable(
+                f"The sessions' subnet {self._subnet} overlaps {other}: choose another with --subnet "
+                "(GATEWAY_SUBNET)."
+            )
+
+    def _create(self) -> dict[str, Any]:
+        self._refuse_overlap(self._others())
         gateway = str(self._subnet.network_address + 1)
         try:
             self._docker.client.networks.create(
@@ -181,13 +211,12 @@ class Worknet:
                 labels={labels.NETWORK: self._name},
             )
         except APIError as error:
-            if error.status_code == 409:  # another worker created it in between
-                return
-            if "overlaps" in str(error.explanation):
-                raise NetworkUnavailable(
-                    f"The subnet {self._subnet} is in use by another network: choose one with --subnet."
-                ) from error
-            raise
+            if error.status_code != 409:  # another worker created it in between
+                raise
+        found = self._inspect()
+        if found is None:
+            raise NetworkUnavailable(f"The Docker network {self._name!r} was removed while it was created.")
+        return found
 
     def _problem(self, found: dict[str, Any]) -> str | None:
         options = found.get("Options") or {}
@@ -206,28 +235,34 @@ class Worknet:
 
 
 class _Proof:
-    """What packets that were really sent have shown. A result is used for `_PROOF_SECONDS`."""
+    """What packets that were really sent have shown."""
 
     def __init__(self, bridge: str, subnet: ipaddress.IPv4Network) -> None:
         self._bridge = bridge
         self._subnet = subnet
         self._lock = threading.Lock()
-        self._until = 0.0
+        self._sent_at = -math.inf
+        self._generation: int | None = None
         self._open: Sequence[str] = ()
 
     def require(self, held: Sequence[str]) -> None:
         """Raises `NetworkUnavailable` when a path is open. `held` are the addresses that containers hold."""
         with self._lock:
-            if time.monotonic() > self._until:
+            if self._is_outdated():
+                self._generation = generation()
                 self._open = self._send(held)
-                self._until = time.monotonic() + _PROOF_SECONDS
+                self._sent_at = time.monotonic()
         if self._open:
             raise NetworkOpen(
                 f"The sessions' network is open, as test packets show: {'; '.join(self._open)}."
             )
 
-    def forget(self) -> None:
-        self._until = 0.0
+    def _is_outdated(self) -> bool:
+        age = time.monotonic() - self._sent_at
+        if self._open:
+            return age > _OPEN_SECONDS
+        is_unchanged = self._generation is not None and self._generation == generation()
+        return age > (_PROOF_SECONDS if is_unchanged else _SHORTEST_SECONDS)
 
     def _send(self, held: Sequence[str]) -> Sequence[str]:
         """Sessions get the lowest free addresses, so the highest are used here."""
