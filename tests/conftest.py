@@ -36,6 +36,15 @@ from tests.fakes.gpus import FakeGpus
 from tests.fakes.pipes import FakePipes
 from tests.postgresql import PostgresServer
 
+_MEMORY = Path("/dev/shm")
+_ROOM = 4 * 2**30  # bytes: workspaces, files that are copied, small disks
+
+
+def pytest_configure() -> None:
+    """Puts the tests' directories into memory where there is room, so that no commit waits for a disk."""
+    if _MEMORY.is_dir() and shutil.disk_usage(_MEMORY).free > _ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(_MEMORY))
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:

@@ -18,6 +18,11 @@ import pytest
 
 from tests import own
 
+_SHELL_ALONE = r"""
+printf '#!/bin/sh\n[ "$1" != -D ] || exec sleep 600\n' > /usr/sbin/sshd && chmod 755 /usr/sbin/sshd
+programs="/bin/sh /usr/bin/sleep /usr/sbin/sshd"
+tar --create --dereference $programs $(ldd $programs | grep -o '/lib[^ ]*' | sort -u)
+"""
 _CLONE_NEWNET = 0x40000000  # linux/sched.h; Python's own os.unshare is of 3.12
 
 
@@ -87,11 +92,10 @@ class OwnDocker:
         self._pipe(["docker", "save", image], "load", "--quiet")
 
     def load_shell(self, image: str, source: str) -> None:
-        """As `image`, the shell of the machine's image `source` and no more: a hundredth of its size."""
-        programs = "/bin/sh /usr/bin/sleep"
-        script = f"tar --create --dereference {programs} $(ldd {programs} | grep -o '/lib[^ ]*' | sort -u)"
-        command = ["docker", "run", "--rm", "--network=none", source, "sh", "-c", script]
-        self._pipe(command, "import", "--change", 'CMD ["sleep", "600"]', "-", image)
+        """As `image`, the shell of the machine's image `source` and an sshd that only stays: a hundredth of
+        the size."""
+        command = ["docker", "run", "--rm", "--network=none", source, "sh", "-c", _SHELL_ALONE]
+        self._pipe(command, "import", "-", image)
 
     def _pipe(self, command: list[str], *into: str) -> None:
         """The output of `command` into this daemon."""

@@ -1,6 +1,7 @@
 """Locks that another account cannot hold, and waits that end."""
 
 import fcntl
+import inspect
 import os
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def held(path: Path) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for function in (lock.locked, lock.wait):
+    for function in (inspect.unwrap(lock.locked), lock.wait):
         defaults = [0.2 if value == lock.WAIT_SECONDS else value for value in function.__defaults__ or ()]
         monkeypatch.setattr(function, "__defaults__", tuple(defaults))
 
