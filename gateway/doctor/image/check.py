@@ -58,8 +58,8 @@ def configuration_findings(config: Mapping[str, Any], scratch_size: str) -> Iter
     replaced = [name for name in ("Entrypoint", "Cmd", "User", "WorkingDir") if config.get(name)]
     replaced += ["Healthcheck"] if (config.get("Healthcheck") or {}).get("Test", ["NONE"]) != ["NONE"] else []
     names = ", ".join(name.upper() for name in replaced)
-    told = f"{names}: a session replaces them by its own" if names else "nothing that a session replaces"
-    yield Finding("configuration", Verdict.OK, told)
+    detail = f"{names}: a session replaces them by its own" if names else "nothing that a session replaces"
+    yield Finding("configuration", Verdict.OK, detail)
     if volumes := sorted(config.get("Volumes") or ()):
         detail = f"VOLUME {' '.join(volumes)}: an empty temporary directory of {scratch_size} in each session"
         yield Finding("volumes", Verdict.NOTE, detail)
