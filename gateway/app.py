@@ -16,11 +16,13 @@ from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
 from gateway.api.services import ApiServices
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
+from gateway.background.warner import Warner
 from gateway.background.watch import Watch
 from gateway.domain import addresses, clock
 from gateway.domain.clock import Clock
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.mig import MigPolicy
+from gateway.domain.warnings import WarningPlan
 from gateway.domain.words import Words
 from gateway.errors import DockerUnavailable, NetworkUnavailable, StartRefused
 from gateway.repositories.docker.client import Docker
@@ -43,6 +45,7 @@ from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
 from gateway.services.leases import Leases
+from gateway.services.messages import Messages
 from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Leadership, Pipes
 from gateway.services.quota import WorkspaceQuota
@@ -51,6 +54,7 @@ from gateway.services.routing import Routing
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
 from gateway.services.tokens import Tokens
+from gateway.services.warnings import Warnings
 from gateway.settings import Settings
 
 
@@ -71,6 +75,7 @@ class Gateway:
     flask: Flask
     sessions: Sessions
     leases: Leases
+    warnings: Warnings
     reconciler: Reconciler
     disk_use: DiskUse
     reaper: Reaper
@@ -117,12 +122,14 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     history = timedelta(days=settings.history_days)
     reconciler = Reconciler(database, host, closing, routing, notices, history, clock)
     watch = Watch(database, host)
-    reaper = Reaper(reconciler, watch, disk_use, leadership_of(settings))
+    plan = WarningPlan(settings.warn_minutes, timedelta(seconds=settings.end_signal_seconds))
+    warnings = Warnings(database, host, notices, plan, clock)
+    reaper = Reaper(reconciler, watch, Warner(warnings), disk_use, leadership_of(settings))
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
-    gateway = Gateway(flask, sessions, leases, reconciler, disk_use, reaper)
+    gateway = Gateway(flask, sessions, leases, warnings, reconciler, disk_use, reaper)
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
     return gateway
@@ -136,6 +143,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     ApiServices(
         gateway.sessions,
         gateway.leases,
+        messages=Messages(database, parts.host, gateway.disk_use.notices, clock),
         user_keys=UserKeys(database, routing, clock),
         gpus=GpuInventory(database, parts.host, MigPolicy(settings.mig_policy), clock),
         audit_log=audit_log,

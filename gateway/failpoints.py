@@ -34,7 +34,8 @@ DELETE = (
     "after-session-files-remove",
 )
 EXTEND = ("after-extend-commit", "after-lease-files-write")
-PLACES = CREATE + DELETE + EXTEND
+WARN = ("after-warning-told", "after-warning-commit")
+PLACES = CREATE + DELETE + EXTEND + WARN
 ACTIONS = ("kill", "error")
 
 _armed: dict[str, str] = {}

@@ -29,6 +29,7 @@ from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.disk_use import DiskUse
 from gateway.services.leases import Leases
 from gateway.services.sessions import Sessions
+from gateway.services.warnings import Warnings
 from gateway.settings import Settings
 from tests.client import ApiClient
 from tests.fakes.containers import FakeContainers, FakeEgress, FakeNetwork
@@ -101,6 +102,15 @@ class Bench:
     @property
     def sessions(self) -> Sessions:
         return self.gateway.sessions
+
+    @property
+    def warnings(self) -> Warnings:
+        return self.gateway.warnings
+
+    def warn(self) -> None:
+        """One round of what is due before leases end; failures are raised."""
+        for session, due in self.warnings.due():
+            self.warnings.do(session, due)
 
     @property
     def leases(self) -> Leases:

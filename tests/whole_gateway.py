@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -175,12 +175,13 @@ class Gateway:
         done = subprocess.run(self.ssh(user_id, "true"), capture_output=True, timeout=30)
         return done.returncode == 255
 
-    def expire(self, session_id: str) -> None:
-        """The lease ends now, so that no test waits a minute for it."""
+    def expire(self, session_id: str, seconds: float = 0) -> None:
+        """The lease ends in so many seconds, so that no test waits a minute for it."""
         with sqlite3.connect(self.directory / "state/sessions.db") as database:
-            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S.000000")
+            end = datetime.now(UTC) + timedelta(seconds=seconds)
             database.execute(
-                "UPDATE sessions SET boot = NULL, expires_at = ? WHERE id = ?", (now, session_id)
+                "UPDATE sessions SET boot = NULL, expires_at = ? WHERE id = ?",
+                (f"{end:%Y-%m-%d %H:%M:%S}.000000", session_id),
             )
 
     def leftovers(self, session_id: str) -> list[str]:

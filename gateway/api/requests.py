@@ -157,6 +157,12 @@ def _text(value: str) -> None:
         raise ValidationError("Must not contain the character NUL.")
 
 
+class MessageRequest(Schema):
+    """Body of `POST /sessions/{id}/message`. An empty text takes the last message away."""
+
+    text = fields.String(required=True, validate=[validate.Length(max=500), _text])
+
+
 class CordonRequest(Schema):
     """Optional body of `PUT /gpus/{index}/cordon`."""
 

@@ -53,6 +53,10 @@ class SessionsResponse(ResponseSchema):
     sessions = fields.List(fields.Nested(SessionResponse))
 
 
+class MessageResponse(ResponseSchema):
+    terminals = fields.Integer()  # that the message was written to
+
+
 class KeysResponse(ResponseSchema):
     ssh_public_keys = fields.List(fields.String())
 

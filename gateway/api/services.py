@@ -9,6 +9,7 @@ from gateway.api.entry_point import EntryPoint
 from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
 from gateway.services.leases import Leases
+from gateway.services.messages import Messages
 from gateway.services.ports import Check
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
@@ -22,6 +23,7 @@ class ApiServices:
 
     sessions: Sessions
     leases: Leases
+    messages: Messages
     user_keys: UserKeys
     gpus: GpuInventory
     audit_log: AuditLog

@@ -7,8 +7,15 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user, require_operator, require_own
 from gateway.api.endpoints import Fields, describes
-from gateway.api.requests import ExtensionRequest, KeysRequest, SessionRequest
-from gateway.api.responses import KeysResponse, OpenedResponse, SessionResponse, SessionsResponse, utc
+from gateway.api.requests import ExtensionRequest, KeysRequest, MessageRequest, SessionRequest
+from gateway.api.responses import (
+    KeysResponse,
+    MessageResponse,
+    OpenedResponse,
+    SessionResponse,
+    SessionsResponse,
+    utc,
+)
 from gateway.api.services import services
 from gateway.domain.lease import Extension
 from gateway.domain.models import Session
@@ -59,6 +66,13 @@ def extend(given: Fields, session_id: str) -> ResponseReturnValue:
     by = None if given["minutes"] is None else timedelta(minutes=given["minutes"])
     extension = Extension(by, given["ends"], given["override"])
     return _shown(services().leases.extend(session_id, extension, own_user()))
+
+
+@routes.post("/<session_id>/message")
+@describes({200: MessageResponse}, body=MessageRequest, problems=(404, 410, 422, 507))
+def send_message(given: Fields, session_id: str) -> ResponseReturnValue:
+    """Show the user a message: on every terminal of the session, and at each login."""
+    return {"terminals": services().messages.send(session_id, given["text"])}
 
 
 @routes.put("/<session_id>/keys")

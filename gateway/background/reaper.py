@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from gateway.background.reconciler import Reconciler
+from gateway.background.warner import Warner
 from gateway.background.watch import Watch
 from gateway.domain.audit import REAPER, acting, actor
 from gateway.domain.models import Session
@@ -34,10 +35,16 @@ T = TypeVar("T")
 
 class Reaper:
     def __init__(
-        self, reconciler: Reconciler, watch: Watch, disk_use: DiskUse, leadership: Leadership
+        self,
+        reconciler: Reconciler,
+        watch: Watch,
+        warner: Warner,
+        disk_use: DiskUse,
+        leadership: Leadership,
     ) -> None:
         self._reconciler = reconciler
         self._watch = watch
+        self._warner = warner
         self._disk_use = disk_use
         self._leadership = leadership
         self._stop = threading.Event()
@@ -80,7 +87,7 @@ class Reaper:
         while not self._stop.is_set():
             if self._guarded(self._leadership.acquire):
                 log.info("reaper leads")
-                with self._watch.following(self._look.set), self._surveying():
+                with self._watch.following(self._look.set), self._warner.working(), self._surveying():
                     self._work()
             self._stop.wait(_TRY_SECONDS)
         self._guarded(self._leadership.release)

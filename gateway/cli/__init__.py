@@ -16,6 +16,7 @@ from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.gpus import gpus
 from gateway.cli.keys import keys
+from gateway.cli.message import message
 from gateway.cli.serving import router, serve
 from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
@@ -33,7 +34,7 @@ def gateway() -> None:
 
 _COMMANDS = (
     *(serve, router, migrate, backup, restore, take_over, token),
-    *(create, sessions, show, extend, end),
+    *(create, sessions, show, extend, end, message),
     *(keys, gpus, events, doctor, completion),
 )
 for command in _COMMANDS:

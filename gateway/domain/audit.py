@@ -19,6 +19,10 @@ class Action(StrEnum):
     CREATED = "created"  # the session's row is committed; nothing else exists yet
     OPENED = "opened"
     EXTENDED = "extended"
+    WARNED = "warned"  # of the end of the lease; the detail says how many terminals got it
+    BEFORE_END = "before-end"  # the user's own program was started
+    SIGNALLED = "signalled"  # the user's programs got SIGTERM
+    MESSAGE = "message"
     FAILED = "failed"
     CLOSING = "closing"
     RETRY = "retry"  # a step of closing failed; recorded again only if the error changes

@@ -113,6 +113,9 @@ class Session(Base):
     when the server has been up for `expires_uptime` seconds; `boot` is the kernel's id of the boot that this
     counts from, and after another boot `expires_at` decides. `lease_seconds` is the length of the whole
     lease, of which extensions added `extended_minutes`. `opened_at` is None until the session is active.
+    The last warning was given at `warned_level` minutes before the end. `warned_for`, `hook_for` and
+    `signalled_for` are the `lease_seconds` for which each step before the end was done: an extension makes
+    it due again, and setting the wall clock does not. `message` is an administrator's, None for none.
     """
 
     __tablename__ = "sessions"
@@ -147,6 +150,11 @@ class Session(Base):
     lease_seconds: Mapped[int] = mapped_column(default=0, server_default="0")
     extended_minutes: Mapped[int] = mapped_column(default=0, server_default="0")
     opened_at: Mapped[datetime | None]
+    warned_for: Mapped[int | None]
+    warned_level: Mapped[int | None]
+    hook_for: Mapped[int | None]
+    signalled_for: Mapped[int | None]
+    message: Mapped[str | None] = mapped_column(Text)
 
     @classmethod
     def planned(
@@ -228,6 +236,11 @@ class Session(Base):
     def lease(self) -> timedelta:
         """The length of the whole lease, its extensions included."""
         return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def is_warned(self) -> bool:
+        """Whether the user was warned of the end that the lease has now."""
+        return self.warned_for == self.lease_seconds
 
     def extend(self, by: timedelta) -> None:
         """Move the end of the lease to a later time. `by` is in whole minutes."""

@@ -26,6 +26,7 @@ RULES: Mapping[str, Mapping[Role, Scope]] = {
     "sessions.read": _ALL_AND_OWN,
     "sessions.delete": _ALL_AND_OWN,
     "sessions.extend": _ALL_AND_OWN,
+    "sessions.send_message": _ALL,
     "sessions.replace_keys": _ALL,
     "users.read": _ALL_AND_OWN,
     "users.replace": _ALL_AND_OWN,

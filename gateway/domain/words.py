@@ -1,7 +1,34 @@
 """The sentences that users read in their terminals. Times are in the time zone of `Words`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
+
+from gateway.domain.durations import in_words
+
+_BELL = "\a"
+
+
+def on_terminal(lines: Sequence[str]) -> str:
+    """Lines that stand out between a program's own, in whatever mode the terminal is."""
+    return _BELL + "".join(f"\r\n *** {line}" for line in lines) + "\r\n"
+
+
+def message(text: str) -> str:
+    """An administrator's message, for terminals."""
+    return on_terminal([f"Message from your administrator: {text}"])
+
+
+def terminals(number: int) -> str:
+    """The receipt of a text for terminals."""
+    if not number:
+        return "nobody connected"
+    return "1 terminal" if number == 1 else f"{number} terminals"
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and without characters that steer a terminal."""
+    return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +45,22 @@ class Words:
     def date(self, at: datetime) -> str:
         """`2025-01-17 18:00 KST`, for a text that is read at any time."""
         return f"{at.astimezone(self.zone):%Y-%m-%d %H:%M %Z}"
+
+    def warning(self, ends: datetime, left: timedelta, latest_end: datetime | None, now: datetime) -> str:
+        """What every terminal gets before the end."""
+        lines = [
+            f"Your lease ends in {in_words(left)}, at {self.time(ends, now)}. Files in your home are kept, "
+            "running programs are not."
+        ]
+        if latest_end:
+            lines.append(f"It can be extended to {self.time(latest_end, now)}.")
+        else:
+            lines.append("It cannot be extended any more.")
+        return on_terminal(lines)
+
+    def ending(self, ends: datetime) -> str:
+        """The line of the message of the day, once the end was warned of."""
+        return f"{self.date(ends)}: save what you need, running programs are not kept"
 
     def lease(self, ends: datetime, latest_end: datetime | None) -> str:
         """The line of the message of the day."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -39,6 +40,18 @@ class ContainerSpec:
     files: Path
 
 
+class Script(StrEnum):
+    """What the gateway runs inside a session, as its user."""
+
+    TELL = "tell"
+    HOOK = "hook"
+    SIGNAL = "signal"
+
+    def prints(self, text: str) -> bool:
+        """Whether the script prints this when all is well."""
+        return text in ("started", "none", "already") if self is Script.HOOK else text.isdecimal()
+
+
 class Gpus(Protocol):
     """GPUs and their instances; raises `DriverUnavailable`, `GpuLost`, `SliceBusy`, `PlacementTaken`."""
 
@@ -62,6 +75,7 @@ class Containers(Protocol):
     def check_gpu(self, container_id: str, gpu_uuid: str) -> None: ...
     def disconnect(self, session_id: str) -> None: ...
     def repair(self, session_id: str) -> None: ...
+    def run_inside(self, container_id: str, script: Script, *arguments: str) -> str: ...
     def up_since(self) -> datetime: ...
     def endings(self) -> Endings: ...
     def check(self) -> None: ...
@@ -172,6 +186,15 @@ class LocalHost:
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.files.shows(session_id, expected)
 
+    def tell(self, session: Session, text: str) -> int:
+        return int(self._inside(session, Script.TELL, text))
+
+    def run_hook(self, session: Session, seconds_left: int) -> bool:
+        return self._inside(session, Script.HOOK, str(seconds_left), str(session.lease_seconds)) == "started"
+
+    def signal(self, session: Session) -> int:
+        return int(self._inside(session, Script.SIGNAL))
+
     def disconnect(self, session_id: str) -> None:
         self.containers.disconnect(session_id)
 
@@ -255,6 +278,15 @@ class LocalHost:
         faults = [f"GPU {gpu.index} {gpu.fault}" for gpu in found if gpu.fault]
         simulated = ", simulated" if any(gpu.simulated for gpu in found) else ""
         return "; ".join([f"ok: {len(found)} GPUs{simulated}", *faults])
+
+    def _inside(self, session: Session, script: Script, *arguments: str) -> str:
+        """Raises `ContainerFailed` for what a script does not print when all is well."""
+        if session.container_id is None:
+            raise ContainerFailed("The session has no container yet.")
+        printed = self.containers.run_inside(session.container_id, script, *arguments).strip()
+        if not script.prints(printed):
+            raise ContainerFailed(f"The session's container answered with {printed[:100]!r}.")
+        return printed
 
     def _lease_end(self, survivor: Survivor) -> datetime:
         try:

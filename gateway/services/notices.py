@@ -56,6 +56,13 @@ class Notices:
 
     def _notices(self, rows: Rows, session: Session) -> Mapping[str, str]:
         """Every notice that holds now, by its label: those of different kinds stand side by side."""
-        quota, used = self.quota.watched(), rows.user(session.user_id).workspace_bytes or 0
-        warning = disk.warning(used, quota) if quota is not None else None
-        return {"Warning": warning} if warning else {}
+        lines = {
+            "Warning": self._disk_warning(rows, session.user_id),
+            "Ends soon": self.words.ending(session.expires_at) if session.is_warned else None,
+            "Message": session.message,
+        }
+        return {label: text for label, text in lines.items() if text}
+
+    def _disk_warning(self, rows: Rows, user_id: str) -> str | None:
+        quota = self.quota.watched()
+        return None if quota is None else disk.warning(rows.user(user_id).workspace_bytes or 0, quota)

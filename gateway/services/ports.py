@@ -29,6 +29,7 @@ class Rows(Protocol):
     def of_user(self, user_id: str) -> Session | None: ...
     def list(self) -> Sequence[Session]: ...
     def expired(self, now: Moment) -> Sequence[Session]: ...
+    def ending(self, now: Moment, within: timedelta) -> Sequence[Session]: ...
     def next_expiry(self, now: Moment) -> timedelta | None: ...
     def user(self, user_id: str) -> User: ...
     def uids(self) -> Mapping[str, int]: ...
@@ -126,6 +127,18 @@ class Host(Protocol):
 
     def shows(self, session_id: str, expected: Board) -> bool:
         """Whether the user is shown exactly this already."""
+
+    def tell(self, session: Session, text: str) -> int:
+        """Write `text` to every terminal of the session, and return the number of terminals. A terminal that
+        is stopped or full is left out. Raises `Unavailable`."""
+
+    def run_hook(self, session: Session, seconds_left: int) -> bool:
+        """Start the user's own program for the end of the lease. Return False if there is none, or if it ran
+        for this lease already. Raises `Unavailable`."""
+
+    def signal(self, session: Session) -> int:
+        """Ask the user's programs to end, and return their number. Shells, terminal multiplexers and SSH
+        connections go on. Raises `Unavailable`."""
 
     def disconnect(self, session_id: str) -> None:
         """Close every SSH connection into the session; the user's programs go on."""

@@ -19,7 +19,7 @@ from gateway.domain.mig import MigPolicy
 from gateway.errors import StartRefused
 from gateway.settings import kinds
 from gateway.settings.contradictions import contradictions
-from gateway.settings.kinds import Number, Parsed, Size, Switch, Whole
+from gateway.settings.kinds import Minutes, Number, Parsed, Size, Switch, Whole
 from gateway.settings.names import title, typing_errors, variable
 
 _STATE_DIR = Path("/var/lib/orchestrator")
@@ -147,6 +147,15 @@ class Settings:
         "N",
         "A lease may last this many minutes with its extensions.",
         "--max-ttl-minutes",
+    )
+    warn_minutes: Minutes = _setting(
+        Parsed(kinds.minutes_before_the_end),
+        Minutes((30, 10, 2)),
+        "N,N,…",
+        "Warn users so many minutes before a lease ends, or none.",
+    )
+    end_signal_seconds: int = _setting(
+        Whole(0, 3600), 30, "N", "Programs get SIGTERM so many seconds before a lease ends; 0: never."
     )
     timezone: tzinfo | None = _setting(
         Parsed(kinds.time_zone), None, "ZONE", "Users read times in this time zone.", "the host's"

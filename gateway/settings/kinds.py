@@ -25,6 +25,8 @@ _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
 _NETWORK_NAME = re.compile(r"(?!(bridge|host|none|default)\Z)[A-Za-z0-9][A-Za-z0-9_.-]{1,62}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 _GPUS = re.compile(r"[1-9][0-9]{0,2}x[A-Za-z0-9-]+(, *[1-9][0-9]{0,2}x[A-Za-z0-9-]+)*", re.IGNORECASE)
+_MINUTES = re.compile(r"[1-9][0-9]{0,4}")
+_LONGEST_WARNING = 10080  # minutes
 _LONGEST_SOCKET_PATH = 107  # bytes: unix(7)
 _LARGEST_SUBNET, _SMALLEST_SUBNET = 8, 29  # prefix lengths
 
@@ -42,6 +44,15 @@ class Size(str):
     @property
     def bytes(self) -> int:
         return int(self[:-1]) * _UNITS[self[-1]]
+
+
+class Minutes(tuple[int, ...]):
+    """Numbers of minutes, written as `30,10,2` or `none`."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self)) or "none"
 
 
 class Parsed(fields.Field[Any]):
@@ -221,6 +232,19 @@ def public_url(text: str) -> str:
             f"{text!r} is not the URL of an API: use one such as https://gw.example.org/gpu."
         )
     return text.rstrip("/")
+
+
+def minutes_before_the_end(text: str) -> Minutes:
+    """Whole minutes separated by commas, or `none`."""
+    if text.strip().lower() == "none":
+        return Minutes()
+    listed = [part.strip() for part in text.split(",")]
+    if not all(_MINUTES.fullmatch(part) and int(part) <= _LONGEST_WARNING for part in listed):
+        raise ValidationError(
+            f"{text!r} is not a list of minutes, each from 1 to {_LONGEST_WARNING}: use one such as "
+            "30,10,2, or none."
+        )
+    return Minutes(sorted({int(part) for part in listed}, reverse=True))
 
 
 def time_zone(text: str) -> ZoneInfo:

@@ -10,7 +10,7 @@ from gateway.domain.models import Reason
 from gateway.domain.observation import Container
 from gateway.domain.recovery import Survivor
 from gateway.errors import AddressTaken, ContainerFailed
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host import ContainerSpec, Script
 
 
 @dataclass
@@ -22,6 +22,7 @@ class FakeContainers:
     foreign_addresses: set[str] = field(default_factory=set)  # that other containers hold
     deployment: Callable[[], str | None] = lambda: None
     deployments: dict[str, str | None] = field(default_factory=dict)
+    insides: "dict[str, FakeInside]" = field(default_factory=dict)
     _running: dict[str, tuple[Container, ContainerSpec]] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _up_since: datetime = datetime(2020, 1, 1, tzinfo=UTC)
@@ -109,6 +110,14 @@ class FakeContainers:
         container, spec = self._running[session_id]
         self._running[session_id] = (replace(container, deviations=deviations), spec)
 
+    def run_inside(self, container_id: str, script: Script, *arguments: str) -> str:
+        """What the session's programs see; `insides` has it, by the user of the container."""
+        self._did("run_inside")
+        for container, spec in self._running.values():
+            if container.id == container_id:
+                return self.insides.setdefault(spec.request.user_id, FakeInside()).run(script, *arguments)
+        raise ContainerFailed("Docker refused: no such container")
+
     def up_since(self) -> datetime:
         self._did("up_since")
         return self._up_since
@@ -157,6 +166,37 @@ class FakeContainers:
         self.calls.append(verb)
         if verb in self._failures:
             raise self._failures[verb]
+
+
+@dataclass
+class FakeInside:
+    """The inside of a session with so many terminals, programs, and a hook of the user's own or none."""
+
+    terminals: int = 0
+    programs: int = 0
+    has_hook: bool = False
+    shown: list[str] = field(default_factory=list)
+    hooks: dict[str, int] = field(default_factory=dict)  # by the lease, the seconds that were left
+    signals: int = 0
+
+    def run(self, script: Script, *arguments: str) -> str:
+        match script:
+            case Script.TELL:
+                self.shown.append(arguments[0])
+                return f"{self.terminals}\n"
+            case Script.HOOK:
+                return self._hook(*arguments)
+            case Script.SIGNAL:
+                self.signals += 1
+                return f"{self.programs}\n"
+
+    def _hook(self, seconds_left: str, lease: str) -> str:
+        if not self.has_hook:
+            return "none\n"
+        if lease in self.hooks:
+            return "already\n"
+        self.hooks[lease] = int(seconds_left)
+        return "started\n"
 
 
 class FakeEndings:

@@ -8,7 +8,7 @@ import itertools
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from queue import SimpleQueue
 
 from gateway.domain.board import Board
@@ -30,6 +30,10 @@ class _Run:
     started: Started
     ended: Reason | None = None
     board: Board | None = None
+    terminals: list[str] = field(default_factory=list)
+    hooks: list[int] = field(default_factory=list)
+    has_hook: bool = False
+    signals: int = 0
     connections: int = 0
 
 
@@ -119,6 +123,24 @@ class MemoryHost:
 
     def shows(self, session_id: str, expected: Board) -> bool:
         return self._runs[session_id].board == expected if session_id in self._runs else False
+
+    def tell(self, session: Session, text: str) -> int:
+        self._ask()
+        run = self._runs[session.id]
+        run.terminals.append(text)
+        return run.connections
+
+    def run_hook(self, session: Session, seconds_left: int) -> bool:
+        self._ask()
+        run = self._runs[session.id]
+        if run.has_hook:
+            run.hooks.append(seconds_left)
+        return run.has_hook
+
+    def signal(self, session: Session) -> int:
+        self._ask()
+        self._runs[session.id].signals += 1
+        return self._runs[session.id].connections
 
     def disconnect(self, session_id: str) -> None:
         self._ask()

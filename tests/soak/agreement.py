@@ -5,6 +5,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from gateway.repositories.docker import labels
 @dataclass(frozen=True)
 class Places:
     """What is there of any session. `rows` by session id, `containers` session id to Docker's id and state,
-    `instances` by GPU's UUID and start, `pipes` session id to address, `files` and `workspaces` by name."""
+    `instances` by GPU's UUID and start, `pipes` session id to address, `files` and `workspaces` by name,
+    `ends` session id to the end of the lease that the session's own file names."""
 
     rows: dict[str, dict[str, Any]]
     containers: dict[str, tuple[str, str]]
@@ -24,6 +26,7 @@ class Places:
     pipes: dict[str, tuple[str, str]]
     files: set[str]
     workspaces: dict[str, int]
+    ends: dict[str, str]
 
 
 def look(directory: Path, network: str) -> Places:
@@ -36,6 +39,7 @@ def look(directory: Path, network: str) -> Places:
         files=_names(directory / "state/sessions"),
         workspaces={path.name: path.stat().st_uid for path in (directory / "workspaces").glob("*")}
         | dict.fromkeys(_names(directory / "workspaces", ".*"), -1),
+        ends={path.parents[1].name: _end(path) for path in directory.glob("state/sessions/*/etc/lease")},
     )
 
 
@@ -63,6 +67,8 @@ def _broken(places: Places) -> Iterator[str]:
             yield f"{id}: container {container[1]}"
         if id in places.pipes and places.pipes[id] != (row["user_id"], row["address"]):
             yield f"{id}: its pipe leads elsewhere"
+        if places.ends.get(id) != f"{datetime.fromisoformat(row['expires_at']):%Y-%m-%dT%H:%M:%SZ}":
+            yield f"{id}: its files name another end of the lease"
         if row["user_id"] not in places.workspaces:
             yield f"{id}: no workspace"
         found = places.instances.get((row["gpu"], row["start"]))
@@ -110,6 +116,11 @@ def _pipes(path: Path) -> dict[str, tuple[str, str]]:
     file = PipeFile.parse(path.read_text() if path.exists() else "")
     pipes = [Pipe.of(file.entry(line)) for line in file.lines]
     return {pipe.session_id: (pipe.username, pipe.host) for pipe in pipes}
+
+
+def _end(path: Path) -> str:
+    facts = dict(line.partition("=")[::2] for line in path.read_text().splitlines())
+    return facts.get("ends", "")
 
 
 def _names(directory: Path, pattern: str = "*") -> set[str]:

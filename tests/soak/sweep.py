@@ -17,9 +17,7 @@ from tests.soak import agreement
 from tests.whole_gateway import NETWORK, Gateway, eventually, running
 
 CASES = [
-    (place, action)
-    for place in failpoints.CREATE + failpoints.DELETE
-    for action in sorted(failpoints.ACTIONS, reverse=True)
+    (place, action) for place in failpoints.PLACES for action in sorted(failpoints.ACTIONS, reverse=True)
 ]
 USER, WITNESS = own.user("unlucky"), own.user("witness")
 
@@ -52,13 +50,15 @@ class Sweep:
     def fail(self, place: str, action: str) -> Outcome:
         """Fail there and see all of it agree; raises where it does not after one tick, which a start is."""
         self._restart(f"{place}={action}")
-        answer = self._create() if place in failpoints.CREATE else self._create_and_delete()
+        answer = self._request(place, action)
         remained = agreement.problems(self._look())
         if action == "error" and not remained:
             return Outcome(place, action, answer, [], 0)
         began = time.monotonic()
         self._restart()
         eventually(self._agrees, seconds=10)
+        if place in failpoints.WARN:
+            eventually(self._is_warned, seconds=10)
         return Outcome(place, action, answer, remained, time.monotonic() - began)
 
     def require_the_healthy_one_unharmed(self) -> None:
@@ -91,6 +91,17 @@ class Sweep:
         # The first tick must not meet the failpoint in the place of the request.
         eventually(lambda: (self.gateway.directory / "state/reaper.lock").stat().st_mtime > began)
 
+    def _request(self, place: str, action: str) -> int | None:
+        """The request that comes by the place, and its status. Nobody asks for a warning."""
+        if place in failpoints.CREATE:
+            return self._create()
+        if place in failpoints.EXTEND:
+            return self._create_and("POST", "/extend", json={"minutes": 60})
+        if place in failpoints.WARN:
+            self._create_and_wait_for_a_warning(action)
+            return None
+        return self._create_and("DELETE", "")
+
     def _create(self) -> int | None:
         return self._ask("POST", "/sessions", json={"user_id": USER, "ssh_public_keys": [self.public_key]})
 
@@ -102,9 +113,25 @@ class Sweep:
         (directory / f"{USER}.known_hosts").write_bytes((directory / f"{WITNESS}.known_hosts").read_bytes())
         return pair.public
 
-    def _create_and_delete(self) -> int | None:
+    def _create_and(self, method: str, path: str, **body: Any) -> int | None:
         session_id = self.gateway.create(USER, ssh_public_keys=[self.public_key])["session_id"]
-        return self._ask("DELETE", f"/sessions/{session_id}")
+        return self._ask(method, f"/sessions/{session_id}{path}", **body)
+
+    def _create_and_wait_for_a_warning(self, action: str) -> None:
+        """gunicorn's log tells that the worker was killed, and the gateway's that the step failed."""
+        session_id = self.gateway.create(USER, ssh_public_keys=[self.public_key])["session_id"]
+        trace = "SIGKILL" if action == "kill" else "failed this step on purpose"
+        before = self.gateway.log("serve").count(trace)
+        self.gateway.expire(session_id, seconds=590)
+        eventually(lambda: self.gateway.log("serve").count(trace) > before)
+
+    def _is_warned(self) -> bool:
+        """On record, and for later logins."""
+        [session_id] = self._look().rows.keys() - {self.healthy["session_id"]}
+        events = self.gateway.get(f"/sessions/{session_id}/events")["events"]
+        files = self.gateway.directory / "state/sessions" / session_id
+        told = [event for event in events if event["detail"] == "10 min, nobody connected"]
+        return bool(told) and "Ends soon" in (files / "etc/motd").read_text()
 
     def _ask(self, method: str, path: str, **body: Any) -> int | None:
         try:

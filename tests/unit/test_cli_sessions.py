@@ -19,6 +19,7 @@ from gateway.cli import gateway
 from gateway.client import Refused
 from gateway.errors import GatewayError, Unavailable
 from tests.conftest import Bench
+from tests.fakes.containers import FakeInside
 
 
 @pytest.fixture(autouse=True)
@@ -339,3 +340,22 @@ def on_a_terminal(url: str, *arguments: str, typed: str) -> str:
     os.waitpid(pid, 0)
     os.close(terminal)
     return shown.decode()
+
+
+def test_a_message_is_sent_to_one_session_or_to_all(bench: Bench, url: str) -> None:
+    for user_id in ("user123", "user456"):
+        run(url, "create", user_id)
+        bench.containers.insides[user_id] = FakeInside(terminals=2)
+    assert run(url, "message", "user123", "see", "you", "at 18:00").output == "user123: 2 terminals\n"
+    assert "see you at 18:00" in bench.containers.insides["user123"].shown[0]
+    assert bench.containers.insides["user456"].shown == []
+    done = run(url, "message", "--all", "The server is restarted.")
+    assert sorted(done.output.splitlines()) == ["user123: 2 terminals", "user456: 2 terminals"]
+    assert run(url, "message", "user123", "--clear").output == "user123: taken away\n"
+    with bench.database.read() as rows:
+        assert sorted(str(row.message) for row in rows.list()) == ["None", "The server is restarted."]
+
+
+@pytest.mark.parametrize("arguments", [[], ["user123"], ["--all"], ["user123", "hi", "--clear"]])
+def test_a_message_without_a_text_is_a_wrong_command(url: str, arguments: list[str]) -> None:
+    assert run(url, "message", *arguments).exit_code == 2

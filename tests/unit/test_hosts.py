@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway, Parts, assemble
+from gateway.domain.board import board
 from gateway.domain.models import Reason, Status
 from gateway.domain.observation import State
 from gateway.errors import DockerUnavailable
@@ -43,8 +44,8 @@ class Site:
         assert answer.status_code == 201, answer.json
         return str(answer.json["session_id"])
 
-    def ask(self, method: str, path: str) -> Any:
-        return ApiClient(self.gateway.flask).open(path, method=method)
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        return ApiClient(self.gateway.flask).open(path, method=method, json=body)
 
     def states(self) -> dict[str, State]:
         with self.database.read() as rows:
@@ -54,7 +55,7 @@ class Site:
 
 def local_site(bench: Bench) -> Site:
     def fail(error: DockerUnavailable | None) -> None:
-        for verb in ("list", "run", "remove", "up_since", "disconnect"):
+        for verb in ("list", "run", "remove", "up_since", "disconnect", "run_inside"):
             bench.containers.fail(verb, error)
 
     return Site(
@@ -222,6 +223,39 @@ def test_a_session_that_ends_is_told_to_those_who_follow(site: Site) -> None:
     follower.join(5)
     assert told == [id]
     assert not follower.is_alive()
+
+
+def test_a_host_shows_a_board_once_it_is_asked_to(site: Site) -> None:
+    id = site.open()
+    site.ask("POST", f"/sessions/{id}/message", {"text": "hello"})
+    with site.database.read() as rows:
+        row = rows.live(id)
+    notices = site.gateway.disk_use.notices
+    shown = board(row, notices.limit, notices.words, {"Message": "hello"})
+    other = board(row, notices.limit, notices.words, {"Message": "goodbye"})
+    assert site.host.shows(id, shown)
+    assert not site.host.shows(id, other)
+    site.host.show(id, lambda: other)
+    assert site.host.shows(id, other)
+    site.host.show(id, lambda: None)
+    assert site.host.shows(id, other)
+    site.host.show("never-was", lambda: other)
+
+
+def test_what_is_due_before_the_end_is_done_in_the_session(site: Site) -> None:
+    id = site.open()
+    with site.database.read() as rows:
+        row = rows.live(id)
+    assert site.host.tell(row, "hello") == 0
+    assert site.host.run_hook(row, 300) is False
+    assert site.host.signal(row) == 0
+    site.fail(DockerUnavailable("It does not answer."))
+    with pytest.raises(DockerUnavailable):
+        site.host.tell(row, "hello")
+    with pytest.raises(DockerUnavailable):
+        site.host.run_hook(row, 300)
+    with pytest.raises(DockerUnavailable):
+        site.host.signal(row)
 
 
 def test_every_part_of_a_host_says_whether_it_is_ready(site: Site) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
+from importlib.resources import files
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -24,8 +25,9 @@ from gateway.repositories.docker.events import DockerEndings
 from gateway.repositories.docker.exec import Inside
 from gateway.repositories.docker.inspection import ALIVE, ENDED, Inspection
 from gateway.repositories.docker.limits import Limits
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host import ContainerSpec, Script
 
+_SCRIPTS = files(__package__) / "scripts"
 _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
 _REMOVAL_SECONDS = 30
@@ -156,6 +158,14 @@ class DockerContainers:
                 f"The session's container should see {gpu_uuid} and no other GPU device, but sees: {seen}. "
                 "Look at the NVIDIA container toolkit's configuration."
             )
+
+    def run_inside(self, container_id: str, script: Script, *arguments: str) -> str:
+        """The output of a script that runs as the session's user, who can make it print and do anything."""
+        text = (_SCRIPTS / f"{script}.sh").read_text()
+        code, output = Inside(self._docker).run(container_id, ["/bin/sh", "-c", text, script, *arguments])
+        if code:
+            raise ContainerFailed(f"A command in the session failed: {' '.join(output.split())[:200]}")
+        return output
 
     def disconnect(self, session_id: str) -> None:
         """Close the container's SSH connections, also those of a paused one. An ended one has none."""

@@ -16,9 +16,10 @@ class Inside:
         """Exit code and standard output of a command that is run as the session's user; when it failed,
         what it said on standard error too. It has less than the 30 s that Docker has for any answer."""
         with translated_errors():
-            container = self._docker.client.containers.get(container_id)
-            done: Any = container.exec_run(list(command), demux=True)
-            code, (said, complained) = done
+            api: Any = self._docker.client.api
+            exec_id = api.exec_create(container_id, list(command))["Id"]
+            said, complained = api.exec_start(exec_id, demux=True)
+            code = api.exec_inspect(exec_id)["ExitCode"]
         text: bytes = (said or b"") + ((complained or b"") if code else b"")
         return int(code), text.decode(errors="replace")
 

@@ -61,8 +61,13 @@ class SessionRows:
 
     def expired(self, now: Moment) -> Sequence[Session]:
         """Return the expired sessions that are not closing yet. `Session.time_left` has the same rule."""
-        since_boot = and_(Session.boot == now.boot, Session.expires_uptime <= now.uptime.total_seconds())
-        before = and_(Session.boot.is_distinct_from(now.boot), Session.expires_at <= now.wall)
+        return self.ending(now, timedelta())
+
+    def ending(self, now: Moment, within: timedelta) -> Sequence[Session]:
+        """Return the sessions that are not closing yet and whose lease ends within this time."""
+        uptime, wall = now.uptime + within, now.wall + within
+        since_boot = and_(Session.boot == now.boot, Session.expires_uptime <= uptime.total_seconds())
+        before = and_(Session.boot.is_distinct_from(now.boot), Session.expires_at <= wall)
         over = (or_(since_boot, before), Session.status != Status.CLOSING)
         return self._session.scalars(select(Session).where(*over).order_by(Session.expires_at)).all()
 

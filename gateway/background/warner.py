@@ -1,0 +1,92 @@
+"""The thread that does what is due before leases end, beside the reaper, which it never delays."""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+
+from gateway.domain.audit import REAPER, acting, actor
+from gateway.domain.models import Session
+from gateway.domain.warnings import Due, Step
+from gateway.errors import GatewayError
+from gateway.services.warnings import Warnings
+
+log = logging.getLogger(__name__)
+
+_ROUND_SECONDS = 1.0
+_AT_ONCE = 8
+_RETRY_SECONDS = {Step.WARN: 60.0, Step.HOOK: 5.0, Step.SIGNAL: 5.0}
+
+Key = tuple[str, int, Due]  # a step of one lease of a session
+
+
+@dataclass
+class Warner:
+    """A step that fails is done again later, and its failure is recorded once."""
+
+    warnings: Warnings
+    _failed: dict[Key, float] = field(default_factory=dict, init=False)  # and when to try again
+    _busy: set[Key] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Until the end of the block a thread does each second what is due."""
+        over = threading.Event()
+        threading.Thread(target=self._run, args=(over,), name="warner", daemon=True).start()
+        try:
+            yield
+        finally:
+            over.set()
+
+    def round(self, pool: ThreadPoolExecutor, now: float) -> None:
+        """Start every step that is due and neither under way nor waiting to be tried again. `now` is in
+        seconds on any clock that only goes forward."""
+        due = [(_key(session, step), session, step) for session, step in self.warnings.due()]
+        with self._lock:
+            keys = {key for key, *_ in due}
+            self._failed = {key: at for key, at in self._failed.items() if key in keys}
+            waiting = {key for key, at in self._failed.items() if at > now}
+            ready = [each for each in due if each[0] not in self._busy | waiting]
+            self._busy |= {key for key, *_ in ready}
+        for key, session, step in ready:
+            pool.submit(self._do, key, session, step, now)
+
+    def _run(self, over: threading.Event) -> None:
+        with acting(REAPER), ThreadPoolExecutor(_AT_ONCE, "warn", actor.set, (REAPER,)) as pool:
+            while not over.is_set():
+                try:
+                    self.round(pool, time.monotonic())
+                except GatewayError as error:
+                    log.warning("warnings are late", extra={"error": str(error)})
+                except Exception:  # noqa: BLE001
+                    log.exception("the warner ran into a defect and goes on")
+                over.wait(_ROUND_SECONDS)
+
+    def _do(self, key: Key, session: Session, due: Due, now: float) -> None:
+        try:
+            self.warnings.do(session, due)
+        except GatewayError as error:
+            self._fail(key, session, due, now, error)
+        except Exception:  # noqa: BLE001
+            log.exception("a step before the end ran into a defect", extra=session.named)
+        finally:
+            with self._lock:
+                self._busy.discard(key)
+
+    def _fail(self, key: Key, session: Session, due: Due, now: float, error: GatewayError) -> None:
+        with self._lock:
+            is_first = key not in self._failed
+            self._failed[key] = now + _RETRY_SECONDS[due.step]
+        failure = {**session.named, "step": due.step, "error": str(error)}
+        log.warning("a step before the end of a lease failed and is tried again", extra=failure)
+        if is_first:
+            with suppress(GatewayError):  # the log has it
+                self.warnings.note_failure(session, due, error)
+
+
+def _key(session: Session, due: Due) -> Key:
+    return session.id, session.lease_seconds, due

@@ -1,0 +1,123 @@
+"""A lease as its user sees it: warned in every terminal, extended, and ended on time."""
+
+import os
+import pty
+import select
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import requests
+
+from tests import own
+from tests.whole_gateway import Gateway, eventually
+
+USER = own.user("user123")
+
+
+class Terminal:
+    """An interactive `ssh` on a terminal of its own."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        command = gateway.ssh(USER, options=("-tt",))
+        self.pid, self.master = pty.fork()
+        if self.pid == 0:
+            os.execvpe(command[0], command, {"PATH": os.environ["PATH"], "TERM": "xterm"})
+        self.shown = ""
+
+    def type(self, text: str) -> None:
+        os.write(self.master, text.encode())
+
+    def wait_for(self, text: str, seconds: float = 20) -> str:
+        """What was shown until `text` was."""
+
+        def is_shown() -> bool:
+            while select.select([self.master], [], [], 0)[0]:
+                try:
+                    self.shown += os.read(self.master, 4096).decode(errors="replace")
+                except OSError:  # Linux reports the end of a terminal so
+                    break
+            return text in self.shown
+
+        eventually(is_shown, seconds)
+        return self.shown
+
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, 15)
+        os.waitpid(self.pid, 0)
+        os.close(self.master)
+
+
+@contextmanager
+def terminal(gateway: Gateway) -> Iterator[Terminal]:
+    made = Terminal(gateway)
+    try:
+        made.wait_for("$ ")
+        yield made
+    finally:
+        made.close()
+
+
+def events(gateway: Gateway, session: dict[str, Any], what: str) -> list[str]:
+    found = gateway.get(f"/sessions/{session['session_id']}/events")["events"]
+    return [event["detail"] for event in found if event["what"] == what]
+
+
+def test_a_warning_reaches_each_terminal_and_an_extension_calls_the_end_off(
+    gateway: Gateway, session: dict[str, Any]
+) -> None:
+    id = session["session_id"]
+    with terminal(gateway) as one, terminal(gateway) as other:
+        other.type("tmux new-session -s work\n")
+        eventually(lambda: "work" in gateway.in_session(USER, "tmux list-sessions -F '#S' 2>&1 || true"))
+        gateway.expire(id, seconds=600)
+        warning = "*** Your lease ends in 10 minutes, at "
+        one.wait_for(warning)
+        eventually(lambda: events(gateway, session, "warned") == ["10 min, 2 terminals"])
+        pane = gateway.in_session(USER, "tmux capture-pane -p -t work")
+        assert warning in pane
+    assert "Ends soon" in gateway.in_session(USER, "cat /etc/gateway/motd")
+    answer = requests.post(f"{gateway.url}/sessions/{id}/extend", json={"minutes": 120}, timeout=30)
+    assert answer.status_code == 200
+    assert "Ends soon" not in gateway.in_session(USER, "cat /etc/gateway/motd")
+    ends = gateway.in_session(USER, "sed -n s/^ends=//p /etc/gateway/lease; echo $GATEWAY_LEASE_ENDS")
+    assert ends.split() == [answer.json()["expires_at"]] * 2
+
+
+def test_the_users_program_runs_and_programs_save_before_the_end(
+    gateway: Gateway, session: dict[str, Any]
+) -> None:
+    hook = "mkdir -p ~/.config/gateway && cd ~/.config/gateway && cat > before-end && chmod +x before-end"
+    subprocess.run(
+        gateway.ssh(USER, hook),
+        input="#!/bin/bash\necho $GATEWAY_SECONDS_LEFT $GATEWAY_MIG_PROFILE > ~/hooked\n",
+        text=True,
+        check=True,
+        timeout=30,
+    )
+    saving = "tmux new-session -d 'sleep 600'"
+    gateway.in_session(USER, saving)
+    programs = gateway.in_session(USER, "ps -o comm= -u $(id -u)").split()
+    assert "sleep" in programs
+    gateway.expire(session["session_id"], seconds=25)
+    began = time.monotonic()
+    home = gateway.directory / "workspaces" / USER
+    eventually(lambda: (home / "hooked").exists() and (home / "hooked").read_text())
+    seconds, profile = (home / "hooked").read_text().split()
+    assert 15 <= int(seconds) <= 25
+    assert profile == "3g.20gb"
+    eventually(lambda: events(gateway, session, "signalled"))
+    assert "sleep" not in gateway.in_session(USER, "ps -o comm= -u $(id -u)").split()
+    eventually(lambda: gateway.leftovers(session["session_id"]) == [], seconds=30)
+    assert time.monotonic() - began < 25 + 2.5
+
+
+def test_a_message_reaches_the_terminals(gateway: Gateway, session: dict[str, Any]) -> None:
+    with terminal(gateway) as one:
+        done = gateway.run("message", USER, "The server is restarted at 18:00.")
+        assert (done.returncode, done.stdout) == (0, f"{USER}: 1 terminal\n")
+        one.wait_for("*** Message from your administrator: The server is restarted at 18:00.")
+    assert "The server is restarted" in gateway.in_session(USER, "cat /etc/gateway/motd")
