@@ -148,7 +148,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         gpus=GpuInventory(database, parts.host, MigPolicy(settings.mig_policy), clock),
         audit_log=audit_log,
         checks=readiness.checks(database, parts.host, parts.pipes, quota, last_tick),
-        entry_point=EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_key),
+        entry_point=EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_keys),
         max_ttl_minutes=settings.max_ttl_minutes,
         public_url=settings.public_url,
     ).install(app)

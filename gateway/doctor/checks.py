@@ -90,7 +90,7 @@ def _permissions(settings: Settings) -> str:
 
 def _permission_problems(settings: Settings) -> Iterator[str]:
     pipe_file = settings.piper_config
-    secret = [pipe_file, settings.entry_host_key.with_suffix("")]
+    secret = [pipe_file, *(key.with_suffix("") for key in settings.entry_host_keys)]
     if database := settings.db.path:
         secret += [database.with_name(database.name + ending) for ending in ("", "-wal", "-shm")]
         secret += database.parent.glob(f"{database.name}.*.backup")

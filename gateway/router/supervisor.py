@@ -77,7 +77,7 @@ class Supervisor:
                 self._routes.refresh()
                 self._entrance.accept(key.fileobj, now)  # type: ignore[arg-type]
             else:
-                self._wakeup[0].recv(4096)
+                self._signals += len(self._wakeup[0].recv(4096))
         for process in self._pool.processes:
             process.send_unsent()
         self._entrance.close_lingering(time.monotonic())
@@ -115,10 +115,7 @@ class Supervisor:
         self._selector.register(self._wakeup[0], selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wakeup[1].fileno(), warn_on_full_buffer=False)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._count_signal)
-
-    def _count_signal(self, _number: int, _frame: object) -> None:
-        self._signals += 1
+            signal.signal(number, _ignore)
 
     def _drain(self) -> None:
         """Let connections go on for a while, or until the second signal; then end them."""
@@ -141,6 +138,10 @@ class Supervisor:
         deadline = time.monotonic() + seconds
         while self._pool.processes and self._signals <= while_signals and time.monotonic() < deadline:
             self._step()
+
+
+def _ignore(_number: int, _frame: object) -> None:
+    """Each signal leaves a byte in the wakeup socket, also if two come at once."""
 
 
 def _raised_descriptor_limit() -> int:

@@ -208,8 +208,12 @@ class Settings:
         return cls.load(os.environ)
 
     @property
-    def entry_host_key(self) -> Path:
-        return self.ssh_host_key or self.piper_config.parent / "ssh_host_ed25519_key.pub"
+    def entry_host_keys(self) -> tuple[Path, ...]:
+        """The files with the router's public keys; not each of them needs to exist."""
+        if self.ssh_host_key:
+            return (self.ssh_host_key,)
+        names = (f"ssh_host_{kind}_key.pub" for kind in ("ed25519", "ecdsa", "rsa"))
+        return tuple(self.piper_config.parent / name for name in names)
 
     @property
     def workspace_quota_bytes(self) -> int | None:

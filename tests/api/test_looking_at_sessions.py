@@ -51,6 +51,21 @@ def test_the_known_hosts_line_has_the_routers_key_once_it_exists(bench: Bench) -
     assert create(bench, "late")["ssh_known_hosts"] == "ssh.gw ssh-ed25519 AAAA"
 
 
+def test_the_known_hosts_have_a_line_for_each_of_the_routers_keys(bench: Bench) -> None:
+    keys = bench.settings.piper_config.parent
+    (keys / "ssh_host_ed25519_key.pub").write_text("ssh-ed25519 AAAA root@host\n")
+    first = create(bench, "first")
+    (keys / "ssh_host_rsa_key.pub").write_text("ssh-rsa BBBB root@host\n")
+    (keys / "ssh_host_ecdsa_key.pub").write_text("ecdsa-sha2-nistp256 CCCC root@host\n")
+    session = bench.client.get(f"/sessions/{first['session_id']}").json
+    assert session is not None
+    assert session["ssh_known_hosts"].splitlines() == [
+        "ssh.gw ssh-ed25519 AAAA",
+        "ssh.gw ecdsa-sha2-nistp256 CCCC",
+        "ssh.gw ssh-rsa BBBB",
+    ]
+
+
 @pytest.mark.parametrize("method", ["get", "delete"])
 def test_an_unknown_id_is_not_found(bench: Bench, method: str) -> None:
     response = getattr(bench.client, method)("/sessions/abc-123-def")

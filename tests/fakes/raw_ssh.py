@@ -66,6 +66,10 @@ class RawClient:
         self.transport.send(payload)
         self.transport.flush()
 
+    async def leave(self) -> None:
+        self.transport.close(SshError("the test is done"))
+        await self.is_over.wait()
+
     async def over(self, seconds: float = 10) -> str:
         """Wait for the end; what the server said."""
         async with asyncio.timeout(seconds):

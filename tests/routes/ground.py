@@ -197,20 +197,35 @@ class Router:
         return [first, *map(int, children)]
 
     @property
-    def memory_mib(self) -> int:
+    def memory_kib(self) -> int:
         """What all processes have for themselves."""
-        return sum(map(_private_kib, self.processes)) // 1024
+        return sum(map(_private_kib, self.processes))
 
-    def start(self) -> None:
+    @property
+    def memory_mib(self) -> int:
+        return self.memory_kib // 1024
+
+    def start(self, *before: str, **environment: str) -> None:
+        """Run it, by the command `before` if there is one."""
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(self.command, stderr=log, stdout=log)
+            self.process = subprocess.Popen(
+                [*before, *self.command], stderr=log, stdout=log, env={**os.environ, **environment}
+            )
         until(lambda: speaks_ssh("127.0.0.1", self.port) or self._ended())
 
     def stop(self) -> None:
+        """The first signal ends the listening, the second one the connections."""
         if self.process and self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
-            self.process.send_signal(signal.SIGTERM)
+            until(self._ended_or_signalled)
             self.process.wait(timeout=10)
+
+    def _ended_or_signalled(self) -> bool:
+        """Signals that come too fast are one."""
+        assert self.process is not None
+        if self.process.poll() is None and "no longer listening" in self.log.read_text():
+            self.process.send_signal(signal.SIGTERM)
+        return self.process.poll() is not None
 
     def _ended(self) -> bool:
         assert self.process is not None
