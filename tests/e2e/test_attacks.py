@@ -59,7 +59,8 @@ def test_an_open_host_is_reported(gateway: Gateway, token: str) -> None:
     settings = Settings.load(gateway.environment)
     with arena(Client(gateway.url, token), settings, Inside(Docker())) as sessions:
         assert sessions.attempt(the_host).verdict == Verdict.STOPPED
-        subprocess.run(["nft", "delete", "table", "inet", f"gateway_{NETWORK}"], check=True)
+        table = f"gateway_{NETWORK.replace('-', '/')}"  # nft allows no hyphen
+        subprocess.run(["nft", "delete", "table", "inet", table], check=True)
         assert sessions.attempt(the_host).verdict == Verdict.STOPPED, "the session's own rules hold"
         container = Docker().client.containers.get(sessions.container_id)
         inside = ["nsenter", f"--net={container.attrs['NetworkSettings']['SandboxKey']}"]
