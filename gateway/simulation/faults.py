@@ -5,11 +5,12 @@ from contextlib import suppress
 import pynvml
 
 from gateway.domain.mig import Placement
-from gateway.simulation.gpu import RefusedError
+from gateway.simulation.gpu import COMPUTE_PROFILE_SLICES, GpuInstance, RefusedError
 from gateway.simulation.machine import Fault
 from gateway.simulation.store import Store
 
 _LIST, _INFO = "nvmlDeviceGetGpuInstances", "nvmlGpuInstanceGetInfo"
+_COMPUTE = {slices: constant for constant, slices in reversed(COMPUTE_PROFILE_SLICES.items())}
 _CREATE, _DESTROY = "nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceDestroy"
 
 
@@ -67,6 +68,20 @@ class Faults:
     def leave_remnants(self, times: int | None = None) -> None:
         """A destroy reports success and destroys nothing."""
         self.inject(Fault(_DESTROY, pynvml.NVML_SUCCESS, times=times))
+
+    def stand(self, gpu: int, driver_id: int, start: int) -> bool:
+        """Another program makes a GPU instance with its compute instance there, if it fits."""
+        with suppress(RefusedError), self._store.change() as machine:
+            on = machine.gpus[gpu]
+            profile = on.offered(driver_id)
+            made = on.create(profile, Placement(start, profile.size), machine.next_serial())
+            on.create_compute(made, _COMPUTE[profile.compute_slices], machine.next_serial())
+            return True
+        return False
+
+    def standing(self, gpu: int) -> list[GpuInstance]:
+        """What really stands there, whatever the driver lists."""
+        return list(self._store.read().gpus[gpu].instances)
 
     def hide_devices(self) -> None:
         """The driver answers, and says that there is no GPU."""

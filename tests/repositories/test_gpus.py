@@ -539,6 +539,40 @@ def test_what_comes_long_after_its_time_out_is_destroyed_when_the_host_is_tidied
     assert bench.standing() == 0
 
 
+def test_of_two_time_outs_at_one_placement_both_instances_are_destroyed(bench: Bench) -> None:
+    for late in (True, False):
+        bench.faults.time_out(late=late, times=1)
+        with pytest.raises(DriverUnavailable):
+            bench.create()
+        bench.destroy()
+    bench.faults.finish_late()
+    assert bench.standing() == 1
+    Gpus(bench.lock_dir, simulated=True).tidy()  # in a gateway that was started since
+    assert bench.standing() == 0
+
+
+def test_tidying_keeps_the_record_of_a_session_at_the_placement_of_a_time_out(bench: Bench) -> None:
+    bench.faults.time_out(late=True, times=1)
+    with pytest.raises(DriverUnavailable):
+        bench.create()
+    bench.create()
+    bench.gpus.tidy()
+    bench.destroy()  # without the UUID, by the record
+    assert bench.standing() == 0
+
+
+def test_an_instance_stays_on_record_while_two_lies_hide_it(bench: Bench) -> None:
+    """The destroy reports success, and the handle seems to be gone."""
+    made = bench.create()
+    bench.faults.leave_remnants()
+    bench.on_pause = lambda: bench.faults.lose_handles(pynvml.NVML_ERROR_NOT_FOUND, times=9)
+    with pytest.raises(SliceBusy):
+        bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), made.mig_uuid)
+    assert bench.standing() == 1
+    bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), made.mig_uuid)
+    assert bench.standing() == 0
+
+
 def test_tidying_leaves_a_session_alone_that_came_to_the_place_of_a_time_out(bench: Bench) -> None:
     bench.faults.time_out(late=True, times=1)
     with pytest.raises(DriverUnavailable):
@@ -633,7 +667,7 @@ def test_no_record_stays_when_nothing_stands(bench: Bench) -> None:
     bench.faults.inject(Fault(CREATE, pynvml.NVML_ERROR_INSUFFICIENT_RESOURCES, times=1))
     with pytest.raises(PlacementTaken):
         bench.create()
-    assert list(bench.lock_dir.glob("*.json")) == []
+    assert [path for path in bench.lock_dir.iterdir() if path.suffix != ".lock"] == []
 
 
 def test_a_compute_instance_that_is_gone_already_is_fine(bench: Bench) -> None:

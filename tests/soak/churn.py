@@ -48,7 +48,8 @@ class Churn:
         self.chance = random.Random(seed)
         self.events: Counter[str] = Counter()
         gpus = bench.gpus.list()
-        self._count = len(gpus)
+        self._count, self._gpus = len(gpus), gpus
+        self._foreign: set[tuple[object, ...]] = set()  # instances that another program has made
         self._profiles = sorted({profile.name for gpu in gpus for profile in gpu.profiles})
 
     def run(self, cycles: int) -> None:
@@ -67,6 +68,7 @@ class Churn:
     def heal(self) -> None:
         """All faults end, and the reaper comes by; a session that was being closed is closed then."""
         self._mend()
+        self.faults.finish_late()
         self.bench.gateway.reaper.reap()
         self.bench.reconciler.reconcile()
 
@@ -78,14 +80,16 @@ class Churn:
             assert sorted(there[part]) == sorted(sessions), part
         leased = {(s.gpu, s.mig_profile, s.placement, s.gpu_uuid) for s in sessions.values()}
         standing = [instance for gpu in self.bench.gpus.list() for instance in gpu.instances]
-        assert len(standing) == len(leased)
-        assert {_identity(instance) for instance in standing} == leased
+        assert len(standing) == len(leased) + len(self._foreign), standing
+        assert {_identity(instance) for instance in standing} == leased | self._foreign
         self.events["agreements"] += 1
 
     def drain(self) -> None:
         self.bench.clock.advance(days=1)
         self.heal()
-        assert self.bench.leftovers() == NOTHING
+        left = [_identity(instance) for gpu in self.bench.gpus.list() for instance in gpu.instances]
+        assert set(left) == self._foreign
+        assert {**self.bench.leftovers(), "instances": []} == NOTHING
 
     def _open(self) -> None:
         user, profile = self.chance.choice(USERS), self.chance.choice(self._profiles)
@@ -126,7 +130,39 @@ class Churn:
         self.faults.hold(self.chance.randrange(self._count), self.chance.randrange(8), "nv-hostengine")
 
     def _reset_gpu(self) -> None:
-        self.faults.reset(self.chance.randrange(self._count))
+        index = self.chance.randrange(self._count)
+        self.faults.reset(index)
+        self._foreign = {one for one in self._foreign if one[0] != self._gpus[index].uuid}
+
+    def _list_nothing(self) -> None:
+        self.faults.list_nothing(times=self.chance.choice([1, 11, 60, None]))
+
+    def _lose_handles(self) -> None:
+        code = self.chance.choice([pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND])
+        self.faults.lose_handles(code, times=self.chance.randint(1, 5))
+
+    def _time_out(self) -> None:
+        self.faults.time_out(late=self.chance.random() < 0.5, times=1)
+
+    def _finish_late(self) -> None:
+        self.faults.finish_late()
+
+    def _leave_remnants(self) -> None:
+        self.faults.leave_remnants(times=self.chance.randint(1, 3))
+
+    def _another_program(self) -> None:
+        """Makes an instance wherever one fits, as little as it takes."""
+        index = self.chance.randrange(self._count)
+        profile = self.chance.choice(self._gpus[index].profiles)
+        start = self.chance.choice(profile.placements).start
+        if len(self._foreign) < 4 and self.faults.stand(index, profile.driver_id, start):
+            self._foreign.add(self._made_elsewhere(index, start))
+
+    def _made_elsewhere(self, index: int, start: int) -> tuple[object, ...]:
+        gpu = self._gpus[index]
+        [made] = [one for one in self.faults.standing(index) if one.start == start]
+        [profile] = [one for one in gpu.profiles if one.driver_id == made.profile]
+        return gpu.uuid, profile.name, made.placement, made.compute_instances[0].uuid
 
     def _break_docker(self) -> None:
         verb = self.chance.choice(["run", "remove", "list"])
@@ -157,6 +193,12 @@ class Churn:
         (0.01, _hide_gpus),
         (0.05, _hold_slice),
         (0.02, _reset_gpu),
+        (0.05, _list_nothing),
+        (0.05, _lose_handles),
+        (0.05, _time_out),
+        (0.03, _finish_late),
+        (0.04, _leave_remnants),
+        (0.03, _another_program),
         (0.02, _break_docker),
         (0.02, _break_start),
         (0.02, _break_pipes),

@@ -674,6 +674,14 @@ def test_a_destroy_can_report_success_and_leave_everything(gpu: Any, faults: Fau
     assert gi_id(instance) == 0
 
 
+def test_another_program_makes_an_instance_wherever_it_fits(gpu: Any, faults: Faults) -> None:
+    assert faults.stand(0, 9, 4)
+    assert not faults.stand(0, 9, 4)
+    [made] = faults.standing(0)
+    assert (made.start, made.size, len(made.compute_instances)) == (4, 4, 1)
+    assert listed(gpu, 9) == 1
+
+
 def listed(gpu: Any, driver_id: int) -> int:
     count = ctypes.c_uint()
     pynvml.nvmlDeviceGetGpuInstances(gpu, driver_id, (pynvml.c_nvmlGpuInstance_t * 7)(), byref(count))

@@ -1,7 +1,6 @@
 """Making one GPU instance with its compute instance, or nothing."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import pynvml
@@ -61,8 +60,7 @@ class Creation:
         if self._handle is not None:
             take_back(self._device, self._records, made)
         elif isinstance(error, _UNDECIDED):
-            self._records.give_up(made)
-            take_back(self._device, self._records, replace(made, late=True))
+            take_back(self._device, self._records, self._records.give_up(made))
         else:
             self._records.forget(made)
 
@@ -72,7 +70,8 @@ def take_back(device: GpuDevice, records: Records, made: Made) -> None:
     snapshot = device.snapshot()
     mine = [standing for standing in snapshot.standing if made.is_of(standing.instance)]
     for standing in mine:
-        records.name(standing.instance)  # an instance without its compute instance has no UUID
+        if standing.instance.mig_uuid:  # it loses its UUID with its compute instance
+            records.name(standing.instance)
         destroy(standing)
     if mine:
         _require_gone(device, mine)
@@ -81,15 +80,17 @@ def take_back(device: GpuDevice, records: Records, made: Made) -> None:
             f"The driver lists no GPU instance at memory slice {made.start} of GPU {device.uuid} and reports "
             "no free capacity for one; see nvidia-smi mig -lgi."
         )
-    if mine or not made.late:
+    if not made.late:  # another create at the same placement may have timed out, too
         records.forget(made)
 
 
 def _require_gone(device: GpuDevice, destroyed: Sequence[Standing]) -> None:
     """Drivers have reported success and left remnants."""
-    listed = {_place(standing) for standing in device.snapshot().standing}
+    snapshot = device.snapshot()
+    listed = {_place(standing) for standing in snapshot.standing}
     for standing in destroyed:
-        if _place(standing) in listed or not is_gone(standing):
+        hidden = snapshot.hides(standing.instance.placement)
+        if hidden or _place(standing) in listed or not is_gone(standing):
             raise SliceBusy(
                 f"The driver destroyed the {standing.profile.name} at memory slice "
                 f"{standing.instance.placement.start} of GPU {device.uuid} and still lists it; see "

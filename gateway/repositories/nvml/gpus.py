@@ -16,7 +16,7 @@ from gateway.repositories.nvml.creation import Creation, take_back
 from gateway.repositories.nvml.errors import WHOLE_DRIVER, Initialiser, translated
 from gateway.repositories.nvml.gpu_device import GpuDevice
 from gateway.repositories.nvml.instances import VANISHED
-from gateway.repositories.nvml.records import Records
+from gateway.repositories.nvml.records import Records, gpus_with_late_instances
 
 _LOST = (pynvml.NVMLError_GpuIsLost, pynvml.NVMLError_ResetRequired)
 # Seconds. A process that is ending or a monitor that reads releases a GPU instance within moments.
@@ -78,9 +78,10 @@ class Gpus:
 
     def tidy(self) -> None:
         """Destroy the instances that the driver finished after it had reported a time-out."""
-        for gpu_uuid in {device.uuid for device in self._devices.values()}:
-            for made in Records(self._lock_dir, gpu_uuid).late():
-                self._destroy(gpu_uuid, made.profile, made.placement, None)
+        for gpu_uuid in gpus_with_late_instances(self._lock_dir):
+            with self._alone(gpu_uuid) as records, translated(f"tidying GPU {gpu_uuid}"):
+                for made in records.late():
+                    take_back(self._device(gpu_uuid), records, made)
 
     def _destroy(self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None) -> None:
         slice_ = f"the {profile_name} at memory slice {placement.start} of GPU {gpu_uuid}"

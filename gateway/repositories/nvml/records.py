@@ -54,6 +54,11 @@ class Made:
         return instance.mig_uuid is None and self.mig_uuid is None
 
 
+def gpus_with_late_instances(directory: Path) -> set[str]:
+    """The UUIDs of the GPUs on which the driver may still finish something after a time-out."""
+    return {path.name.partition(".")[0] for path in directory.glob("*.late")}
+
+
 class Records:
     """The records of one GPU. The caller holds the GPU's lock."""
 
@@ -62,20 +67,22 @@ class Records:
 
     def find(self, profile: str, placement: Placement, mig_uuid: str | None = None) -> Made | None:
         """The record of this profile and placement; with `mig_uuid`, what is known of that instance."""
+        wanted = Made(profile, placement.start, placement.size, late=True)
         made = self._read(self._path(placement.start))
         if made and (made.profile, made.placement) == (profile, placement):
             if mig_uuid in (None, made.mig_uuid):
                 return made
             if made.mig_uuid is None:
                 return replace(made, mig_uuid=mig_uuid)
-        return Made(profile, placement.start, placement.size, mig_uuid=mig_uuid) if mig_uuid else None
+        return replace(wanted, mig_uuid=mig_uuid, late=False) if mig_uuid else self._read(self._late(wanted))
 
     def late(self) -> Iterator[Made]:
         """The instances that the driver may still finish after a time-out."""
-        for path in sorted(self._directory.glob(f"{self._gpu}.*.json")):
-            made = self._read(path)
-            if made and made.late:
+        for path in sorted(self._directory.glob(f"{self._gpu}.*.late")):
+            if made := self._read(path):
                 yield made
+            else:
+                path.unlink(missing_ok=True)  # of an earlier boot
 
     def begin(self, profile: str, placement: Placement) -> None:
         self._write(Made(profile, placement.start, placement.size))
@@ -85,9 +92,13 @@ class Records:
         place = instance.placement
         self._write(Made(instance.profile, place.start, place.size, instance.gi_id, instance.mig_uuid))
 
-    def give_up(self, made: Made) -> None:
-        """Record that the driver reported a time-out, and may finish later."""
-        self._write(replace(made, late=True))
+    def give_up(self, made: Made) -> Made:
+        """Record that the driver reported a time-out, and may finish later: at any time until the next boot,
+        whatever is made at the same placement until then."""
+        late = replace(made, late=True)
+        self._write(late)
+        self._path(made.start).unlink(missing_ok=True)
+        return late
 
     def forget(self, made: Made) -> None:
         """Remove the record of an instance that is gone, not that of a newer one at the same placement."""
@@ -97,6 +108,12 @@ class Records:
 
     def _path(self, start: int) -> Path:
         return self._directory / f"{self._gpu}.{start}.json"
+
+    def _late(self, made: Made) -> Path:
+        return self._directory / f"{self._gpu}.{made.start}.{made.profile}.late"
+
+    def _file(self, made: Made) -> Path:
+        return self._late(made) if made.late else self._path(made.start)
 
     def _read(self, path: Path) -> Made | None:
         try:
@@ -108,7 +125,7 @@ class Records:
     def _write(self, made: Made) -> None:
         record = json.dumps({"boot": clock.read().boot, "made": asdict(made)})
         try:
-            with replacing(self._path(made.start), 0o600) as file:
+            with replacing(self._file(made), 0o600) as file:
                 file.write(record.encode())
         except OSError as error:
             raise DriverUnavailable(
