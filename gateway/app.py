@@ -179,6 +179,7 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             start_timeout_seconds=settings.start_timeout_seconds,
             simulated_gpus=bool(settings.simulate_gpus),
             deployment=lambda: _deployment_id(database),
+            allowed_weaknesses=settings.allow_weaker,
         ),
         network=Worknet(
             docker,

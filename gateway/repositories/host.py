@@ -78,7 +78,8 @@ class Containers(Protocol):
     def run_inside(self, container_id: str, script: Script, *arguments: str) -> str: ...
     def up_since(self) -> datetime: ...
     def endings(self) -> Endings: ...
-    def check(self) -> None: ...
+    def check(self) -> str: ...
+    def require_isolation(self) -> None: ...
     def check_image(self) -> None: ...
 
 
@@ -139,7 +140,8 @@ class LocalHost:
         return self.gpus.list()
 
     def planner(self) -> LocalPlanner:
-        """The network is checked here, before anything of a session is recorded."""
+        """Network and daemon are checked here, before anything of a session is recorded."""
+        self.containers.require_isolation()
         taken = self.network.ensure()
         return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy, taken)
 
@@ -259,7 +261,7 @@ class LocalHost:
 
     def checks(self) -> Mapping[str, Callable[[], str]]:
         return {
-            "docker": _ok(self.containers.check),
+            "docker": self.containers.check,
             "image": _ok(self.containers.check_image),
             "network": _ok(self.network.check),
             "egress": self.egress.describe,

@@ -121,6 +121,9 @@ class Settings:
     egress_hosts: tuple[str, ...] = _setting(
         Parsed(kinds.hosts_and_ports), (), "HOSTS", "Sessions reach these hosts, such as pypi.org:443."
     )
+    allow_weaker: tuple[str, ...] = _setting(
+        Parsed(kinds.weaknesses), (), "NAMES", "Open sessions without seccomp, apparmor, memory, pids, cpu."
+    )
     session_memory: Size = _setting(
         kinds.size("6m", "1024t"), Size("16g"), "SIZE", "A session may use this much memory."
     )

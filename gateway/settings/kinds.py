@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from marshmallow import ValidationError, fields, validate
 
 from gateway.database_url import DatabaseUrl
+from gateway.domain.promises import WEAKNESSES
 from gateway.errors import StartRefused
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
@@ -206,6 +207,15 @@ def hosts_and_ports(text: str) -> tuple[str, ...]:
         host, _, port = each.rpartition(":")
         if not _HOST_NAME.fullmatch(host.removeprefix(".")) or not is_port(port):
             raise ValidationError(f"{each!r} is not HOST:PORT: use one such as pypi.org:443.")
+    return listed
+
+
+def weaknesses(text: str) -> tuple[str, ...]:
+    """Names of weaknesses separated by commas."""
+    listed = tuple(name.strip().lower() for name in text.split(",") if name.strip())
+    for each in listed:
+        if each not in WEAKNESSES:
+            raise ValidationError(f"{each!r} is unknown: use some of {','.join(WEAKNESSES)}.")
     return listed
 
 

@@ -349,3 +349,11 @@ def test_addresses_that_are_refused_again_and_again_fail_one_create_and_not_the_
     assert create(bench).status_code == 503
     assert bench.leftovers() == NOTHING
     assert create(bench).status_code == 201
+
+
+def test_no_session_is_opened_on_a_daemon_that_cannot_isolate_it(bench: Bench) -> None:
+    refused = DockerUnavailable("Docker runs containers without a seccomp profile.")
+    bench.containers.fail("require_isolation", refused)
+    response = create(bench)
+    assert (response.status_code, response.json["detail"]) == (503, str(refused))
+    assert bench.leftovers() == NOTHING

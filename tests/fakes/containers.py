@@ -132,8 +132,12 @@ class FakeContainers:
         while self._followers:
             self._followers.pop().close()
 
-    def check(self) -> None:
+    def check(self) -> str:
         self._did("check")
+        return "ok"
+
+    def require_isolation(self) -> None:
+        self._did("require_isolation")
 
     def check_image(self) -> None:
         self._did("check_image")

@@ -605,3 +605,23 @@ def test_an_address_that_another_container_holds_is_reported_as_taken(
             real.run(spec)
     finally:
         foreign.remove(force=True)
+
+
+class DaemonWithout(Docker):
+    """The real one, but with another `docker info`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> None:
+        super().__init__()
+        info = self.client.info() | changes
+        monkeypatch.setattr(self.client, "info", lambda: info)
+
+
+def test_a_daemon_that_cannot_isolate_is_refused_unless_the_weakness_is_allowed(
+    docker: Docker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert docker_containers(docker).check().startswith("ok: Engine ")
+    weak = DaemonWithout(monkeypatch, SecurityOptions=["name=seccomp,profile=unconfined"])
+    for act in (docker_containers(weak).check, docker_containers(weak).require_isolation):
+        with pytest.raises(DockerUnavailable, match="seccomp.*--allow-weaker seccomp"):
+            act()
+    docker_containers(weak, allowed_weaknesses=["seccomp"]).require_isolation()

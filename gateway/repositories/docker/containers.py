@@ -4,16 +4,18 @@ import posixpath
 import re
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 
+from gateway.domain import promises
 from gateway.domain.observation import Container
 from gateway.domain.plan import SSH_PORT
 from gateway.domain.recovery import Survivor
@@ -31,6 +33,8 @@ _SCRIPTS = files(__package__) / "scripts"
 _BANNER_POLL_SECONDS = 0.005
 _LIVENESS_POLL_SECONDS = 0.25
 _REMOVAL_SECONDS = 30
+_ISOLATION_SECONDS = 60.0
+_APPARMOR = Path("/sys/module/apparmor")
 # `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
 _MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
 # Lines of `nvidia-smi -L`: `GPU 0: NVIDIA A100 (UUID: GPU-…)`, `  MIG 3g.20gb  Device  0: (UUID: MIG-…)`.
@@ -53,6 +57,7 @@ class DockerContainers:
         start_timeout_seconds: float,
         simulated_gpus: bool = False,
         deployment: Callable[[], str],
+        allowed_weaknesses: Collection[str] = (),
     ) -> None:
         self._docker = docker
         self._image = image
@@ -63,6 +68,8 @@ class DockerContainers:
         self._daemon_has_gpus = True
         self._deployment = cache(deployment)
         self._inspection = Inspection(docker, network)
+        self._allowed_weaknesses = allowed_weaknesses
+        self._isolated_until = 0.0
 
     def run(self, spec: ContainerSpec) -> str:
         """Create and start the container; its id. A half-made one is found by `remove`, by its label."""
@@ -182,9 +189,29 @@ class DockerContainers:
     def endings(self) -> DockerEndings:
         return DockerEndings(self._docker, self._network)
 
-    def check(self) -> None:
+    def check(self) -> str:
+        """The versions of Docker. Raises `DockerUnavailable` also when the daemon cannot isolate sessions."""
         with translated_errors():
             self._docker.client.ping()
+            version = self._docker.client.api.version(api_version=False)
+        if promises.is_too_old(version):
+            raise DockerUnavailable(
+                f"Docker Engine {version['Version']} is too old: install {promises.OLDEST_ENGINE}.0 or later."
+            )
+        self._isolated_until = 0.0
+        self.require_isolation()
+        return f"ok: {', '.join(promises.notes(version))}"
+
+    def require_isolation(self) -> None:
+        """Raises `DockerUnavailable` when the daemon cannot isolate sessions. A pass is used for a minute."""
+        if time.monotonic() < self._isolated_until:
+            return
+        with translated_errors():
+            info = self._docker.client.info()
+        found = list(promises.weaknesses(info, kernel_has_apparmor=_APPARMOR.exists()))
+        if problem := promises.forbidden(found, self._allowed_weaknesses):
+            raise DockerUnavailable(problem)
+        self._isolated_until = time.monotonic() + _ISOLATION_SECONDS
 
     def check_image(self) -> None:
         with translated_errors():

@@ -1,0 +1,73 @@
+"""What isolating sessions requires of the Docker daemon, judged by what `docker info` reports. Pure."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+SECCOMP, APPARMOR, MEMORY, PIDS, CPU = "seccomp", "apparmor", "memory", "pids", "cpu"
+WEAKNESSES = (SECCOMP, APPARMOR, MEMORY, PIDS, CPU)  # those that an administrator may allow
+OLDEST_ENGINE = 24
+# A distribution may have repaired an older version without a new number, so these are notes.
+_OLDEST_RUNC, _RUNC_CVES = (1, 2, 8), "CVE-2024-21626, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881"
+_LIMITS = {MEMORY: "MemoryLimit", PIDS: "PidsLimit", CPU: "CPUCfsQuota"}
+
+
+@dataclass(frozen=True, slots=True)
+class Weakness:
+    """`name` is what --allow-weaker takes; None: sessions cannot run at all. `problem` is a sentence."""
+
+    name: str | None
+    problem: str
+
+
+def weaknesses(info: Mapping[str, Any], *, kernel_has_apparmor: bool) -> Iterator[Weakness]:
+    """`kernel_has_apparmor`: the host's kernel contains AppArmor, switched on or off."""
+    options = [_fields(option) for option in info.get("SecurityOptions") or []]
+    by_name = {option.get("name"): option for option in options}
+    if "userns" in by_name or "rootless" in by_name:
+        yield Weakness(
+            None,
+            "Docker maps user ids (userns-remap or rootless): workspaces would not belong to their users.",
+        )
+    seccomp = by_name.get("seccomp")
+    if seccomp is None or seccomp.get("profile") == "unconfined":
+        yield Weakness(SECCOMP, "Docker runs containers without a seccomp profile.")
+    if kernel_has_apparmor and "apparmor" not in by_name:
+        yield Weakness(APPARMOR, "The kernel has AppArmor, but Docker does not use it.")
+    for name, key in _LIMITS.items():
+        if info.get(key) is False:
+            yield Weakness(name, f"The kernel has no cgroup controller for Docker's {name} limit.")
+
+
+def forbidden(found: Collection[Weakness], allowed: Collection[str]) -> str | None:
+    """What is wrong and what to do, if a weakness is not allowed."""
+    wrong = [weakness for weakness in found if weakness.name is None or weakness.name not in allowed]
+    if not wrong:
+        return None
+    names = ",".join(weakness.name for weakness in wrong if weakness.name)
+    remedy = "change Docker's configuration" + (f", or allow it with --allow-weaker {names}" if names else "")
+    return f"{' '.join(weakness.problem for weakness in wrong)} To open sessions, {remedy}."
+
+
+def notes(version: Mapping[str, Any]) -> Iterator[str]:
+    """Versions, and which of them may have known holes; `version` is as `docker version` reports it."""
+    parts = {part["Name"]: str(part["Version"]) for part in version.get("Components") or []}
+    yield f"Engine {version.get('Version')}"
+    if runc := parts.get("runc"):
+        old = f" (below 1.2.8: see that your distribution has repaired {_RUNC_CVES})"
+        yield f"runc {runc}{old if _number(runc) < _OLDEST_RUNC else ''}"
+
+
+def is_too_old(version: Mapping[str, Any]) -> bool:
+    return _number(str(version.get("Version")))[0] < OLDEST_ENGINE
+
+
+def _fields(option: str) -> Mapping[str, str]:
+    """Docker writes `name=seccomp,profile=builtin`."""
+    return dict(part.split("=", 1) for part in option.split(",") if "=" in part)
+
+
+def _number(version: str) -> tuple[int, ...]:
+    """The first three numbers of a version; distributions add letters after them."""
+    parts = version.split("+")[0].split("~")[0].split("-")[0].split(".")[:3]
+    return tuple(int(part) if part.isdecimal() else 0 for part in parts)

@@ -1,0 +1,78 @@
+"""What `docker info` must report for sessions to be isolated."""
+
+from typing import Any
+
+import pytest
+
+from gateway.domain.promises import forbidden, is_too_old, notes, weaknesses
+
+GOOD: dict[str, Any] = {
+    "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"],
+    "MemoryLimit": True,
+    "PidsLimit": True,
+    "CPUCfsQuota": True,
+}
+NO_APPARMOR = ["name=seccomp,profile=builtin"]
+
+
+def names(info: dict[str, Any], kernel_has_apparmor: bool = True) -> list[str | None]:
+    return [one.name for one in weaknesses(GOOD | info, kernel_has_apparmor=kernel_has_apparmor)]
+
+
+@pytest.mark.parametrize(
+    ("info", "expected"),
+    [
+        ({}, []),
+        ({"SecurityOptions": ["name=apparmor", "name=seccomp,profile=/etc/own.json"]}, []),
+        ({"SecurityOptions": ["name=apparmor", "name=seccomp,profile=unconfined"]}, ["seccomp"]),
+        ({"SecurityOptions": ["name=apparmor"]}, ["seccomp"]),
+        ({"SecurityOptions": NO_APPARMOR}, ["apparmor"]),
+        ({"SecurityOptions": None}, ["seccomp", "apparmor"]),
+        ({"SecurityOptions": [*GOOD["SecurityOptions"], "name=userns"]}, [None]),
+        ({"SecurityOptions": [*GOOD["SecurityOptions"], "name=rootless"]}, [None]),
+        ({"MemoryLimit": False, "PidsLimit": False, "CPUCfsQuota": False}, ["memory", "pids", "cpu"]),
+    ],
+)
+def test_each_setting_that_voids_a_promise_is_found(info: dict[str, Any], expected: list[str | None]) -> None:
+    assert names(info) == expected
+
+
+def test_a_kernel_without_apparmor_promises_none() -> None:
+    assert names({"SecurityOptions": NO_APPARMOR}, kernel_has_apparmor=False) == []
+
+
+def test_an_administrator_allows_weaknesses_by_name_but_no_mapped_users() -> None:
+    info = GOOD | {"SecurityOptions": None, "MemoryLimit": False}
+    found = list(weaknesses(info, kernel_has_apparmor=True))
+    assert forbidden(found, ("seccomp", "apparmor", "memory")) is None
+    refusal = forbidden(found, ("apparmor",))
+    assert refusal is not None
+    assert refusal.endswith("or allow it with --allow-weaker seccomp,memory.")
+    mapped = list(
+        weaknesses(GOOD | {"SecurityOptions": ["name=userns", *NO_APPARMOR]}, kernel_has_apparmor=False)
+    )
+    assert forbidden(mapped, ("seccomp", "apparmor", "memory", "pids", "cpu")) is not None
+
+
+@pytest.mark.parametrize(
+    ("version", "too_old"),
+    [
+        ("20.10.24+dfsg1", True),
+        ("23.0.6", True),
+        ("24.0.0", False),
+        ("26.1.5+dfsg1", False),
+        ("28.2.2", False),
+    ],
+)
+def test_engines_below_24_are_too_old(version: str, too_old: bool) -> None:
+    assert is_too_old({"Version": version}) is too_old
+
+
+def test_old_versions_of_runc_are_noted() -> None:
+    def noted(runc: str) -> str:
+        parts = [{"Name": "Engine", "Version": "26.1.5"}, {"Name": "runc", "Version": runc}]
+        return ", ".join(notes({"Version": "26.1.5", "Components": parts}))
+
+    assert noted("1.2.8") == "Engine 26.1.5, runc 1.2.8"
+    assert noted("1.3.0") == "Engine 26.1.5, runc 1.3.0"
+    assert "CVE-2024-21626" in noted("1.1.5+ds1")
