@@ -3,11 +3,24 @@
 run=${GATEWAY_RUN_DIR:-/run/gpu-ssh-gateway}
 gateway=$PWD/.venv/bin/gateway
 
+# The settings file that every `gateway` command reads, and the command itself on everybody's PATH. With a
+# directory of its own, a gateway keeps to it.
+if [ -z "${GATEWAY_RUN_DIR-}" ]; then
+    settings_file=/etc/default/gpu-ssh-gateway link=/usr/local/bin/gateway
+else
+    settings_file=$run/settings link=
+fi
+export GATEWAY_SETTINGS="$settings_file"
+mark='# Made by `make up`; `make down` removes it.'
+is_ours() { [ "$(head -n 1 "$settings_file" 2>/dev/null)" = "$mark" ]; }
+
 # The settings of what runs (or last ran) come before defaults, and after what the caller asks for.
-if [ -e "$run/settings" ]; then
+if is_ours; then
     while IFS='=' read -r name value; do
+        case $name in GATEWAY_*) ;; *) continue ;; esac
+        value=${value#\'} value=${value%\'}
         eval "export $name=\"\${$name-\$value}\""
-    done < "$run/settings"
+    done < "$settings_file"
 fi
 export GATEWAY_PORT="${GATEWAY_PORT:-8080}"
 export GATEWAY_DB="${GATEWAY_DB:-/var/lib/orchestrator/sessions.db}"
@@ -16,6 +29,12 @@ export GATEWAY_WORKSPACE_ROOT="${GATEWAY_WORKSPACE_ROOT:-/srv/workspaces}"
 export GATEWAY_NETWORK="${GATEWAY_NETWORK:-worknet}"
 api=http://127.0.0.1:$GATEWAY_PORT
 piper_dir=$(dirname "$GATEWAY_PIPER_CONFIG")
+
+# Never shown or used whole: the URL of a database may hold a password.
+case $GATEWAY_DB in
+    *://*) database='on the PostgreSQL server' database_dir= ;;
+    *) database=$GATEWAY_DB database_dir=$(dirname "$GATEWAY_DB") ;;
+esac
 
 # What runs under a name: its process id is still that of the program it was started as.
 running() {
@@ -26,6 +45,7 @@ running() {
 in_background() { # in_background NAME COMMAND…
     _name=$1
     shift
+    (umask 077 && : >> "$run/$_name.log")
     setsid "$@" >>"$run/$_name.log" 2>&1 </dev/null &
     echo $! > "$run/$_name.pid"
     cut -d' ' -f22 "/proc/$!/stat" > "$run/$_name.started"

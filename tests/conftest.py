@@ -57,6 +57,10 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
     return report
 
 
+# A gateway that `make up` started on this machine has a settings file: not for the tests.
+os.environ["GATEWAY_SETTINGS"] = os.devnull
+
+
 @dataclass
 class Clock:
     """Stands still until a test moves it."""

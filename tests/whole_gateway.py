@@ -63,6 +63,7 @@ class Gateway:
     def environment(self) -> dict[str, str]:
         others = {name: text for name, text in os.environ.items() if not name.startswith("GATEWAY_")}
         return others | {
+            "GATEWAY_SETTINGS": os.devnull,
             "GATEWAY_PORT": str(self.port),
             "GATEWAY_URL": self.url,
             "GATEWAY_DB": str(self.directory / "state/sessions.db"),

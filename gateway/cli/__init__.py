@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from gateway.cli import settings_file
 from gateway.cli.completion import completion
 from gateway.cli.create import create
 from gateway.cli.database import backup, migrate, restore, take_over
@@ -28,16 +29,17 @@ _FAILED, _TRY_LATER = 1, 75  # the second is EX_TEMPFAIL of sysexits.h
 
 @click.group(context_settings={"max_content_width": 120})
 @click.version_option(package_name="gpu-ssh-gateway")
-def gateway() -> None:
+@click.pass_context
+def gateway(context: click.Context) -> None:
     """One SSH entry point to hardened containers, each with a MIG slice of its own."""
+    name = context.invoked_subcommand or ""
+    if not set(context.help_option_names) & set(sys.argv):
+        settings_file.apply(os.environ, name, needs_settings=name in {each.name for each in _OF_THE_HOST})
 
 
-_COMMANDS = (
-    *(serve, router, migrate, backup, restore, take_over, token),
-    *(create, sessions, show, extend, end, message),
-    *(keys, gpus, events, doctor, completion),
-)
-for command in _COMMANDS:
+_OF_THE_HOST = (serve, router, migrate, backup, restore, take_over, token, doctor)
+_OF_CLIENTS = (create, sessions, show, extend, end, message, keys, gpus, events, completion)
+for command in _OF_THE_HOST + _OF_CLIENTS:
     gateway.add_command(command)
 
 

@@ -18,6 +18,7 @@ from gateway.settings import Settings
 @settings_options()
 def serve(**flags: str | bool | None) -> None:
     """Serve the API, and close sessions when their leases end."""
+    _require_directory()
     from gateway.logs import log_to_stderr
     from gateway.server import Server, require_fit
 
@@ -78,6 +79,16 @@ def router(
     listen = [_address(text) for text in addresses.split(",")]
     log_to_stderr(settings.log_format, log_level, OneLineASecond())
     serve_router(settings.piper_config, listen, *host_keys, processes=processes)
+
+
+def _require_directory() -> None:
+    """gunicorn cannot be imported without it. Raises `StartRefused` when it was deleted."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise StartRefused(
+            "The current directory was deleted: change to another one, such as `cd /`."
+        ) from None
 
 
 def _address(text: str) -> tuple[str, int]:

@@ -85,7 +85,7 @@ def extend(
 @whose_argument
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def end(client: Client, whose: str, yes: bool) -> None:
-    """End a session: what runs in it is killed, the workspace is kept."""
+    """End a session; the workspace of its user is kept."""
     session = find(client, whose)
     user = session["user_id"]
     if not yes:

@@ -4,11 +4,12 @@ from collections.abc import Iterator
 
 import click
 import pytest
+from click.testing import CliRunner
 
 from gateway.cli import gateway
 
 _COLUMNS = 80
-_MARGIN = 6  # of click's list of commands
+_MARGIN = 8  # of click's list of commands
 
 
 def commands(group: click.Group, path: str = "gateway") -> Iterator[tuple[str, click.Command, int]]:
@@ -41,3 +42,11 @@ def test_each_option_is_explained_by_a_sentence(path: str) -> None:
             assert explanation, option.name
             assert not explanation[0].islower(), option.name
             assert explanation.endswith("."), option.name
+
+
+@pytest.mark.parametrize("path", ["gateway", *(path for path in COMMANDS)])
+def test_no_line_of_help_is_cut_off(path: str) -> None:
+    done = CliRunner(env={"COLUMNS": str(_COLUMNS)}).invoke(gateway, [*path.split()[1:], "--help"])
+    assert done.exit_code == 0
+    _, *lines = done.output.splitlines()  # the first one, Usage, ends with dots where arguments repeat
+    assert not [line for line in lines if line.endswith("...")]
