@@ -5,7 +5,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
 from gateway.domain.durations import in_words
+from gateway.domain.models import EndedSession, Reason
 
+_REASONS = {
+    Reason.DELETED: "it was deleted through the API",
+    Reason.USER_EXIT: "its main process ended",
+    Reason.FAILED: "it could not be opened, or its container was removed",
+    Reason.GPU_LOST: "its GPU slice was lost, which was not your fault",
+    Reason.RESTARTED: "the server or its Docker was restarted",
+    Reason.STOPPED: "an administrator stopped its container",
+    Reason.KILLED: "its main process was killed from outside",
+    Reason.OUT_OF_MEMORY: "it ran out of memory",
+}
 _BELL = "\a"
 
 
@@ -24,6 +35,13 @@ def terminals(number: int) -> str:
     if not number:
         return "nobody connected"
     return "1 terminal" if number == 1 else f"{number} terminals"
+
+
+def why(ended: EndedSession) -> str:
+    """Why a session ended, for its user."""
+    if ended.reason == Reason.EXPIRED:
+        return f"its lease was over, {in_words(ended.expires_at - ended.created_at)}"
+    return _REASONS[Reason(ended.reason)]
 
 
 def one_line(text: str) -> str:
@@ -57,6 +75,10 @@ class Words:
         else:
             lines.append("It cannot be extended any more.")
         return on_terminal(lines)
+
+    def last_time(self, before: EndedSession) -> str:
+        """The line of the message of the day that says why the session before this one ended."""
+        return f"ended {self.date(before.ended_at)}: {why(before)}"
 
     def ending(self, ends: datetime) -> str:
         """The line of the message of the day, once the end was warned of."""

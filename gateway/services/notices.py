@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 
 from gateway.domain import disk
 from gateway.domain.board import Board, board
@@ -12,6 +13,8 @@ from gateway.domain.words import Words
 from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host, Rows
 from gateway.services.quota import WorkspaceQuota
+
+_REMEMBERED = timedelta(days=7)  # why the session before ended
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +60,18 @@ class Notices:
     def _notices(self, rows: Rows, session: Session) -> Mapping[str, str]:
         """Every notice that holds now, by its label: those of different kinds stand side by side."""
         lines = {
+            "Last time": self._last_time(rows, session),
             "Warning": self._disk_warning(rows, session.user_id),
             "Ends soon": self.words.ending(session.expires_at) if session.is_warned else None,
             "Message": session.message,
         }
         return {label: text for label, text in lines.items() if text}
+
+    def _last_time(self, rows: Rows, session: Session) -> str | None:
+        before = rows.last_ended(session.user_id)
+        if before is None or before.ended_at < session.created_at - _REMEMBERED:
+            return None
+        return self.words.last_time(before)
 
     def _disk_warning(self, rows: Rows, user_id: str) -> str | None:
         quota = self.quota.watched()

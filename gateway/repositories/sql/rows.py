@@ -137,6 +137,11 @@ class SessionRows:
     def get_ended(self, session_id: str) -> EndedSession | None:
         return self._session.get(EndedSession, session_id)
 
+    def last_ended(self, user_id: str) -> EndedSession | None:
+        """Return the user's session that ended last; None if the user had none, or its record is deleted."""
+        latest = select(EndedSession).where(EndedSession.user_id == user_id)
+        return self._session.scalar(latest.order_by(EndedSession.ended_at.desc()).limit(1))
+
     def forget(self, before: datetime) -> None:
         """Delete the ended sessions, the events and the requests from before that time."""
         self._session.execute(delete(EndedSession).where(EndedSession.ended_at < before))
