@@ -54,6 +54,7 @@ from gateway.services.routing import Routing
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
 from gateway.services.tokens import Tokens
+from gateway.services.uids import Uids
 from gateway.services.warnings import Warnings
 from gateway.settings import Settings
 
@@ -144,7 +145,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         gateway.sessions,
         gateway.leases,
         messages=Messages(database, parts.host, gateway.disk_use.notices, clock),
-        user_keys=UserKeys(database, routing, clock),
+        user_keys=UserKeys(database, routing, Uids(database, parts.host), clock),
         gpus=GpuInventory(database, parts.host, MigPolicy(settings.mig_policy), clock),
         audit_log=audit_log,
         checks=readiness.checks(database, parts.host, parts.pipes, quota, last_tick),
@@ -190,10 +191,15 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         egress=Egress(
             docker, settings.network, settings.subnet, settings.open_hosts, settings.state_dir / "egress"
         ),
-        workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
+        workspaces=HostWorkspaces(
+            settings.workspace_root,
+            settings.workspace_quota_bytes,
+            record=settings.state_dir / "workspace-root-is-marked",
+        ),
         files=HostSessionFiles(settings.state_dir / "sessions", _egress_proxy(settings)),
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=MigPolicy(settings.mig_policy),
+        uid_range=settings.uid_range,
     )
     return Parts(database, host, PipesOnDisk(settings.piper_config))
 

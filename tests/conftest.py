@@ -208,6 +208,7 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         files=HostSessionFiles(settings.state_dir / "sessions"),
         subnet=IPv4Network(settings.subnet),
         mig_policy=MigPolicy(settings.mig_policy),
+        uid_range=settings.uid_range,
     )
     gateway = assemble(settings, Parts(database, host, pipes, clock))
     return Bench(settings, database, gpus, containers, network, egress, pipes, clock, host, gateway)

@@ -13,6 +13,7 @@ from gateway.database_url import DatabaseUrl
 from gateway.domain.mig import MigPolicy
 from gateway.domain.occupancy import Occupancy
 from gateway.errors import GatewayError, Unavailable
+from gateway.repositories.files.workspace_root import MARKER
 from gateway.repositories.sql import schema
 from gateway.services import readiness
 from gateway.services.ports import Check, Host, Leadership
@@ -58,6 +59,7 @@ def _checks(settings: Settings, parts: Parts) -> Mapping[str, Check]:
         "mig": lambda: _mig_modes(parts.host, policy),
         "reaper": lambda: f"{tick()}, {_leader(leadership)}",
         "permissions": lambda: _permissions(settings),
+        "uids": lambda: _uids(parts),
         "disks": lambda: _disks(settings),
     }
 
@@ -101,11 +103,38 @@ def _permission_problems(settings: Settings) -> Iterator[str]:
         if path.exists() and path.stat().st_mode & 0o022:
             yield f"Other users can write to {path}: chmod go-w {path}"
     for home in settings.workspace_root.glob("*"):
+        if home.name == MARKER:
+            continue
         found = home.lstat()
         if not stat.S_ISDIR(found.st_mode):
             yield f"{home} is not a directory: move it elsewhere, only workspaces belong here."
         elif found.st_mode & 0o077:
             yield f"Other users can read {home}: chmod 700 {home}"
+
+
+def _uids(parts: Parts) -> str:
+    problems = list(_uid_problems(parts))
+    if problems:
+        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
+        raise Unavailable(f"{problems[0]}{more}")
+    return "ok"
+
+
+def _uid_problems(parts: Parts) -> Iterator[str]:
+    with parts.database.read() as rows:
+        uids = rows.uids()
+    for user_id, uid in uids.items():
+        if account := parts.host.account_of(uid):
+            yield (
+                f"uid {uid} of {user_id} is also {account}'s on this host, so each can signal and trace the "
+                f"other's processes: give {account} another uid."
+            )
+    for user_id, owner in parts.host.workspace_owners().items():
+        if uids.get(user_id, owner) != owner:
+            yield (
+                f"{user_id}'s workspace belongs to uid {owner}, but {user_id} has {uids[user_id]}: chown it, "
+                "or move it away."
+            )
 
 
 def _disks(settings: Settings) -> str:

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -19,10 +20,14 @@ from gateway.domain.observation import Container, Observation, Place, ServerView
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import LocalPlanner
 from gateway.domain.recovery import Survivor
+from gateway.domain.uids import UidRange
 from gateway.errors import AddressTaken, ContainerFailed, GatewayError, NetworkOpen, PlacementTaken
 from gateway.failpoints import reach
+from gateway.repositories import accounts
 
 T = TypeVar("T")
+
+_UIDS_AT_ONCE = 32  # more than the new users whose first sessions open at the same moment
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +111,7 @@ class Workspaces(Protocol):
 
     def ensure(self, user_id: str, uid: int) -> Path: ...
     def owners(self) -> Mapping[str, int]: ...
+    def check(self) -> Sequence[str]: ...
     def has_quotas(self) -> bool: ...
     def used(self, user_id: str) -> int: ...
 
@@ -125,7 +131,8 @@ class SessionFiles(Protocol):
 
 @dataclass(frozen=True)
 class LocalHost:
-    """`subnet` holds the sessions' addresses; `mig_policy` says who makes GPU instances."""
+    """`subnet` holds the sessions' addresses, `uid_range` the users' uids; `mig_policy` says who makes GPU
+    instances."""
 
     gpus: Gpus
     containers: Containers
@@ -135,6 +142,7 @@ class LocalHost:
     files: SessionFiles
     subnet: ipaddress.IPv4Network
     mig_policy: MigPolicy
+    uid_range: UidRange = UidRange()
 
     def list_gpus(self) -> list[Gpu]:
         return self.gpus.list()
@@ -235,6 +243,20 @@ class LocalHost:
     def workspace_owners(self) -> Mapping[str, int]:
         return self.workspaces.owners()
 
+    def free_uids(self, user_id: str, assigned: Collection[int]) -> Sequence[int]:
+        owners = self.workspaces.owners()
+        foreign = {uid for name, uid in owners.items() if name != user_id}
+        free = (
+            uid
+            for uid in self.uid_range.unassigned(assigned)
+            if uid not in foreign and accounts.name_of(uid) is None
+        )
+        own = owners.get(user_id)
+        return [*([] if own is None else [own]), *islice(free, _UIDS_AT_ONCE)]
+
+    def account_of(self, uid: int) -> str | None:
+        return accounts.name_of(uid)
+
     def _open_network(self) -> str | None:
         try:
             self.network.check()
@@ -266,6 +288,7 @@ class LocalHost:
             "network": _ok(self.network.check),
             "egress": self.egress.describe,
             "gpus": self._describe_gpus,
+            "workspace-root": self._describe_workspace_root,
         }
 
     def has_quotas(self) -> bool:
@@ -273,6 +296,10 @@ class LocalHost:
 
     def workspace_used(self, user_id: str) -> int:
         return self.workspaces.used(user_id)
+
+    def _describe_workspace_root(self) -> str:
+        weaknesses = self.workspaces.check()
+        return f"ok: {'; '.join(weaknesses)}" if weaknesses else "ok"
 
     def _describe_gpus(self) -> str:
         self.gpus.check()

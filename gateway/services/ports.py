@@ -3,7 +3,7 @@
 The classes under `repositories` fill these ports; `app` puts them together.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -31,7 +31,8 @@ class Rows(Protocol):
     def expired(self, now: Moment) -> Sequence[Session]: ...
     def ending(self, now: Moment, within: timedelta) -> Sequence[Session]: ...
     def next_expiry(self, now: Moment) -> timedelta | None: ...
-    def user(self, user_id: str) -> User: ...
+    def user(self, user_id: str, free_uids: Iterable[int] | None = None) -> User: ...
+    def has_user(self, user_id: str) -> bool: ...
     def uids(self) -> Mapping[str, int]: ...
     def assign_uid(self, user_id: str, uid: int) -> None: ...
     def deployment_id(self) -> str: ...
@@ -157,6 +158,14 @@ class Host(Protocol):
 
     def workspace_owners(self) -> Mapping[str, int]:
         """The users who have a workspace, and the uid that owns it."""
+
+    def free_uids(self, user_id: str, assigned: Collection[int]) -> Sequence[int]:
+        """Uids that a new user may get, the best one first: the owner of the user's workspace if there is
+        one, then some of the range. No account of the host has one of them, and none owns another user's
+        workspace. Call it outside transactions."""
+
+    def account_of(self, uid: int) -> str | None:
+        """The account or group of the host that has this number too; None if there is none."""
 
     def endings(self) -> Endings:
         """Follow the ends of session containers from now on."""

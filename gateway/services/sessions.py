@@ -33,6 +33,7 @@ from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Pipes
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.routing import Routing
+from gateway.services.uids import Uids
 
 log = logging.getLogger(__name__)
 
@@ -171,11 +172,12 @@ class Sessions:
     ) -> tuple[Session, SessionPlan, str | None]:
         """Commit the plan before anything is made; also the user's private key, if a pair was made."""
         planner, quota = self.host.planner(), self.quota.watched()
+        free_uids = Uids(self.database, self.host).free_for(wanted.user_id)
         router, sshd = ssh_keys.make_pair(), ssh_keys.make_pair()
         with self.database.begin() as rows:
             if existing := rows.of_user(wanted.user_id):
                 raise SessionExists(wanted.user_id, existing.id)
-            user = rows.user(wanted.user_id)
+            user = rows.user(wanted.user_id, free_uids)
             require_room(user, quota)
             keys = _UserKeys.of(wanted, user)
             now = self.clock()

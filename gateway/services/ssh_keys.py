@@ -12,12 +12,14 @@ from gateway.domain.clock import Clock
 from gateway.domain.models import Event, KeysFrom
 from gateway.services.ports import Database
 from gateway.services.routing import Routing
+from gateway.services.uids import Uids
 
 
 @dataclass(frozen=True)
 class UserKeys:
     database: Database
     routing: Routing
+    uids: Uids
     clock: Clock
 
     def get(self, user_id: str) -> Sequence[str]:
@@ -32,8 +34,9 @@ class UserKeys:
         withdrawn key are closed. Keys that do not change leave no event.
         """
         parsed = list(ssh_keys.parse_public_keys(lines)) if lines else []
+        free_uids = self.uids.free_for(user_id)
         with self.database.begin() as rows:
-            user, session = rows.user(user_id), rows.of_user(user_id)
+            user, session = rows.user(user_id, free_uids), rows.of_user(user_id)
             follower = session if session and session.keys_from == KeysFrom.STORED else None
             if user.public_keys == parsed and (follower is None or follower.public_keys == parsed):
                 return parsed

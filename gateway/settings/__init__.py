@@ -16,6 +16,7 @@ import marshmallow
 from gateway import logs
 from gateway.database_url import DatabaseUrl
 from gateway.domain.mig import MigPolicy
+from gateway.domain.uids import UidRange
 from gateway.errors import StartRefused
 from gateway.settings import kinds
 from gateway.settings.contradictions import contradictions
@@ -87,6 +88,9 @@ class Settings:
         "SIZE",
         "A workspace may hold this much, such as 200g.",
         "no limit",
+    )
+    uid_range: UidRange = _setting(
+        Parsed(kinds.uid_range), UidRange(), "FIRST-LAST", "New users get uids of this range."
     )
     ssh_host: str = _setting(
         Parsed(kinds.host_name), socket.gethostname, "HOST", "Users give this host name to ssh."

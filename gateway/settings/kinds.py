@@ -15,6 +15,7 @@ from marshmallow import ValidationError, fields, validate
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain.promises import WEAKNESSES
+from gateway.domain.uids import LOWEST_UID, UidRange
 from gateway.errors import StartRefused
 
 _WHOLE = re.compile(r"[+-]?[0-9]{1,18}")
@@ -28,6 +29,8 @@ _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 _GPUS = re.compile(r"[1-9][0-9]{0,2}x[A-Za-z0-9-]+(, *[1-9][0-9]{0,2}x[A-Za-z0-9-]+)*", re.IGNORECASE)
 _MINUTES = re.compile(r"[1-9][0-9]{0,4}")
 _LONGEST_WARNING = 10080  # minutes
+_UID_RANGE = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
+_HIGHEST_UID = 2**31 - 1  # what PostgreSQL's integer holds
 _LONGEST_SOCKET_PATH = 107  # bytes: unix(7)
 _LARGEST_SUBNET, _SMALLEST_SUBNET = 8, 29  # prefix lengths
 
@@ -282,3 +285,15 @@ def _is_address(text: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def uid_range(text: str) -> UidRange:
+    if not (found := _UID_RANGE.fullmatch(text)):
+        raise ValidationError(f"{text!r} is not a range of uids: use the form 20000-59999.")
+    first, last = int(found[1]), int(found[2])
+    if not LOWEST_UID <= first <= last <= _HIGHEST_UID:
+        raise ValidationError(
+            f"{text!r} is not within {LOWEST_UID}-{_HIGHEST_UID}, the lower uid first: uids below "
+            f"{LOWEST_UID} are the system's."
+        )
+    return UidRange(first, last)

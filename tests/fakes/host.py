@@ -6,7 +6,7 @@ cluster's does.
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
@@ -18,6 +18,7 @@ from gateway.domain.observation import Observation, Place, SessionState, State
 from gateway.domain.placement import Occupied
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.recovery import Survivor
+from gateway.domain.uids import UidRange
 from gateway.errors import GatewayError, NoCapacity, UnknownProfile
 from tests.fakes.gpus import FakeGpus, free_placements
 
@@ -178,6 +179,12 @@ class MemoryHost:
             )
             for id, run in self._runs.items()
         ]
+
+    def free_uids(self, user_id: str, assigned: Collection[int]) -> Sequence[int]:
+        return list(itertools.islice(UidRange().unassigned(assigned), 8))
+
+    def account_of(self, uid: int) -> str | None:
+        return None
 
     def workspace_owners(self) -> Mapping[str, int]:
         return {run.request.user_id: run.request.uid for run in self._runs.values()}

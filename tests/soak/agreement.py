@@ -12,6 +12,7 @@ from typing import Any
 from gateway.domain.pipe import Pipe
 from gateway.domain.pipe_file import PipeFile
 from gateway.repositories.docker import labels
+from gateway.repositories.files.workspace_root import MARKER
 
 
 @dataclass(frozen=True)
@@ -37,10 +38,15 @@ def look(directory: Path, network: str) -> Places:
         instances=_instances(directory / "state/simulated-gpus.json"),
         pipes=_pipes(directory / "sshpiper/pipe.yaml"),
         files=_names(directory / "state/sessions"),
-        workspaces={path.name: path.stat().st_uid for path in (directory / "workspaces").glob("*")}
-        | dict.fromkeys(_names(directory / "workspaces", ".*"), -1),
+        workspaces=_workspaces(directory / "workspaces"),
         ends={path.parents[1].name: _end(path) for path in directory.glob("state/sessions/*/etc/lease")},
     )
+
+
+def _workspaces(root: Path) -> dict[str, int]:
+    """The owner of each; -1 of one that is half-made."""
+    found = [path for path in root.glob("*") if path.name != MARKER]
+    return {path.name: -1 if path.name.startswith(".") else path.stat().st_uid for path in found}
 
 
 def problems(places: Places) -> list[str]:

@@ -5,11 +5,14 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from gateway.domain.uids import LOWEST_UID
+from gateway.domain.users import problem_with
 from gateway.errors import DiskFull, WorkspaceRefused
 from gateway.repositories.files import quotas
+from gateway.repositories.files.workspace_root import WorkspaceRoot
 from gateway.repositories.storage import is_full
 
 _BASHRC = """\
@@ -29,20 +32,23 @@ _PROFILE = """\
 
 
 class HostWorkspaces:
-    """`<root>/<user>/{.bashrc,projects/,data/}`, 0700. `quota`: the most that a user may hold, in bytes."""
+    """`<root>/<user>/{.bashrc,projects/,data/}`, 0700. `quota`: the most that a user may hold, in bytes.
+    `record` is as `WorkspaceRoot` has it."""
 
-    def __init__(self, root: Path, quota: int | None = None) -> None:
+    def __init__(self, root: Path, quota: int | None = None, record: Path | None = None) -> None:
         self._root = root
         self._quota = quota
+        self._directory = WorkspaceRoot(root, record)
 
     def ensure(self, user_id: str, uid: int) -> Path:
         """The user's workspace, made if there was none; one that is there is left as it is.
 
         Raises `WorkspaceRefused` when a symlink, a file or a directory of another uid stands in its
-        place: mounting it would hand out what it leads to.
+        place: mounting it would hand out what it leads to. Also when the workspaces' disk is not mounted.
         """
         path = self._root / user_id
         try:
+            self._directory.prepare()
             if not os.path.lexists(path):
                 self._make(path, uid)
             found = os.lstat(path)
@@ -59,10 +65,23 @@ class HostWorkspaces:
         return path
 
     def owners(self) -> Mapping[str, int]:
-        """The users who have a workspace, and the uid that owns it."""
+        """The users who have a workspace, and the uid that owns it. Other directories, such as `lost+found`
+        and those of root and of services, are not among them."""
         homes = sorted(self._root.iterdir()) if self._root.is_dir() else []
-        found = {home.name: home.lstat() for home in homes if not home.name.startswith(".")}
-        return {name: about.st_uid for name, about in found.items() if stat.S_ISDIR(about.st_mode)}
+        found = {home.name: home.lstat() for home in homes if problem_with(home.name) is None}
+        return {
+            name: about.st_uid
+            for name, about in found.items()
+            if stat.S_ISDIR(about.st_mode) and about.st_uid >= LOWEST_UID
+        }
+
+    def check(self) -> Sequence[str]:
+        """What would make workspaces safer. Raises `WorkspaceRefused` if their disk is not mounted."""
+        try:
+            self._directory.check()
+            return self._directory.weaknesses()
+        except OSError as error:
+            raise WorkspaceRefused(f"The workspace root cannot be read ({error.strerror}).") from error
 
     def has_quotas(self) -> bool:
         """Whether the file system itself keeps users to a quota."""
@@ -96,7 +115,6 @@ class HostWorkspaces:
 
     def _make(self, path: Path, uid: int) -> None:
         """Made aside and renamed into place, so that a crash leaves no half-made workspace."""
-        self._root.mkdir(mode=0o755, parents=True, exist_ok=True)
         for leftover in _leftovers(self._root, path.name):
             shutil.rmtree(leftover)
         aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self._root))

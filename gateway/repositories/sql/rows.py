@@ -1,13 +1,12 @@
 """The database's rows inside one transaction: sessions, users, cordons, tokens and events."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
 from sqlalchemy import and_, case, delete, func, or_, orm, select, type_coerce, update
 
 from gateway.domain.clock import Moment
 from gateway.domain.models import (
-    FIRST_UID,
     Cordon,
     Deployment,
     EndedSession,
@@ -19,7 +18,8 @@ from gateway.domain.models import (
     User,
     UtcDateTime,
 )
-from gateway.errors import SessionEnded, SessionNotFound
+from gateway.domain.uids import UidRange
+from gateway.errors import SessionEnded, SessionNotFound, Unavailable
 
 _DEMAND_SAMPLE = 1000  # requests
 _REPETITION = timedelta(minutes=10)
@@ -82,15 +82,24 @@ class SessionRows:
         remaining += [] if wall is None else [wall - now.wall]
         return min(remaining, default=None)
 
-    def user(self, user_id: str) -> User:
-        """Return the user's row. The first call for a user creates it with the next free uid."""
+    def user(self, user_id: str, free_uids: Iterable[int] | None = None) -> User:
+        """Return the user's row. The first call for a user creates it with the first of `free_uids` that no
+        other user has, by default with the next of the default range. Raises `Unavailable` if all are taken.
+        """
         user = self._session.get(User, user_id)
         if user is None:
-            highest = self._session.scalar(select(func.max(User.uid)))
-            user = User(id=user_id, uid=FIRST_UID if highest is None else highest + 1, public_keys=[])
+            assigned = set(self._session.scalars(select(User.uid)))
+            candidates = UidRange().unassigned(assigned) if free_uids is None else free_uids
+            uid = next((uid for uid in candidates if uid not in assigned), None)
+            if uid is None:
+                raise Unavailable("No uid is free for a new user: widen --uid-range (GATEWAY_UID_RANGE).")
+            user = User(id=user_id, uid=uid, public_keys=[])
             self._session.add(user)
             self._session.flush()
         return user
+
+    def has_user(self, user_id: str) -> bool:
+        return self._session.get(User, user_id) is not None
 
     def uids(self) -> Mapping[str, int]:
         """Every user's uid, by user id."""
