@@ -1,6 +1,7 @@
 """The one place where the parts meet: settings in, a Flask application out."""
 
 import ipaddress
+import logging
 import os
 from dataclasses import dataclass
 from datetime import timedelta
@@ -58,6 +59,8 @@ from gateway.services.uids import Uids
 from gateway.services.warnings import Warnings
 from gateway.settings import Settings
 
+log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -100,13 +103,26 @@ def create_app(settings: Settings) -> Flask:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
     parts = parts_of_this_machine(settings)
     _require_free_subnet(settings)
-    if not settings.listens_locally and not Tokens(parts.database, parts.clock).any():
-        raise StartRefused(
-            f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback and no token exists yet: make one "
-            "with `gateway token create NAME --role admin` first."
-        )
+    _require_protection(settings, Tokens(parts.database, parts.clock))
     Recovery(parts.database, parts.host, parts.pipes, parts.clock).require_own_sessions()
     return assemble(settings, parts).flask
+
+
+def _require_protection(settings: Settings, tokens: Tokens) -> None:
+    """Without a token everybody who reaches the API is an administrator, also through a proxy on this
+    machine."""
+    if not settings.is_private and not tokens.any():
+        public = f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback"
+        if settings.listens_locally:
+            public = f"--public-url (GATEWAY_PUBLIC_URL): {settings.public_url} is for other hosts"
+        raise StartRefused(
+            f"{public} and no token exists yet: make one with `gateway token create NAME --role admin` first."
+        )
+    if not settings.listens_locally and not settings.public_url.startswith("https:"):
+        log.warning(
+            "the API is public without TLS: tokens and private keys can be read on the way; put a proxy with "
+            "TLS in front, as docs/install.md shows"
+        )
 
 
 def assemble(settings: Settings, parts: Parts) -> Gateway:

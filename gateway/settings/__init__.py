@@ -252,6 +252,11 @@ class Settings:
         """On loopback or a unix socket."""
         return self.listen.startswith("unix:") or ipaddress.ip_address(self.listen).is_loopback
 
+    @property
+    def is_private(self) -> bool:
+        """Only this machine reaches the API, and no proxy forwards to it."""
+        return self.listens_locally and not self.public_url
+
 
 def _given(environ: Mapping[str, str], flags: Flags) -> dict[str, str | bool]:
     """What was set, by the name of the setting. An empty variable counts as unset."""
