@@ -1,9 +1,13 @@
 """The documents: every link leads somewhere, every page is reachable, and promised commands are shown."""
 
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+
+from gateway.settings import Settings
+from gateway.settings.names import flag
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -83,3 +87,8 @@ def _exists(page: Path, link: str) -> bool:
 def _anchor(heading: str) -> str:
     """The id that GitHub gives a heading."""
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def test_the_settings_page_explains_each_setting_once_and_no_other() -> None:
+    explained = re.findall(r"^\| `(--[a-z-]+)", (ROOT / "docs/settings.md").read_text(), re.MULTILINE)
+    assert sorted(explained) == sorted(flag(field.name) for field in fields(Settings))
