@@ -36,7 +36,7 @@ def check_image_with() -> Iterator[Callable[[str], Report]]:
 
     def build_and_check(lines: str) -> Report:
         recipe = BytesIO(f"FROM {BASE}\n{lines}\n".encode())
-        docker.images.build(fileobj=recipe, tag=TAG, network_mode="none")
+        docker.images.build(fileobj=recipe, tag=TAG, network_mode="none", rm=True, forcerm=True)
         return check(TAG)
 
     yield build_and_check

@@ -64,7 +64,7 @@ def broken_image() -> Iterator[str]:
     """One without an sshd."""
     docker, image = Docker().client, own.name("broken")
     recipe = b"FROM gpu-workspace\nRUN rm /usr/sbin/sshd\n"
-    docker.images.build(fileobj=BytesIO(recipe), tag=image, network_mode="none")
+    docker.images.build(fileobj=BytesIO(recipe), tag=image, network_mode="none", rm=True, forcerm=True)
     yield image
     docker.images.remove(image)
 

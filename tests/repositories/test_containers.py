@@ -440,7 +440,9 @@ def image_with_nvidia_smi(docker: Docker) -> Iterator[str]:
         f"FROM gpu-workspace\nRUN printf '{script}' > /usr/bin/nvidia-smi && chmod 755 /usr/bin/nvidia-smi\n"
     )
     tag = own.name("nvidia-smi")
-    docker.client.images.build(fileobj=BytesIO(recipe.encode()), tag=tag, network_mode="none")
+    docker.client.images.build(
+        fileobj=BytesIO(recipe.encode()), tag=tag, network_mode="none", rm=True, forcerm=True
+    )
     yield tag
     docker.client.images.remove(tag, force=True)
 

@@ -74,7 +74,9 @@ def session_of(
 
     def start(lines: str) -> Session:
         recipe = f"FROM {BASE}\n{lines}".encode()
-        docker.client.images.build(fileobj=BytesIO(recipe), tag=tag, network_mode="none")
+        docker.client.images.build(
+            fileobj=BytesIO(recipe), tag=tag, network_mode="none", rm=True, forcerm=True
+        )
         id = containers.run(spec)
         containers.wait_for_ssh(id, spec.address)
         return Session(containers, docker, id, USER, spec.address, key)
