@@ -252,6 +252,7 @@ def lan() -> str:
         (lan(), f"{lan()}, the network of"),
         (str(ip_network(lan()).supernet()), f"{lan()}, the network of"),
     ],
+    ids=["own", "larger", "default pool", "other pool", "host", "around the host"],
 )
 def test_a_subnet_that_is_in_use_is_refused_and_the_clash_is_named(
     docker: Docker, worknet: Worknet, subnet: str, clash: str
