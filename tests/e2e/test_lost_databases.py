@@ -61,9 +61,9 @@ def test_a_backup_that_is_put_back_after_a_crash_keeps_sessions_homes_and_slices
 
     done = gateway.run("restore", str(backup))
     assert done.returncode == 0, done.stderr
-    assert f"uid taken from the workspace: {OPENED}" in done.stdout
-    assert f"session found running and recorded again: {OPENED}" in done.stdout
-    assert f"session ended since the backup: {ENDED}" in done.stdout
+    assert f"uid read from the workspace: {OPENED}" in done.stdout
+    assert f"running session recorded again: {OPENED}" in done.stdout
+    assert f"session that ended after the backup: {ENDED}" in done.stdout
     [kept] = (tmp_path / "state").glob("sessions.db.*.replaced")
     with sqlite3.connect(kept) as before:
         assert (OPENED,) in before.execute("SELECT user_id FROM sessions").fetchall()
@@ -107,7 +107,7 @@ def test_a_lost_database_gives_every_user_the_uid_of_the_workspace(gateway: Gate
     shutil.rmtree(tmp_path / "state")
     assert "the workspaces of 2 users" in refusal(gateway, "migrate")
     done = gateway.run("migrate", "--new")
-    assert f"uid taken from the workspace: {ANN}" in done.stdout
+    assert f"uid read from the workspace: {ANN}" in done.stdout
     gateway.serve()
     bob, carol = gateway.create(BOB), gateway.create(CAROL)
     assert gateway.in_session(BOB, "id -u").strip() == str(uids[BOB])

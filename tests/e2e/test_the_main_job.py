@@ -35,7 +35,7 @@ def test_a_login_shell_shows_the_slice_and_the_end_of_the_lease(
     assert session["gpu_uuid"] in shown
     assert session["expires_at"][:10] in shown
     assert "alias ll='ls -l'" in shown
-    assert "PATH=/home/user123/.local/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/" in shown
+    assert f"PATH=/home/{USER}/.local/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:/usr/local/" in shown
 
 
 def test_commands_see_the_variables_of_their_slice(gateway: Gateway, session: dict[str, Any]) -> None:

@@ -19,7 +19,7 @@ TEXT = "\a\r\n *** $(touch /tmp/harm) `id` 'quoted' \"twice\" 100 % \\n ***\r\n"
 
 # Opens a terminal for each argument and says which; what comes out of terminal N is in /tmp/shown-N.
 _TERMINALS = r"""
-import os, pty, sys, termios, threading
+import os, pty, sys, termios, threading, time
 def read(number, master):
     with open(f"/tmp/shown-{number}", "wb", buffering=0) as file:
         while True:
@@ -34,10 +34,14 @@ for number, kind in enumerate(sys.argv[1:]):
         termios.tcflow(slave, termios.TCOOFF)
     if kind == "full":
         os.set_blocking(slave, False)
-        try:
-            while os.write(slave, b"x" * 4096): pass
-        except BlockingIOError:
-            pass
+        written = True
+        while written:  # the kernel moves what is written along, and then has room again
+            time.sleep(0.3)
+            written = False
+            try:
+                while os.write(slave, b"x" * 4096): written = True
+            except BlockingIOError:
+                pass
     else:
         threading.Thread(target=read, args=(number, master), daemon=True).start()
 with open("/tmp/terminals.new", "w") as file:
