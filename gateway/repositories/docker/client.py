@@ -1,4 +1,4 @@
-"""The way to Docker: one client a process, and its failures in the gateway's own words."""
+"""The connection to Docker: one client for each process, and Docker's errors as the gateway's errors."""
 
 import os
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ _TIMEOUT_SECONDS = 30
 
 
 class Docker:
-    """Hands out this process's client; a client made before a fork would share its sockets."""
+    """Provides the client of this process. A client from before a fork would share its sockets."""
 
     def __init__(self) -> None:
         self._pid = 0
@@ -34,24 +34,24 @@ class Docker:
 
     @property
     def engine_id(self) -> str:
-        """Stays the same for as long as the Engine keeps its containers."""
+        """The id of the Engine, which is the same for as long as the Engine keeps its containers."""
         with translated_errors():
             return str(self.client.info()["ID"])
 
     def up_since(self) -> datetime:
-        """Since when the daemon has lost no containers by a restart: when it started, unless it kept them.
+        """Return the time of the last daemon start that ended the containers, in UTC.
 
-        It does not say so itself. Its network `bridge` is made anew at each start, but by one that finds
-        containers alive under --live-restore (seen with 26.1: the same after a kill and after a clean
-        restart). Where there is no such network (--bridge=none) this is when the server started, and a
-        restart of the daemon alone cannot be told from containers that ended by themselves.
+        Docker does not report this time. The daemon creates its network `bridge` again at each start, except
+        at a start with --live-restore that finds running containers (observed with 26.1, after a kill and
+        after a clean restart). Without this network (--bridge=none) the result is the time of the server's
+        boot. A restart of the daemon alone then has the same effect as containers that ended by themselves.
         """
-        booted = datetime.fromtimestamp(_boot_time(), UTC)
+        boot_time = datetime.fromtimestamp(_boot_time(), UTC)
         try:
             created = self.client.api.inspect_network("bridge")["Created"]
         except NotFound:
-            return booted
-        return max(booted, datetime.fromisoformat(created).astimezone(UTC))
+            return boot_time
+        return max(boot_time, datetime.fromisoformat(created).astimezone(UTC))
 
 
 def _boot_time() -> int:
@@ -62,8 +62,11 @@ def _boot_time() -> int:
 
 @contextmanager
 def translated_errors() -> Iterator[None]:
-    """A hung or absent daemon raises `requests` errors, which are no `DockerException`; what the daemon
-    itself refuses is both."""
+    """Raise the gateway's errors in place of Docker's and of `requests`.
+
+    A daemon that hangs or does not run raises an error of `requests`, which is not a `DockerException`. An
+    error that the daemon itself reports is of both types.
+    """
     try:
         yield
     except APIError as error:

@@ -1,4 +1,4 @@
-"""Session containers in Docker: hardened, labelled, found again by label alone."""
+"""Session containers in Docker. The gateway hardens and labels them, and finds them by their labels alone."""
 
 import posixpath
 import re
@@ -43,8 +43,8 @@ _MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 
 class DockerContainers:
-    """With `simulated_gpus` a container asks for its GPU only if the daemon knows the `nvidia` driver;
-    with real ones it always does.
+    """With `simulated_gpus`, a container requests its GPU only if the daemon knows the `nvidia` driver. With
+    real GPUs it always does.
     """
 
     def __init__(
@@ -72,7 +72,7 @@ class DockerContainers:
         self._isolated_until = 0.0
 
     def run(self, spec: ContainerSpec) -> str:
-        """Create and start the container; its id. A half-made one is found by `remove`, by its label."""
+        """Create and start the container and return its id. If this fails, `remove` finds it by its label."""
         with translated_errors():
             if self._daemon_has_gpus:
                 try:
@@ -85,7 +85,7 @@ class DockerContainers:
             return self._create_and_start(spec, None)
 
     def run_without_gpu(self, spec: ContainerSpec) -> str:
-        """As `run`, for a container that gets no GPU."""
+        """Do the same as `run`, without a GPU."""
         with translated_errors():
             return self._create_and_start(spec, None)
 
@@ -107,53 +107,53 @@ class DockerContainers:
             return self._inspection.containers(ids, self._is_own)
 
     def repair(self, session_id: str) -> None:
-        """Restore what can be restored of a container that deviates from its plan, while it runs."""
+        """Repair a running container that deviates from its plan, as far as that is possible."""
         with translated_errors():
             for found in self._with_label(f"{labels.SESSION}={session_id}"):
                 self._inspection.repair(found["Id"])
 
     def survivors(self) -> Sequence[Survivor]:
-        """Every session container of the network, whichever database it was opened with."""
+        """Return every session container of the network, for every database that records its session."""
         with translated_errors():
             return [self._survivor(found) for found in self._with_label(labels.SESSION)]
 
-    def _is_own(self, marks: Mapping[str, str]) -> bool:
-        """Containers of older versions name no deployment."""
-        return marks.get(labels.DEPLOYMENT, self._deployment()) == self._deployment()
+    def _is_own(self, found: Mapping[str, str]) -> bool:
+        """Containers of older versions have no deployment label, and count as own."""
+        return found.get(labels.DEPLOYMENT, self._deployment()) == self._deployment()
 
     def _survivor(self, found: Mapping[str, Any]) -> Survivor:
-        marks, created = found["Labels"], datetime.fromtimestamp(found["Created"], UTC)
+        container_labels, created = found["Labels"], datetime.fromtimestamp(found["Created"], UTC)
         network = found["NetworkSettings"]["Networks"].get(self._network) or {}
         fixed = network.get("IPAMConfig") or {}
-        uid = marks.get(labels.UID, "")
+        uid = container_labels.get(labels.UID, "")
         return Survivor(
-            session_id=marks[labels.SESSION],
-            user_id=marks.get(labels.OWNER, ""),
+            session_id=container_labels[labels.SESSION],
+            user_id=container_labels.get(labels.OWNER, ""),
             container_id=found["Id"],
-            deployment=marks.get(labels.DEPLOYMENT),
+            deployment=container_labels.get(labels.DEPLOYMENT),
             created_at=created,
-            expires_at=labels.first_end(marks, otherwise=created),
+            expires_at=labels.first_end(container_labels, otherwise=created),
             uid=int(uid) if uid.isdecimal() else None,
             address=network.get("IPAddress") or fixed.get("IPv4Address") or None,
-            allocation=labels.allocation(marks),
+            allocation=labels.allocation(container_labels),
             is_running=found["State"] == "running",
         )
 
     def wait_for_ssh(self, container_id: str, address: str) -> None:
-        """Return when the container's sshd has sent its banner; raises `ContainerFailed` when it will not."""
+        """Return once the container's sshd has sent its banner. Raises `ContainerFailed` if it does not."""
         now = time.monotonic()
-        deadline, look_at = now + self._start_timeout, now + _LIVENESS_POLL_SECONDS
+        deadline, next_check = now + self._start_timeout, now + _LIVENESS_POLL_SECONDS
         while not _sends_ssh_banner(address):
             if (now := time.monotonic()) > deadline:
                 raise ContainerFailed(f"The session's sshd did not answer within {self._start_timeout:g} s.")
-            if now > look_at:
-                self._refuse_dead(container_id)
-                look_at = now + _LIVENESS_POLL_SECONDS
+            if now > next_check:
+                self._require_alive(container_id)
+                next_check = now + _LIVENESS_POLL_SECONDS
             time.sleep(_BANNER_POLL_SECONDS)
 
     def check_gpu(self, container_id: str, gpu_uuid: str) -> None:
-        """Raises `ContainerFailed` unless the MIG device, of one GPU, is all that nvidia-smi lists inside.
-        Simulated ones cannot be seen from there."""
+        """Raises `ContainerFailed` unless nvidia-smi in the container lists exactly one GPU and this MIG
+        device. Simulated devices are not checked, because nvidia-smi cannot list them."""
         if self._simulated_gpus:
             return
         code, listing = Inside(self._docker).run(container_id, ["nvidia-smi", "-L"])
@@ -167,7 +167,7 @@ class DockerContainers:
             )
 
     def run_inside(self, container_id: str, script: Script, *arguments: str) -> str:
-        """The output of a script that runs as the session's user, who can make it print and do anything."""
+        """Run a script as the session's user and return its output, which the user can change to any text."""
         text = (_SCRIPTS / f"{script}.sh").read_text()
         code, output = Inside(self._docker).run(container_id, ["/bin/sh", "-c", text, script, *arguments])
         if code:
@@ -175,7 +175,7 @@ class DockerContainers:
         return output
 
     def disconnect(self, session_id: str) -> None:
-        """Close the container's SSH connections, also those of a paused one. An ended one has none."""
+        """Close the SSH connections of the container, also if it is paused. An ended container has none."""
         with translated_errors():
             for found in self._with_label(f"{labels.SESSION}={session_id}"):
                 if found["State"] in ALIVE:
@@ -190,7 +190,7 @@ class DockerContainers:
         return DockerEndings(self._docker, self._network)
 
     def check(self) -> str:
-        """The versions of Docker. Raises `DockerUnavailable` also when the daemon cannot isolate sessions."""
+        """Return Docker's versions. Raises `DockerUnavailable`, also if it cannot isolate sessions."""
         with translated_errors():
             self._docker.client.ping()
             version = self._docker.client.api.version(api_version=False)
@@ -203,7 +203,7 @@ class DockerContainers:
         return f"ok: {', '.join(promises.notes(version))}"
 
     def require_isolation(self) -> None:
-        """Raises `DockerUnavailable` when the daemon cannot isolate sessions. A pass is used for a minute."""
+        """Raises `DockerUnavailable` if the daemon cannot isolate sessions. A success is valid for 60 s."""
         if time.monotonic() < self._isolated_until:
             return
         with translated_errors():
@@ -240,11 +240,11 @@ class DockerContainers:
         return container_id
 
     def _close_namespace(self, container_id: str) -> None:
-        """Before anybody logs in. A container that has ended already is refused with its last words."""
+        """Load the rules before the user can log in. If the container has ended, the error quotes its log."""
         try:
             self._inspection.close_namespace(container_id, is_new=True)
         except NetworkUnavailable:
-            self._refuse_dead(container_id)
+            self._require_alive(container_id)
             raise
 
     def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None, name: str) -> str:
@@ -258,21 +258,21 @@ class DockerContainers:
             cap_drop=["ALL"],
             security_opt=["no-new-privileges:true"],
             cgroupns="private",
-            # Docker disables IPv6 on a network without it; here it is a promise.
+            # Docker disables IPv6 on a network that has none. The gateway does not rely on that.
             sysctls={"net.ipv6.conf.all.disable_ipv6": "1", "net.ipv6.conf.default.disable_ipv6": "1"},
-            # Docker's resolver is closed, see `namespace`. It would ask this address of the session.
+            # Docker's resolver is closed, see `namespace`. It would send its queries to this address.
             dns=["127.0.0.1"],
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
-            # No restart policy, as is Docker's default: the reconciler closes a session that stops.
+            # Docker's default is no restart policy: the reconciler closes a session that stops.
             **limits,
         )
         planned = setup.label(networks, mounts, host_config)
         created = api.create_container(
             self._image,
-            # in place of the image's ENTRYPOINT, CMD and HEALTHCHECK
+            # These two replace the ENTRYPOINT, CMD and HEALTHCHECK of the image.
             entrypoint=["/bin/sh", "/etc/gateway/start"],
             healthcheck={"test": ["NONE"]},
-            # the proxy in ~/.docker/config.json is the host's, and its URL may hold a password
+            # The proxy in ~/.docker/config.json is for the host, and its URL may contain a password.
             use_config_proxy=False,
             name=name,
             hostname=_hostname(spec.request.user_id),
@@ -290,17 +290,17 @@ class DockerContainers:
         return str(created["Id"])
 
     def _volumes(self) -> set[str]:
-        """The directories that the image declares as `VOLUME`. Docker would mount a directory of the host, of
-        unbounded size, over each."""
+        """Return the directories that the image declares as `VOLUME`. Docker would mount a directory of the
+        host over each, without a limit on its size."""
         declared = self._docker.client.images.get(self._image).attrs["Config"].get("Volumes") or {}
         return {posixpath.normpath(directory) for directory in declared}
 
     def _free_name(self, name: str) -> str:
-        """A name for the user's container, after `name` was found in use.
+        """Return a name for the user's container, after Docker reported that `name` is in use.
 
-        A container of this gateway without a row is an orphan: it is removed, and `name` is free. Another
-        gateway on the same Docker may serve the same user: then this one's network is added to the name.
-        Raises `ContainerFailed` for anybody else's container.
+        If the container is this gateway's own, its session has no row: it is removed, and `name` is free. If
+        it belongs to a gateway with another network, this gateway's network is added to the name. Raises
+        `ContainerFailed` for every other container.
         """
         try:
             container = self._docker.client.containers.get(name)
@@ -317,7 +317,7 @@ class DockerContainers:
         return name
 
     def _with_label(self, label: str) -> Sequence[dict[str, Any]]:
-        """As Docker lists them: looking at each one besides fails when it goes away in between."""
+        """Return the list as Docker has it. Inspecting each container fails if it is removed meanwhile."""
         filters = {"label": [label, f"{labels.NETWORK}={self._network}"]}
         found: Sequence[dict[str, Any]] = self._docker.client.api.containers(all=True, filters=filters)
         return found
@@ -328,20 +328,20 @@ class DockerContainers:
         except NotFound:
             pass
         except APIError as error:
-            if error.status_code != 409:  # another removal of it is under way
+            if error.status_code != 409:  # 409: another removal of this container is in progress
                 raise
             time.sleep(_BANNER_POLL_SECONDS)
 
-    def _refuse_dead(self, container_id: str) -> None:
+    def _require_alive(self, container_id: str) -> None:
         with translated_errors():
             try:
                 container = self._docker.client.containers.get(container_id)
             except NotFound:
                 raise ContainerFailed("The session's container vanished while it started.") from None
             if container.status in ENDED:
-                last_words = container.logs(tail=3).decode(errors="replace").strip()
+                output = container.logs(tail=3).decode(errors="replace").strip()
                 raise ContainerFailed(
-                    f"The session's container stopped while it started: {last_words or 'it said nothing'}"
+                    f"The session's container stopped while it started: {output or 'it printed nothing'}"
                 )
 
 
@@ -350,13 +350,13 @@ def _name(user_id: str) -> str:
 
 
 def _hostname(user_id: str) -> str:
-    """The user id, as a label of a host name; other users may have the same."""
+    """The user id in the form of a host name. Two user ids can have the same host name."""
     return f"{re.sub('[._]', '-', user_id).strip('-')}-gpu"
 
 
 def _gpu_request(gpu_uuid: str) -> DeviceRequest:
-    """What `docker run --gpus device=UUID` sends. An empty id would start a container without a GPU and a
-    comma would smuggle in a second one."""
+    """The request that `docker run --gpus device=UUID` sends. An empty id would start a container without a
+    GPU, and an id with a comma would add a second GPU."""
     if not _MIG_UUID.fullmatch(gpu_uuid):
         raise ContainerFailed(
             f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device."
@@ -373,7 +373,7 @@ def _mounts(spec: ContainerSpec) -> list[Mount]:
         read_only("/etc/gateway", "etc"),
         read_only("/etc/passwd", "passwd"),
         read_only("/etc/group", "group"),
-        # /etc/profile of most distributions sets PATH anew and then reads this directory
+        # /etc/profile of most distributions sets PATH and then reads this directory.
         read_only("/etc/profile.d/gateway.sh", "etc/environment.sh"),
     ]
 

@@ -17,7 +17,7 @@ _BACKENDS = ("iptables", "iptables-nft", "iptables-legacy")
 
 
 class DockerUserChain:
-    """A chain of the gateway's own, to which DOCKER-USER jumps for what `matches`.
+    """A chain of the gateway, to which DOCKER-USER jumps for the packets that `matches` describes.
 
     Without DOCKER-USER (`dockerd --iptables=false`) Docker drops nothing, and no exception is needed.
     """

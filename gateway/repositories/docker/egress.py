@@ -1,7 +1,7 @@
-"""What sessions reach outside: nothing, or named hosts through Squid, in a container of its own.
+"""The outside hosts that sessions can connect to: none, or an allowlist through Squid in a container.
 
-The proxy stands with one foot in the sessions' network, where a session reaches it and nobody else, and with
-the other in a network that leads outside.
+The proxy's container is connected to two networks: the sessions' network, where it is the only address that a
+session can connect to, and a network with access to the outside.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ from gateway.repositories.docker.network import bridge_name
 IMAGE = "gpu-egress-proxy"
 _RESTART: Any = {"Name": "unless-stopped"}
 _USER = "13:13"  # Debian's `proxy`
-# -n: a literal address is never looked up by name, or whoever owns its reverse zone could call it allowed.
+# -n: Squid makes no reverse lookup of an address. The owner of its reverse zone could return an allowed name.
 _HOST = """\
 acl host{number} dstdomain -n {host}
 acl port{number} port {port}
@@ -51,8 +51,8 @@ httpd_suppress_version_string on
 
 
 class Egress:
-    """`hosts` are what sessions reach, as `HOST:PORT`; a host that begins with a dot stands for its
-    subdomains too. With none, a proxy that stands is taken away."""
+    """`hosts` are the allowed destinations, as `HOST:PORT`. A host that begins with a dot includes its
+    subdomains. Without `hosts`, an existing proxy is removed."""
 
     def __init__(
         self, docker: Docker, network: str, subnet: str, hosts: Sequence[str], directory: Path
@@ -65,11 +65,11 @@ class Egress:
         self._address = proxy_address(ipaddress.IPv4Network(subnet))
         bridge = bridge_name(network)
         tcp = ("-p", "tcp")
-        there = ("-d", self._address, *tcp, "--dport", str(PROXY_PORT), "-j", "ACCEPT")
-        answers = ("-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
-        back = ("-s", self._address, *tcp, "--sport", str(PROXY_PORT), *answers)
-        within = ("-i", bridge, "-o", bridge)
-        self._chain = DockerUserChain(f"GATEWAY-{bridge}-OUT", (there, back), within)
+        requests = ("-d", self._address, *tcp, "--dport", str(PROXY_PORT), "-j", "ACCEPT")
+        established = ("-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")
+        responses = ("-s", self._address, *tcp, "--sport", str(PROXY_PORT), *established)
+        on_bridge = ("-i", bridge, "-o", bridge)
+        self._chain = DockerUserChain(f"GATEWAY-{bridge}-OUT", (requests, responses), on_bridge)
 
     def ensure(self) -> None:
         """Raises `NetworkUnavailable`, `ImageMissing`, `DockerUnavailable`, `ContainerFailed`."""
@@ -82,26 +82,26 @@ class Egress:
         self._chain.ensure()
 
     def describe(self) -> str:
-        """What sessions reach. Raises `NetworkUnavailable` unless that is what they are to reach."""
+        """Return the allowed hosts. Raises `NetworkUnavailable` unless the proxy serves exactly these."""
         with translated_errors():
             container = self._container()
             if self._hosts and not (self._serves(container) and self._chain.is_loaded()):
                 raise NetworkUnavailable(
-                    f"The proxy {self._name} does not run as it should; the reaper sees to it within a "
-                    f"minute. docker logs {self._name} may say more."
+                    f"The proxy {self._name} does not run as it should; the reaper repairs it within a "
+                    f"minute. See also: docker logs {self._name}"
                 )
         if not self._hosts and container is not None:
             raise NetworkUnavailable(
-                f"The proxy {self._name} stands, but nothing is to be reached through it."
+                f"The proxy {self._name} exists, although no host is allowed: the reaper removes it."
             )
         return f"ok: {', '.join(self._hosts)}" if self._hosts else "ok: none"
 
     def remove(self) -> None:
-        """Take the proxy away, its network, and the rule that lets sessions reach it."""
+        """Remove the proxy, its network, and the rule that lets sessions connect to it."""
         with translated_errors():
             self._remove_container()
             for network in self._networks():
-                with suppress(APIError):  # somebody's own container is on it, such as a mirror
+                with suppress(APIError):  # an administrator's container is connected to it, such as a mirror
                     network.remove()
         self._chain.remove()
 
@@ -131,7 +131,7 @@ class Egress:
         )
 
     def _replace(self) -> None:
-        """A container whose configuration or image is another, or that ended, gives way to a new one."""
+        """Replace a container that has ended, or that has another configuration or image, by a new one."""
         self._remove_container()
         if not self._networks():
             self._docker.client.networks.create(

@@ -1,4 +1,4 @@
-"""Docker's events, as far as they tell that a session's container has ended."""
+"""Docker's events that report the end of a session's container."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -10,8 +10,10 @@ from gateway.repositories.docker.client import Docker, translated_errors
 
 
 class DockerEndings:
-    """Of containers on `network`, from now on. One that is removed is told of twice: at its death it may be
-    listed still as one that is about to go."""
+    """The ends of containers on `network`, from now on, as session ids.
+
+    A removed container is reported twice, because Docker may still list it after its first event.
+    """
 
     def __init__(self, docker: Docker, network: str) -> None:
         filters = {
@@ -23,10 +25,10 @@ class DockerEndings:
             self._stream = docker.client.api.events(filters=filters, decode=True)
 
     def __iter__(self) -> Iterator[str]:
-        with suppress(StreamParseError):  # cut off in the middle of one
-            for told in self._stream:
-                yield told["Actor"]["Attributes"][labels.SESSION]
+        with suppress(StreamParseError):  # the stream ended in the middle of an event
+            for event in self._stream:
+                yield event["Actor"]["Attributes"][labels.SESSION]
 
     def close(self) -> None:
-        with suppress(OSError, AttributeError):  # closed already, by Docker or by another thread
+        with suppress(OSError, AttributeError):  # Docker or another thread has closed it already
             self._stream.close()

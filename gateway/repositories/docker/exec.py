@@ -1,4 +1,4 @@
-"""Sessions' containers from inside, as their users have them: for whoever puts them to the test."""
+"""Commands in the sessions' containers, with the rights of their users: for checks and probes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,18 +13,21 @@ class Inside:
         self._docker = docker
 
     def run(self, container_id: str, command: Sequence[str]) -> tuple[int, str]:
-        """Exit code and standard output of a command that is run as the session's user; when it failed,
-        what it said on standard error too. It has less than the 30 s that Docker has for any answer."""
+        """Run a command as the session's user, and return its exit code and standard output.
+
+        After a failure, the output includes standard error. The command must end within the 30 s in which
+        Docker must answer.
+        """
         with translated_errors():
             api: Any = self._docker.client.api
             exec_id = api.exec_create(container_id, list(command))["Id"]
-            said, complained = api.exec_start(exec_id, demux=True)
+            stdout, stderr = api.exec_start(exec_id, demux=True)
             code = api.exec_inspect(exec_id)["ExitCode"]
-        text: bytes = (said or b"") + ((complained or b"") if code else b"")
+        text: bytes = (stdout or b"") + ((stderr or b"") if code else b"")
         return int(code), text.decode(errors="replace")
 
     def log_size(self, container_id: str) -> int:
-        """Bytes that Docker keeps of what the container's main process said."""
+        """Return the size of the log that Docker keeps of the container's main process, in bytes."""
         with translated_errors():
             container = self._docker.client.containers.get(container_id)
             return sum(len(piece) for piece in container.logs(stream=True, follow=False))

@@ -1,4 +1,4 @@
-"""nftables, by its command: rules in tables of the gateway's own.
+"""nftables, through the command nft: rules in tables that belong to the gateway.
 
 A packet that one table drops is dropped, whatever another table accepts. Rules of Docker, of ufw or of an
 administrator cannot open what these rules close, and the order of the tables does not matter.
@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from gateway.errors import NetworkUnavailable
 
 _TIMEOUT_SECONDS = 10.0
-# linux/netfilter/nfnetlink.h, nf_tables.h. The number is the first attribute of the answer.
+# linux/netfilter/nfnetlink.h, nf_tables.h. The number is the first attribute of the response.
 _NETLINK_NETFILTER, _NLM_F_REQUEST = 12, 1
 _NEW_GENERATION, _GET_GENERATION = 10 << 8 | 15, 10 << 8 | 16
 _MISSING = "No such file or directory"  # nft's words for a table that does not exist
@@ -23,9 +23,9 @@ _RULE = re.compile(r"^( {8}(?!type )\S.*)$", re.MULTILINE)  # in a chain, in a t
 
 
 class Ruleset:
-    """The tables of one name, one for each family, which are replaced in one transaction.
+    """The tables of one name, one for each family. One transaction replaces all of them.
 
-    `text` is in nft's own language: chains are indented by four spaces, rules by eight. Each rule gets a
+    `text` is in the syntax of nft: chains are indented by four spaces, rules by eight. Each rule gets a
     comment, by which `is_loaded` recognises that all rules are there and that none belongs to an older text.
     """
 
@@ -64,17 +64,19 @@ class Ruleset:
 
 
 def generation() -> int | None:
-    """A number that the kernel changes with every change of a table, in the gateway's own namespace. None if
-    the kernel does not give it. Reading it takes 35 µs; listing a table takes a process."""
+    """Return a number that the kernel changes with every change of a table in the gateway's own namespace.
+
+    None: the kernel does not report it. Reading the number takes 35 µs; listing a table starts a process.
+    """
     request = struct.pack("=IHHII BBH", 20, _GET_GENERATION, _NLM_F_REQUEST, 1, 0, 0, 0, 0)
     try:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_NETFILTER) as kernel:
             kernel.settimeout(1)
             kernel.send(request)
-            answer = kernel.recv(4096)
+            response = kernel.recv(4096)
     except OSError:
         return None
-    kind, attribute = struct.unpack_from("=H", answer, 4)[0], answer[20:28]
+    kind, attribute = struct.unpack_from("=H", response, 4)[0], response[20:28]
     return int.from_bytes(attribute[4:]) if kind == _NEW_GENERATION else None
 
 
@@ -107,7 +109,7 @@ def run(
 
 
 def stderr_of(done: subprocess.CompletedProcess[str]) -> str:
-    """One line of at most 300 characters."""
+    """The standard error as one line of at most 300 characters."""
     return " ".join(done.stderr.split())[:300]
 
 
@@ -118,7 +120,7 @@ def _load(script: str, namespace: str | None = None) -> None:
 
 
 def _list(family: str, name: str, namespace: str | None) -> str:
-    """The table as nft prints it; empty if it does not exist. nft 1.0.6 lists one family in a run."""
+    """The table as nft prints it; empty if it does not exist. One call of nft 1.0.6 lists one family."""
     done = run(["nft", "--stateless", "list", "table", family, name], namespace=namespace)
     if done.returncode and _MISSING not in done.stderr:
         raise NetworkUnavailable(f"nft cannot list the rules of the sessions' network: {stderr_of(done)}")

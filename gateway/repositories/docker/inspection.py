@@ -1,5 +1,5 @@
-"""What Docker shows of the sessions' containers: whether they run, why they ended and how they
-deviate from what was planned. Also repairs deviations."""
+"""The state of the sessions' containers in Docker: whether they run, why they ended, and how they deviate
+from their plans. Also repairs deviations."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from gateway.repositories.docker.namespace import Namespace
 
 ENDED = frozenset({"exited", "dead"})
 ALIVE = frozenset({"running", "paused"})
-_NEVER = "0001-01-01"  # Docker's date of what has not happened
+_NEVER = "0001-01-01"  # Docker's date for an event that has not happened
 _ACTIONS = ("kill", "stop", "restart")
 _LETHAL = frozenset({"9", "15"})  # signals, as Docker's events number them
 _STOP_TIMEOUT = timedelta(minutes=1)  # between the signal of `docker stop` and the end
@@ -29,9 +29,9 @@ _RESTART_SECONDS = 1.0
 
 
 class Inspection:
-    """Of containers on `network`. Docker's errors are raised as they come.
+    """The containers on `network`. Docker's errors are raised unchanged.
 
-    The rules in a container's network namespace are looked up once in a process: its user cannot change them.
+    A process reads the rules in a container's network namespace once: its user cannot change them.
     """
 
     def __init__(self, docker: Docker, network: str) -> None:
@@ -42,24 +42,24 @@ class Inspection:
     def containers(
         self, ids: Sequence[str], is_own: Callable[[Mapping[str, str]], bool]
     ) -> Sequence[Container]:
-        """Those of `ids` that still exist."""
-        found = [one for one in map(self._inspect, ids) if one]
-        self._closed &= {one["Id"] for one in found}
-        reasons = self._reasons([one for one in found if _has_ended(one)])
+        """Return the containers of `ids` that still exist."""
+        found = [each for each in map(self._inspect, ids) if each]
+        self._closed &= {each["Id"] for each in found}
+        reasons = self._reasons([each for each in found if _has_ended(each)])
         return [
             Container(
-                one["Id"],
-                one["Config"]["Labels"][labels.SESSION],
-                ended=one["Id"] in reasons,
-                foreign=not is_own(one["Config"]["Labels"]),
-                reason=reasons.get(one["Id"], Reason.USER_EXIT),
-                deviations=() if one["Id"] in reasons else self._deviations(one),
+                each["Id"],
+                each["Config"]["Labels"][labels.SESSION],
+                ended=each["Id"] in reasons,
+                foreign=not is_own(each["Config"]["Labels"]),
+                reason=reasons.get(each["Id"], Reason.USER_EXIT),
+                deviations=() if each["Id"] in reasons else self._deviations(each),
             )
-            for one in found
+            for each in found
         ]
 
     def close_namespace(self, container_id: str, *, is_new: bool = False) -> None:
-        """Load the gateway's rules into its network namespace. Raises `NetworkUnavailable`."""
+        """Load the gateway's rules into the container's network namespace. Raises `NetworkUnavailable`."""
         self.namespace(container_id).close(is_new=is_new)
         self._closed.add(container_id)
 
@@ -86,13 +86,13 @@ class Inspection:
                 api.connect_container_to_network(container_id, network, ipv4_address=address)
 
     def _inspect(self, container_id: str) -> dict[str, Any] | None:
-        with suppress(NotFound):  # it went away since it was listed
+        with suppress(NotFound):  # removed since it was listed
             found: dict[str, Any] = self._docker.client.api.inspect_container(container_id)
             return found
         return None
 
     def _deviations(self, found: Mapping[str, Any]) -> Sequence[Deviation]:
-        if found["State"]["Status"] not in ALIVE:  # created, and about to be started
+        if found["State"]["Status"] not in ALIVE:  # created, and not started yet
             return ()
         shown = setup.shown(found)
         planned = setup.planned(found) or shown
@@ -100,7 +100,7 @@ class Inspection:
         return list(deviations(planned, shown, is_paused=is_paused, is_closed=self._is_closed(found)))
 
     def _is_closed(self, found: Mapping[str, Any]) -> bool:
-        """Where the gateway cannot enter the namespace, nothing is known, and nothing is reported."""
+        """If the gateway cannot enter the namespace, its state is unknown, and no deviation is reported."""
         if found["Id"] in self._closed:
             return True
         with suppress(NetworkUnavailable):
@@ -112,22 +112,22 @@ class Inspection:
     def _reasons(self, ended: Sequence[Mapping[str, Any]]) -> Mapping[str, Reason]:
         actions = self._actions(ended) if ended else {}
         return {
-            one["Id"]: End(
-                exit_code=one["State"]["ExitCode"],
-                oom_killed=one["State"]["OOMKilled"],
-                actions=actions.get(one["Id"], ()),
-                was_restarted=one["State"]["Running"],
+            each["Id"]: End(
+                exit_code=each["State"]["ExitCode"],
+                oom_killed=each["State"]["OOMKilled"],
+                actions=actions.get(each["Id"], ()),
+                was_restarted=each["State"]["Running"],
             ).reason
-            for one in ended
+            for each in ended
         }
 
     def _actions(self, ended: Sequence[Mapping[str, Any]]) -> Mapping[str, set[str]]:
-        """What Docker was asked to do with each container shortly before it ended."""
-        ends = {one["Id"]: _time(one["State"]["FinishedAt"]) for one in ended}
+        """Return the requests to Docker that preceded the end of each container."""
+        ends = {each["Id"]: _time(each["State"]["FinishedAt"]) for each in ended}
         latest = max(ends.values()).timestamp() + _RESTART_SECONDS
         events = self._docker.client.api.events(
             since=int((min(ends.values()) - _STOP_TIMEOUT).timestamp()),
-            until=math.ceil(max(time.time(), latest)),  # Docker answers when this time has come
+            until=math.ceil(max(time.time(), latest)),  # Docker ends the response at this time
             filters={
                 "type": "container",
                 "event": list(_ACTIONS),
@@ -145,7 +145,7 @@ class Inspection:
 
 
 def _has_ended(found: Mapping[str, Any]) -> bool:
-    """A container that runs although it ended once was restarted: its session is over."""
+    """Whether the session is over. A running container that ended before was restarted."""
     state = found["State"]
     return state["Status"] in ENDED or (state["Running"] and not state["FinishedAt"].startswith(_NEVER))
 

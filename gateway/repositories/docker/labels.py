@@ -1,4 +1,4 @@
-"""The labels by which the gateway knows its own containers, whoever made or lost track of them."""
+"""The labels by which the gateway recognises its containers, also those that no row mentions."""
 
 import re
 from collections.abc import Mapping
@@ -19,14 +19,16 @@ GPU_UUID = "io.gpu-ssh-gateway.gpu-uuid"
 UID = "io.gpu-ssh-gateway.uid"
 BORROWED = "io.gpu-ssh-gateway.borrowed"
 DEPLOYMENT = "io.gpu-ssh-gateway.deployment"  # the id of the database that records the session
-FIRST_END = "io.gpu-ssh-gateway.first-end"  # of the lease; an extension moves it, and no label
+FIRST_END = (
+    "io.gpu-ssh-gateway.first-end"  # of the lease at the start; an extension does not change the label
+)
 PLANNED = "io.gpu-ssh-gateway.planned"  # how the container was set up, see `setup`
 NETWORK = "io.gpu-ssh-gateway.network"
-EGRESS = "io.gpu-ssh-gateway.egress"  # of the proxy: its configuration's SHA-256
+EGRESS = "io.gpu-ssh-gateway.egress"  # on the proxy: the SHA-256 of its configuration
 
 
 def of(spec: ContainerSpec, network: str, deployment: str) -> dict[str, str]:
-    """`network` tells whose the container is where several gateways share one Docker."""
+    """Return the labels of a session's container. `network` separates gateways that share one Docker."""
     allocation = spec.allocation
     return {
         NETWORK: network,
@@ -44,7 +46,7 @@ def of(spec: ContainerSpec, network: str, deployment: str) -> dict[str, str]:
 
 
 def allocation(found: Mapping[str, str]) -> Allocation | None:
-    """The slice that the labels of a container name; None where a label is missing or damaged."""
+    """Return the allocation in the labels of a container; None if a label is missing or damaged."""
     match = _PLACEMENT.fullmatch(found.get(PLACEMENT, ""))
     if not match or found.get(BORROWED) not in ("true", "false") or not found.get(GPU_UUID):
         return None
@@ -54,7 +56,7 @@ def allocation(found: Mapping[str, str]) -> Allocation | None:
 
 
 def first_end(found: Mapping[str, str], otherwise: datetime) -> datetime:
-    """The first end of the lease as the label says; `otherwise` where it says nothing that is a time."""
+    """Return the first end of the lease from the label; `otherwise` if the label has no valid time."""
     try:
         return datetime.fromisoformat(found.get(FIRST_END, "")).astimezone(UTC)
     except (ValueError, OverflowError):

@@ -1,4 +1,4 @@
-"""What a session may take of the machine, and what it may write to, in Docker's own names."""
+"""The resource limits and the writable directories of a session, as options of Docker."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -6,16 +6,16 @@ from typing import Any
 
 from docker.types import Ulimit
 
-# RLIMIT_CORE of 1, not 0: with the host's core_pattern a program, 0 still has the kernel start it, as root
-# and outside, for each crash in a session; 1 is the value that keeps it from that (core(5), fs/coredump.c).
+# The host's core_pattern may name a program. With an RLIMIT_CORE of 0 the kernel starts this program, as root
+# on the host, for each crash in a session. With 1 it does not (core(5), fs/coredump.c).
 _NO_CORE_DUMPS = 1
-# Without a number of inodes it is half of the machine's pages; builds in /tmp run programs from there.
+# The default of nr_inodes is half of the machine's memory pages. exec: builds in /tmp run programs there.
 _TMPFS = "rw,nosuid,nodev,mode=1777,nr_inodes=100k"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Sizes are as Docker writes them, such as `512m`; `cpus` in CPUs, `pids` and `open_files` in numbers.
+    """Sizes are in Docker's notation, such as `512m`; `cpus`, `pids` and `open_files` are numbers.
 
     `shm` and `tmp`, the sizes of /dev/shm and of /tmp and /var/tmp, count against `memory`.
     """
@@ -29,11 +29,11 @@ class Limits:
     read_only_root: bool
 
     def docker_options(self, volumes: Iterable[str] = ()) -> dict[str, Any]:
-        """Arguments for `containers.create`. Each of `volumes` becomes a temporary directory like /tmp."""
+        """Return options for `create_host_config`; each of `volumes` becomes a tmpfs like /tmp."""
         scratch = f"{_TMPFS},exec,size={self.tmp}"
         return {
             "mem_limit": self.memory,
-            "memswap_limit": self.memory,  # of both together: no swap
+            "memswap_limit": self.memory,  # memory and swap together: no swap
             "nano_cpus": int(self.cpus * 1e9),
             "pids_limit": self.pids,
             "ulimits": [

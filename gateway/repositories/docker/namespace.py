@@ -1,9 +1,9 @@
-"""A session's own network namespace, and the rules in it.
+"""The network namespace of a session, and the gateway's rules in it.
 
-They hold whatever happens to the host's rules. The session's user has no capability and cannot change them.
+These rules do not depend on the host's rules. The session's user has no capability and cannot change them.
 
 Docker's resolver, 127.0.0.11, listens inside the namespace, so only rules in the namespace can close it. It
-resolves the names of all containers of the network, and dockerd allocates memory for each question.
+resolves the names of all containers of the network, and dockerd allocates memory for each query.
 """
 
 import ipaddress
@@ -15,7 +15,7 @@ from gateway.domain.plan import SSH_PORT
 from gateway.errors import ContainerFailed, NetworkUnavailable
 from gateway.repositories.docker.firewall import Ruleset, run, stderr_of
 
-# What leaves is rejected, so that programs fail at once; what arrives is dropped without an answer.
+# Outgoing packets are rejected, so that programs fail at once. Incoming packets are dropped.
 _TABLES = """\
 table inet gateway {{
     chain input {{
@@ -47,20 +47,20 @@ table arp gateway {{
 
 
 class Namespace:
-    """Of a running container, from what Docker's inspection says of its network `network`.
+    """The namespace of a running container, from Docker's inspection `found` and the network's name.
 
-    Raises `NetworkUnavailable` where the gateway cannot enter it, for a container that does not run, and for
-    one that is not connected.
+    Raises `NetworkUnavailable` if the gateway cannot enter the namespace, if the container does not run, and
+    if it is not connected to the network.
     """
 
     def __init__(self, found: Mapping[str, Any], network: str) -> None:
         self._path = str(found["NetworkSettings"]["SandboxKey"])
         self._endpoint = found["NetworkSettings"]["Networks"].get(network) or {}
-        if not self._path:  # an empty path would be taken for the host's namespace
+        if not self._path:  # nsenter would take an empty path for the host's namespace
             raise NetworkUnavailable("The session's container has no network namespace: it does not run.")
 
     def is_closed(self) -> bool:
-        """Whether all of the gateway's rules are in it."""
+        """Whether the namespace has all of the gateway's rules."""
         return self._rules().is_loaded(self._path)
 
     def close(self, *, is_new: bool = False) -> None:
@@ -68,7 +68,7 @@ class Namespace:
         self._rules().load(self._path, is_new=is_new)
 
     def disconnect(self) -> None:
-        """Close the connections to its sshd. The kernel does it, also where all processes are stopped.
+        """Close the connections to the container's sshd, also if all of its processes are stopped.
 
         Raises `ContainerFailed` if connections are left, as on a kernel without CONFIG_INET_DIAG_DESTROY.
         """

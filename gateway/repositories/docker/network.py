@@ -1,7 +1,7 @@
-"""The sessions' network. Sessions cannot use it to reach each other, the host or the outside.
+"""The sessions' network. Sessions cannot connect over it to each other, to the host or to the outside.
 
 Docker's own settings (`internal`, `enable_icc=false`) close part of it, by rules that depend on its iptables.
-The gateway's tables of nftables close all of it, and packets that are really sent show whether they do.
+The gateway's nftables tables close all of it, and real test packets check their effect.
 """
 
 import ipaddress
@@ -26,12 +26,12 @@ _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LONGEST_INTERFACE_NAME = 15
 _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
-# How long a proof is used: while no table changes, if one has changed, and if the network was open.
+# How long a result is valid: while no table changes, after a change, and if the network was open.
 _PROOF_SECONDS, _SHORTEST_SECONDS, _OPEN_SECONDS = 60.0, 10.0, 1.0
 _AVOID_SECONDS = 600.0
 
-# The bridge family sees what passes between two sessions, ARP included, also without br_netfilter. Only the
-# address and port of the egress proxy are open to sessions; without --egress allowlist no proxy is there.
+# The bridge family filters traffic between two sessions, including ARP, also without br_netfilter. Sessions
+# can connect only to the address and port of the egress proxy, which exists only with --egress allowlist.
 _TABLES = """\
 table inet {table} {{
     chain input {{
@@ -92,10 +92,10 @@ class Worknet:
         self._proof = _Proof(self._bridge, self._subnet)
 
     def ensure(self) -> Collection[str]:
-        """Create the network and load the tables where they are missing; then as `check`.
+        """Create the network and load the tables if they are missing, then do the same as `check`.
 
-        Returns the addresses that cannot be given to a session: a container holds them, or Docker refused
-        them not long ago.
+        Returns the addresses that no session can have: a container has them, or Docker refused them in the
+        last ten minutes.
         """
         with translated_errors():
             found = self._inspect() or self._create()
@@ -105,8 +105,8 @@ class Worknet:
         return {*self._examine(found), *self._avoided()}
 
     def check(self) -> None:
-        """Raises `NetworkUnavailable` with the first promise that does not hold, and `NetworkOpen` when
-        sessions may reach what they must not reach."""
+        """Raises `NetworkUnavailable` with the first fault, and `NetworkOpen` if sessions may have
+        connections that they must not have."""
         with translated_errors():
             found = self._inspect()
         if found is None:
@@ -122,7 +122,7 @@ class Worknet:
                 self._refuse_overlap(self._others())
 
     def avoid(self, address: str) -> None:
-        """Docker can hold an address that it lists for no container."""
+        """Do not assign `address` for ten minutes: Docker can reserve an address that no container has."""
         self._refused[address] = time.monotonic() + _AVOID_SECONDS
 
     def _avoided(self) -> Iterator[str]:
@@ -130,7 +130,7 @@ class Worknet:
         return (address for address, until in list(self._refused.items()) if until > now)
 
     def _examine(self, found: dict[str, Any]) -> Sequence[str]:
-        """The addresses that containers hold."""
+        """Raise the errors of `check`, and return the addresses of the containers."""
         if problem := self._problem(found):
             raise NetworkOpen(
                 f"The Docker network {self._name!r} is not as it must be ({problem}): remove it with "
@@ -152,20 +152,20 @@ class Worknet:
         return held
 
     def remove(self) -> None:
-        """Remove the network and the tables, when the gateway is taken off a machine."""
+        """Remove the network and the tables, when the gateway is removed from a machine."""
         with translated_errors():
             if self._inspect() is not None:
                 self._docker.client.networks.get(self._name).remove()
         self._rules().remove()
 
     def _is_loaded(self, rules: Ruleset) -> bool:
-        """The tables are listed only if any table has changed since they were last found complete."""
-        now = generation()
-        if now is not None and self._complete == (rules.version, now):
+        """Whether the tables are complete. They are listed only if a table has changed meanwhile."""
+        current = generation()
+        if current is not None and self._complete == (rules.version, current):
             return True
         if not rules.is_loaded():
             return False
-        self._complete = rules.version, now
+        self._complete = rules.version, current
         return True
 
     def _rules(self) -> Ruleset:
@@ -211,7 +211,7 @@ class Worknet:
                 labels={labels.NETWORK: self._name},
             )
         except APIError as error:
-            if error.status_code != 409:  # another worker created it in between
+            if error.status_code != 409:  # 409: another worker created it meanwhile
                 raise
         found = self._inspect()
         if found is None:
@@ -235,7 +235,7 @@ class Worknet:
 
 
 class _Proof:
-    """What packets that were really sent have shown."""
+    """The results of the last test packets."""
 
     def __init__(self, bridge: str, subnet: ipaddress.IPv4Network) -> None:
         self._bridge = bridge
@@ -246,7 +246,7 @@ class _Proof:
         self._open: Sequence[str] = ()
 
     def require(self, held: Sequence[str]) -> None:
-        """Raises `NetworkUnavailable` when a path is open. `held` are the addresses that containers hold."""
+        """Raises `NetworkOpen` when a path is open. `held` are the addresses of the containers."""
         with self._lock:
             if self._is_outdated():
                 self._generation = generation()
@@ -265,7 +265,7 @@ class _Proof:
         return age > (_PROOF_SECONDS if is_unchanged else _SHORTEST_SECONDS)
 
     def _send(self, held: Sequence[str]) -> Sequence[str]:
-        """Sessions get the lowest free addresses, so the highest are used here."""
+        """Sessions get the lowest free addresses, so the test packets use the highest."""
         gateway, *others = map(str, self._subnet.hosts())
         proxy = proxy_address(self._subnet)
         spare = [address for address in reversed(others) if address not in {*held, proxy}][:2]
@@ -280,6 +280,6 @@ def bridge_name(network: str) -> str:
 
 
 def _addresses(found: dict[str, Any]) -> list[str]:
-    """Docker lists the addresses of running containers, with the length of the prefix."""
+    """The addresses of running containers. Docker lists them with the length of the prefix."""
     containers = (found.get("Containers") or {}).values()
     return [each["IPv4Address"].partition("/")[0] for each in containers if each["IPv4Address"]]

@@ -1,8 +1,8 @@
-"""Sends packets as a session could send them, and returns which of them arrived.
+"""Sends the packets that a session could send, and returns which of them arrived.
 
-Rules can be listed and still have no effect; a packet that does not arrive proves their effect. Three TAP
-devices exist for about a tenth of a second: two are ports of the sessions' bridge, as a session's device is,
-and one is another network of the host.
+Listed rules can have no effect; a packet that does not arrive proves their effect. Three TAP devices exist
+for about a tenth of a second: two are ports of the sessions' bridge, like a session's device, and one is
+another network of the host.
 """
 
 import fcntl
@@ -23,7 +23,7 @@ _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000  # linux/if_tun.h
 _ETHERNET, _ARP, _IPV4, _UDP = 1, b"\x08\x06", b"\x08\x00", 17
 _REQUEST, _REPLY = 1, 2
 _BROADCAST, _UNKNOWN_MAC = b"\xff" * 6, bytes(6)
-_OUTSIDE_HOST, _OUTSIDE = "203.0.113.1", "203.0.113.2"  # of a range that is reserved for documentation
+_OUTSIDE_HOST, _OUTSIDE = "203.0.113.1", "203.0.113.2"  # in the range that is reserved for documentation
 _DISCARD_PORT = 9
 _WAIT_SECONDS = 0.1
 _ANSWER_SECONDS = 2.0
@@ -32,7 +32,7 @@ _MOST_SESSIONS = 512
 
 @dataclass(frozen=True, slots=True)
 class _Machine:
-    """An imagined machine behind a TAP device: what is written to `file` arrives at the device."""
+    """A simulated machine behind a TAP device: a frame that is written to `file` arrives at the device."""
 
     file: int
     address: str
@@ -48,7 +48,7 @@ class _Machine:
         os.write(self.file, to + self.mac + _IPV4 + header + checksum + addresses + datagram)
 
     def ask_for(self, address: str) -> None:
-        """Ask by ARP who has an address."""
+        """Send an ARP request for an address."""
         fields = struct.pack("!HHBBH", _ETHERNET, 0x0800, 6, 4, _REQUEST)
         sender = self.mac + socket.inet_aton(self.address)
         os.write(
@@ -57,24 +57,24 @@ class _Machine:
         )
 
     def mac_of(self, address: str) -> bytes:
-        """Raises `NetworkUnavailable` when nobody answers: then no other packet proves anything."""
+        """Raises `NetworkUnavailable` without an ARP reply, because then no other packet proves anything."""
         self.ask_for(address)
         deadline = time.monotonic() + _ANSWER_SECONDS
-        while (left := deadline - time.monotonic()) > 0:
-            for frame in self.frames(left):
+        while (remaining := deadline - time.monotonic()) > 0:
+            for frame in self.frames(remaining):
                 if _arp(frame) == (_REPLY, address):
                     return frame[22:28]
         raise NetworkUnavailable(f"{address}, the host's address in the sessions' network, does not answer.")
 
-    def frames(self, patience: float = 0.0) -> Iterator[bytes]:
-        """Those that have arrived by now, or the first that arrive within `patience` seconds."""
-        while select.select([self.file], [], [], patience)[0]:
+    def frames(self, timeout_seconds: float = 0.0) -> Iterator[bytes]:
+        """Yield the frames that have arrived, or the first frames that arrive within the timeout."""
+        while select.select([self.file], [], [], timeout_seconds)[0]:
             yield os.read(self.file, 2048)
-            patience = 0.0
+            timeout_seconds = 0.0
 
 
 def open_paths(bridge: str, gateway: str, spare: tuple[str, str], sessions: Sequence[str]) -> list[str]:
-    """One sentence for each direction that is open and must be closed.
+    """Return one sentence for each direction that is open and must be closed.
 
     `gateway` is the host's address on the bridge, `spare` are two free addresses there, `sessions` are
     the addresses of live sessions. Raises `NetworkUnavailable` when no packet can be sent.
@@ -128,7 +128,7 @@ def _arrived(
 
 @contextmanager
 def _machine(address: str, port_of: str | None) -> Iterator[_Machine]:
-    """One whose device is a port of a bridge, or another network of the host."""
+    """A machine whose device is a port of a bridge, or another network of the host."""
     mac, device_mac = b"\x02" + os.urandom(5), b"\xfe" + os.urandom(5)  # a bridge may adopt the lowest
     try:
         file = os.open(_DEVICE, os.O_RDWR | os.O_NONBLOCK)
@@ -167,7 +167,7 @@ def _arp(frame: bytes) -> tuple[int, str]:
 
 
 def _checksum(header: bytes) -> bytes:
-    """Of an IPv4 header (RFC 791) that lacks its checksum."""
+    """The checksum of an IPv4 header (RFC 791) in which the checksum is zero."""
     total = sum(struct.unpack(f"!{len(header) // 2}H", header))
     total = (total & 0xFFFF) + (total >> 16)
     return struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF)

@@ -1,4 +1,4 @@
-"""The setup of a session's container: as a label keeps what was planned, and as Docker shows it."""
+"""The setup of a session's container: the planned one, kept in a label, and the one that Docker reports."""
 
 import json
 import posixpath
@@ -12,24 +12,24 @@ _LIMITS = ("Memory", "MemorySwap", "NanoCpus", "PidsLimit")
 
 
 def label(networks: Mapping[str, str], mounts: Sequence[Mapping[str, Any]], limits: Mapping[str, Any]) -> str:
-    """The text of the label. `mounts` and `limits` are as Docker's API takes them."""
+    """Return the text of the label. `mounts` and `limits` are in the form of Docker's API."""
     binds = [[_path(mount["Source"]), mount["Target"], not mount["ReadOnly"]] for mount in mounts]
     kept = {name: limits[name] for name in _LIMITS if name in limits}
     return json.dumps({"networks": dict(networks), "mounts": binds, "limits": kept})
 
 
 def planned(found: Mapping[str, Any]) -> Setup | None:
-    """From an inspection. None where the label is missing, as on containers of older versions, or damaged."""
+    """Return the setup in the label. None if it is missing, as in older versions, or damaged."""
     try:
         kept = json.loads(found["Config"]["Labels"][labels.PLANNED])
-        mounts = frozenset((str(source), str(place), bool(rw)) for source, place, rw in kept["mounts"])
+        mounts = frozenset((str(source), str(target), bool(rw)) for source, target, rw in kept["mounts"])
         return Setup(dict(kept["networks"]), mounts, dict(kept["limits"]))
     except (KeyError, TypeError, ValueError):
         return None
 
 
 def shown(found: Mapping[str, Any]) -> Setup:
-    """From an inspection of a container that runs."""
+    """Return the setup in Docker's inspection of a running container."""
     networks = found["NetworkSettings"]["Networks"]
     mounts = frozenset((mount["Source"], mount["Destination"], mount["RW"]) for mount in found["Mounts"])
     return Setup(
@@ -40,5 +40,5 @@ def shown(found: Mapping[str, Any]) -> Setup:
 
 
 def _path(source: str) -> str:
-    """Docker shows the path without dots and double slashes."""
+    """The path as Docker reports it: without dots and double slashes."""
     return posixpath.normpath(source)

@@ -9,12 +9,12 @@ from pathlib import Path
 from gateway.repositories.docker.client import Docker
 
 _ROUTES = Path("/proc/net/route")
-# Where Docker takes the subnets of new networks from, unless its configuration says otherwise.
+# The pools from which Docker takes the subnets of new networks, unless its configuration names others.
 _DEFAULT_POOLS = [*(f"172.{number}.0.0/16" for number in range(17, 32)), "192.168.0.0/16"]
 
 
 def of_the_host(except_interface: str) -> Mapping[str, IPv4Network]:
-    """The networks that the host is connected to directly, by description."""
+    """Return the networks that the host is connected to directly, by description."""
     found = {}
     for line in _ROUTES.read_text().splitlines()[1:]:
         interface, destination, gateway, *_, mask = line.split()[:8]
@@ -25,7 +25,7 @@ def of_the_host(except_interface: str) -> Mapping[str, IPv4Network]:
 
 
 def of_docker(docker: Docker, except_network: str) -> Mapping[str, IPv4Network]:
-    """The subnets of Docker's other networks, and the pools from which Docker takes more, by description."""
+    """Return the subnets of Docker's other networks and its pools for new networks, by description."""
     found = {}
     for network in docker.client.api.networks():
         configured = network["IPAM"]["Config"] if network["Name"] != except_network else None
@@ -41,6 +41,6 @@ def of_docker(docker: Docker, except_network: str) -> Mapping[str, IPv4Network]:
     return found
 
 
-def _address(kernels: str) -> str:
+def _address(hexadecimal: str) -> str:
     """The kernel writes an address as a hexadecimal number in the byte order of the machine."""
-    return socket.inet_ntoa(struct.pack("=I", int(kernels, 16)))
+    return socket.inet_ntoa(struct.pack("=I", int(hexadecimal, 16)))
