@@ -1,6 +1,6 @@
-"""One process at a time: lock files that only the gateway's own account can open.
+"""Locks between processes: lock files that only the gateway's own account can open.
 
-A file that others may open is a lock that others may hold. Every wait is bounded and says what it waits for.
+An account that can open a file can also lock it. Every wait has a time limit and an error with its purpose.
 """
 
 import fcntl
@@ -24,10 +24,10 @@ _PRIVATE = 0o600
 def locked(
     path: Path, purpose: str, seconds: float = WAIT_SECONDS, error: Callable[[str], Exception] = Unavailable
 ) -> Iterator[None]:
-    """Hold the lock file at `path`, which is made if it is missing; threads exclude each other, too.
+    """Hold the lock file at `path`, which is created if it is missing. Threads exclude each other, too.
 
     Raises `error` when another process holds it for `seconds`; `purpose` completes "waiting to …". Raises
-    `OSError` when the file cannot be made.
+    `OSError` when the file cannot be created.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     keep_private(path)
@@ -39,7 +39,7 @@ def locked(
 
 
 def wait(attempt: Callable[[], bool], purpose: str, seconds: float = WAIT_SECONDS) -> None:
-    """Call `attempt` until it succeeds; raises `Unavailable` after `seconds`."""
+    """Call `attempt` until it returns True. Raises `Unavailable` after `seconds`."""
     deadline = time.monotonic() + seconds
     while not attempt():
         if time.monotonic() > deadline:
@@ -48,7 +48,8 @@ def wait(attempt: Callable[[], bool], purpose: str, seconds: float = WAIT_SECOND
 
 
 def take(descriptor: int) -> bool:
-    """Lock the open file or directory; whether it was free. The lock ends when the descriptor is closed."""
+    """Try to lock the open file or directory, and return whether that succeeded, without waiting. The lock
+    ends when the descriptor is closed."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -64,7 +65,7 @@ def timed_out(purpose: str, seconds: float) -> str:
 
 
 def keep_private(path: Path) -> None:
-    """Close a lock file of an older version, or a directory of locks, to other accounts."""
+    """Close an existing lock file or directory of locks to other accounts. Older versions left them open."""
     try:
         mode = path.stat().st_mode
     except FileNotFoundError:

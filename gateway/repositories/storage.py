@@ -1,4 +1,4 @@
-"""Files that are replaced in one step, and how a full disk shows."""
+"""Atomic replacement of files, and the errors of a full disk."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ from typing import IO
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk, or the quota on it, has no room."""
+    """Whether the disk is full, or the quota on it is used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -20,8 +20,8 @@ def replacing(
     """Write a new file that takes the place of `path` when the block ends without an error.
 
     Readers see the old file or the new one. The new file is on the disk before it gets the name, with `mode`
-    and the owner of the file that it replaces. `draft` is where it is written, beside `path`. `ready` is
-    called when the new file is on the disk; if it raises, nothing is replaced.
+    and the owner of the file that it replaces. Until then its path is `draft`, in the same directory. `ready`
+    is called when the new file is on the disk; if it raises, nothing is replaced.
     """
     draft = draft or path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)  # a killed process left it
@@ -43,7 +43,7 @@ def replacing(
 
 
 def sync_directory(path: Path) -> None:
-    """Put new names in the directory on the disk."""
+    """Write the entries of the directory to the disk."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""The two files of a session that change while it lives: the message of the day, and facts for programs."""
+"""The two files that change during a session: the message of the day, and the lease for programs."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -12,15 +12,16 @@ from gateway.repositories.lock import take, wait
 from gateway.repositories.storage import replacing
 
 _LABEL_WIDTH = 12
-_LEASE_LABEL = "Lease ends"  # the part above it never changes
+_LEASE_LABEL = "Lease ends"  # the part above this line never changes
 _MOTD, _LEASE = "motd", "lease"
 
 
 def replace(etc: Path, wanted: Callable[[], Board | None]) -> None:
-    """Write what `wanted` returns; None changes nothing.
+    """Write the board that `wanted` returns; None changes nothing.
 
-    No other process writes at the same time, so what `wanted` read from the database is still true. Raises
-    `OSError`; it is a `FileNotFoundError` if the session has no files any more.
+    `wanted` is called under a lock that excludes other writers, so what it reads from the database is
+    current. Raises `OSError`, and its subclass `FileNotFoundError` if the session has no
+    files any more.
     """
     with _locked(etc):
         if board := wanted():
@@ -30,12 +31,12 @@ def replace(etc: Path, wanted: Callable[[], Board | None]) -> None:
 
 
 def shows(etc: Path, board: Board) -> bool:
-    """Whether the files say what the board says. Raises `OSError` as `replace` does."""
+    """Whether the files have the content of the board. Raises `OSError` like `replace`."""
     return all(_read(etc / name) == content for name, content in _contents(etc, board).items())
 
 
 def lease_end(etc: Path) -> datetime | None:
-    """Return the end of the lease that the files say; None if they do not say any."""
+    """Return the end of the lease from the files; None if they have no valid time."""
     facts = dict(line.partition("=")[::2] for line in (_read(etc / _LEASE) or "").splitlines())
     try:
         return datetime.fromisoformat(facts["ends"])

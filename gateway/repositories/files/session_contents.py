@@ -7,10 +7,10 @@ from importlib.resources import files
 from gateway.domain.mig import Gpu
 from gateway.domain.plan import SSH_PORT, Allocation, SessionRequest
 
-PROGRAMS = ("etc/shell",)  # the files that the session runs by their path
+PROGRAMS = ("etc/shell",)  # the files that a session executes directly
 
 _SCRIPTS = files(__package__) / "scripts"
-# PAM, passwords and a pid file need root. The first value of an option counts, so the image's own
+# PAM, passwords and a pid file need root. sshd uses the first value of an option, so the image's own
 # configuration comes last. The login shell shows the message of the day.
 _SSHD_CONFIG = """\
 Port {port}
@@ -37,7 +37,7 @@ Subsystem sftp internal-sftp
 SetEnv LANG=C.UTF-8 {environment}
 Include /etc/ssh/sshd_config.d/*.conf
 """
-# Each extension moves the end, so a login reads it from the file that moves along.
+# Each extension changes the end of the lease, so a login reads it from the file that the gateway updates.
 _LEASE_ENDS = """\
 while IFS='=' read -r fact value; do
     if [ "$fact" = ends ]; then export GATEWAY_LEASE_ENDS="$value"; fi
@@ -56,8 +56,8 @@ class EgressProxy:
 def contents(
     request: SessionRequest, gpu: Gpu, allocation: Allocation, egress: EgressProxy | None
 ) -> Mapping[str, str]:
-    """The text of each file, by its path below the session's directory. The private host key is not among
-    them, because it is the only file with an owner and a mode of its own."""
+    """Return the text of each file, by its path below the session's directory. The private host key is not
+    included, because it is the only file with its own owner and mode."""
     environment = _environment(request, allocation, egress)
     user, uid = request.user_id, request.uid
     return {
@@ -84,7 +84,7 @@ def contents(
 def _environment(
     request: SessionRequest, allocation: Allocation, egress: EgressProxy | None
 ) -> dict[str, str]:
-    """What a login gets, whatever the image sets and the client sends."""
+    """The environment of a login. It overrides that of the image and that of the SSH client."""
     environment = {
         "NVIDIA_VISIBLE_DEVICES": str(allocation.mig_uuid),
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
@@ -98,7 +98,7 @@ def _environment(
 
 
 def _exports(environment: Mapping[str, str]) -> str:
-    """Read by the login shell of the session, and by bash and sh after /etc/profile has reset PATH."""
+    """A script that the login shell reads, and bash and sh after /etc/profile has set PATH."""
     lines = [f"export {name}={value}" for name, value in environment.items()]
     return "\n".join([*lines, _LEASE_ENDS, 'PATH="${SESSION_PATH:-$PATH}"', ""])
 

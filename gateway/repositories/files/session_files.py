@@ -1,4 +1,4 @@
-"""The files that a session's sshd and login shells read, mounted read-only into its container."""
+"""The files that a session's sshd and login shells read. Docker mounts them read-only into the container."""
 
 import fcntl
 import os
@@ -20,7 +20,7 @@ from gateway.repositories.storage import is_full
 
 
 class HostSessionFiles:
-    """One directory a session: `passwd`, `group`, and `etc/`, which becomes /etc/gateway."""
+    """One directory for each session: `passwd`, `group`, and `etc/`, which becomes /etc/gateway."""
 
     def __init__(self, root: Path, egress_proxy: EgressProxy | None = None) -> None:
         self._root = root
@@ -28,7 +28,7 @@ class HostSessionFiles:
 
     def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path:
         directory = self._root / request.session_id
-        with _errors_told():
+        with _translated_errors():
             (directory / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
             for name, content in contents(request, gpu, allocation, self._egress).items():
                 (directory / name).write_text(content)
@@ -37,29 +37,29 @@ class HostSessionFiles:
         return directory
 
     def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
-        """Write what `wanted` returns into the session's files; nothing if the session is over."""
-        with _errors_told(), suppress(FileNotFoundError):
+        """Write the board that `wanted` returns into the session's files, if the session still has files."""
+        with _translated_errors(), suppress(FileNotFoundError):
             board.replace(self._root / session_id / "etc", wanted)
 
     def shows(self, session_id: str, expected: Board) -> bool:
-        with _errors_told():
+        with _translated_errors():
             return board.shows(self._root / session_id / "etc", expected)
 
     def lease_end(self, session_id: str) -> datetime | None:
-        """The end of the lease that the session shows; None if it shows none."""
-        with _errors_told():
+        """Return the end of the lease from the session's files; None if they have none."""
+        with _translated_errors():
             return board.lease_end(self._root / session_id / "etc")
 
     def remove(self, session_id: str) -> None:
         shutil.rmtree(self._root / session_id, ignore_errors=True)
 
     def list(self) -> Mapping[str, bool]:
-        """The ids of the sessions that have files, and whether somebody holds the claim on them."""
+        """Return the ids of the sessions that have files, and whether a process holds the claim on each."""
         ids = sorted(os.listdir(self._root)) if self._root.is_dir() else []
         return {id: bool(self.is_claimed(id)) for id in ids}
 
     def is_claimed(self, session_id: str) -> bool | None:
-        """Whether a living process holds the claim; None when the session has no directory here."""
+        """Whether a live process holds the claim; None if the session has no directory on this host."""
         try:
             directory = os.open(self._root / session_id, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):
@@ -74,7 +74,7 @@ class HostSessionFiles:
 
     @contextmanager
     def claim(self, session_id: str) -> Iterator[None]:
-        """The session's directory, made if it is missing and locked: the lock goes with its process."""
+        """Lock the session's directory, which is created if it is missing. The lock ends with its process."""
         directory = self._locked(self._root / session_id)
         try:
             yield
@@ -82,9 +82,9 @@ class HostSessionFiles:
             os.close(directory)
 
     def _locked(self, path: Path) -> int:
-        """Other accounts must not reach the directory: whoever can open it can lock it."""
+        """Return the locked directory. Other accounts must not open it, because they could then lock it."""
         while True:
-            with _errors_told():
+            with _translated_errors():
                 self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
                 keep_private(self._root)
                 path.mkdir(mode=0o755, exist_ok=True)
@@ -97,11 +97,11 @@ class HostSessionFiles:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.stat(path), os.fstat(directory)):
                     return directory
-            os.close(directory)  # it was removed before it was locked
+            os.close(directory)  # it was removed before this process locked it
 
 
 @contextmanager
-def _errors_told() -> Iterator[None]:
+def _translated_errors() -> Iterator[None]:
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The directory of all workspaces: closed to other accounts, and marked, so that it is recognised."""
+"""The directory of all workspaces. It is closed to other accounts, and a marker file identifies it."""
 
 import os
 import stat
@@ -17,7 +17,7 @@ _MOUNT_FLAGS = {os.ST_NOSUID: "nosuid", os.ST_NODEV: "nodev"}
 
 
 class WorkspaceRoot:
-    """`record` is a file outside of the root that remembers that the marker was made; with None there is no
+    """`record` is a file outside of the root. It exists if the marker was created once. With None there is no
     marker. Methods raise `OSError` too.
     """
 
@@ -27,7 +27,7 @@ class WorkspaceRoot:
         self._record = record
 
     def prepare(self) -> None:
-        """Make the root and its marker once, and close the root to other accounts."""
+        """Create the root and its marker once, and close the root to other accounts."""
         self.check()
         self._path.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._record is not None and not self._record.exists():
@@ -38,7 +38,7 @@ class WorkspaceRoot:
             self._path.chmod(0o700)
 
     def check(self) -> None:
-        """Raise `WorkspaceRefused` if the marker was made once and is not there."""
+        """Raises `WorkspaceRefused` if the marker was created once and is missing now."""
         if self._record is not None and self._record.exists() and not self._marker.exists():
             raise WorkspaceRefused(
                 "The marker file of the workspace root is missing, so its disk is probably not mounted. "
@@ -47,7 +47,7 @@ class WorkspaceRoot:
             )
 
     def weaknesses(self) -> Sequence[str]:
-        """What would make workspaces safer on this host, each as one clause."""
+        """Return what makes workspaces less safe on this host, each as one clause."""
         if not self._path.is_dir():
             return []
         flags = os.statvfs(self._path).f_flag
@@ -58,7 +58,7 @@ class WorkspaceRoot:
         return found
 
     def _has_homes_of_accounts(self) -> bool:
-        """Whether the root is also the home directory of the host's own people, as /home is."""
+        """Whether the root also has home directories of the host's own accounts, like /home."""
         owners = {entry.lstat().st_uid for entry in self._path.iterdir()} - {0}
         return any(accounts.name_of(uid) for uid in owners)
 

@@ -1,4 +1,4 @@
-"""Users' persistent directories: made once, owned by one uid, never followed out of their place."""
+"""Users' persistent directories. Each is created once and has one uid as its owner; symlinks are refused."""
 
 import os
 import shutil
@@ -24,7 +24,7 @@ shopt -s checkwinsize histappend
 PS1='\\[\\e[1;32m\\]\\u@\\h\\[\\e[0m\\]:\\[\\e[1;34m\\]\\w\\[\\e[0m\\]\\$ '
 alias ls='ls --color=auto' ll='ls -l' grep='grep --color=auto'
 """
-_MEASURING_SECONDS = 1800  # of millions of files on a slow disk
+_MEASURING_SECONDS = 1800  # for millions of files on a slow disk
 _PROFILE = """\
 # Read by login shells.
 [ -f ~/.bashrc ] && . ~/.bashrc
@@ -32,8 +32,8 @@ _PROFILE = """\
 
 
 class HostWorkspaces:
-    """`<root>/<user>/{.bashrc,projects/,data/}`, 0700. `quota`: the most that a user may hold, in bytes.
-    `record` is as `WorkspaceRoot` has it."""
+    """`<root>/<user>/{.bashrc,projects/,data/}`, 0700. `quota` is the limit for each user, in bytes.
+    `record` is the one of `WorkspaceRoot`."""
 
     def __init__(self, root: Path, quota: int | None = None, record: Path | None = None) -> None:
         self._root = root
@@ -41,10 +41,11 @@ class HostWorkspaces:
         self._directory = WorkspaceRoot(root, record)
 
     def ensure(self, user_id: str, uid: int) -> Path:
-        """The user's workspace, made if there was none; one that is there is left as it is.
+        """Return the user's workspace, which is created if it is missing. An existing one keeps its content.
 
-        Raises `WorkspaceRefused` when a symlink, a file or a directory of another uid stands in its
-        place: mounting it would hand out what it leads to. Also when the workspaces' disk is not mounted.
+        Raises `WorkspaceRefused` if the path is a symlink, a file or a directory of another uid: mounting it
+        would give the user access to other files. Also if the workspaces' disk is not mounted. Raises
+        `DiskFull`.
         """
         path = self._root / user_id
         try:
@@ -65,18 +66,18 @@ class HostWorkspaces:
         return path
 
     def owners(self) -> Mapping[str, int]:
-        """The users who have a workspace, and the uid that owns it. Other directories, such as `lost+found`
-        and those of root and of services, are not among them."""
+        """Return the users who have a workspace, with the uid that owns it. Other directories, such as
+        `lost+found` and those of root and of services, are not included."""
         homes = sorted(self._root.iterdir()) if self._root.is_dir() else []
         found = {home.name: home.lstat() for home in homes if problem_with(home.name) is None}
         return {
-            name: about.st_uid
-            for name, about in found.items()
-            if stat.S_ISDIR(about.st_mode) and about.st_uid >= LOWEST_UID
+            name: status.st_uid
+            for name, status in found.items()
+            if stat.S_ISDIR(status.st_mode) and status.st_uid >= LOWEST_UID
         }
 
     def check(self) -> Sequence[str]:
-        """What would make workspaces safer. Raises `WorkspaceRefused` if their disk is not mounted."""
+        """Return what makes workspaces less safe. Raises `WorkspaceRefused` if their disk is not mounted."""
         try:
             self._directory.check()
             return self._directory.weaknesses()
@@ -84,21 +85,21 @@ class HostWorkspaces:
             raise WorkspaceRefused(f"The workspace root cannot be read ({error.strerror}).") from error
 
     def has_quotas(self) -> bool:
-        """Whether the file system itself keeps users to a quota."""
+        """Whether the file system enforces quotas."""
         return quotas.are_enforced(self._root)
 
     def used(self, user_id: str) -> int:
-        """Bytes of disk that the user's workspace holds; 0 where there is none. Takes as long as it takes."""
+        """Return the disk use of the user's workspace in bytes; 0 without one. Takes up to 30 minutes."""
         path = self._root / user_id
         if not path.is_dir():
             return 0
-        patiently = ["ionice", "--ignore", "--class", "idle", "nice", "-n19"]
+        low_priority = ["ionice", "--ignore", "--class", "idle", "nice", "-n19"]
         measure = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", str(path)]
         try:
             done = subprocess.run(
-                [*patiently, *measure], capture_output=True, text=True, timeout=_MEASURING_SECONDS
+                [*low_priority, *measure], capture_output=True, text=True, timeout=_MEASURING_SECONDS
             )
-            return int(done.stdout.split()[0])  # it fails for what vanishes meanwhile, and counts the rest
+            return int(done.stdout.split()[0])  # du fails if a file vanishes meanwhile, and counts the others
         except (OSError, subprocess.TimeoutExpired, IndexError, ValueError) as error:
             raise WorkspaceRefused(f"The workspace of {user_id} cannot be measured by du.") from error
 
@@ -114,26 +115,26 @@ class HostWorkspaces:
             ) from error
 
     def _make(self, path: Path, uid: int) -> None:
-        """Made aside and renamed into place, so that a crash leaves no half-made workspace."""
+        """Create the workspace under a temporary name and rename it: a crash leaves no incomplete one."""
         for leftover in _leftovers(self._root, path.name):
             shutil.rmtree(leftover)
-        aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self._root))
+        draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self._root))
         try:
             for directory in ("projects", "data"):
-                (aside / directory).mkdir(mode=0o755)
-            (aside / ".bashrc").write_text(_BASHRC)
-            (aside / ".profile").write_text(_PROFILE)
-            for entry in (*aside.iterdir(), aside):
+                (draft / directory).mkdir(mode=0o755)
+            (draft / ".bashrc").write_text(_BASHRC)
+            (draft / ".profile").write_text(_PROFILE)
+            for entry in (*draft.iterdir(), draft):
                 os.chown(entry, uid, uid)
-            aside.rename(path)
+            draft.rename(path)
         except OSError:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
             raise
 
 
 def _leftovers(root: Path, user_id: str) -> list[Path]:
-    """What a process has left that was killed while it made this user's workspace: `.ID.` and a random part
-    without a dot, so that `.john.doe.x` belongs to john.doe and not to john."""
+    """The drafts of this user's workspace that a killed process has left. Their names are `.ID.` and a random
+    part without a dot, so that `.john.doe.x` belongs to john.doe and not to john."""
     return [path for path in root.iterdir() if path.name.rpartition(".")[0] == f".{user_id}"]
 
 
