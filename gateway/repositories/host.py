@@ -1,6 +1,6 @@
-"""The server that the gateway runs on: its Docker, GPUs, network and directories behind the port `Host`.
+"""The server that the gateway runs on: its Docker, GPUs, network and directories, as the port `Host`.
 
-A session is started, stopped and observed as one thing; nobody outside reaches the parts.
+Services start, stop and observe a session as one unit, and do not use the parts directly.
 """
 
 import ipaddress
@@ -27,12 +27,12 @@ from gateway.repositories import accounts
 
 T = TypeVar("T")
 
-_UIDS_AT_ONCE = 32  # more than the new users whose first sessions open at the same moment
+_UIDS_AT_ONCE = 32  # more than the number of new users whose first sessions open at the same time
 
 
 @dataclass(frozen=True, slots=True)
 class ContainerSpec:
-    """What the containers repository needs to run one session's container.
+    """The input of the containers repository for one session's container.
 
     `gpu_uuid` is the MIG device; `workspace` and `files` (as `SessionFiles` wrote them) are host directories.
     """
@@ -46,14 +46,14 @@ class ContainerSpec:
 
 
 class Script(StrEnum):
-    """What the gateway runs inside a session, as its user."""
+    """The scripts that the gateway runs in a session, as its user."""
 
     TELL = "tell"
     HOOK = "hook"
     SIGNAL = "signal"
 
     def prints(self, text: str) -> bool:
-        """Whether the script prints this when all is well."""
+        """Whether the script prints `text` when it succeeds."""
         return text in ("started", "none", "already") if self is Script.HOOK else text.isdecimal()
 
 
@@ -91,7 +91,7 @@ class Containers(Protocol):
 class Network(Protocol):
     """The sessions' network and the rules around it; raises `NetworkUnavailable`, `DockerUnavailable`.
 
-    `ensure` returns the addresses that cannot be given to a session now; `avoid` adds one for a while.
+    `ensure` returns the addresses that no session can have now; `avoid` adds one for ten minutes.
     """
 
     def ensure(self) -> Collection[str]: ...
@@ -100,7 +100,10 @@ class Network(Protocol):
 
 
 class Egress(Protocol):
-    """What sessions reach outside; raises `NetworkUnavailable`, `ImageMissing`, `DockerUnavailable`."""
+    """The outside hosts that sessions can connect to.
+
+    Raises `NetworkUnavailable`, `ImageMissing`, `DockerUnavailable`.
+    """
 
     def ensure(self) -> None: ...
     def describe(self) -> str: ...
@@ -117,7 +120,7 @@ class Workspaces(Protocol):
 
 
 class SessionFiles(Protocol):
-    """The files that a session's sshd reads, one directory a session; raises `DiskFull`."""
+    """The files that a session's sshd reads, in a directory for each session; raises `DiskFull`."""
 
     def claim(self, session_id: str) -> AbstractContextManager[None]: ...
     def is_claimed(self, session_id: str) -> bool | None: ...
@@ -131,8 +134,8 @@ class SessionFiles(Protocol):
 
 @dataclass(frozen=True)
 class LocalHost:
-    """`subnet` holds the sessions' addresses, `uid_range` the users' uids; `mig_policy` says who makes GPU
-    instances."""
+    """`subnet` has the sessions' addresses, `uid_range` the users' uids. `mig_policy` decides whether the
+    gateway or an administrator creates GPU instances."""
 
     gpus: Gpus
     containers: Containers
@@ -148,10 +151,10 @@ class LocalHost:
         return self.gpus.list()
 
     def planner(self) -> LocalPlanner:
-        """Network and daemon are checked here, before anything of a session is recorded."""
+        """Check the daemon and the network, and return a planner. This runs before a session is recorded."""
         self.containers.require_isolation()
-        taken = self.network.ensure()
-        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy, taken)
+        unavailable_addresses = self.network.ensure()
+        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy, unavailable_addresses)
 
     def start(self, plan: SessionPlan) -> Started:
         if plan.gpu is None or plan.allocation is None or plan.address is None:
@@ -177,8 +180,10 @@ class LocalHost:
             raise
 
     def stop(self, session_id: str, allocation: Allocation | None) -> None:
-        """The driver reuses the ids of instances at once, so the container must be gone first. What an orphan
-        held, its container's labels tell."""
+        """Remove the container, then the GPU instance: the driver reuses the ids of instances immediately.
+
+        Without `allocation`, the labels of the container name it, as for a session without a row.
+        """
         if allocation is None:
             allocation = self._labelled(session_id)
         self.containers.remove(session_id)
@@ -212,13 +217,13 @@ class LocalHost:
         self.containers.repair(session_id)
 
     def observe(self, sessions: Sequence[Session]) -> Observation:
-        """The containers are listed before Docker is asked for its last restart: a container that ends with a
-        restart in between is then judged by that restart."""
+        """Read the state of the server. The containers are listed before the time of Docker's last restart is
+        read, so that the time includes a restart that happens in between."""
         unseen: dict[Place, str] = {}
 
-        def look(place: Place, ask: Callable[[], T]) -> T | None:
+        def read(place: Place, call: Callable[[], T]) -> T | None:
             try:
-                return ask()
+                return call()
             except GatewayError as error:
                 unseen[place] = str(error)
             except OSError as error:
@@ -226,19 +231,19 @@ class LocalHost:
             return None
 
         view = ServerView(
-            containers=look(Place.DOCKER, self.containers.list),
-            gpus=look(Place.DRIVER, self.gpus.list) or (),
-            files=look(Place.FILES, self.files.list),
-            up_since=look(Place.DOCKER, self.containers.up_since),
+            containers=read(Place.DOCKER, self.containers.list),
+            gpus=read(Place.DRIVER, self.gpus.list) or (),
+            files=read(Place.FILES, self.files.list),
+            up_since=read(Place.DOCKER, self.containers.up_since),
             open_network=self._open_network(),
             unseen=unseen,
         )
         return view.observe(sessions)
 
     def survivors(self) -> Sequence[Survivor]:
-        """Their files have the present end of each lease, labels the first."""
+        """The session files have the current end of each lease; the labels have only the first end."""
         found = self.containers.survivors()
-        return [replace(one, expires_at=self._lease_end(one)) for one in found]
+        return [replace(survivor, expires_at=self._lease_end(survivor)) for survivor in found]
 
     def workspace_owners(self) -> Mapping[str, int]:
         return self.workspaces.owners()
@@ -262,7 +267,7 @@ class LocalHost:
             self.network.check()
         except NetworkOpen as error:
             return str(error)
-        except GatewayError:  # it could not be checked; `ensure` and `checks` report that
+        except GatewayError:  # the check was not possible; `ensure` and `checks` report that
             pass
         return None
 
@@ -276,7 +281,7 @@ class LocalHost:
         return self.files.is_claimed(session_id)
 
     def ensure(self) -> None:
-        with ExitStack() as every:  # each is called, whichever of the others fails
+        with ExitStack() as every:  # each callback is called, even if another one fails
             every.callback(self.gpus.tidy)
             every.callback(self.egress.ensure)
             every.callback(self.network.ensure)
@@ -309,7 +314,7 @@ class LocalHost:
         return "; ".join([f"ok: {len(found)} GPUs{simulated}", *faults])
 
     def _inside(self, session: Session, script: Script, *arguments: str) -> str:
-        """Raises `ContainerFailed` for what a script does not print when all is well."""
+        """Return the output of the script. Raises `ContainerFailed` if it is not that of a success."""
         if session.container_id is None:
             raise ContainerFailed("The session has no container yet.")
         printed = self.containers.run_inside(session.container_id, script, *arguments).strip()
@@ -324,8 +329,8 @@ class LocalHost:
             return survivor.expires_at
 
     def _labelled(self, session_id: str) -> Allocation | None:
-        found = (one for one in self.containers.survivors() if one.session_id == session_id)
-        return next((one.allocation for one in found), None)
+        found = (each for each in self.containers.survivors() if each.session_id == session_id)
+        return next((each.allocation for each in found), None)
 
     def _make(self, allocation: Allocation) -> str:
         return self.gpus.create(allocation.gpu, allocation.profile, allocation.placement).mig_uuid or ""

@@ -1,4 +1,4 @@
-"""Making one GPU instance with its compute instance, or nothing."""
+"""Creates one GPU instance with its compute instance; after a failure, neither is left."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ _UNDECIDED = (
 
 
 class Creation:
-    """Makes one `profile` at `placement`. The caller holds the GPU's lock."""
+    """Creates one instance of `profile` at `placement`. The caller holds the GPU's lock."""
 
     def __init__(self, device: GpuDevice, records: Records, profile: Profile, placement: Placement) -> None:
         self._device, self._records = device, records
@@ -68,13 +68,13 @@ class Creation:
 def take_back(device: GpuDevice, records: Records, made: Made) -> None:
     """Destroy the instance that was `made`, if it exists. Raises `SliceBusy` if it may still exist."""
     snapshot = device.snapshot()
-    mine = [standing for standing in snapshot.standing if made.is_of(standing.instance)]
-    for standing in mine:
-        if standing.instance.mig_uuid:  # it loses its UUID with its compute instance
+    own = [standing for standing in snapshot.standing if made.is_of(standing.instance)]
+    for standing in own:
+        if standing.instance.mig_uuid:  # the UUID disappears with the compute instance
             records.name(standing.instance)
         destroy(standing)
-    if mine:
-        _require_gone(device, mine)
+    if own:
+        _require_gone(device, own)
     elif snapshot.hides(made.placement):
         raise SliceBusy(
             f"The driver lists no GPU instance at memory slice {made.start} of GPU {device.uuid} and reports "
@@ -85,7 +85,7 @@ def take_back(device: GpuDevice, records: Records, made: Made) -> None:
 
 
 def _require_gone(device: GpuDevice, destroyed: Sequence[Standing]) -> None:
-    """Drivers have reported success and left remnants."""
+    """Raises `SliceBusy` if an instance is left: drivers have reported success although one was."""
     snapshot = device.snapshot()
     listed = {_place(standing) for standing in snapshot.standing}
     for standing in destroyed:

@@ -1,7 +1,7 @@
-"""nvidia-ml-py, initialised once a process, with its errors as the gateway's.
+"""Initialises nvidia-ml-py once in each process, and raises its errors as the gateway's errors.
 
-NVMLError objects cannot be hashed or compared with numbers, and say neither what was tried nor what
-to do: nothing above this package sees one.
+NVMLError objects cannot be hashed or compared with numbers, and their texts name neither the failed call nor
+a remedy. They do not leave this package.
 """
 
 import os
@@ -59,7 +59,7 @@ _MEANINGS: dict[int, tuple[type[Unavailable], str]] = {
     ),
 }
 
-# These are about the driver as a whole, whichever GPU was asked; all others are about that GPU.
+# These errors concern the whole driver. All others concern the GPU of the call.
 WHOLE_DRIVER = frozenset(
     {
         pynvml.NVML_ERROR_UNINITIALIZED,
@@ -74,7 +74,7 @@ WHOLE_DRIVER = frozenset(
 
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
-    """Raise the gateway's error for NVML's; `doing` is what failed, as in "listing the GPUs"."""
+    """Raise the gateway's error for NVML's. `doing` is the failed action, such as "listing the GPUs"."""
     try:
         yield
     except pynvml.NVMLError as error:
@@ -84,13 +84,13 @@ def translated(doing: str) -> Iterator[None]:
 
 
 class Initialiser:
-    """Calls nvmlInit in each process that needs it: what a parent initialised is not valid in its child."""
+    """Calls nvmlInit once in each process: a child process cannot use the initialisation of its parent."""
 
     def __init__(self) -> None:
         self._process: int | None = None
 
     def __call__(self) -> bool:
-        """Whether this was the first time in this process, so that nothing known by handle is valid."""
+        """Return whether this was the first call in this process. If so, no earlier handle is valid."""
         if self._process == os.getpid():
             return False
         with translated("starting NVML"):

@@ -1,4 +1,4 @@
-"""One GPU through NVML: its facts and its GPU instances. Errors are pynvml's; `gpus` adds what failed."""
+"""One GPU through NVML: its facts and its GPU instances. Errors are pynvml's; `gpus` translates them."""
 
 import ctypes
 from collections.abc import Iterable, Iterator
@@ -17,7 +17,7 @@ _ATTEMPTS = 3
 
 
 class GpuDevice:
-    """Reads the handle and the facts once: neither changes while the process lives."""
+    """Reads the handle and the facts once: neither changes during the process."""
 
     def __init__(self, index: int) -> None:
         self._handle = pynvml.nvmlDeviceGetHandleByIndex(index)
@@ -67,7 +67,7 @@ class GpuDevice:
         if not self._mig_runs():
             return ()
         if not self._profiles:
-            self._profiles = tuple(self._ask_profiles())
+            self._profiles = tuple(self._read_profiles())
         return self._profiles
 
     def _mig_runs(self) -> bool:
@@ -77,7 +77,7 @@ class GpuDevice:
             return False
         return bool(current == pynvml.NVML_DEVICE_MIG_ENABLE)
 
-    def _ask_profiles(self) -> Iterator[Profile]:
+    def _read_profiles(self) -> Iterator[Profile]:
         for constant in range(pynvml.NVML_GPU_INSTANCE_PROFILE_COUNT):
             try:
                 info = pynvml.nvmlDeviceGetGpuInstanceProfileInfo(self._handle, constant, version=2)
@@ -89,11 +89,11 @@ class GpuDevice:
                 compute_slices=info.sliceCount,
                 memory_mib=info.memorySizeMB,
                 max_instances=info.instanceCount,
-                placements=self._ask_placements(info.id),
+                placements=self._read_placements(info.id),
                 engines=MediaEngines(info.decoderCount, info.encoderCount, info.jpegCount, info.ofaCount),
             )
 
-    def _ask_placements(self, driver_id: int) -> tuple[Placement, ...]:
+    def _read_placements(self, driver_id: int) -> tuple[Placement, ...]:
         count = ctypes.c_uint()
         pynvml.nvmlDeviceGetGpuInstancePossiblePlacements(self._handle, driver_id, None, byref(count))
         found = (pynvml.c_nvmlGpuInstancePlacement_t * count.value)()
@@ -110,8 +110,8 @@ class GpuDevice:
         return Snapshot(standing, complete=False)
 
     def _standing(self) -> list[Standing]:
-        """Listed by profile and not as MIG devices: a GPU instance without a compute instance is no MIG
-        device."""
+        """The GPU instances, listed by profile. A list of MIG devices would omit a GPU instance without a
+        compute instance."""
         found = [standing for profile in self.profiles() for standing in self._standing_of(profile)]
         return sorted(found, key=lambda standing: standing.instance.placement)
 
@@ -123,8 +123,8 @@ class GpuDevice:
             return True
         probe = max(profiles, key=lambda profile: (profile.max_instances, -sum(profile.engines)))
         free = FreeCapacity.of(self._empty(profiles))
-        for one in standing:
-            free = free.without(one.profile.name, one.profile, one.instance.placement)
+        for each in standing:
+            free = free.without(each.profile.name, each.profile, each.instance.placement)
         remaining = pynvml.nvmlDeviceGetGpuInstanceRemainingCapacity(self._handle, probe.driver_id)
         return int(remaining) >= free.count(probe)
 

@@ -1,4 +1,4 @@
-"""The host's GPUs and the GPU instances on them, as the NVIDIA driver reports and makes them."""
+"""The host's GPUs and their GPU instances, through the NVIDIA driver."""
 
 import builtins
 import time
@@ -24,8 +24,8 @@ _PATIENCE = (0.1, 0.2, 0.4, 0.8)
 
 
 class Gpus:
-    """Creates and destroys one at a time on each GPU, among all processes that share `lock_dir`. A call waits
-    for its turn for `lock_seconds` at most."""
+    """Creates and destroys one GPU instance at a time on each GPU, among all processes that share `lock_dir`.
+    A call waits for the lock for `lock_seconds` at most."""
 
     def __init__(
         self,
@@ -43,12 +43,12 @@ class Gpus:
         self._known: dict[str, Gpu] = {}
 
     def check(self) -> None:
-        """Raise DriverUnavailable, saying why, where the driver cannot be asked."""
+        """Raises `DriverUnavailable`, with the reason, if the driver does not work."""
         self._count()
 
     def list(self) -> builtins.list[Gpu]:
-        """Every GPU with its profiles and instances. A GPU that does not answer keeps its last state,
-        with its fault. An empty answer on a host that had GPUs raises `DriverUnavailable`."""
+        """Return every GPU with its profiles and instances. A GPU that does not respond keeps its last state,
+        with its fault. Raises `DriverUnavailable` if the driver lists no GPU and listed GPUs before."""
         with translated("listing the GPUs"):
             gpus = [self._describe(index) for index in range(self._count())]
         self._known |= {gpu.uuid: gpu for gpu in gpus if gpu.fault is None}
@@ -57,10 +57,10 @@ class Gpus:
         return gpus + [replace(gpu, fault="the driver no longer lists it") for gpu in missing]
 
     def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance:
-        """Make a GPU instance with its compute instance, or nothing. After `PlacementTaken`, an instance at
+        """Create a GPU instance with its compute instance, or nothing. After `PlacementTaken`, an instance at
         this placement is another program's. After `SliceBusy`, `destroy` removes what is left."""
         doing = f"creating a {profile_name} at memory slice {placement.start} of GPU {gpu_uuid}"
-        with self._alone(gpu_uuid) as records, translated(doing):
+        with self._exclusive(gpu_uuid) as records, translated(doing):
             device = self._device(gpu_uuid)
             return Creation(device, records, _offered(device, profile_name), placement).run()
 
@@ -79,13 +79,13 @@ class Gpus:
     def tidy(self) -> None:
         """Destroy the instances that the driver finished after it had reported a time-out."""
         for gpu_uuid in gpus_with_late_instances(self._lock_dir):
-            with self._alone(gpu_uuid) as records, translated(f"tidying GPU {gpu_uuid}"):
+            with self._exclusive(gpu_uuid) as records, translated(f"tidying GPU {gpu_uuid}"):
                 for made in records.late():
                     take_back(self._device(gpu_uuid), records, made)
 
     def _destroy(self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None) -> None:
         slice_ = f"the {profile_name} at memory slice {placement.start} of GPU {gpu_uuid}"
-        with self._alone(gpu_uuid) as records, translated(f"destroying {slice_}"):
+        with self._exclusive(gpu_uuid) as records, translated(f"destroying {slice_}"):
             device = self._device(gpu_uuid)
             if device.mig_mode() is MigMode.UNSUPPORTED:
                 raise DriverUnavailable(
@@ -107,7 +107,7 @@ class Gpus:
         return count
 
     def _describe(self, index: int) -> Gpu:
-        """An error of one GPU becomes its fault; the others are listed."""
+        """The GPU. An error of this GPU becomes its fault, so that the others are still listed."""
         try:
             return self._retried(index)
         except pynvml.NVMLError as error:
@@ -147,13 +147,13 @@ class Gpus:
         raise GpuLost(f"The NVIDIA driver does not list GPU {gpu_uuid}; see nvidia-smi -L and dmesg.")
 
     @contextmanager
-    def _alone(self, gpu_uuid: str) -> Iterator[Records]:
+    def _exclusive(self, gpu_uuid: str) -> Iterator[Records]:
         lock, purpose = self._lock_dir / f"{gpu_uuid}.lock", f"change GPU {gpu_uuid}"
         with ExitStack() as held:
             try:
                 self._lock_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
                 keep_private(self._lock_dir)
-                held.enter_context(locked(lock, purpose, self._lock_seconds, self._too_long(gpu_uuid)))
+                held.enter_context(locked(lock, purpose, self._lock_seconds, self._lock_timeout(gpu_uuid)))
             except OSError as error:
                 raise DriverUnavailable(
                     f"The gateway cannot lock GPU {gpu_uuid}: {error.strerror}; make its lock directory "
@@ -161,7 +161,7 @@ class Gpus:
                 ) from error
             yield Records(self._lock_dir, gpu_uuid)
 
-    def _too_long(self, gpu_uuid: str) -> Callable[[str], DriverUnavailable]:
+    def _lock_timeout(self, gpu_uuid: str) -> Callable[[str], DriverUnavailable]:
         return lambda _: DriverUnavailable(
             f"Another call for GPU {gpu_uuid} has not ended within {self._lock_seconds:g} s; see whether "
             "nvidia-smi answers, and dmesg."

@@ -1,4 +1,5 @@
-"""GPU instances through NVML: what one is, and the calls that fill and destroy it. Errors are pynvml's."""
+"""GPU instances through NVML: their description, and the calls that fill and destroy one. Errors are
+pynvml's."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -21,8 +22,8 @@ _COMPUTE_PROFILES = {
     7: pynvml.NVML_COMPUTE_INSTANCE_PROFILE_7_SLICE,
     8: pynvml.NVML_COMPUTE_INSTANCE_PROFILE_8_SLICE,
 }
-# The answers for a handle or an id whose object another process has destroyed meanwhile: nvml.h documents
-# INVALID_ARGUMENT, and drivers have also answered NOT_FOUND.
+# The errors for a handle or an id whose object another process has destroyed meanwhile: nvml.h documents
+# INVALID_ARGUMENT, and drivers have also returned NOT_FOUND.
 VANISHED = (pynvml.NVMLError_InvalidArgument, pynvml.NVMLError_NotFound)
 
 
@@ -56,13 +57,13 @@ def describe(handle: Any, profile: Profile, gpu_uuid: str) -> Instance:
         gi_id=info.id,
         profile=profile.name,
         placement=Placement(info.placement.start, info.placement.size),
-        # Asked for twice: a compute instance that the driver denies for a moment keeps its UUID.
+        # Read twice: a driver may fail to list a compute instance for a moment.
         mig_uuid=next(chain(_mig_uuids(handle, profile), _mig_uuids(handle, profile)), None),
     )
 
 
 def fill(handle: Any, profile: Profile) -> None:
-    """Make one compute instance that spans the GPU instance."""
+    """Create one compute instance that spans the GPU instance."""
     constant = _COMPUTE_PROFILES[profile.compute_slices]
     info = pynvml.nvmlGpuInstanceGetComputeInstanceProfileInfo(handle, constant, 0)
     pynvml.nvmlGpuInstanceCreateComputeInstance(handle, info.id)
@@ -81,7 +82,7 @@ def destroy(standing: Standing) -> None:
 
 
 def is_gone(standing: Standing) -> bool:
-    """Whether the handle is invalid now, whatever the driver lists and whatever a destroy has reported."""
+    """Whether the handle is invalid now. The driver's list and the result of a destroy are not reliable."""
     try:
         return bool(pynvml.nvmlGpuInstanceGetInfo(standing.handle).id != standing.instance.gi_id)
     except VANISHED:

@@ -8,7 +8,7 @@ instance is gone. No GPU instance survives a boot, so the records of an earlier 
 
     the record has              the gateway's instance is the one with this profile and placement that
     (no record)                 (none)
-    only the placement          has no compute instance: the create had not come further
+    only the placement          has no compute instance: the create was interrupted before
     the GPU instance id         has this id
     the id and the MIG UUID     has this UUID; or has this id, and no compute instance
 """
@@ -55,7 +55,7 @@ class Made:
 
 
 def gpus_with_late_instances(directory: Path) -> set[str]:
-    """The UUIDs of the GPUs on which the driver may still finish something after a time-out."""
+    """The UUIDs of the GPUs on which the driver may still create an instance after a time-out."""
     return {path.name.partition(".")[0] for path in directory.glob("*.late")}
 
 
@@ -66,7 +66,7 @@ class Records:
         self._directory, self._gpu = directory, gpu_uuid
 
     def find(self, profile: str, placement: Placement, mig_uuid: str | None = None) -> Made | None:
-        """The record of this profile and placement; with `mig_uuid`, what is known of that instance."""
+        """The record of this profile and placement. With `mig_uuid`, the record of that instance."""
         wanted = Made(profile, placement.start, placement.size, late=True)
         made = self._read(self._path(placement.start))
         if made and (made.profile, made.placement) == (profile, placement):
@@ -77,7 +77,7 @@ class Records:
         return replace(wanted, mig_uuid=mig_uuid, late=False) if mig_uuid else self._read(self._late(wanted))
 
     def late(self) -> Iterator[Made]:
-        """The instances that the driver may still finish after a time-out."""
+        """The instances that the driver may still create after a time-out."""
         for path in sorted(self._directory.glob(f"{self._gpu}.*.late")):
             if made := self._read(path):
                 yield made
@@ -94,14 +94,14 @@ class Records:
 
     def give_up(self, made: Made) -> Made:
         """Record that the driver reported a time-out, and may finish later: at any time until the next boot,
-        whatever is made at the same placement until then."""
+        even if another instance is created at the same placement until then."""
         late = replace(made, late=True)
         self._write(late)
         self._path(made.start).unlink(missing_ok=True)
         return late
 
     def forget(self, made: Made) -> None:
-        """Remove the record of an instance that is gone, not that of a newer one at the same placement."""
+        """Remove the record of an instance that is gone, and keep that of a newer one at its placement."""
         found = self._read(self._path(made.start))
         if found is None or made.mig_uuid in (None, found.mig_uuid) or found.mig_uuid is None:
             self._path(made.start).unlink(missing_ok=True)

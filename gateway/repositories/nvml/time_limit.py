@@ -1,4 +1,4 @@
-"""An end to the patience with a driver that hangs."""
+"""A time limit for calls to the driver, which may hang."""
 
 import builtins
 import threading
@@ -19,11 +19,11 @@ _AT_ONCE = 32
 
 
 class TimeLimitedGpus:
-    """`gpus`, each of whose calls is over after `seconds`: NVML knows no time limits, and a thread that waits
-    in the kernel cannot be stopped. What was called goes on; nobody waits for it any more.
+    """Calls `gpus`, and raises `DriverUnavailable` after `seconds`.
 
-    What became of it is found by looking: whoever calls next for the same GPU waits for its lock, which the
-    call that hangs still holds. A create that succeeds late is therefore found by the destroy that undoes it.
+    NVML has no time limits, and a thread that waits in the kernel cannot be stopped, so the call continues in
+    its thread. It still holds the lock of its GPU, and the next call for this GPU waits for that lock. A
+    destroy therefore finds the instance of a create that succeeded late.
     """
 
     def __init__(self, gpus: host.Gpus, seconds: float = SECONDS) -> None:
@@ -49,7 +49,7 @@ class TimeLimitedGpus:
         self._in_time(self._gpus.check)
 
     def _in_time(self, call: Callable[[], T]) -> T:
-        ends = time.monotonic() + self._seconds
+        deadline = time.monotonic() + self._seconds
         if not self._threads.acquire(timeout=self._seconds):
             raise DriverUnavailable(
                 f"{_AT_ONCE} calls to the NVIDIA driver have not returned; see dmesg, and reboot the host if "
@@ -58,7 +58,7 @@ class TimeLimitedGpus:
         outcome: Future[T] = Future()
         threading.Thread(target=self._run, args=(call, outcome), name="driver", daemon=True).start()
         try:
-            return outcome.result(timeout=max(0.0, ends - time.monotonic()))
+            return outcome.result(timeout=max(0.0, deadline - time.monotonic()))
         except TimeoutError as error:
             raise DriverUnavailable(
                 f"The NVIDIA driver did not answer within {self._seconds:g} s; see whether nvidia-smi does, "
