@@ -37,8 +37,10 @@ def migrate(db: str | None, new: bool) -> None:
     is_first = not schema.exists(settings.db)
     if is_first and not new:
         _recovery(settings).require_nothing()
-    copy = schema.upgrade(settings.db)
-    click.echo(f"{settings.db} is current" + (f"; the backup from before is {copy}" if copy else ""))
+    backup_path = schema.upgrade(settings.db)
+    click.echo(
+        f"{settings.db} is current" + (f"; the backup from before is {backup_path}" if backup_path else "")
+    )
     if is_first and new:
         _report(_recovery(settings).recover())
 
@@ -73,9 +75,11 @@ def restore(file: Path, db: str | None) -> None:
     settings = Settings.load(os.environ, {"db": db})
     if settings.db.path is None:
         raise StartRefused("Restore a PostgreSQL database with: pg_restore --clean --dbname=URL FILE")
-    kept = sqlite.restore(settings.db.path, file)
+    previous = sqlite.restore(settings.db.path, file)
     schema.upgrade(settings.db)
-    click.echo(f"{settings.db} is restored" + (f"; the database from before is {kept}" if kept else ""))
+    click.echo(
+        f"{settings.db} is restored" + (f"; the database from before is {previous}" if previous else "")
+    )
     _report(_recovery(settings).recover())
 
 

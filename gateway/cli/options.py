@@ -1,4 +1,4 @@
-"""Options that several commands have: the gateway's settings, and which gateway to ask."""
+"""Options that several commands share: the gateway's settings, and the gateway that a client calls."""
 
 import dataclasses
 import functools
@@ -16,12 +16,12 @@ from gateway.settings.names import flag, variable
 Command = Callable[..., None]
 
 as_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the answer of the API, for scripts."
+    "--json", "as_json", is_flag=True, help="Print the response of the API as JSON, for scripts."
 )
 
 
 def settings_options(*only: str) -> Callable[[Command], Command]:
-    """A flag for each setting, or for those named. `Settings.load` checks them and knows the defaults."""
+    """Add a flag for each setting, or for those in `only`. `Settings.load` checks the values."""
 
     def decorate(command: Command) -> Command:
         for setting in reversed(dataclasses.fields(Settings)):
@@ -34,14 +34,14 @@ def settings_options(*only: str) -> Callable[[Command], Command]:
 
 
 def client_options(command: Command) -> Command:
-    """Gives the command, as its first argument, a `Client` of the gateway that is to be asked."""
+    """Pass the command a `Client` of the chosen gateway as its first argument."""
 
     @click.option(
         "--url",
         metavar="URL",
         envvar="GATEWAY_URL",
         help=two_lines(
-            "Ask this gateway: http://HOST:PORT or unix:/PATH.", "GATEWAY_URL; that of the settings"
+            "Call this gateway: http://HOST:PORT or unix:/PATH.", "GATEWAY_URL; that of the settings"
         ),
     )
     @click.option(
@@ -61,17 +61,17 @@ def client_options(command: Command) -> Command:
 
 
 def client_of(url: str | None, token_file: Path | None, timeout_seconds: float = 60) -> Client:
-    """The client that the options of `client_options` name."""
+    """Return the client for the values of `client_options`."""
     return Client(url or _api_url(), read_token(token_file), timeout_seconds)
 
 
 def two_lines(sentence: str, facts: str) -> str:
-    """Help for an option. The mark keeps click from joining the lines and breaking them elsewhere."""
+    """Return the help text of an option. With `\\b`, click does not join and wrap the lines."""
     return f"\b\n{sentence}\n[{facts}]"
 
 
 def _api_url() -> str:
-    """Where the gateway with this machine's settings listens; other settings do not matter to a client."""
+    """The address from this machine's settings. Only the settings of the address are loaded and checked."""
     names = [variable("listen"), variable("port")]
     return Settings.load({name: os.environ[name] for name in names if name in os.environ}).api_url
 

@@ -1,6 +1,6 @@
 """`gateway serve` and `gateway router`: the commands that run until they are stopped.
 
-Each imports what it needs when it is called, because gunicorn, Flask and Docker are slow to import.
+Each command imports its modules when it is called, because gunicorn, Flask and Docker are slow to import.
 """
 
 import os
@@ -62,7 +62,7 @@ def serve(**flags: str | bool | None) -> None:
     type=click.Choice(LEVELS),
     default="info",
     envvar="GATEWAY_ROUTER_LOG_LEVEL",
-    help=two_lines("Log what is at least this important.", "GATEWAY_ROUTER_LOG_LEVEL; info"),
+    help=two_lines("Log messages of at least this level.", "GATEWAY_ROUTER_LOG_LEVEL; info"),
 )
 def router(
     addresses: str,
@@ -82,7 +82,7 @@ def router(
 
 
 def _require_directory() -> None:
-    """gunicorn cannot be imported without it. Raises `StartRefused` when it was deleted."""
+    """Raises `StartRefused` if the current directory was deleted, because gunicorn needs it at import."""
     try:
         os.getcwd()
     except FileNotFoundError:

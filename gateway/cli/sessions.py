@@ -23,12 +23,12 @@ _COLOURS = {"active": None, "pending": "cyan", "closing": "red"}
 @client_options
 @as_json_option
 def sessions(client: Client, as_json: bool) -> None:
-    """List the live sessions: who has what, and until when."""
-    answer = client.ask("GET", "/sessions")
+    """List the live sessions with their users and leases."""
+    response = client.ask("GET", "/sessions")
     if as_json:
-        click.echo(json.dumps(answer, indent=2))
+        click.echo(json.dumps(response, indent=2))
         return
-    found, gpus = answer["sessions"], gpu_indexes(client)
+    found, gpus = response["sessions"], gpu_indexes(client)
     table = Table(["USER", "PROFILE", "GPU", "STATE", "LEFT", "MAY EXTEND TO"])
     rows = [row(session, gpus) for session in found]
     for line in table.lines(rows, [_COLOURS[session["status"]] for session in found]):
@@ -83,7 +83,7 @@ def extend(
 @click.command()
 @client_options
 @whose_argument
-@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--yes", is_flag=True, help="End the session without confirmation.")
 def end(client: Client, whose: str, yes: bool) -> None:
     """End a session; the workspace of its user is kept."""
     session = find(client, whose)
@@ -112,5 +112,5 @@ def _minutes(session: Session, by: timedelta | None, until: datetime | None) -> 
 def _confirm_end(session: Session) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: give --yes to end the session.")
-    what = f"the {session['mig_profile']} session of {session['user_id']}, {left(session)} left"
-    click.confirm(f"End {what}? What runs in it is killed", abort=True)
+    description = f"the {session['mig_profile']} session of {session['user_id']}, {left(session)} left"
+    click.confirm(f"End {description}? What runs in it is killed", abort=True)

@@ -32,10 +32,10 @@ def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
         yield "  " + click.style(gpu["reason"], fg="yellow" if gpu["healthy"] else "red")
     if gpu["memory_slices"]["total"]:
         yield from _slices(gpu)
-    for piece in gpu["instances"]:
-        yield _line(piece, now)
-        if piece["problem"]:
-            yield f"{'':<8}{click.style(piece['problem'], fg='red')}"
+    for instance in gpu["instances"]:
+        yield _line(instance, now)
+        if instance["problem"]:
+            yield f"{'':<8}{click.style(instance['problem'], fg='red')}"
 
 
 def _free(gpu: _Json) -> str:
@@ -48,45 +48,45 @@ def _slices(gpu: _Json) -> Iterator[str]:
     total = gpu["memory_slices"]["total"]
     cell = _BAR // total
     yield "  " + "".join(f"{number:<{cell}}" for number in range(total)).rstrip()
-    pieces = {piece["start"]: piece for piece in gpu["instances"]}
+    instances = {instance["start"]: instance for instance in gpu["instances"]}
     bar, slot = "", 0
     while slot < total:
-        piece = pieces.get(slot)
-        size = piece["size"] if piece else 1
-        bar += "|" + _segment(piece, size * cell - 1)
+        instance = instances.get(slot)
+        size = instance["size"] if instance else 1
+        bar += "|" + _segment(instance, size * cell - 1)
         slot += size
     yield f"  {bar}|"
 
 
-def _segment(piece: _Json | None, width: int) -> str:
-    if piece is None:
+def _segment(instance: _Json | None, width: int) -> str:
+    if instance is None:
         return click.style("." * width, dim=True)
-    label = f"{_owner(piece)} {piece['profile']} "[:width]
-    return click.style(f"{label:=<{width}}", fg="black", bg=_colour(piece))
+    label = f"{_owner(instance)} {instance['profile']} "[:width]
+    return click.style(f"{label:=<{width}}", fg="black", bg=_colour(instance))
 
 
-def _colour(piece: _Json) -> str:
-    if piece["problem"] or piece["status"] == "closing":
+def _colour(instance: _Json) -> str:
+    if instance["problem"] or instance["status"] == "closing":
         return "red"
-    return {"active": "green", "pending": "cyan"}.get(piece["status"], "yellow")
+    return {"active": "green", "pending": "cyan"}.get(instance["status"], "yellow")
 
 
-def _owner(piece: _Json) -> str:
-    return piece["user_id"] or ("other" if piece["owner"] == "other" else "gateway")
+def _owner(instance: _Json) -> str:
+    return instance["user_id"] or ("other" if instance["owner"] == "other" else "gateway")
 
 
-def _line(piece: _Json, now: datetime) -> str:
-    last = piece["start"] + piece["size"] - 1
-    where = f"{piece['start']}-{last}" if last > piece["start"] else str(last)
-    device = piece["gpu_uuid"] or "not created yet"
-    return f"  {where:<6}{_owner(piece):<12}  {piece['profile']:<12}  {_until(piece, now)}  {device}"
+def _line(instance: _Json, now: datetime) -> str:
+    last = instance["start"] + instance["size"] - 1
+    where = f"{instance['start']}-{last}" if last > instance["start"] else str(last)
+    device = instance["gpu_uuid"] or "not created yet"
+    return f"  {where:<6}{_owner(instance):<12}  {instance['profile']:<12}  {_until(instance, now)}  {device}"
 
 
-def _until(piece: _Json, now: datetime) -> str:
-    if piece["session_id"] is None:
+def _until(instance: _Json, now: datetime) -> str:
+    if instance["session_id"] is None:
         return "no session"
-    if piece["status"] == "closing":
+    if instance["status"] == "closing":
         return "is closing"
-    ends = datetime.fromisoformat(piece["expires_at"])
+    ends = datetime.fromisoformat(instance["expires_at"])
     minutes = max(0, round((ends - now).total_seconds() / 60))
     return f"until {ends:%Y-%m-%d %H:%M} UTC ({minutes // 60}:{minutes % 60:02} left)"
