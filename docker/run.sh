@@ -1,10 +1,10 @@
-# Read by up and down: where the background processes are known, and with which settings they run.
+# `up` and `down` read this file: the paths and settings of the background processes, and functions for them.
 
 run=${GATEWAY_RUN_DIR:-/run/gpu-ssh-gateway}
 gateway=$PWD/.venv/bin/gateway
 
-# The settings file that every `gateway` command reads, and the command itself on everybody's PATH. With a
-# directory of its own, a gateway keeps to it.
+# The settings file that every `gateway` command reads, and a link to the command in a directory of the PATH.
+# With GATEWAY_RUN_DIR, the settings file is in that directory, and there is no link.
 if [ -z "${GATEWAY_RUN_DIR-}" ]; then
     settings_file=/etc/default/gpu-ssh-gateway link=/usr/local/bin/gateway
 else
@@ -12,10 +12,10 @@ else
 fi
 export GATEWAY_SETTINGS="$settings_file"
 mark='# Made by `make up`; `make down` removes it.'
-is_ours() { [ "$(head -n 1 "$settings_file" 2>/dev/null)" = "$mark" ]; }
+is_from_up() { [ "$(head -n 1 "$settings_file" 2>/dev/null)" = "$mark" ]; }
 
-# The settings of what runs (or last ran) come before defaults, and after what the caller asks for.
-if is_ours; then
+# The settings of the current (or last) run override the defaults. The caller's environment overrides both.
+if is_from_up; then
     while IFS='=' read -r name value; do
         case $name in GATEWAY_*) ;; *) continue ;; esac
         value=${value#\'} value=${value%\'}
@@ -30,13 +30,13 @@ export GATEWAY_NETWORK="${GATEWAY_NETWORK:-worknet}"
 api=http://127.0.0.1:$GATEWAY_PORT
 piper_dir=$(dirname "$GATEWAY_PIPER_CONFIG")
 
-# Never shown or used whole: the URL of a database may hold a password.
+# The scripts never print the URL of a database, because it may contain a password.
 case $GATEWAY_DB in
     *://*) database='on the PostgreSQL server' database_dir= ;;
     *) database=$GATEWAY_DB database_dir=$(dirname "$GATEWAY_DB") ;;
 esac
 
-# What runs under a name: its process id is still that of the program it was started as.
+# running NAME: whether the process still runs. Its start time shows that no other process has its id now.
 running() {
     _pid=$(cat "$run/$1.pid" 2>/dev/null) && [ -e "/proc/$_pid/stat" ] &&
         [ "$(cut -d' ' -f22 "/proc/$_pid/stat" 2>/dev/null)" = "$(cat "$run/$1.started")" ]
@@ -51,7 +51,7 @@ in_background() { # in_background NAME COMMAND…
     cut -d' ' -f22 "/proc/$!/stat" > "$run/$_name.started"
 }
 
-stop() { # stop NAME: longer than gunicorn's grace
+stop() { # stop NAME: waits for 70 s, which is longer than gunicorn's graceful timeout
     if ! running "$1"; then echo "note: not running"; return; fi
     kill "$_pid"
     for _ in $(seq 700); do
@@ -65,7 +65,8 @@ stop() { # stop NAME: longer than gunicorn's grace
     rm -f "$run/$1.pid" "$run/$1.started"
 }
 
-# Once there are tokens, GATEWAY_TOKEN must hold an operator's; by a file, for everybody can read a command line.
+# If the API has tokens, GATEWAY_TOKEN must be an operator's. A file passes it to curl, because all users can
+# read command lines.
 call() {
     if [ -n "${GATEWAY_TOKEN-}" ]; then
         (umask 077 && printf 'Authorization: Bearer %s\n' "$GATEWAY_TOKEN" > "$run/authorization")
@@ -74,5 +75,5 @@ call() {
     curl --silent --show-error --max-time 120 --noproxy '*' "$@"
 }
 
-# field NAME: of the JSON object on stdin; nothing if it is missing or null
+# field NAME: prints the field of the JSON object on stdin; nothing if it is missing or null
 field() { "$PWD/.venv/bin/python" -c 'import json, sys; print(json.load(sys.stdin).get(sys.argv[1]) or "")' "$1"; }

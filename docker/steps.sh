@@ -1,5 +1,5 @@
-# Read by the scripts beside it: how a step shows itself, how a failure ends, how root is had,
-# which mirror this host installs from.
+# The other scripts read this file: functions to report a step, to fail, to become root, and to find the
+# package mirror of this host.
 
 PATH=$PATH:/usr/sbin:/sbin
 
@@ -17,17 +17,17 @@ _now() { awk '{ print int($1 * 10) }' /proc/uptime; }
 step() {
     _title=$1
     shift
-    _begun=$(_now)
+    _started_at=$(_now)
     printf '%-52s ' "$_title"
     _log=$(mktemp)
-    set +e # inside the condition of an if, the shell would ignore every failure but the last
+    set +e # in the condition of an `if`, the shell would ignore every failure except the last
     ( set -e; "$@" ) >"$_log" 2>&1
     _status=$?
     set -e
     if [ $_status = 0 ]; then
-        _took=$(($(_now) - _begun))
+        _duration=$(($(_now) - _started_at))
         _note=$(sed -n 's/^note: //p' "$_log" | paste -sd ' ')
-        printf '%3d.%d s  %s\n' $((_took / 10)) $((_took % 10)) "$_note"
+        printf '%3d.%d s  %s\n' $((_duration / 10)) $((_duration % 10)) "$_note"
         rm -f "$_log"
     else
         echo failed
@@ -37,14 +37,14 @@ step() {
     fi
 }
 
-# become_root script args…   Docker, iptables and the users' directories are root's.
+# become_root script args…   Docker, iptables and the users' directories need root.
 become_root() {
     [ "$(id -u)" != 0 ] || return 0
     have sudo || fail "$(basename "$1") needs root: run it as root, or install sudo"
     exec sudo --preserve-env="$(env | sed -n 's/^\(GATEWAY_[A-Z_]*\|SSH_AUTH_SOCK\)=.*/\1/p' | paste -sd ,)" -- "$@"
 }
 
-# mirror PATTERN   The first URI in apt's own sources whose suite matches, if any.
+# mirror PATTERN   Prints the first URI in apt's sources whose suite matches, if any.
 mirror() {
     {
         cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list 2>/dev/null |
