@@ -107,8 +107,7 @@ def backup(file: Path | None, db: str | None) -> None:
 def take_over(db: str | None) -> None:
     """Make this machine the owner of a PostgreSQL database.
 
-    From now on the sessions in the database are those of this machine. Stop the gateway on the other one
-    first.
+    Stop the gateway on the other machine first. The sessions in the database then belong to this machine.
     """
     from gateway.repositories.docker.client import Docker
     from gateway.repositories.sql import owner, schema

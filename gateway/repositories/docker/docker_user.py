@@ -1,4 +1,4 @@
-"""DOCKER-USER, the chain of iptables that Docker leaves to the administrator.
+"""DOCKER-USER, the iptables chain that Docker reserves for the administrator.
 
 Docker's own rules drop traffic between the containers of the sessions' network. Only this chain can make an
 exception, because Docker evaluates it first.

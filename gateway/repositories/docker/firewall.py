@@ -1,6 +1,6 @@
 """nftables, through the command nft: rules in tables that belong to the gateway.
 
-A packet that one table drops is dropped, whatever another table accepts. Rules of Docker, of ufw or of an
+A packet that one table drops is dropped, even if another table accepts it. Rules of Docker, of ufw or of an
 administrator cannot open what these rules close, and the order of the tables does not matter.
 """
 

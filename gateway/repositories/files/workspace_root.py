@@ -42,8 +42,8 @@ class WorkspaceRoot:
         if self._record is not None and self._record.exists() and not self._marker.exists():
             raise WorkspaceRefused(
                 "The marker file of the workspace root is missing, so its disk is probably not mounted. "
-                "Nothing was made. Mount the disk; if the workspaces have moved to a new one, put the file "
-                f"{MARKER} there."
+                "No workspace was created. Mount the disk; if the workspaces are on a new disk, put the "
+                f"file {MARKER} there."
             )
 
     def weaknesses(self) -> Sequence[str]:

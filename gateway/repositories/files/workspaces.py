@@ -57,8 +57,8 @@ class HostWorkspaces:
             raise _translated(error, user_id) from error
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
             raise WorkspaceRefused(
-                f"What stands in the place of {user_id}'s workspace is not a directory of uid {uid}; "
-                "an administrator must move it away or give it back to that uid."
+                f"The path of {user_id}'s workspace is not a directory of uid {uid}; an administrator must "
+                "move it away, or make that uid its owner."
             )
         self._limit(user_id, uid)
         if stat.S_IMODE(found.st_mode) != 0o700:
@@ -140,7 +140,7 @@ def _leftovers(root: Path, user_id: str) -> list[Path]:
 
 def _translated(error: OSError, user_id: str) -> DiskFull | WorkspaceRefused:
     if is_full(error):
-        return DiskFull("The disk of the workspaces is full; nothing was made. Free some space.")
+        return DiskFull("The disk of the workspaces is full, so no workspace was created. Free some space.")
     return WorkspaceRefused(
-        f"The workspace of {user_id} cannot be made ({error.strerror}); check the workspace root."
+        f"The workspace of {user_id} cannot be created ({error.strerror}); check the workspace root."
     )

@@ -1,4 +1,4 @@
-"""Creates one GPU instance with its compute instance; after a failure, neither is left."""
+"""Creates one GPU instance with its compute instance, and removes a partial result after an error."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -85,7 +85,7 @@ def take_back(device: GpuDevice, records: Records, made: Made) -> None:
 
 
 def _require_gone(device: GpuDevice, destroyed: Sequence[Standing]) -> None:
-    """Raises `SliceBusy` if an instance is left: drivers have reported success although one was."""
+    """Raises `SliceBusy` if an instance still exists: drivers have reported success in this case."""
     snapshot = device.snapshot()
     listed = {_place(standing) for standing in snapshot.standing}
     for standing in destroyed:
@@ -107,6 +107,6 @@ def _require_free(snapshot: Snapshot, placement: Placement) -> None:
         other = standing.instance
         if other.placement.overlaps(placement):
             raise PlacementTaken(
-                f"A {other.profile} stands at memory slice {other.placement.start} of GPU {other.gpu_uuid} "
-                "already; read the state again and choose another placement."
+                f"A {other.profile} already occupies memory slice {other.placement.start} of GPU "
+                f"{other.gpu_uuid}; read the state again and choose another placement."
             )
