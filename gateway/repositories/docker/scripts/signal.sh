@@ -1,9 +1,9 @@
-# Send SIGTERM to the programs of this session, and print to how many.
+# Send SIGTERM to the programs of this session, and print the number of programs.
 #
-# Connections, shells and terminal multiplexers go on, so that people see what their programs say at the end. So
-# does the user's own before-end.
+# Connections, shells and terminal multiplexers continue, so that users see the last output of their programs. The
+# user's before-end continues as well.
 
-asked=0
+count=0
 for process in /proc/[0-9]*; do
     id=${process#/proc/}
     case $id in 1 | $$) continue ;; esac
@@ -12,6 +12,6 @@ for process in /proc/[0-9]*; do
         sshd* | sftp-server | start | shell | before-end | tmux* | screen | SCREEN) continue ;;
         sh | bash | dash | ash | ksh* | mksh | zsh | fish | csh | tcsh | busybox) continue ;;
     esac
-    if kill -TERM "$id"; then asked=$((asked + 1)); fi
+    if kill -TERM "$id"; then count=$((count + 1)); fi
 done 2> /dev/null
-echo "$asked"
+echo "$count"

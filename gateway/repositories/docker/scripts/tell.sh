@@ -1,8 +1,8 @@
-# Write a text to every terminal of this session, and print to how many: tell TEXT
+# Write a text to every terminal of this session, and print the number of terminals: tell TEXT
 #
-# A terminal that others may not write to is left out, as `mesg n` or `chmod g-w $(tty)` asks for. So is the
-# terminal around tmux or screen: their panes are terminals, too, and get the text. A stopped or full terminal
-# takes nothing and delays nothing.
+# The script skips a terminal that its group may not write to, as after `mesg n` or `chmod g-w $(tty)`. It also
+# skips the terminal around tmux or screen, because their panes are terminals, too, and get the text. A stopped or
+# full terminal does not get the text, and causes no delay.
 
 around_multiplexers=
 for process in /proc/[0-9]*; do
@@ -12,11 +12,11 @@ for process in /proc/[0-9]*; do
     esac
 done 2> /dev/null
 
-told=0
+count=0
 for terminal in /dev/pts/[0-9]*; do
     case $around_multiplexers in *" $terminal "*) continue ;; esac
     case $(stat -c %A "$terminal") in ?????w*) ;; *) continue ;; esac
     printf '%s' "$1" | timeout 2 dd of="$terminal" bs=4096 oflag=nonblock conv=nocreat,notrunc || continue
-    told=$((told + 1))
+    count=$((count + 1))
 done 2> /dev/null
-echo "$told"
+echo "$count"

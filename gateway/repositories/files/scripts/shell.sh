@@ -1,6 +1,6 @@
 #!/bin/sh
-# The login shell of every user: it completes the environment, then becomes bash, or sh if there is no bash.
-# `shell` is a login, `shell -c COMMAND` a command; every image has sh and coreutils.
+# The login shell of every user: it completes the environment, then executes bash, or sh if there is no bash.
+# `shell` starts a login shell, `shell -c COMMAND` runs a command. Every image has sh and coreutils.
 
 # Export the variables of the image's ENV, which sshd does not pass on.
 import_image_environment() {
@@ -9,13 +9,13 @@ import_image_environment() {
         case $name in
             '' | [0-9]* | *[!A-Za-z0-9_]*) ;;
             HOME | HOSTNAME | LOGNAME | MAIL | OLDPWD | PWD | SHELL | SHLVL | SSH_* | TERM | USER) ;;
-            BASHOPTS | EUID | IFS | PPID | SHELLOPTS | UID) ;; # read-only in bash, or too powerful
+            BASHOPTS | EUID | IFS | PPID | SHELLOPTS | UID) ;; # read-only in bash, or they would change how the shell works
             *) export "$variable" ;;
         esac
     done
 }
 
-has_terminal() { # has_terminal NAME: whether the image or the user has its description
+has_terminal() { # has_terminal NAME: whether the image or the user has its terminfo description
     for directory in "$HOME/.terminfo" /etc/terminfo /lib/terminfo /usr/lib/terminfo /usr/share/terminfo; do
         if [ -e "$directory/${1%"${1#?}"}/$1" ]; then return 0; fi
     done

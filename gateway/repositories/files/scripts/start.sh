@@ -1,7 +1,7 @@
 #!/bin/sh
-# The first process of a session. It runs sshd, which alone writes to the container's log: this process closes
-# the log before anybody can log in. The kernel lets nobody trace or read a process whose program they cannot
-# read, so sshd's lines are sshd's own only if the user cannot read its programs. Otherwise they are left out.
+# The first process of a session. It runs sshd, and closes its own access to the container's log before a user can
+# log in, so that only sshd writes to the log. A user can trace a process only if the user can read its program. If
+# sshd's programs are readable, another process could write in sshd's name, so the log of sshd is off.
 config=/etc/gateway/sshd_config
 
 readable() {
