@@ -1,7 +1,7 @@
-"""MIG in plain values: GPUs, profiles, placements and instances, and when one fits.
+"""MIG as plain values: GPUs, profiles, placements and instances, and where an instance fits.
 
-Sizes of GPU instances are counted in memory slices, as nvml.h counts them; nothing here assumes how
-many a GPU has, what its profiles are called or how large they are: a `Gpu` says so itself.
+Sizes of GPU instances are in memory slices, as in nvml.h. The number of slices of a GPU and the names and
+sizes of its profiles come from the driver, as fields of `Gpu`.
 """
 
 from collections.abc import Iterable
@@ -14,15 +14,15 @@ class MigMode(StrEnum):
     ENABLED = "enabled"
     DISABLED = "disabled"
     UNSUPPORTED = "unsupported"
-    PENDING_RESET = "pending-reset"  # switched, but the GPU was not reset since
+    PENDING_RESET = "pending-reset"  # MIG was switched, and takes effect at the next reset of the GPU
 
 
 class MigPolicy(StrEnum):
-    """Where slices come from."""
+    """How a session gets its slice."""
 
-    DYNAMIC = "dynamic"  # made for each session, destroyed after it
-    STATIC = "static"  # leased from those that stand idle, given back undestroyed
-    MIXED = "mixed"  # an idle one that fits exactly, else one made
+    DYNAMIC = "dynamic"  # the gateway makes an instance for each session and destroys it afterwards
+    STATIC = "static"  # the session borrows an idle instance, which stays afterwards
+    MIXED = "mixed"  # an idle instance of the profile if there is one, otherwise a new one
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -34,7 +34,7 @@ class Placement:
 
     @property
     def mask(self) -> int:
-        """One bit a memory slice, the lowest for slice 0."""
+        """One bit for each memory slice; the lowest bit is slice 0."""
         return ((1 << self.size) - 1) << self.start
 
     def overlaps(self, other: "Placement") -> bool:
@@ -42,7 +42,7 @@ class Placement:
 
 
 class MediaEngines(NamedTuple):
-    """How many video decoders and encoders, JPEG decoders and optical flow accelerators (OFA)."""
+    """Numbers of video decoders, video encoders, JPEG decoders and optical flow accelerators (OFA)."""
 
     decoders: int = 0
     encoders: int = 0
@@ -58,10 +58,10 @@ class MediaEngines(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """What one GPU offers under one name.
+    """A MIG profile of one GPU.
 
-    `driver_id` means something to this GPU only. `max_instances` is how many an empty GPU holds;
-    `engines` are the GPU's media engines that one instance takes for itself.
+    `driver_id` is valid for this GPU only. `max_instances` is how many an empty GPU holds. `engines` are the
+    media engines that one instance uses alone.
     """
 
     name: str
@@ -86,9 +86,11 @@ class Instance:
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """One GPU as its driver describes it. `fault` says in a few words why it must not be used; None: it may
-    be used. `complete` is False if the driver's free capacity shows that instances are missing from its
-    list."""
+    """One GPU as its driver describes it.
+
+    `fault` is a few words on why the GPU must not be used, None if it may be used. `complete` is False if the
+    driver's free capacity shows that instances are missing from its list.
+    """
 
     index: int
     uuid: str
@@ -109,8 +111,8 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class FreeCapacity:
-    """What is left of one GPU: free memory slices as a mask, compute slices, media engines, and the
-    names of the profiles that stand on it, in order."""
+    """The free capacity of one GPU: the free memory slices as a mask, the free compute slices and media
+    engines. `standing` are the profile names of the instances on it, sorted."""
 
     mask: int
     compute: int
@@ -119,11 +121,11 @@ class FreeCapacity:
 
     @classmethod
     def of(cls, gpu: Gpu) -> "FreeCapacity":
-        """All of `gpu`, as if nothing stood on it."""
+        """Return the capacity of `gpu` when it is empty."""
         return cls((1 << gpu.memory_slices) - 1, gpu.compute_slices, _all_engines(gpu.profiles))
 
     def without(self, name: str, profile: Profile | None, placement: Placement) -> "FreeCapacity":
-        """What is left beside a piece called `name`; `profile` is None where the GPU offers no such one."""
+        """Return what is left beside one more `name`; `profile` is None if the GPU does not offer it."""
         return FreeCapacity(
             mask=self.mask & ~placement.mask,
             compute=self.compute - (profile.compute_slices if profile else 0),
@@ -132,8 +134,8 @@ class FreeCapacity:
         )
 
     def places(self, profile: Profile) -> list[Placement]:
-        """Where `profile` fits: the memory interval is free *and* compute slices and media engines
-        are left *and* so is the profile's own count. Lowest start first."""
+        """Return where `profile` fits, the lowest start first: the memory interval is free, enough compute
+        slices and media engines are left, and fewer than `max_instances` exist."""
         if self.compute < profile.compute_slices or not self.engines.covers(profile.engines):
             return []
         if self.standing.count(profile.name) >= profile.max_instances:
@@ -141,14 +143,14 @@ class FreeCapacity:
         return sorted(place for place in profile.placements if place.mask & ~self.mask == 0)
 
     def count(self, profile: Profile) -> int:
-        """How many of `profile` fit, if only that one is created."""
-        places = self.places(profile)  # all of one size: filling up from the lowest wastes nothing
+        """Return how many of `profile` fit, if no other profile is created."""
+        places = self.places(profile)  # all of one size, so the lowest first is optimal
         return 1 + self.without(profile.name, profile, places[0]).count(profile) if places else 0
 
 
 def _all_engines(profiles: Iterable[Profile]) -> MediaEngines:
-    """The engines of an empty GPU. NVML does not report them; but an empty GPU holds `max_instances` of each
-    profile, so it has the engines for that many. The largest profile alone is not enough: on a B200 the
-    7g has one decoder, and so has each of seven 1g."""
+    """The engines of an empty GPU. NVML does not report them, but an empty GPU holds `max_instances` of each
+    profile, so it has the engines for that many. The largest profile alone does not show them: on a B200 the
+    7g has one decoder, and each of seven 1g has one too."""
     needs = [[count * profile.max_instances for count in profile.engines] for profile in profiles]
     return MediaEngines(*map(max, zip(*needs, strict=True)))

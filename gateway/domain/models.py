@@ -1,4 +1,4 @@
-"""The rows of the database and the rules that a row knows by itself."""
+"""The rows of the database, and the rules that concern a single row."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from gateway.domain.plan import SSH_PORT, Allocation, SessionPlan, Started
 
 # Longer than opening a session can take.
 OPENING_GRACE = timedelta(minutes=5)
-FIRST_UID = 20000  # above every uid that a Debian or Ubuntu host gives to people and services
+FIRST_UID = 20000  # above every uid that Debian and Ubuntu assign to people and services
 
 
 class Status(StrEnum):
@@ -37,7 +37,7 @@ class Status(StrEnum):
     CLOSING = "closing"
 
 
-# What a status may become. After the last the row goes: `Session.ended` is what is left.
+# The statuses that may follow each status. After the last one the row becomes a row of `ended_sessions`.
 _NEXT: dict[str | None, frozenset[Status]] = {
     None: frozenset({Status.PENDING}),
     Status.PENDING: frozenset({Status.ACTIVE, Status.CLOSING}),
@@ -61,7 +61,7 @@ class Reason(StrEnum):
 
 
 class KeysFrom(StrEnum):
-    """Where a session's public keys came from: only stored ones follow what is stored for the user."""
+    """The source of a session's public keys. Only `STORED` keys change with the keys stored for the user."""
 
     GIVEN = "given"  # for this session, by a request
     STORED = "stored"
@@ -69,7 +69,7 @@ class KeysFrom(StrEnum):
 
 
 class UtcDateTime(TypeDecorator[datetime]):
-    """SQLite forgets time zones: what goes in must have one, what comes out is UTC."""
+    """A time in UTC. SQLite does not store time zones, so values to store must have one."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
@@ -88,9 +88,9 @@ class Base(DeclarativeBase):
 
 
 class User(Base):
-    """Someone who had a session once. The uid is assigned at the first and never given to another.
+    """A person for whom a session was made or keys were stored. No other user ever gets the uid.
 
-    `workspace_bytes` is what the workspace held when it was last measured, None if it never was."""
+    `workspace_bytes` is the size of the workspace at the last measurement, None before the first."""
 
     __tablename__ = "users"
 
@@ -101,21 +101,21 @@ class User(Base):
 
 
 class Session(Base):
-    """A live session: the intent is written first, so every part that exists can be found from its row.
+    """A live session. The row is committed before anything is made, so every part can be found from its row.
 
-    `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices. All three are None while the
-    host's scheduler has not chosen, and again once the session certainly has no slice. `gpu_uuid` is the MIG
-    device. `address` is where the session's sshd listens; None until it is known.
-    A `borrowed` slice stood before the session and outlives it. `problem` says what is wrong with the
-    session, None when all is well. `private_key` (OpenSSH PEM) opens the session's sshd to the router,
-    `host_key` is that sshd's public key, `public_keys` are the user's; with none nobody gets in.
-    `disconnect_due`: connections that a withdrawn key may have opened must still be closed. The lease ends
-    when the server has been up for `expires_uptime` seconds; `boot` is the kernel's id of the boot that this
-    counts from, and after another boot `expires_at` decides. `lease_seconds` is the length of the whole
-    lease, of which extensions added `extended_minutes`. `opened_at` is None until the session is active.
-    The last warning was given at `warned_level` minutes before the end. `warned_for`, `hook_for` and
-    `signalled_for` are the `lease_seconds` for which each step before the end was done: an extension makes
-    it due again, and setting the wall clock does not. `message` is an administrator's, None for none.
+    `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices. All three are None before the
+    host's scheduler has chosen, and once the session certainly has no slice. `gpu_uuid` is the UUID of the
+    MIG device. `address` is where the session's sshd listens, None until it is known.
+    A `borrowed` slice existed before the session and outlives it. `problem` describes what is wrong with the
+    session, None if nothing is. The router logs in to the session's sshd with `private_key` (OpenSSH PEM).
+    `host_key` is the public key of that sshd. `public_keys` are the user's; without one, all logins fail.
+    `disconnect_due`: connections that a withdrawn key may have opened must still be closed.
+    The lease ends when the server has been up for `expires_uptime` seconds since the boot with the kernel's
+    boot id `boot`. After another boot, `expires_at` decides. `lease_seconds` is the length of the whole
+    lease; extensions added `extended_minutes` of it. `opened_at` is None until the session is active.
+    The last warning was given `warned_level` minutes before the end. `warned_for`, `hook_for` and
+    `signalled_for` are the `lease_seconds` for which each step before the end was done. An extension makes
+    the steps due again; a change of the wall clock does not. `message` is an administrator's, or None.
     """
 
     __tablename__ = "sessions"
@@ -166,8 +166,8 @@ class Session(Base):
         private_key: str,
         now: Moment,
     ) -> "Session":
-        """The row that stands before anything is made. `private_key` is the router's, `now` when the lease
-        begins."""
+        """Return the row to commit before anything is made. `private_key` is the router's. The lease begins
+        at `now`."""
         request, allocation = plan.request, plan.allocation
         session = cls(
             id=request.session_id,
@@ -187,14 +187,14 @@ class Session(Base):
 
     @validates("status")
     def _only_forward(self, _column: str, status: Status) -> Status:
-        """Every change of a status comes by here, whoever makes it. Raises `ValueError`."""
+        """Check every change of the status. Raises `ValueError` if the change is not allowed."""
         if status not in _NEXT[self.status]:
             raise ValueError(f"a session that is {self.status or 'new'} cannot become {status}")
         return status
 
     @property
     def named(self) -> dict[str, str]:
-        """What a line of the log calls it by."""
+        """The fields that identify the session in a log line."""
         return {"session_id": self.id, "user_id": self.user_id}
 
     @property
@@ -205,7 +205,7 @@ class Session(Base):
 
     @property
     def allocation(self) -> Allocation | None:
-        """None while no slice is held on the session's account."""
+        """The slice that the session holds; None if it holds none."""
         if self.gpu is None or self.placement is None:
             return None
         return Allocation(self.gpu, self.mig_profile, self.placement, self.borrowed, self.gpu_uuid)
@@ -226,7 +226,7 @@ class Session(Base):
         )
 
     def lease_from(self, now: Moment, ttl: timedelta) -> None:
-        """Dated in whole seconds."""
+        """Begin a lease of length `ttl`, in whole seconds, at `now`."""
         self.created_at = now.wall.replace(microsecond=0)
         self.expires_at = self.created_at + ttl
         self.lease_seconds, self.extended_minutes = round(ttl.total_seconds()), 0
@@ -251,50 +251,53 @@ class Session(Base):
             self.expires_uptime += by.total_seconds()
 
     def time_left(self, now: Moment) -> timedelta:
-        """Of its lease: by the uptime, so that setting the wall clock neither ends nor prolongs it; after a
-        reboot there is nothing but the wall clock."""
+        """Return the time until the lease ends; zero or negative if it is over.
+
+        The uptime decides, so that a change of the wall clock neither ends nor prolongs the lease. After a
+        reboot the wall clock decides.
+        """
         if self.boot == now.boot and self.expires_uptime is not None:
             return timedelta(seconds=self.expires_uptime) - now.uptime
         return self.expires_at - now.wall
 
     def follow_wall_clock(self, now: Moment) -> None:
-        """What people are told of the lease's end, after the wall clock was set."""
+        """If the wall clock was set, correct `expires_at`, the end of the lease that users see."""
         ends = now.wall + self.time_left(now)
         if abs(ends - self.expires_at) > JUMP:
             self.expires_at = ends.replace(microsecond=0)
 
     def is_being_opened(self, now: Moment, claimed: bool | None) -> bool:
-        """Whether somebody may still be making its parts. Taking them back meanwhile would miss those that
-        are made next; who opens it finds it closing when done, and takes all of it back.
+        """Whether a process may still be making the session's parts.
 
-        `claimed`: whether its opener lives. None, when that cannot be told from here, is no reason to
-        hurry either.
+        Such a session must not be closed by another process, which would miss the parts that are made next.
+        The process that opens the session finds it closing and removes all parts itself. `claimed` is
+        whether that process is alive; None (unknown) is treated as alive.
         """
         unfinished = self.container_id is None and self.end_reason != Reason.FAILED
         age = self.lease - self.time_left(now)
         return unfinished and claimed is not False and age <= OPENING_GRACE
 
     def activate(self, started: Started, now: datetime) -> None:
-        """Record what the host made. A session that was closed meanwhile stays closing."""
+        """Record what the host made. A session that is closing by now stays closing."""
         if self.status != Status.CLOSING:
             self.status, self.opened_at = Status.ACTIVE, now
         self.container_id, self.address = started.container_id, started.address
         self._hold(started.allocation)
 
     def admit(self, public_keys: Sequence[str], keys_from: KeysFrom) -> None:
-        """Accept these keys and no others. Both lists are as `parse_public_keys` returns them. A session that
-        is still opened has no route yet, so no connection must be closed."""
+        """Accept exactly these keys, in the form that `parse_public_keys` returns. A pending session has no
+        route yet, so it has no connections to close."""
         is_withdrawn = not set(self.public_keys) <= set(public_keys)
         self.disconnect_due = self.disconnect_due or (is_withdrawn and self.status != Status.PENDING)
         self.public_keys, self.keys_from = list(public_keys), keys_from
 
     def close(self, reason: Reason) -> None:
-        """The first reason stays: who ended a session first, ended it."""
+        """Make the session closing. Only the first reason is recorded."""
         if self.status != Status.CLOSING:
             self.status, self.end_reason = Status.CLOSING, reason
 
     def forget_slice(self) -> None:
-        """The session certainly holds no GPU instance."""
+        """Record that the session certainly holds no GPU instance."""
         self.gpu = self.start = self.size = None
 
     def _hold(self, allocation: Allocation) -> None:
@@ -302,7 +305,7 @@ class Session(Base):
         self.start, self.size = allocation.placement.start, allocation.placement.size
 
     def ended(self, now: datetime) -> "EndedSession":
-        """What is kept of it once all its parts are gone. Raises `ValueError` for one that is not closing."""
+        """Return the record to keep once all parts are gone. Raises `ValueError` unless it is closing."""
         if self.status != Status.CLOSING:
             raise ValueError(f"a session that is {self.status} cannot end before it closes")
         return EndedSession(
@@ -318,7 +321,7 @@ class Session(Base):
 
 
 class EndedSession(Base):
-    """What is kept of a session that is over: who, what, from when to when, and why it ended."""
+    """The record of a session that has ended: its user, profile, times, and the reason why it ended."""
 
     __tablename__ = "ended_sessions"
 
@@ -345,7 +348,7 @@ class ProfileRequest(Base):
 
 
 class Cordon(Base):
-    """A GPU, by its UUID, that people keep new slices off, since when and why."""
+    """A GPU, by its UUID, that gets no new slices because an administrator excluded it."""
 
     __tablename__ = "cordons"
 
@@ -355,10 +358,10 @@ class Cordon(Base):
 
 
 class Event(Base):
-    """One entry of the audit trail: who did what, and to which session or user if to one."""
+    """One entry of the audit log: who did what, and the session or user that it concerns, if any."""
 
     __tablename__ = "events"
-    __table_args__ = {"sqlite_autoincrement": True}  # an id is never given again: readers go on after one
+    __table_args__ = {"sqlite_autoincrement": True}  # ids are never reused: readers continue after one
 
     id: Mapped[int] = mapped_column(primary_key=True)
     at: Mapped[datetime] = mapped_column(index=True)
@@ -379,7 +382,8 @@ class Event(Base):
         session_id: str | None = None,
         user_id: str | None = None,
     ) -> "Event":
-        """What whoever acts now has done, for the transaction that does it; `session` gives both ids."""
+        """Return an event of the current actor, to be recorded in the transaction of the act. `session` sets
+        both ids."""
         return cls(
             at=now,
             actor=actor.get(),
@@ -412,9 +416,11 @@ class Token(Base):
 
 
 class Deployment(Base):
-    """One row. `deployment_id` names this database on the containers that are opened with it. PostgreSQL's
-    gateways share the rest: `machine` is the Docker Engine whose sessions these are,
-    `leader` the process that reaps them as long as its lease is not over, `ticked_at` when it last did."""
+    """A table of one row. `deployment_id` identifies this database in the labels of its containers.
+
+    The gateways on one PostgreSQL database share the other columns. `machine` is the Docker Engine that runs
+    the sessions. `leader` is the process that runs the reaper until `lease_until`; `ticked_at` is when the
+    reaper last finished a round."""
 
     __tablename__ = "deployment"
     __table_args__ = (CheckConstraint("id = 1", name="one_deployment"),)

@@ -1,7 +1,7 @@
-"""What the host's GPUs hold at one moment, what would fit beside it, and where it would go. Pure.
+"""What the host's GPUs hold at one moment, what else fits, and where it fits. Pure.
 
-Rows are read after the GPUs: an instance whose session began since is known by its row, and never
-taken for somebody else's.
+The GPUs are read before the rows. An instance that was made for a session before the GPUs were read
+therefore has its row here, and is recognised as the session's.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -17,7 +17,7 @@ from gateway.errors import NoCapacity, UnknownProfile
 
 
 class Occupancy:
-    """`occupied` are all pieces that are not free: instances that stand and slices that are promised."""
+    """`occupied` are all placements that are not free: those of instances, and those of planned slices."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Occupancy:
 
     @cached_property
     def occupied(self) -> Sequence[Occupied]:
-        """An instance that stands for a session counts once, as the session's."""
+        """The instance of a session counts once, as the session's."""
         held = {
             (session.gpu, session.placement): Occupied(
                 session.gpu, session.mig_profile, session.placement, _free_at(session), session.id
@@ -50,7 +50,7 @@ class Occupancy:
         return [*held.values(), *others]
 
     def offers(self) -> Mapping[str, tuple[Gpu, Profile]]:
-        """Every profile that can be asked for, by name, with the first GPU that has it."""
+        """Every profile that a caller can request, by name, with the first GPU that has it."""
         return {
             profile.name: (gpu, profile)
             for gpu in reversed(self.gpus)
@@ -70,9 +70,9 @@ class Occupancy:
             return smallest[1]
         if name in offers:
             return name
-        if silent := list(self._silent()):
+        if unknown := list(self._unknown()):
             message = f"No GPU that is in order offers the MIG profile {name!r}."
-            raise NoCapacity(" ".join([message, *silent]))
+            raise NoCapacity(" ".join([message, *unknown]))
         raise UnknownProfile(name, sorted(offers))
 
     def place(
@@ -83,8 +83,11 @@ class Occupancy:
         demand: Mapping[str, float],
         refused: Collection[Spot] = (),
     ) -> tuple[Gpu, Allocation]:
-        """Where a session's slice goes: not to a `refused` place, nor to a GPU that refused one if another
-        has room. Raises `NoCapacity` with the time when there will be free capacity."""
+        """Return the GPU and the allocation for a session's slice.
+
+        A `refused` placement is never chosen, and its GPU only if no other GPU has free capacity. Raises
+        `NoCapacity` with the time when there will be free capacity.
+        """
         for gpu, instance in self._idle(profile):
             if (gpu.uuid, instance.placement) not in refused:
                 return gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True)
@@ -97,25 +100,25 @@ class Occupancy:
         return gpu, Allocation(gpu.uuid, profile, place)
 
     def fit(self, profile: str, now: datetime) -> Fit | None:
-        """Where the profile fits now or else first, and which sessions' ends that waits for."""
+        """Return where the profile fits now or else first, and which sessions must end before."""
         for gpu, instance in self._idle(profile):
             return Fit(gpu.uuid, instance.placement, now)
-        made = placement.next_fit(self._divisible, self.occupied, profile, now)
-        fits = [fit for fit in (made, self._given_back(profile, now)) if fit]
+        new = placement.next_fit(self._divisible, self.occupied, profile, now)
+        fits = [fit for fit in (new, self._next_borrowed(profile, now)) if fit]
         return min(fits, key=lambda fit: fit.at, default=None)
 
     def available(self, profile: str) -> int:
-        """How many of it, asked for alone, there is room for now."""
+        """Return how many slices of the profile fit now, if no other profile is requested."""
         return len(self._idle(profile)) + placement.available(self._divisible, self.occupied, profile)
 
     def capacity(self, profile: str) -> int:
-        """How many of it there would be room for if nobody had a session."""
+        """Return how many slices of the profile fit if there are no sessions."""
         if self._policy is MigPolicy.STATIC:
             return sum(one.profile == profile for gpu in self._open for one in gpu.instances)
         return placement.capacity(self._divisible, profile)
 
     def why_closed(self, gpu: Gpu) -> str | None:
-        """Why no session may begin there although MIG may be on; None when it may."""
+        """Return the fault or the cordon that keeps new sessions off the GPU; None if there is neither."""
         cordon = self.cordons.get(gpu.uuid)
         if gpu.fault or cordon is None:
             return gpu.fault
@@ -132,11 +135,11 @@ class Occupancy:
 
     @property
     def _divisible(self) -> Sequence[Gpu]:
-        """Those where instances may be made."""
+        """The GPUs on which the gateway may make instances."""
         return [] if self._policy is MigPolicy.STATIC else self._open
 
     def _idle(self, profile: str) -> Sequence[tuple[Gpu, Instance]]:
-        """Instances that may be leased as they stand."""
+        """The existing instances that a session can get."""
         if self._policy is MigPolicy.DYNAMIC:
             return []
         held = {(lease.gpu_uuid, lease.placement) for lease in self.occupied if lease.session_id}
@@ -149,7 +152,7 @@ class Occupancy:
             and (gpu.uuid, instance.placement) not in held
         ]
 
-    def _given_back(self, profile: str, now: datetime) -> Fit | None:
+    def _next_borrowed(self, profile: str, now: datetime) -> Fit | None:
         """The borrowed slice whose session ends first."""
         may_begin = {gpu.uuid for gpu in self._open}
         ends = [
@@ -160,8 +163,8 @@ class Occupancy:
         ]
         return min(ends, key=lambda fit: fit.at, default=None)
 
-    def _silent(self) -> Iterator[str]:
-        """What keeps the profiles of a GPU unknown, a sentence for each."""
+    def _unknown(self) -> Iterator[str]:
+        """One sentence for each GPU whose profiles are unknown: the reason, and what to do."""
         for gpu in self.gpus:
             if gpu.fault and not gpu.profiles:
                 yield f"GPU {gpu.index} is out of order: {gpu.fault}; see nvidia-smi and dmesg."
@@ -171,12 +174,12 @@ class Occupancy:
                 yield f"The driver does not list all instances of GPU {gpu.index}; try again."
 
     def _out_of_use(self) -> Sequence[str]:
-        whys = [(gpu.index, self.why_closed(gpu)) for gpu in self.gpus]
-        return [f"GPU {index} takes no sessions: {why}." for index, why in whys if why]
+        reasons = [(gpu.index, self.why_closed(gpu)) for gpu in self.gpus]
+        return [f"GPU {index} takes no sessions: {reason}." for index, reason in reasons if reason]
 
 
 def _free_at(session: Session) -> datetime | None:
-    """When its memory slices are free again: those of a borrowed instance never are."""
+    """When the session's memory slices become free; None for a borrowed instance, which stays."""
     return None if session.borrowed else session.expires_at
 
 

@@ -1,35 +1,47 @@
-"""Where a slice is put decides what still fits later; this file decides where.
+"""Chooses the GPU and the placement of a new slice.
 
-A MIG slice never moves. Put anywhere it fits, slices leave a pool whose free memory is plenty and in
-pieces, so the choice is the place that costs later requests least:
+A MIG slice never moves, so its placement decides what fits later. If slices go to any place where they
+fit, the free memory becomes fragmented. The choice is the placement that costs later requests least:
 
-    cost(place) = ∫ from now to the lease's end: Σ over profiles: √demand · lost / (1 + left) dt
+    cost(placement) = ∫ from now to the lease's end: Σ over profiles: √demand · lost / (1 + left) dt
 
-`lost` is how many fewer of the profile the GPU holds with the slice than without it *at that moment*:
-neighbours leave when their leases end, so a slice that ends with its neighbours shuts nothing that
-they did not shut, and one that outlives them pays for the half or the GPU that it keeps from coming
-free. `left` is how many the whole pool holds now: the last place for a 7g is dear though few ask for
-it. Far moments weigh less (e-fold in half the lease), for by then others came and went. Ties go to
-the fuller GPU, then to the highest start.
+`lost` is how many fewer slices of the profile the GPU holds with the new slice than without it, *at that
+moment*. Neighbours leave when their leases end. A slice that ends together with its neighbours therefore
+costs nothing more than they do; a slice that outlives them costs the larger placement that would become
+free. `left` is how many slices of the profile the whole pool can still hold now: the last placement for a
+7g is expensive even if few requests are for a 7g. Later moments weigh less (by a factor of e for each half
+of the lease), because other sessions begin and end until then. Between equal costs, the fuller GPU wins,
+then the highest start.
 
-What was tried, as the share of the gap from first-fit to a pool re-packed at will that it closes, by
-accepted requests (A100 tables, mean of loads 0.7 to 1.1, two kinds of TTL, a quarter leaving early):
+The table compares the costs that were tried. It gives the share of the gap between first-fit (0 %) and a
+pool that is re-packed at will (100 %) that each closes, by accepted requests (A100 tables, mean of loads
+0.7 to 1.1, two kinds of TTL, a quarter of the sessions end early):
 
                                                            8 GPUs  32, small requests  32, others
     best-fit                                                 24 %          46 %            44 %
-    FGD: free memory that what is asked for cannot use       59 %          58 %            73 %
+    FGD: free memory that the demand cannot use              59 %          58 %            73 %
     demand · memory · lost, over the leases' ends            70 %          23 %            90 %
     … with √demand                                           72 %          72 %            93 %
     √demand · lost / (1 + left), this moment only            69 %         119 %            82 %
     … over the leases' ends, all moments alike               73 %          89 %            94 %
-    … near moments first: the one kept                       74 %         105 %            95 %
+    … near moments weigh more (this module)                  74 %         105 %            95 %
     … with 2 + left                                          74 %          86 %            96 %
 
-Concave counts (√places, whether any place is left) closed less, spreading the load lost 9 points of requests.
-`python -m tests.bench.pool`, all 360 cells, 20 seeds: best-fit 34 %, FGD 58 %, this 73 % of the gap by
-requests, and 24 %, 27 %, 45 % by memory. By memory no cell is below first-fit. By requests one is by
-more than two standard errors (-0.010 ± 0.003: 32 RTX PRO, small requests, load 1.1); there the
-re-packed pool is at -0.029, as each 4g that gets in costs four 1g.
+Concave counts (√placements; whether any placement is left) closed less of the gap. Spreading the load cost
+9 points of accepted requests.
+
+`python -m tests.bench.pool` measures all 360 cells with 20 seeds. The share of the gap depends on what is
+counted. Accepted memory counts a large request for more than a small one:
+
+                      by accepted requests    by accepted memory
+    best-fit                  34 %                   24 %
+    FGD                       58 %                   27 %
+    this module               73 %                   45 %
+
+Another measurement, over 216 cells, gave 69 % by requests and 43 % by memory for this module. By memory no
+cell is below first-fit. By requests one cell is below it by more than two standard errors (-0.010 ± 0.003:
+32 RTX PRO, small requests, load 1.1). In that cell the re-packed pool is at -0.029, because each 4g that is
+accepted takes the place of four 1g.
 """
 
 from collections import Counter
@@ -43,7 +55,7 @@ from operator import itemgetter
 
 from gateway.domain.mig import FreeCapacity, Gpu, MigMode, Placement
 
-_SHORTLIST = 64  # so many GPUs, the best at this moment, are looked at for their future, too
+_SHORTLIST = 64  # the future cost is computed only for this many GPUs: those with the lowest cost now
 _USUAL_LEASE = timedelta(hours=1)
 
 
@@ -52,7 +64,8 @@ Spot = tuple[str, Placement]  # a GPU's UUID and a placement on it
 
 @dataclass(frozen=True, slots=True)
 class Occupied:
-    """A piece that is taken until `expires_at`; None: nobody knows, as with somebody else's instance."""
+    """A placement that is occupied until `expires_at`; None if the end is unknown, as for an instance that
+    the gateway did not make."""
 
     gpu_uuid: str
     profile: str
@@ -63,7 +76,7 @@ class Occupied:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """FreeCapacity for a profile: where, from when on, and the leases whose ends it waits for (none: now)."""
+    """Where a profile fits, from when on, and the leases that must end first (none if it fits now)."""
 
     gpu_uuid: str
     placement: Placement
@@ -80,22 +93,22 @@ def choose(
     demand: Mapping[str, float] | None = None,
     refused: Collection[Spot] = (),
 ) -> tuple[Gpu, Placement] | None:
-    """The GPU and the placement that cost later requests least; None when the profile fits nowhere.
+    """Return the GPU and the placement that cost later requests least; None if the profile fits nowhere.
 
-    `demand` says how often each profile was asked for, refused requests included; every profile
-    counts once more than that. GPUs that have a fault or no MIG mode are never chosen. A `refused` spot is
-    never chosen, and its GPU only if the profile fits on no other.
+    `demand` is the number of requests for each profile, refused requests included; one is added for every
+    profile. Only GPUs in MIG mode without a fault are chosen. A `refused` spot is never chosen, and its GPU
+    only if the profile fits on no other.
     """
     leases = _by_gpu(taken)
-    rooms = [(gpu, _state(gpu, leases.get(gpu.uuid, ()))) for gpu in _usable(gpus)]
-    weights = _weights([state for _, state in rooms], demand or {})
+    states = [(gpu, _state(gpu, leases.get(gpu.uuid, ()))) for gpu in _usable(gpus)]
+    weights = _weights([state for _, state in states], demand or {})
     cost = _Cost(profile_name, expires_at, now, weights)
-    fitting = [(cost.at_once(state), gpu, state) for gpu, state in rooms if state.places(profile_name)]
-    refusing = {gpu_uuid for gpu_uuid, _ in refused}
-    willing = [each for each in fitting if each[1].uuid not in refusing] or fitting
+    fitting = [(cost.at_once(state), gpu, state) for gpu, state in states if state.places(profile_name)]
+    refused_gpus = {gpu_uuid for gpu_uuid, _ in refused}
+    candidates = [each for each in fitting if each[1].uuid not in refused_gpus] or fitting
     best: tuple[float, int, int] = (inf, 0, 0)
     found = None
-    for _, gpu, state in nsmallest(_SHORTLIST, willing, key=_first):
+    for _, gpu, state in nsmallest(_SHORTLIST, candidates, key=_first):
         future = cost.future(_empty(gpu), leases.get(gpu.uuid, ()))
         for placement in state.places(profile_name):
             rank = (cost.of(placement, future), state.free, -placement.start)
@@ -105,8 +118,9 @@ def choose(
 
 
 def next_fit(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str, now: datetime) -> Fit | None:
-    """Where `profile_name` fits now or else first, were nothing new to come; None when no known end
-    of a lease makes room. A lease that is over but still stands is waited for, too."""
+    """Return where `profile_name` fits now, or where it fits first if no new session begins; None if it does
+    not fit after any known end of a lease. A slice whose lease is over occupies its placement until it is
+    removed."""
     found = choose(gpus, taken, profile_name, now + _USUAL_LEASE, now)
     if found:
         return Fit(found[0].uuid, found[1], now)
@@ -116,69 +130,69 @@ def next_fit(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str, 
 
 
 def capacity(gpus: Sequence[Gpu], profile_name: str) -> int:
-    """How many of the profile the usable GPUs hold when nothing stands on them."""
+    """Return how many slices of the profile the usable GPUs hold when they are empty."""
     return available(gpus, (), profile_name)
 
 
 def available(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str) -> int:
-    """How many more of the profile fit right now, if only that one is asked for."""
+    """Return how many more slices of the profile fit now, if no other profile is requested."""
     leases = _by_gpu(taken)
     return sum(_state(gpu, leases.get(gpu.uuid, ())).count(profile_name) for gpu in _usable(gpus))
 
 
 class _Kind:
-    """GPUs that are cut alike, and their states as far as they came up."""
+    """GPUs with the same profiles, and the states of such GPUs that were computed so far."""
 
     def __init__(self, gpu: Gpu) -> None:
         self.profiles = {profile.name: profile for profile in gpu.profiles}
         self._states: dict[FreeCapacity, _State] = {}
         self.empty = self.state(FreeCapacity.of(gpu))
 
-    def state(self, room: FreeCapacity) -> "_State":
-        if room not in self._states:
-            self._states[room] = _State(self, room)
-        return self._states[room]
+    def state(self, capacity: FreeCapacity) -> "_State":
+        if capacity not in self._states:
+            self._states[capacity] = _State(self, capacity)
+        return self._states[capacity]
 
 
 class _State:
-    """What is left of a GPU. The same few come up all the time, so each is worked out once."""
+    """The free capacity of a GPU, with cached results: a pool has few different states."""
 
-    def __init__(self, kind: _Kind, room: FreeCapacity) -> None:
-        self.kind, self.free = kind, room.mask.bit_count()
-        self._room = room
+    def __init__(self, kind: _Kind, capacity: FreeCapacity) -> None:
+        self.kind, self.free = kind, capacity.mask.bit_count()
+        self._capacity = capacity
         self._places: dict[str, list[Placement]] = {}
         self._after: dict[tuple[str, int, int], _State] = {}
 
     def places(self, name: str) -> list[Placement]:
         if name not in self._places:
             profile = self.kind.profiles.get(name)
-            self._places[name] = self._room.places(profile) if profile else []
+            self._places[name] = self._capacity.places(profile) if profile else []
         return self._places[name]
 
     def after(self, name: str, placement: Placement) -> "_State":
-        """The state once `name` stands at `placement`."""
+        """The state with a slice of the profile `name` at `placement`."""
         key = (name, placement.start, placement.size)
         if key not in self._after:
-            room = self._room.without(name, self.kind.profiles.get(name), placement)
-            self._after[key] = self.kind.state(room)
+            capacity = self._capacity.without(name, self.kind.profiles.get(name), placement)
+            self._after[key] = self.kind.state(capacity)
         return self._after[key]
 
     def count(self, name: str) -> int:
-        places = self.places(name)  # all of one size: filling up from the lowest wastes nothing
+        places = self.places(name)  # all of one size, so the lowest first is optimal
         return 1 + self.after(name, places[0]).count(name) if places else 0
 
     @cached_property
     def holds(self) -> dict[str, int]:
-        """How many more of each profile fit, were it the only one asked for."""
+        """How many more slices of each profile fit, if no other profile is requested."""
         return {name: count for name in self.kind.profiles if (count := self.count(name))}
 
 
-# A GPU is in this state for this share of a lease, where near moments weigh more than far ones.
+# The weight of the time that a GPU spends in a state. Near moments weigh more than far ones.
 _Span = tuple[float, _State]
 
 
 class _Cost:
-    """What the places for one request cost."""
+    """The costs of the placements for one request."""
 
     def __init__(self, name: str, expires_at: datetime, now: datetime, weights: Mapping[str, float]) -> None:
         self._name, self._now, self._weights = name, now, weights
@@ -187,11 +201,11 @@ class _Cost:
         self._lost: dict[_State, dict[int, float]] = {}
 
     def at_once(self, state: _State) -> float:
-        """What the cheapest place on a GPU in `state` costs now, not looking ahead."""
+        """The cost of the cheapest placement on a GPU in `state` at this moment, without the future."""
         return min(self._losses(state).values())
 
     def future(self, empty: _State, leases: Iterable[Occupied]) -> list[_Span]:
-        """The states that a GPU goes through until the lease's end if nothing new comes, now first."""
+        """The states of a GPU until the lease's end if no new session begins, the present state first."""
         spans, state, until = [], empty, _weight(2.0)
         for end, lease in sorted([(self._end(lease), lease) for lease in leases], key=_first, reverse=True):
             if end < until:
@@ -201,7 +215,7 @@ class _Cost:
         return [(until, state), *reversed(spans)]
 
     def of(self, placement: Placement, future: Iterable[_Span]) -> float:
-        # Rounded, so that equal costs stay equal however they were added up.
+        # Rounded, because the order of a sum of floats must not make equal costs unequal.
         return round(sum([share * self._losses(state)[placement.start] for share, state in future]), 12)
 
     def _end(self, lease: Occupied) -> float:
@@ -210,7 +224,7 @@ class _Cost:
         return _weight(max(0.0, (lease.expires_at - self._now) / self._half))
 
     def _losses(self, state: _State) -> dict[int, float]:
-        """What the slice takes from a GPU in `state` while it stands, by its start."""
+        """The loss of worth that the slice causes on a GPU in `state`, by the start of its placement."""
         if state not in self._lost:
             worth = self._worth(state)
             self._lost[state] = {
@@ -227,20 +241,20 @@ class _Cost:
 
 
 def _weights(pool: Iterable[_State], demand: Mapping[str, float]) -> Mapping[str, float]:
-    """What one place for each profile is worth: the more, the fewer of them the pool has left."""
+    """The worth of one placement for each profile: the fewer the pool has left, the higher."""
     left: dict[str, int] = {}
     for state, gpus in Counter(pool).items():
         for name in state.kind.profiles:
             left[name] = left.get(name, 0) + gpus * state.holds.get(name, 0)
-    asked = len(left) + sum(demand.values())
-    return {name: sqrt((1 + demand.get(name, 0)) / asked) / (1 + places) for name, places in left.items()}
+    requests = len(left) + sum(demand.values())
+    return {name: sqrt((1 + demand.get(name, 0)) / requests) / (1 + places) for name, places in left.items()}
 
 
 _first = itemgetter(0)
 
 
 def _weight(halves: float) -> float:
-    """What the time from now on weighs, counted in halves of the lease."""
+    """The weight of the time from now on, in halves of the lease."""
     return 1 - exp(-halves)
 
 
@@ -259,8 +273,8 @@ _KINDS: dict[tuple[object, ...], _Kind] = {}
 
 
 def _empty(gpu: Gpu) -> _State:
-    """`gpu` with nothing on it. Its name and those of its profiles tell the kind: hashing whole
-    profiles would take a pool of 1,000 GPUs longer than all the rest."""
+    """The state of `gpu` when it is empty. The key has only the names of the profiles: with 1,000 GPUs,
+    hashing whole profiles would take longer than the rest of the choice."""
     names = tuple([profile.name for profile in gpu.profiles])
     key = (gpu.name, gpu.memory_slices, gpu.compute_slices, names)
     if key not in _KINDS:
@@ -276,7 +290,7 @@ def _state(gpu: Gpu, leases: Iterable[Occupied]) -> _State:
 
 
 def _gpu_fit(gpu: Gpu, leases: Sequence[Occupied], profile_name: str, now: datetime) -> Fit | None:
-    """Ends the GPU's leases one after the other until the profile fits."""
+    """End the GPU's leases in the order of time until the profile fits."""
     known = sorted((lease.expires_at, index) for index, lease in enumerate(leases) if lease.expires_at)
     standing, ended = list(leases), []
     for expires_at, index in known:
@@ -292,7 +306,7 @@ def _gpu_fit(gpu: Gpu, leases: Sequence[Occupied], profile_name: str, now: datet
 def _needed(
     gpu: Gpu, standing: list[Occupied], ended: Iterable[Occupied], profile_name: str, place: Placement
 ) -> tuple[Occupied, ...]:
-    """Those of the `ended` leases that could not have stayed."""
+    """The `ended` leases without whose end the profile does not fit at `place`."""
     needed = []
     for lease in ended:
         if place in _state(gpu, [*standing, lease]).places(profile_name):
