@@ -11,8 +11,8 @@ from gateway.domain.words import Words
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """`lease` says when the lease ends. `notices` maps the label of each further line to its text. `facts`
-    become the file `/etc/gateway/lease`."""
+    """`lease` is the line about the end of the lease. `notices` maps the label of each other line to
+    its text. `facts` are the contents of the file `/etc/gateway/lease`."""
 
     lease: str
     notices: Mapping[str, str]

@@ -1,4 +1,4 @@
-"""How a session's container was planned, how Docker shows it, and why it ended. Pure."""
+"""How a session's container differs from its plan, and why a container ended. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -10,10 +10,10 @@ _SIGKILL_EXIT = 128 + 9
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What is decided about a container when it is created.
+    """The settings of a container, as planned or as Docker reports them.
 
     `networks` maps the name of each network to the container's address in it. `mounts` are (directory of the
-    host, place in the container, whether it is writable). `limits` have Docker's names and units.
+    host, path in the container, whether it is writable). `limits` have Docker's names and units.
     """
 
     networks: Mapping[str, str]
@@ -23,13 +23,13 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Deviation:
-    """`what` is not as planned. `is_repairable`: the gateway can restore it without ending the session."""
+    """One difference from the plan. `is_repairable`: the gateway can repair it while the session runs."""
 
     what: str
     is_repairable: bool = False
 
     def __str__(self) -> str:
-        """A sentence."""
+        """The difference as a sentence."""
         return f"{self.what[0].upper()}{self.what[1:]}."
 
 
@@ -37,8 +37,8 @@ class Deviation:
 class End:
     """What Docker reports of a container that has ended.
 
-    `actions` are what somebody asked Docker to do with it shortly before: `kill`, `stop`, `restart`.
-    `was_restarted`: it runs again, but its programs and its network namespace are new.
+    `actions` are the Docker commands on the container shortly before its end: `kill`, `stop`, `restart`.
+    `was_restarted`: the container runs again, but its programs and its network namespace are new.
     """
 
     exit_code: int
@@ -48,8 +48,12 @@ class End:
 
     @property
     def reason(self) -> Reason:
-        """No process of the container can kill its first process with SIGKILL, so that exit code comes from
-        outside. Docker reports `oom_killed` also for a process that the container survived."""
+        """Why the session ended.
+
+        No process of the container can send SIGKILL to its first process, so exit code 137 has a cause
+        outside of the container. Docker also sets `oom_killed` if the kernel killed another process of the
+        container, so `oom_killed` alone does not decide.
+        """
         if self.was_restarted or "restart" in self.actions:
             return Reason.RESTARTED
         if "stop" in self.actions:
@@ -62,7 +66,7 @@ class End:
 
 
 def deviations(planned: Setup, found: Setup, *, is_paused: bool, is_closed: bool) -> Iterator[Deviation]:
-    """`is_closed`: the gateway's rules are in the container's network namespace."""
+    """Yield the differences. `is_closed`: the gateway's rules are in the container's network namespace."""
     for network in sorted(found.networks.keys() - planned.networks.keys()):
         yield Deviation(f"it is connected to the network {network}", is_repairable=True)
     for network, address in planned.networks.items():

@@ -1,4 +1,4 @@
-"""How long a lease may become, and what an extension adds to it. Pure."""
+"""The maximum length of a lease, and how much an extension adds. Pure."""
 
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -9,15 +9,16 @@ from gateway.domain.models import Reason, Session, Status
 from gateway.errors import LeaseMoved, LeaseTooLong, SessionEnded
 
 MINUTE = timedelta(minutes=1)
-_LONGEST = timedelta(days=3650)  # that an override can reach
+_LONGEST = timedelta(days=3650)  # the limit for an override
 
 
 @dataclass(frozen=True, slots=True)
 class Extension:
-    """What a caller asks for.
+    """A request to extend a lease.
 
-    `by` is None for as much as the limit allows. `ends` is the end that the caller has seen, None for any:
-    with it, a request that is sent twice extends the lease once. `is_override` goes beyond the limit.
+    If `by` is None, the extension is as long as the limit allows. `ends` is the end of the lease that the
+    caller expects, None for any: with it, a request that is sent twice extends the lease once.
+    `is_override` allows an extension beyond the limit.
     """
 
     by: timedelta | None
@@ -27,7 +28,7 @@ class Extension:
 
 @dataclass(frozen=True, slots=True)
 class LeaseLimit:
-    """`longest` is the length of a whole lease at most, its extensions included."""
+    """`longest` is the maximum length of a whole lease, extensions included."""
 
     longest: timedelta
 
@@ -37,10 +38,10 @@ class LeaseLimit:
         return session.expires_at + headroom if headroom and session.status != Status.CLOSING else None
 
     def grant(self, session: Session, extension: Extension, now: Moment) -> timedelta:
-        """Return what the extension adds to the lease, in whole minutes.
+        """Return how much the extension adds to the lease, in whole minutes.
 
-        Raises `SessionEnded` if the lease is over, `LeaseMoved` if the end is another than the caller saw,
-        and `LeaseTooLong` if the lease would become longer than the limit.
+        Raises `SessionEnded` if the lease is over, `LeaseMoved` if the end is not the one that the caller
+        expects, and `LeaseTooLong` if the lease would become longer than the limit.
         """
         if session.status == Status.CLOSING or session.time_left(now) <= timedelta():
             raise SessionEnded(session.id, session.end_reason or Reason.EXPIRED, now.wall)
@@ -53,7 +54,7 @@ class LeaseLimit:
         return by
 
     def _headroom(self, session: Session) -> timedelta:
-        """In whole minutes."""
+        """How much the lease can still grow, in whole minutes."""
         return max(timedelta(), (self.longest - session.lease) // MINUTE * MINUTE)
 
     def _refusal(self, session: Session) -> LeaseTooLong:

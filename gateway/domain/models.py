@@ -420,7 +420,7 @@ class Deployment(Base):
 
     The gateways on one PostgreSQL database share the other columns. `machine` is the Docker Engine that runs
     the sessions. `leader` is the process that runs the reaper until `lease_until`; `ticked_at` is when the
-    reaper last finished a round."""
+    reaper last finished a tick."""
 
     __tablename__ = "deployment"
     __table_args__ = (CheckConstraint("id = 1", name="one_deployment"),)

@@ -1,7 +1,7 @@
-"""What a host shows of sessions, and how one server's parts are read. Pure.
+"""The state of sessions on a host, and how it follows from the parts of one server. Pure.
 
-A host answers for each session: it runs, it ended and why, it is gone, or nobody can tell. A part that cannot
-be asked makes its sessions unknown, never gone.
+A session runs, has ended (with a reason), is gone, or is unknown. If a part of the host does not answer, the
+sessions that depend on it are unknown, never gone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ _MARKED = "the session stays open; it is only marked"
 
 class State(StrEnum):
     RUNNING = "running"
-    ENDED = "ended"  # something of it is left, but it cannot be used any more
+    ENDED = "ended"  # parts of it exist, but it cannot be used any more
     GONE = "gone"
     UNKNOWN = "unknown"
 
@@ -44,8 +44,8 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class SessionState:
-    """`reason`: why it ended or is gone. `problem`: what is wrong with a session that goes on.
-    `is_repairable`: the host can restore part of it."""
+    """`reason`: why the session ended or is gone. `problem`: what is wrong with a session that stays open.
+    `is_repairable`: the host can restore a part of the session."""
 
     state: State
     reason: Reason | None = None
@@ -56,11 +56,11 @@ class SessionState:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a host shows at one look.
+    """The state of a host at one moment.
 
-    `states` has every session that was asked about. `held` maps the id of each session, known or not, to the
-    places that hold something of it. `claimed` says of each id with files whether a process
-    opens or removes it now. `unseen` says why a place could not be read.
+    `states` has every session that the caller named. `held` maps the id of each session, with or without a
+    row, to the places that hold parts of it. `claimed` maps each id with session files to whether a process
+    opens or removes the session now. `unseen` maps each place that could not be read to the reason.
     """
 
     states: Mapping[str, SessionState]
@@ -71,25 +71,25 @@ class Observation:
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A container that carries a session's label. `ended`: its main process is over. `foreign`: another
-    database records the session. `deviations`: how it differs from what was planned."""
+    """A container with a session's label. `ended`: its main process has ended. `foreign`: the session
+    belongs to another database. `deviations`: how the container differs from its plan."""
 
     id: str
     session_id: str
     ended: bool
     foreign: bool = False
-    reason: Reason = Reason.USER_EXIT  # of its end
+    reason: Reason = Reason.USER_EXIT  # why it ended, if it has
     deviations: Sequence[Deviation] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ServerView:
-    """The parts of one server at one look.
+    """The parts of one server at one moment.
 
-    `containers` is None when Docker could not be asked. `gpus` are those that answered; a GPU that is missing
-    here is unknown. `files` are the ids with session files and whether they are claimed, None when the
-    directory could not be read. Docker kept nothing from before `up_since`; None: unknown. `open_network`
-    says how the sessions' network is open; None: it is closed, or could not be checked.
+    `containers` is None if Docker did not answer. `gpus` are the GPUs that the driver reported; the state of
+    any other GPU is unknown. `files` maps the ids with session files to whether they are claimed; None if the
+    directory could not be read. Containers from before `up_since` no longer run; None if it is unknown.
+    `open_network` describes why the sessions' network is not isolated; None if it is, or was not checked.
     """
 
     containers: Sequence[Container] | None
@@ -100,7 +100,7 @@ class ServerView:
     unseen: Mapping[Place, str] = field(default_factory=dict)
 
     def observe(self, sessions: Sequence[Session]) -> Observation:
-        """`sessions` were read before this view was taken."""
+        """Return the state of `sessions`, which must have been read before this view was taken."""
         found = self.containers or ()
         foreign = {container.session_id for container in found if container.foreign}
         containers = {one.session_id: one for one in found if not one.foreign}
@@ -158,12 +158,12 @@ class ServerView:
         return (State.ENDED, container.reason) if container.ended else (State.RUNNING, None)
 
     def _mark(self, session: Session, problems: Sequence[str], gpus: Mapping[str, Gpu]) -> str | None:
-        """One sentence for each problem. A mark stays while Docker or the GPUs do not answer."""
+        """One sentence for each problem. The last problem stays while Docker or the GPUs do not answer."""
         is_unknown = self.containers is None or session.gpu is None or not gpus
         return " ".join(problems) or (session.problem if is_unknown else None)
 
     def _is_older(self, session: Session) -> bool:
-        """Sessions are dated in whole seconds."""
+        """Whether the session is from before `up_since`. `created_at` has whole seconds."""
         return self.up_since is not None and session.created_at < self.up_since.replace(microsecond=0)
 
     def _container_findings(self, container: Container | None) -> Sequence[Finding]:
@@ -186,8 +186,8 @@ def _then(deviation: Deviation) -> str:
 
 
 def has_lost_slice(gpu: Gpu, session: Session) -> bool:
-    """Whether a GPU that answers in full does not list the session's slice. An instance without a compute
-    instance has no UUID yet; it may be the session's."""
+    """Whether a GPU with a complete list of instances does not list the session's slice. An instance without
+    a compute instance has no UUID yet, so it may be the session's."""
     if gpu.fault is not None or not gpu.complete or gpu.mig_mode is MigMode.UNSUPPORTED:
         return False
     return not any(

@@ -1,4 +1,4 @@
-"""What is decided about a session before anything is made, and what the host then made of it."""
+"""The plan of a session, decided before anything is made, and what the host then made."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ from typing import Protocol
 from gateway.domain.mig import Gpu, Placement
 from gateway.domain.ssh_keys import KeyPair
 
-SSH_PORT = 2222  # of a session's sshd; unprivileged, because the sshd runs without root
+SSH_PORT = 2222  # of a session's sshd; an unprivileged port, because the sshd does not run as root
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """The piece of a GPU that a session holds; `gpu` is the GPU's UUID.
+    """The piece of a GPU that a session holds. `gpu` is the GPU's UUID.
 
     A `borrowed` instance existed before the session and outlives it. `mig_uuid` is the MIG device's UUID,
-    None until the driver has named it.
+    None until the device exists.
     """
 
     gpu: str
@@ -57,7 +57,7 @@ class SessionPlan:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A session that runs: its container, where its sshd listens, and the slice that it got."""
+    """A running session: its container, the address where its sshd listens, and its slice."""
 
     container_id: str
     address: str
@@ -65,7 +65,7 @@ class Started:
 
 
 class Endings(Protocol):
-    """The ids of sessions whose container ended or was removed, as it happens. The iteration ends when the
+    """Yields the ids of sessions when their container ends or is removed. The iteration ends when the
     connection to the host breaks, or when any thread calls `close`."""
 
     def __iter__(self) -> Iterator[str]: ...

@@ -1,4 +1,4 @@
-"""What must be done so that the host agrees with the database again: decided here, done by the reconciler."""
+"""Decides what the reconciler must do so that the host agrees with the database again. Pure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from gateway.domain.observation import Observation, State
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`close`: sessions to take back, and why. `problems`: changed marks of sessions that stay; None: the
-    session is well again. `orphans`: ids without a row that the host still holds something of. `repairs`:
-    sessions that stay and of which the host can restore something."""
+    """`close`: the sessions to close, and why. `problems`: the changed problems of sessions that stay open;
+    None if the problem is over. `orphans`: the ids of leftovers on the host that have no row. `repairs`: the
+    sessions that stay open and of which the host can restore a part."""
 
     close: Mapping[str, Reason]
     problems: Mapping[str, str | None]
@@ -21,7 +21,7 @@ class Plan:
 
 
 def plan(sessions: Sequence[Session], seen: Observation, now: Moment) -> Plan:
-    """`sessions` were read before the host was observed."""
+    """Return the plan. `sessions` must have been read before the host was observed."""
     verdicts = {session.id: _verdict(session, seen, now) for session in sessions}
     opening = {id for id, claimed in seen.claimed.items() if claimed}
     return Plan(
@@ -38,14 +38,14 @@ def plan(sessions: Sequence[Session], seen: Observation, now: Moment) -> Plan:
 
 
 def _verdict(session: Session, seen: Observation, now: Moment) -> Reason | None:
-    """Why the session must be closed; None when it stays."""
-    shown = seen.states[session.id]
+    """Why the session must be closed; None if it stays open."""
+    observed = seen.states[session.id]
     if session.is_being_opened(now, seen.claimed.get(session.id)):
         return None
     if session.status == Status.CLOSING:
         return Reason(str(session.end_reason))
     if session.status == Status.PENDING:
         return Reason.FAILED
-    if shown.state in (State.ENDED, State.GONE):
-        return shown.reason or Reason.FAILED
+    if observed.state in (State.ENDED, State.GONE):
+        return observed.reason or Reason.FAILED
     return None

@@ -1,4 +1,4 @@
-"""What stands of sessions when a database is new or was put back, and whose it is. Pure."""
+"""Which sessions on the host belong to a new or restored database, and which rows they get. Pure."""
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -12,11 +12,11 @@ from gateway.domain.plan import Allocation, Started
 
 @dataclass(frozen=True, slots=True)
 class Survivor:
-    """A session that the host can describe without the database.
+    """A session as the host describes it without the database.
 
-    `deployment` is the id of the database that it was opened with; None if an older version opened it. `uid`,
-    `address` and `allocation` are None where the host does not know them. `is_running` is False once its main
-    process has ended.
+    `deployment` is the id of the database that recorded the session; None if an older version opened it.
+    `uid`, `address` and `allocation` are None if the host does not know them. `is_running` is False once the
+    main process has ended.
     """
 
     session_id: str
@@ -31,8 +31,10 @@ class Survivor:
     is_running: bool
 
 
-def strangers(survivors: Sequence[Survivor], deployment: str, known: Collection[str]) -> list[Survivor]:
-    """Those that belong to another database. `known` are the ids that have or had a row in this one."""
+def foreign_sessions(
+    survivors: Sequence[Survivor], deployment: str, known: Collection[str]
+) -> list[Survivor]:
+    """Return the sessions of another database. `known` are the ids that have or had a row in this one."""
     return [
         survivor
         for survivor in survivors
@@ -42,8 +44,8 @@ def strangers(survivors: Sequence[Survivor], deployment: str, known: Collection[
 
 
 def row_of(survivor: Survivor, pipe: Pipe | None, now: Moment) -> Session | None:
-    """The row that a running session had, from what the host and its route say; None when they do not say
-    enough. The lease ends at the time that the host knows."""
+    """Return the row of a running session, rebuilt from the host and from its route; None if they do not
+    have all of the facts, or contradict each other. The lease ends at the time that the host knows."""
     if pipe is None or survivor.allocation is None or survivor.address is None or not survivor.is_running:
         return None
     if (pipe.session_id, pipe.username, pipe.host) != (

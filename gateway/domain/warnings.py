@@ -1,6 +1,6 @@
-"""What must happen in a session before its lease ends, and when. Pure.
+"""The steps that are due in a session before its lease ends. Pure.
 
-Each step is recorded with the length of the lease that it was about, so an extension makes it due again.
+Each step is recorded with the length of the lease at that time, so an extension makes the step due again.
 """
 
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ _HOOK_BEFORE = timedelta(minutes=5)
 
 
 class Step(StrEnum):
-    WARN = "warn"  # every terminal of the session
+    WARN = "warn"  # write to every terminal of the session
     HOOK = "hook"  # run the user's own ~/.config/gateway/before-end
-    SIGNAL = "signal"  # SIGTERM to the user's programs
+    SIGNAL = "signal"  # send SIGTERM to the user's programs
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Due:
 
 
 def record(session: Session, due: Due) -> None:
-    """Note in the row that the step is done."""
+    """Record in the row that the step is done."""
     match due.step:
         case Step.WARN:
             session.warned_for, session.warned_level = session.lease_seconds, due.minutes
@@ -41,46 +41,49 @@ def record(session: Session, due: Due) -> None:
 
 @dataclass(frozen=True, slots=True)
 class WarningPlan:
-    """`levels` are minutes before the end. `signal_before` is when programs get SIGTERM; zero: never."""
+    """`levels` are minutes before the end. Programs get SIGTERM `signal_before` the end; never if zero."""
 
     levels: Sequence[int]
     signal_before: timedelta
 
     @property
     def horizon(self) -> timedelta:
-        """Before the end by more than this, nothing is due."""
+        """The time before the end in which a step can be due."""
         return max([_HOOK_BEFORE, self.signal_before, *(timedelta(minutes=level) for level in self.levels)])
 
     def due(self, session: Session, now: Moment) -> Sequence[Due]:
         """Return the steps that are due now and not recorded yet, in their order.
 
-        Of the warnings only the one closest to the end is due: a lease of four minutes is not warned three
-        times at once.
+        Of several warnings only the one closest to the end is due, so that a user never gets two warnings at
+        once.
         """
-        left = session.time_left(now)
-        if session.status != Status.ACTIVE or left <= timedelta():
+        remaining = session.time_left(now)
+        if session.status != Status.ACTIVE or remaining <= timedelta():
             return []
-        found = [Due(Step.WARN, level) for level in self._levels(session, left)]
-        if _is_reached(_HOOK_BEFORE, session, left) and session.hook_for != session.lease_seconds:
-            found.append(Due(Step.HOOK))
-        if _is_reached(self.signal_before, session, left) and session.signalled_for != session.lease_seconds:
-            found.append(Due(Step.SIGNAL))
-        return found
+        steps = [Due(Step.WARN, level) for level in self._levels(session, remaining)]
+        if _is_reached(_HOOK_BEFORE, session, remaining) and session.hook_for != session.lease_seconds:
+            steps.append(Due(Step.HOOK))
+        is_signal_time = _is_reached(self.signal_before, session, remaining)
+        if is_signal_time and session.signalled_for != session.lease_seconds:
+            steps.append(Due(Step.SIGNAL))
+        return steps
 
-    def _levels(self, session: Session, left: timedelta) -> Sequence[int]:
-        """The level that is due, if one is."""
-        reached = [level for level in self.levels if _is_reached(timedelta(minutes=level), session, left)]
+    def _levels(self, session: Session, remaining: timedelta) -> Sequence[int]:
+        """The level of the warning that is due, or nothing."""
+        reached = [
+            level for level in self.levels if _is_reached(timedelta(minutes=level), session, remaining)
+        ]
         level = min(reached, default=None)
         if level is None or _was_warned(session, level):
             return []
         return [level]
 
 
-def _is_reached(before: timedelta, session: Session, left: timedelta) -> bool:
-    """Whether less than `before` is left. What would be more than half of the lease never is."""
-    return bool(before) and left <= before <= session.lease / 2
+def _is_reached(before: timedelta, session: Session, remaining: timedelta) -> bool:
+    """Whether at most `before` remains of the lease. A step in the first half of a lease is left out."""
+    return bool(before) and remaining <= before <= session.lease / 2
 
 
 def _was_warned(session: Session, level: int) -> bool:
-    """Of the end of this lease, at this level or one closer to it."""
+    """Whether the user was warned of the lease's present end, at this level or one closer to the end."""
     return session.is_warned and session.warned_level is not None and session.warned_level <= level

@@ -9,7 +9,7 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.lease import MINUTE
 from gateway.domain.models import Event, Reason, Session
-from gateway.domain.recovery import Survivor, row_of, strangers
+from gateway.domain.recovery import Survivor, foreign_sessions, row_of
 from gateway.errors import GatewayError, StartRefused
 from gateway.services.ports import Database, Host, Pipes, Rows
 
@@ -47,7 +47,7 @@ class Recovery:
         with self.database.read() as rows:
             known = {one.session_id for one in survivors if rows.get(one.session_id)}
             known |= {one.session_id for one in survivors if rows.get_ended(one.session_id)}
-            foreign = strangers(survivors, rows.deployment_id(), known)
+            foreign = foreign_sessions(survivors, rows.deployment_id(), known)
         if foreign:
             users = ", ".join(sorted({one.user_id for one in foreign})[:5])
             raise StartRefused(
