@@ -1,4 +1,4 @@
-"""Takes a session back: route, container, slice and record, in this order, whoever asks for it."""
+"""Closes a session: removes its route, container, slice and row, in this order, for every caller."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -25,10 +25,11 @@ class Closing:
     clock: Clock
 
     def close(self, session_id: str, reason: Reason) -> bool:
-        """Take back all of a live session; True when all is gone.
+        """Close a live session. Return True when all of its parts are removed.
 
-        False leaves the session `closing`: the reconciler tries again, or the process that still opens it
-        finds it closing and undoes its work. Raises `SessionNotFound`, `SessionEnded`, `DatabaseUnavailable`.
+        False leaves the session `closing`: the reconciler tries again, or the process that still opens the
+        session finds it closing and undoes its own work. Raises `SessionNotFound`, `SessionEnded` and
+        `DatabaseUnavailable`.
         """
         with self.database.begin() as rows:
             session = rows.live(session_id)
@@ -36,7 +37,7 @@ class Closing:
         return self._finish_begun(session)
 
     def expire(self, session_id: str) -> bool:
-        """As `close`, if the lease is over still: an extension may have been faster. True without it."""
+        """As `close`, but return True without an effect if an extension has moved the end of the lease."""
         with self.database.begin() as rows:
             session = rows.live(session_id)
             if session.time_left(self.clock()) > timedelta():
@@ -45,17 +46,17 @@ class Closing:
         return self._finish_begun(session)
 
     def begin(self, rows: Rows, session: Session, reason: Reason) -> None:
-        """Record that the session closes; after the commit it can only end."""
+        """Record that the session closes. After the commit it cannot become active again."""
         if session.status != Status.CLOSING:
             session.close(reason)
             rows.record(Event.of(self.clock().wall, Action.CLOSING, reason, session=session))
 
     def finish(self, session: Session) -> bool:
-        """Do the four steps of taking back a closing session; True when all are done. What is already gone
-        counts as done.
+        """Remove the parts of a closing session. Return True when all are removed, or did not exist.
 
-        The route goes first, so that nobody logs in to a dying session. When the route cannot be removed,
-        container and slice go all the same, and the row stays: it keeps its address from other sessions.
+        The route goes first, so that no new login reaches the closing session. If the route cannot be
+        removed, the container and the slice are still removed. The row then stays, so that no other session
+        gets the address.
         """
         try:
             with _failing_last(partial(self._remove_pipe, session.id)):
@@ -75,7 +76,7 @@ class Closing:
         return True
 
     def note(self, problems: Mapping[str, str | None]) -> None:
-        """Record what is wrong with the sessions of these ids; None: the session is well again."""
+        """Record the problem of each session, by its id; None if the problem is over."""
         if not problems:
             return
         with self.database.begin() as rows:

@@ -1,7 +1,7 @@
-"""Measures workspaces where the file system itself sets no limits, and acts on the result.
+"""Measures workspaces if the file system does not enforce quotas.
 
-The gateway warns a user who comes near the quota, and gives a user above it no new session. What a session
-writes before it is measured is not stopped.
+The gateway warns a user who comes near the quota, and refuses a new session to a user above it. It does not
+stop the writes of a running session.
 """
 
 import logging
@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def require_room(user: User, quota: int | None) -> None:
-    """Raise `WorkspaceFull` if the user was above the quota, in bytes, when last measured."""
+    """Raise `WorkspaceFull` if the user was above `quota`, in bytes, at the last measurement."""
     used = user.workspace_bytes or 0
     if quota is not None and Fill.of(used, quota) is Fill.FULL:
         raise WorkspaceFull(user.id, disk.gib(used), disk.gib(quota))
@@ -38,7 +38,7 @@ class DiskUse:
     _surveyed: datetime = field(default=datetime.fromtimestamp(0, UTC), init=False)
 
     def survey(self) -> None:
-        """Measure the workspaces of users who had a session since the last survey, or were above the
+        """Measure the workspaces of the users who had a session since the last survey, or who were above the
         quota."""
         if (quota := self.quota.watched()) is None:
             return

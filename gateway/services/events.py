@@ -1,4 +1,4 @@
-"""The audit trail as people read it, and as denials are written to it."""
+"""Reads the audit log, and writes denials to it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ class AuditLog:
     clock: Clock
 
     def of_session(self, session_id: str, owner: str | None = None) -> Sequence[Event]:
-        """Oldest first, for ended sessions too. Raises `SessionNotFound` for an id that never was; with
-        `owner`, other users' sessions are as if they never were."""
+        """Return the events of a live or an ended session, oldest first. With `owner`, sessions of other
+        users are not found. Raises `SessionNotFound`."""
         with self.database.read() as rows:
             found = rows.get(session_id) or rows.get_ended(session_id)
             events = rows.events(session_id=session_id)
@@ -36,11 +36,11 @@ class AuditLog:
         after: int | None,
         limit: int,
     ) -> Sequence[Event]:
-        """The latest `limit` events that are as asked for, newest last; `after` is an event's id."""
+        """Return the latest `limit` events that match, newest last. `after` is the id of an event."""
         with self.database.read() as rows:
             return rows.events(session_id=session_id, user_id=user_id, since=since, after=after, limit=limit)
 
     def deny(self, detail: str, user_id: str | None = None) -> None:
-        """Somebody was refused what they asked for. Raises `DatabaseUnavailable`, `DiskFull`."""
+        """Record a denial. Raises `DatabaseUnavailable`, `DiskFull`."""
         with self.database.begin() as rows:
             rows.record(Event.of(self.clock().wall, Action.DENIED, detail, user_id=user_id))

@@ -1,4 +1,4 @@
-"""What people ask of the host's GPUs: what is on them, and to keep new slices off one."""
+"""Lists what occupies the host's GPUs, and keeps new slices off a GPU."""
 
 from dataclasses import dataclass
 
@@ -24,12 +24,12 @@ class GpuInventory:
             return Occupancy(gpus, rows.list(), rows.cordons(), self.policy)
 
     def cordon(self, index: int, reason: str) -> None:
-        """No new sessions there until `uncordon`; those that are there stay."""
+        """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`."""
         gpu = self._uuid(index)
         with self.database.begin() as rows:
             rows.cordon(gpu, reason, self.clock().wall)
-            told = f"GPU {index} {gpu}" + (f": {reason}" if reason else "")
-            rows.record(Event.of(self.clock().wall, Action.CORDONED, told))
+            detail = f"GPU {index} {gpu}" + (f": {reason}" if reason else "")
+            rows.record(Event.of(self.clock().wall, Action.CORDONED, detail))
 
     def uncordon(self, index: int) -> None:
         gpu = self._uuid(index)

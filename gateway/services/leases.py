@@ -27,8 +27,8 @@ class Leases:
         """Move the end of a live session's lease, and return the session.
 
         With `owner`, sessions of other users are not found. Raises `SessionNotFound`, `SessionEnded`,
-        `LeaseMoved` and `LeaseTooLong`. The row decides: if the session's files cannot follow, the
-        reconciler writes them.
+        `LeaseMoved` and `LeaseTooLong`. The row is what counts: if the session's files cannot be written now,
+        the reconciler writes them later.
         """
         with self.database.begin() as rows:
             session = rows.live(session_id, owner)

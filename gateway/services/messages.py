@@ -24,21 +24,21 @@ class Messages:
     def send(self, session_id: str, text: str) -> int:
         """Show `text` in the message of the day and on every terminal; return the number of terminals.
 
-        An empty text takes the last message away. Raises `SessionNotFound`, `SessionEnded`. If no terminal
-        can be reached, the message of the day has it all the same.
+        An empty text removes the last message. If no terminal can be written to, the message of the day still
+        has the text. Raises `SessionNotFound`, `SessionEnded`.
         """
         text = words.one_line(text)
         with self.database.begin() as rows:
             session = rows.live(session_id)
             session.message = text or None
         self.notices.attempt(session)
-        terminals, receipt = self._tell(session, text)
+        terminals, detail = self._tell(session, text)
         with self.database.begin() as rows:
-            rows.record(Event.of(self.clock().wall, Action.MESSAGE, receipt, session=session))
+            rows.record(Event.of(self.clock().wall, Action.MESSAGE, detail, session=session))
         return terminals
 
     def _tell(self, session: Session, text: str) -> tuple[int, str]:
-        """The number of terminals, and the receipt."""
+        """Return the number of terminals, and the detail for the audit log."""
         if not text:
             return 0, "taken away"
         try:

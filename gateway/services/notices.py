@@ -1,4 +1,4 @@
-"""Keeps what sessions show their users in step with the database: message of the day, lease file."""
+"""Updates what sessions show their users from the database: the message of the day and the lease file."""
 
 import logging
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host, Rows
 from gateway.services.quota import WorkspaceQuota
 
-_REMEMBERED = timedelta(days=7)  # why the session before ended
+_REMEMBERED = timedelta(days=7)  # how long the reason of the last end is shown
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Notices:
     quota: WorkspaceQuota
 
     def show(self, session_id: str) -> None:
-        """Write what the database says of the session now. Raises `Unavailable`, `DiskFull`."""
+        """Write the session's files from its present row. Raises `Unavailable`, `DiskFull`."""
 
         def wanted() -> Board | None:
             with self.database.read() as rows:
@@ -38,7 +38,7 @@ class Notices:
         self.host.show(session_id, wanted)
 
     def attempt(self, session: Session) -> None:
-        """As `show`. What fails is written by `settle`."""
+        """As `show`. If it fails, `settle` writes the files later."""
         try:
             self.show(session.id)
         except GatewayError as error:
@@ -46,7 +46,7 @@ class Notices:
             log.warning("the files of a session could not be updated and are tried again", extra=failure)
 
     def settle(self) -> None:
-        """Write the files of all sessions that do not say what the database says."""
+        """Write the files of all sessions whose files differ from the database."""
         with self.database.read() as rows:
             active = [session for session in rows.list() if session.status == Status.ACTIVE]
             boards = [(session, self._board(rows, session)) for session in active]
@@ -58,7 +58,7 @@ class Notices:
         return board(session, self.limit, self.words, self._notices(rows, session))
 
     def _notices(self, rows: Rows, session: Session) -> Mapping[str, str]:
-        """Every notice that holds now, by its label: those of different kinds stand side by side."""
+        """Every notice that holds now, by its label."""
         lines = {
             "Last time": self._last_time(rows, session),
             "Warning": self._disk_warning(rows, session.user_id),
@@ -68,10 +68,10 @@ class Notices:
         return {label: text for label, text in lines.items() if text}
 
     def _last_time(self, rows: Rows, session: Session) -> str | None:
-        before = rows.last_ended(session.user_id)
-        if before is None or before.ended_at < session.created_at - _REMEMBERED:
+        last = rows.last_ended(session.user_id)
+        if last is None or last.ended_at < session.created_at - _REMEMBERED:
             return None
-        return self.words.last_time(before)
+        return self.words.last_time(last)
 
     def _disk_warning(self, rows: Rows, user_id: str) -> str | None:
         quota = self.quota.watched()

@@ -1,6 +1,6 @@
-"""What the services need from outside: a database, a host for sessions, SSH routes, leadership.
+"""The interfaces that the services need: a database, a host for sessions, SSH routes, leadership.
 
-The classes under `repositories` fill these ports; `app` puts them together.
+The classes under `repositories` implement these ports; `app` connects them to the services.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -17,11 +17,11 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.recovery import Survivor
 
-Check = Callable[[], str]  # one line about a part; raises GatewayError when the part is not ready
+Check = Callable[[], str]  # returns one line about a part; raises GatewayError if the part is not ready
 
 
 class Rows(Protocol):
-    """The verbs of one transaction over the database's rows."""
+    """The operations of one transaction on the database's rows."""
 
     def add(self, session: Session) -> None: ...
     def get(self, session_id: str) -> Session | None: ...
@@ -67,7 +67,7 @@ class Rows(Protocol):
 
 
 class Database(Protocol):
-    """Hands out transactions; raises `DatabaseUnavailable`, `DiskFull`."""
+    """Opens transactions. Raises `DatabaseUnavailable`, `DiskFull`."""
 
     def begin(self) -> AbstractContextManager[Rows]: ...
     def read(self) -> AbstractContextManager[Rows]: ...
@@ -75,7 +75,7 @@ class Database(Protocol):
 
 
 class Pipes(Protocol):
-    """The pipe file; raises `PipesUnavailable`, `DiskFull`."""
+    """The pipe file. Raises `PipesUnavailable`, `DiskFull`."""
 
     def update(self, wanted: Callable[[], Pipe | None]) -> None: ...
     def remove(self, session_id: str) -> None: ...
@@ -86,7 +86,7 @@ class Pipes(Protocol):
 
 
 class Planner(Protocol):
-    """Decides where a session goes. It asks nobody, so it may be called inside a transaction."""
+    """Decides where a session goes. It does no input or output, so a transaction may call it."""
 
     def plan(
         self,
@@ -96,114 +96,118 @@ class Planner(Protocol):
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
     ) -> SessionPlan:
-        """`live` are all sessions with a row; `demand` counts how often each profile was asked for; `refused`
-        are allocations that the host could not make. Raises `NoCapacity` and `UnknownProfile`."""
+        """Return the plan of a session. `live` are all sessions with a row. `demand` is the number of
+        requests for each profile. `refused` are allocations that the host could not make. Raises `NoCapacity`
+        and `UnknownProfile`."""
 
 
 class Host(Protocol):
-    """Where sessions run: one server, or a cluster. Removing what is already gone succeeds everywhere."""
+    """Where sessions run: one server, or a cluster. To remove a part that does not exist is no error."""
 
     def list_gpus(self) -> list[Gpu]:
-        """Every GPU with its instances; raises `DriverUnavailable`."""
+        """Return every GPU with its instances. Raises `DriverUnavailable`."""
 
     def planner(self) -> Planner:
-        """A planner over the host as it is now; raises `DriverUnavailable`. Call it outside transactions."""
+        """Return a planner for the present state of the host. Raises `DriverUnavailable`. Do not call it in a
+        transaction."""
 
     def start(self, plan: SessionPlan) -> Started:
-        """Make everything that `plan` names; return when the session accepts SSH and sees its slice.
+        """Make everything that `plan` names. Return when the session accepts SSH and sees its slice.
 
-        Undoes nothing: the caller has the plan on record and calls `stop`. Raises `Unavailable`, `DiskFull`.
+        After a failure, the caller, which has recorded the plan, calls `stop`. Raises `Unavailable`,
+        `DiskFull`.
         """
 
     def stop(self, session_id: str, allocation: Allocation | None) -> None:
         """Remove the session's container, then its slice."""
 
     def forget(self, session_id: str) -> None:
-        """Remove the session's files, last of all: the claim on the session is one of them."""
+        """Remove the session's files. Call this last: the claim on the session is one of the files."""
 
     def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
         """Show the user what `wanted` returns: at each login from now on, and to programs as a file.
 
-        `wanted` is called while nobody else can change what is shown, so what it reads is still true; with
-        None nothing changes. Raises `Unavailable`, `DiskFull`; a session that is over is no error."""
+        `wanted` is called under a lock that other writers of these files wait for. If it returns None,
+        nothing changes. A session that has ended is no error. Raises `Unavailable`, `DiskFull`."""
 
     def shows(self, session_id: str, expected: Board) -> bool:
-        """Whether the user is shown exactly this already."""
+        """Whether the session shows exactly this already."""
 
     def tell(self, session: Session, text: str) -> int:
-        """Write `text` to every terminal of the session, and return the number of terminals. A terminal that
-        is stopped or full is left out. Raises `Unavailable`."""
+        """Write `text` to every terminal of the session, except those that are stopped or full. Return the
+        number of terminals. Raises `Unavailable`."""
 
     def run_hook(self, session: Session, seconds_left: int) -> bool:
         """Start the user's own program for the end of the lease. Return False if there is none, or if it ran
         for this lease already. Raises `Unavailable`."""
 
     def signal(self, session: Session) -> int:
-        """Ask the user's programs to end, and return their number. Shells, terminal multiplexers and SSH
-        connections go on. Raises `Unavailable`."""
+        """Send SIGTERM to the user's programs, but not to shells, terminal multiplexers and SSH connections.
+        Return the number of programs. Raises `Unavailable`."""
 
     def disconnect(self, session_id: str) -> None:
-        """Close every SSH connection into the session; the user's programs go on."""
+        """Close every SSH connection into the session. The user's programs continue."""
 
     def repair(self, session_id: str) -> None:
-        """Restore what `observe` called repairable of a session that goes on."""
+        """Restore the parts that `observe` reported as repairable, while the session stays open."""
 
     def observe(self, sessions: Sequence[Session]) -> Observation:
-        """What became of `sessions`, which were read before, and what else the host holds. A part that cannot
-        be asked is named in the answer, and never raised."""
+        """Return the state of `sessions`, which must have been read before, and the leftovers of others. A
+        part that does not answer is named in the result and raises no error."""
 
     def survivors(self) -> Sequence[Survivor]:
-        """Every session container of this network, whichever database it was opened with, described by the
-        host alone; raises `DockerUnavailable`."""
+        """Return every session container of this network, for any database, as the host alone describes it.
+        Raises `DockerUnavailable`."""
 
     def workspace_owners(self) -> Mapping[str, int]:
-        """The users who have a workspace, and the uid that owns it."""
+        """Return the users who have a workspace, and the uid that owns each workspace."""
 
     def free_uids(self, user_id: str, assigned: Collection[int]) -> Sequence[int]:
-        """Uids that a new user may get, the best one first: the owner of the user's workspace if there is
-        one, then some of the range. No account of the host has one of them, and none owns another user's
-        workspace. Call it outside transactions."""
+        """Return uids that a new user may get, the best one first: the owner of the user's workspace if there
+        is one, then some of the range. No account of the host has any of them, and none owns another user's
+        workspace. Do not call it in a transaction."""
 
     def account_of(self, uid: int) -> str | None:
-        """The account or group of the host that has this number too; None if there is none."""
+        """Return the account or group of the host that has the same number; None if there is none."""
 
     def endings(self) -> Endings:
-        """Follow the ends of session containers from now on."""
+        """Report the ends of session containers from now on."""
 
     def claim(self, session_id: str) -> AbstractContextManager[None]:
-        """Hold the session while it is opened or removed; the claim ends with the process."""
+        """Claim the session while it is opened or removed. The claim ends with the process."""
 
     def is_claimed(self, session_id: str) -> bool | None:
-        """Whether somebody holds the claim; None when that cannot be known here."""
+        """Whether a process holds the claim; None if this host cannot know."""
 
     def ensure(self) -> None:
-        """Make again what all sessions share, such as their network; raises the first failure."""
+        """Restore what all sessions share, such as their network. Raises the first failure."""
 
     def checks(self) -> Mapping[str, Check]:
-        """One check for each part of the host."""
+        """Return one check for each part of the host."""
 
     def has_quotas(self) -> bool:
         """Whether the file system itself enforces the workspace quota."""
 
     def workspace_used(self, user_id: str) -> int:
-        """The size of the user's workspace, in bytes."""
+        """Return the size of the user's workspace, in bytes."""
 
 
 class Leadership(Protocol):
-    """One process at a time has it, among all that share a database; raises `DatabaseUnavailable`."""
+    """The right to run the reaper. Of all processes on one database, one at a time has it. Raises
+    `DatabaseUnavailable`."""
 
     def acquire(self) -> bool:
-        """Whether this process leads from now on."""
+        """Try to become the leader, and return whether this process leads now."""
 
     def held(self) -> bool:
-        """Whether it still does."""
+        """Whether this process still leads."""
 
     def release(self) -> None: ...
     def tick(self) -> None:
-        """The leader has looked."""
+        """Record that the leader has finished a tick."""
 
     def last_tick(self) -> datetime | None:
-        """When the leader, in whichever process, last looked; None before the first time."""
+        """Return when the leader, in any process, last finished a tick; None before the first."""
 
     def leader(self) -> str | None:
-        """Who leads, wherever it runs; None: nobody."""
+        """Return the name of the leading process, on any machine; None if there is no leader."""

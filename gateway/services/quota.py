@@ -8,17 +8,17 @@ from gateway.services.ports import Host
 
 @dataclass(frozen=True)
 class WorkspaceQuota:
-    """`size` is what a workspace may hold, in bytes; None: no limit."""
+    """`size` is the limit of each workspace, in bytes; None: no limit."""
 
     host: Host
     size: int | None
 
     def watched(self) -> int | None:
-        """The quota, if only the gateway enforces it and the file system does not."""
+        """Return the quota, in bytes, that the gateway must enforce by measuring; None if there is none."""
         return None if self.size is None or self.host.has_quotas() else self.size
 
     def describe(self) -> str:
-        """Which kind of quota is in force."""
+        """Return one line on the kind of quota that is in force."""
         if self.size is None:
             return "ok: no quota"
         if self.host.has_quotas():

@@ -1,4 +1,4 @@
-"""Whether every part that a session needs is there: a check a part, each a line or an error."""
+"""One check for each part that sessions need. A check returns one line, or raises an error."""
 
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -33,8 +33,8 @@ def _ready(check: Callable[[], None]) -> str:
 
 def _describe_reaper(last_tick: datetime | None) -> str:
     if last_tick is None:
-        raise Unavailable("The reaper has not looked yet.")
+        raise Unavailable("The reaper has not finished a tick yet.")
     age = (datetime.now(UTC) - last_tick).total_seconds()
     if age > 2 * RECONCILE_SECONDS:
-        raise Unavailable(f"The reaper has not looked for {age:.0f} s; restart the gateway and read its log.")
+        raise Unavailable(f"The reaper has not ticked for {age:.0f} s; restart the gateway and read its log.")
     return f"ok: last tick {last_tick:%Y-%m-%dT%H:%M:%SZ}"

@@ -1,4 +1,4 @@
-"""Brings a new or restored database into agreement with what stands on the host, before it is served."""
+"""Makes a new or restored database agree with the sessions and workspaces on the host, before it is used."""
 
 import logging
 from collections.abc import Sequence
@@ -18,9 +18,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """`owners` are users whose uid came from their workspace. `conflicts` say which workspaces belong to the
-    uid of another user. Sessions are named by user: `adopted` have their row again, `lost` run without a row
-    and end at the next start, `ended` had a row and no container."""
+    """The result of `Recovery.recover`.
+
+    `owners` are the users who got the uid of their workspace. `conflicts` describe the workspaces that belong
+    to the uid of another user. The other fields name the users of sessions: `adopted` have their row again,
+    `lost` run without a row and end at the next start, `ended` had a row and no container.
+    """
 
     owners: Sequence[str]
     conflicts: Sequence[str]
@@ -37,19 +40,19 @@ class Recovery:
     clock: Clock
 
     def require_own_sessions(self) -> None:
-        """Raises `StartRefused` when the host runs sessions that another database records. Served with this
-        one, they would lose their routes."""
+        """Raise `StartRefused` if the host runs sessions of another database. With this database they would
+        lose their routes."""
         try:
             survivors = self.host.survivors()
         except GatewayError as error:
-            log.warning("the sessions on the host are not compared", extra={"error": str(error)})
+            log.warning("the sessions on the host could not be compared", extra={"error": str(error)})
             return
         with self.database.read() as rows:
-            known = {one.session_id for one in survivors if rows.get(one.session_id)}
-            known |= {one.session_id for one in survivors if rows.get_ended(one.session_id)}
+            ids = {survivor.session_id for survivor in survivors}
+            known = {id for id in ids if rows.get(id) or rows.get_ended(id)}
             foreign = foreign_sessions(survivors, rows.deployment_id(), known)
         if foreign:
-            users = ", ".join(sorted({one.user_id for one in foreign})[:5])
+            users = ", ".join(sorted({survivor.user_id for survivor in foreign})[:5])
             raise StartRefused(
                 f"The host runs {len(foreign)} sessions (of {users}) that this database does not know: they "
                 "belong to another one. Name that database with --db, put a backup back with `gateway "
@@ -57,15 +60,15 @@ class Recovery:
             )
 
     def require_nothing(self) -> None:
-        """Raises `StartRefused` when sessions or workspaces stand here although the database is new."""
+        """Raise `StartRefused` if the host has sessions or workspaces although the database is new."""
         found = []
         try:
             if survivors := self.host.survivors():
                 found.append(f"{len(survivors)} session containers")
         except GatewayError as error:
-            log.warning("the sessions on the host are not looked for", extra={"error": str(error)})
-        if homes := self.host.workspace_owners():
-            found.append(f"the workspaces of {len(homes)} users")
+            log.warning("the sessions on the host could not be listed", extra={"error": str(error)})
+        if owners := self.host.workspace_owners():
+            found.append(f"the workspaces of {len(owners)} users")
         if found:
             raise StartRefused(
                 f"The database does not exist, but {' and '.join(found)} do: correct --db (GATEWAY_DB) or "
@@ -74,19 +77,20 @@ class Recovery:
             )
 
     def recover(self) -> Recovered:
-        """Take the users' uids from their workspaces, and give the sessions that run their rows back."""
+        """Take the users' uids from their workspaces, and add the rows of running sessions again."""
         owners, conflicts = self._adopt_owners()
         ended = self._end_vanished()
         adopted, lost = self._adopt_sessions()
         return Recovered(owners, conflicts, adopted, lost, ended)
 
     def _adopt_owners(self) -> tuple[list[str], list[str]]:
-        """The disk decides who has which uid: a wrong one would lock users out, or let others in."""
-        taken, conflicts = [], []
+        """The owner of a workspace decides its user's uid. With a wrong uid a user could not read the
+        workspace, or could read another user's."""
+        owners, conflicts = [], []
         with self.database.begin() as rows:
             uids = dict(rows.uids())
             for user_id, uid in sorted(self.host.workspace_owners().items()):
-                holder = next((other for other, its in uids.items() if its == uid), None)
+                holder = next((other for other, other_uid in uids.items() if other_uid == uid), None)
                 if holder == user_id:
                     continue
                 if holder is not None:
@@ -94,12 +98,13 @@ class Recovery:
                     continue
                 rows.assign_uid(user_id, uid)
                 uids[user_id] = uid
-                taken.append(user_id)
-        return taken, conflicts
+                owners.append(user_id)
+        return owners, conflicts
 
     def _end_vanished(self) -> list[str]:
-        """Sessions of the backup that ended since: their slices may be others' now, so only the row goes."""
-        running = {one.session_id for one in self.host.survivors()}
+        """End the rows of sessions that ended after the backup. Their slices may belong to others now, so
+        only the rows are removed."""
+        running = {survivor.session_id for survivor in self.host.survivors()}
         with self.database.begin() as rows:
             vanished = [session for session in rows.list() if session.id not in running]
             for session in vanished:
@@ -129,14 +134,14 @@ class Recovery:
 
 
 def _extend(session: Session, survivor: Survivor) -> None:
-    """An extension since the backup counts."""
+    """Repeat an extension that was made after the backup."""
     by = (survivor.expires_at - session.expires_at) // MINUTE * MINUTE
     if by > timedelta():
         session.extend(by)
 
 
 def _may_adopt(rows: Rows, survivor: Survivor) -> bool:
-    """The user has no other live session, and the uid that the session runs as."""
+    """Whether the user has no other live session, and has the uid that the session runs as."""
     if rows.of_user(survivor.user_id):
         return False
     uid = rows.uids().get(survivor.user_id)

@@ -14,15 +14,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Routing:
-    """The routes follow the rows. A session has a route while it is active and has a public key: SSHPiper
-    accepts any client through a pipe without keys."""
+    """The routes follow the rows. A session has a route while it is active and has a public key. A session
+    without keys has none, because SSHPiper accepts any client on a pipe without keys."""
 
     database: Database
     host: Host
     pipes: Pipes
 
     def admit(self, session_id: str) -> bool:
-        """Publish one session's route; False when the session is no longer active."""
+        """Publish one session's route. Return False if the session is no longer active."""
         is_active = False
 
         def wanted() -> Pipe | None:
@@ -36,18 +36,18 @@ class Routing:
         return is_active
 
     def publish(self) -> None:
-        """Make the routes what the rows say."""
+        """Make the routes agree with the rows."""
         self.pipes.replace(self._wanted)
 
     def enforce(self, session_id: str) -> None:
-        """Publish the session's keys as they are now, then close the connections that a withdrawn key may
-        have opened. What fails is recorded in the row, and the reconciler tries it again."""
+        """Publish the session's present keys, then close the connections that a withdrawn key may have
+        opened. The row records what is due, so the reconciler repeats a step that fails."""
         self.publish()
         self._disconnect(session_id)
 
     def settle(self) -> None:
-        """Finish what `enforce` could not do, for every session. The routes come first: otherwise a client
-        that is disconnected connects again."""
+        """Finish what `enforce` could not do, for every session. The routes come first, because a client that
+        is disconnected would otherwise connect again."""
         self.publish()
         with self.database.read() as rows:
             due = [session.id for session in rows.list() if session.disconnect_due]
@@ -59,8 +59,9 @@ class Routing:
                 log.warning("disconnecting failed and is tried again", extra=details)
 
     def _disconnect(self, session_id: str) -> None:
-        """All connections of the session end: its sshd knows only the router's key and cannot tell whose they
-        are. Programs in the session go on. The embedded router disconnects by itself, SSHPiper does not."""
+        """Close all connections of the session. Its sshd sees only the router's key, so it cannot close those
+        of one key. Programs in the session continue. The embedded router disconnects by itself, SSHPiper does
+        not."""
         with self.database.read() as rows:
             session = rows.get(session_id)
         if session is None or not session.disconnect_due:
@@ -68,12 +69,13 @@ class Routing:
         self.host.disconnect(session_id)
         with self.database.begin() as rows:
             row = rows.get(session_id)
-            if row and row.public_keys == session.public_keys:  # otherwise more keys were withdrawn meanwhile
+            if row and row.public_keys == session.public_keys:  # otherwise the keys changed again meanwhile
                 row.disconnect_due = False
         log.info("a key was withdrawn, the connections are closed", extra={"session_id": session_id})
 
     def _wanted(self) -> Sequence[Pipe]:
-        """Read while the pipe file is locked: a route published in between would be lost."""
+        """Read the rows while the pipe file is locked. Without the lock, a route that is published in between
+        would be lost."""
         with self.database.read() as rows:
             active = [session for session in rows.list() if session.status == Status.ACTIVE]
         return [pipe for session in active if (pipe := session.pipe)]

@@ -1,7 +1,7 @@
-"""What people do with sessions: open, get, list, close.
+"""Opens, gets, lists and closes sessions.
 
-Transactions are short and never span a call to the host or a file. The plan is committed before anything is
-made: whatever exists can be found from a row, and undoing a failed start is closing it.
+Transactions are short and include no call to the host and no write to a file. The plan is committed before
+anything is made. Every part can therefore be found from a row, and a failed start is undone by closing.
 """
 
 import logging
@@ -42,8 +42,8 @@ _ATTEMPTS = 3  # another process may take the placement or the address first
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """A session that is ready for its user. `private_key` is the user's, given once, when the gateway made
-    the pair."""
+    """A session that is ready for its user. `private_key` is the user's, if the gateway made the key pair. It
+    is returned only here."""
 
     session: Session
     private_key: str | None
@@ -51,7 +51,7 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """What the caller asks for; `public_keys` are parsed, None when the caller gave none."""
+    """The caller's request. `public_keys` are parsed; None if the caller gave none."""
 
     user_id: str
     ttl: timedelta
@@ -69,13 +69,13 @@ class _UserKeys:
 
     @classmethod
     def of(cls, wanted: _Wanted, user: User) -> "_UserKeys":
-        """Keys that came with the request, otherwise those stored for the user, otherwise a new pair."""
+        """Use the keys of the request, otherwise the keys stored for the user, otherwise a new pair."""
         if wanted.public_keys:
             return cls(wanted.public_keys, KeysFrom.GIVEN)
         if user.public_keys:
             return cls(user.public_keys, KeysFrom.STORED)
-        made = ssh_keys.make_pair()
-        return cls([made.public], KeysFrom.MADE, made.private)
+        pair = ssh_keys.make_pair()
+        return cls([pair.public], KeysFrom.MADE, pair.private)
 
 
 @dataclass(frozen=True)
@@ -96,7 +96,8 @@ class Sessions:
         mig_profile: str | None = None,
         public_keys: Sequence[str] | None = None,
     ) -> Opened:
-        """A session that its user can reach when this returns; nothing is left behind when it raises.
+        """Open a session and return it when its user can log in. After an error no part of it is left, except
+        what the reconciler must remove.
 
         Raises `SessionExists`, `UserRouted`, `WorkspaceFull`, `NoCapacity`, `InvalidRequest`, `Unavailable`,
         `DiskFull`.
@@ -121,7 +122,7 @@ class Sessions:
         return self.closing.close(session_id, reason)
 
     def _open_somewhere(self, wanted: _Wanted) -> Opened:
-        """Try another placement or address after one that the host could not allocate."""
+        """Try other placements or addresses if the host cannot allocate the first one."""
         refused: list[Allocation] = []
         failures: list[PlacementTaken | AddressTaken] = []
         while len(failures) < _ATTEMPTS:
@@ -136,7 +137,7 @@ class Sessions:
         raise failures[-1]
 
     def _open(self, wanted: _Wanted, refused: MutableSequence[Allocation]) -> Opened:
-        """Raises `PlacementTaken` after it has added to `refused` what the host could not allocate."""
+        """Raise `PlacementTaken` if the host cannot make the allocation, and add it to `refused`."""
         session_id = str(uuid.uuid4())
         with self.host.claim(session_id):  # before the row exists, so that its readers see the claim
             try:
@@ -163,14 +164,14 @@ class Sessions:
         return Opened(session, private_key)
 
     def _record_refusal(self, user_id: str, mig_profile: str) -> None:
-        """A refused request is demand, too. If the database fails now, the refusal is still the answer."""
+        """Count a refused request as demand. A failure of the database does not replace the refusal."""
         with suppress(GatewayError), self.database.begin() as rows:
             rows.record_request(user_id, mig_profile, self.clock().wall)
 
     def _reserve(
         self, session_id: str, wanted: _Wanted, refused: Sequence[Allocation]
     ) -> tuple[Session, SessionPlan, str | None]:
-        """Commit the plan before anything is made; also the user's private key, if a pair was made."""
+        """Commit the row. Return it with its plan, and with the user's private key if a pair was made."""
         planner, quota = self.host.planner(), self.quota.watched()
         free_uids = Uids(self.database, self.host).free_for(wanted.user_id)
         router, sshd = ssh_keys.make_pair(), ssh_keys.make_pair()
@@ -203,7 +204,7 @@ class Sessions:
         return session, plan, keys.private
 
     def _activate(self, opened: Session, started: Started) -> Session:
-        """Record what the host made; raises `SessionEnded` when the session was closed meanwhile."""
+        """Record what the host made. Raises `SessionEnded` if the session was closed meanwhile."""
         with self.database.begin() as rows:
             session = rows.live(opened.id)
             session.activate(started, self.clock().wall)
@@ -215,7 +216,7 @@ class Sessions:
         return session
 
     def _undo(self, opened: Session, error: BaseException) -> None:
-        """Undoing is closing. An instance that somebody else made at the placement is not destroyed."""
+        """Close the session. If another program made an instance at the placement, that instance stays."""
         log.warning("session failed to open", extra={**opened.named, "error": _why(error)})
         try:
             with self.database.begin() as rows:
@@ -230,5 +231,5 @@ class Sessions:
 
 
 def _why(error: BaseException) -> str:
-    """The words of an unexpected error are for the log alone."""
+    """Return the text of a `GatewayError`. Of an unexpected error, users see only the type."""
     return str(error) if isinstance(error, GatewayError) else f"an internal error: {type(error).__name__}"

@@ -1,6 +1,6 @@
-"""The public keys stored for a user, and those of a live session.
+"""Changes the public keys stored for a user, and the keys of a live session.
 
-Stored keys open each session that brings none of its own, and a live one that they opened follows them.
+A session whose request has no keys uses the stored keys. While it is live, its keys follow them.
 """
 
 from collections.abc import Sequence
@@ -23,15 +23,15 @@ class UserKeys:
     clock: Clock
 
     def get(self, user_id: str) -> Sequence[str]:
-        """Empty for somebody who never stored one."""
+        """Return the stored keys; empty if the user has none."""
         with self.database.read() as rows:
             return rows.public_keys(user_id)
 
     def replace(self, user_id: str, lines: Sequence[str]) -> Sequence[str]:
-        """Store exactly these keys; an empty list is fine. Raises `InvalidRequest`.
+        """Store exactly these keys, or none. Raises `InvalidRequest`.
 
-        A live session that stored keys opened has the new keys when this returns, and the connections of a
-        withdrawn key are closed. Keys that do not change leave no event.
+        A live session that uses the stored keys has the new keys when this returns, and its connections are
+        closed if a key was withdrawn. If no key changes, no event is recorded.
         """
         parsed = list(ssh_keys.parse_public_keys(lines)) if lines else []
         free_uids = self.uids.free_for(user_id)
@@ -50,9 +50,9 @@ class UserKeys:
         return parsed
 
     def replace_in_session(self, session_id: str, lines: Sequence[str]) -> Sequence[str]:
-        """Accept exactly these keys in a live session, wherever its keys came from; with none, nobody gets
-        in. From then on the session no longer follows the stored keys. Raises as `replace` and
-        `Sessions.get` do.
+        """Accept exactly these keys in a live session. Without a key, all logins fail.
+
+        From then on the session no longer uses the stored keys. Raises as `replace` and `Sessions.get` do.
         """
         parsed = list(ssh_keys.parse_public_keys(lines)) if lines else []
         with self.database.begin() as rows:

@@ -1,7 +1,7 @@
-"""API tokens: made, listed, revoked, and recognised when somebody brings one.
+"""Creates, lists, revokes and identifies API tokens.
 
-A token is 256 random bits, so a plain SHA-256 keeps it: nobody can try enough of them for a slow hash to
-matter, and every request pays for the hash. The prefix lets secret scanners find one that got loose.
+A token has 256 random bits, so it is stored as a plain SHA-256 hash: an attacker cannot guess it even with a
+fast hash, and a slow one would delay every request. Secret scanners recognise a leaked token by its prefix.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from gateway.services.ports import Database
 PREFIX = "gsg_"
 _SECRET = re.compile(re.escape(PREFIX) + r"[A-Za-z0-9_-]{43}")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_USE_IS_NOTED_EVERY = timedelta(minutes=1)  # else every read would write
+_USE_IS_NOTED_EVERY = timedelta(minutes=1)  # otherwise every request would write to the database
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Tokens:
     def create(
         self, name: str, role: Role, user_id: str | None = None, expires_at: datetime | None = None
     ) -> str:
-        """The token itself, which is kept nowhere. Raises `InvalidRequest`."""
+        """Create a token and return it. Only its hash is stored. Raises `InvalidRequest`."""
         now = self.clock().wall.replace(microsecond=0)
         if not _NAME.fullmatch(name):
             raise InvalidRequest(
@@ -43,14 +43,16 @@ class Tokens:
             )
         if name in (REAPER, GATEWAY):
             raise InvalidRequest(
-                f"{name!r} is who the gateway itself is in the audit trail: choose another name."
+                f"{name!r} is the name of the gateway itself in the audit log: choose another name."
             )
         if (role == Role.USER) != (user_id is not None):
-            raise InvalidRequest("--user says whose token of role user it is: these two go together.")
+            raise InvalidRequest(
+                "A token of role user needs --user, and no other role may have it: correct --role or --user."
+            )
         if user_id is not None and (problem := users.problem_with(user_id)):
             raise InvalidRequest(f"--user: {problem}")
         if expires_at is not None and expires_at <= now:
-            raise InvalidRequest("--expires: that is over already.")
+            raise InvalidRequest("--expires: this time is in the past: give a later one.")
         secret = PREFIX + secrets.token_urlsafe(32)
         with self.database.begin() as rows:
             if rows.token(name):
@@ -73,7 +75,7 @@ class Tokens:
             return rows.tokens()
 
     def revoke(self, name: str) -> None:
-        """At once, in every worker; doing it again changes nothing. Raises `InvalidRequest`."""
+        """Revoke a token, at once, in every worker. A second call is no error. Raises `InvalidRequest`."""
         with self.database.begin() as rows:
             token = rows.token(name)
             if token is None:
@@ -84,8 +86,8 @@ class Tokens:
 
     @contextmanager
     def lend(self, name: str, role: Role, user_id: str | None, expires_at: datetime | None) -> Iterator[str]:
-        """A token for as long as the block lasts; afterwards the audit trail alone knows of it."""
-        self._forget(name)  # of one who was killed in the block
+        """Yield a token that is valid in the block. Afterwards only the audit log has a record of it."""
+        self._forget(name)  # left by a process that was killed in the block
         secret = self.create(name, role, user_id, expires_at)
         try:
             yield secret
@@ -99,12 +101,12 @@ class Tokens:
                 rows.record(Event.of(self.clock().wall, Action.TOKEN_REVOKED, name, user_id=token.user_id))
 
     def any(self) -> bool:
-        """Whether a token was ever made. Revoked ones count: revoking the last must not open the door."""
+        """Whether a token was ever created. Revoked ones count: without any token, access needs none."""
         with self.database.read() as rows:
             return rows.has_tokens()
 
     def identify(self, secret: str) -> Caller | None:
-        """Whose token it is; None for one that is unknown, expired or revoked."""
+        """Return the caller of a token; None if the token is unknown, expired or revoked."""
         if not _SECRET.fullmatch(secret):
             return None
         now, hashed = self.clock().wall, _hash(secret)
@@ -113,13 +115,16 @@ class Tokens:
         if token is None or not hmac.compare_digest(token.hash, hashed) or not token.is_valid(now):
             return None
         if token.used_at is None or now - token.used_at >= _USE_IS_NOTED_EVERY:
-            with suppress(GatewayError), self.database.begin() as rows:  # a full disk bars nobody
+            with (
+                suppress(GatewayError),
+                self.database.begin() as rows,
+            ):  # a full disk refuses no caller
                 rows.note_use(token.name, now)
         return Caller(token.name, Role(token.role), token.user_id)
 
 
 def parse_expiry(text: str, now: datetime) -> datetime:
-    """`30d` from now, or the end of the day `2026-12-31`, UTC. Raises `InvalidRequest`."""
+    """Parse `30d` (from `now`) or a day such as `2026-12-31` (its end, UTC). Raises `InvalidRequest`."""
     try:
         if days := re.fullmatch(r"([0-9]{1,5})d", text):
             return now + timedelta(days=int(days[1]))

@@ -1,4 +1,4 @@
-"""Which uids a new user may get."""
+"""Finds the uids that a new user may get."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Uids:
     host: Host
 
     def free_for(self, user_id: str) -> Sequence[int]:
-        """The candidates for `Rows.user`; none for a user who has a uid. To ask for the accounts of the host
-        may take long, so call it before the transaction that creates the user."""
+        """Return the candidates for `Rows.user`; none for a user who has a uid. To list the accounts of the
+        host may take long, so call this before the transaction that creates the user."""
         with self.database.read() as rows:
             if rows.has_user(user_id):
                 return []

@@ -1,4 +1,4 @@
-"""Does what must happen in a session before its lease ends: warnings, the user's own program, SIGTERM."""
+"""Does the steps before the end of a lease: warnings, the user's own program, and SIGTERM."""
 
 import logging
 from collections.abc import Sequence
@@ -22,7 +22,8 @@ _ACTIONS = {Step.WARN: Action.WARNED, Step.HOOK: Action.BEFORE_END, Step.SIGNAL:
 
 @dataclass(frozen=True)
 class Warnings:
-    """The host acts first and the row follows, so a step that a crash interrupts is done again."""
+    """The host acts first, and the row records it afterwards. A step that a crash interrupts is therefore
+    repeated."""
 
     database: Database
     host: Host
@@ -31,28 +32,28 @@ class Warnings:
     clock: Clock
 
     def due(self) -> Sequence[tuple[Session, Due]]:
-        """Every step that is due in a live session, those of the earliest end first."""
+        """Return every step that is due in a live session, the earliest end of a lease first."""
         now = self.clock()
         with self.database.read() as rows:
             ending = rows.ending(now, self.plan.horizon)
         return [(session, due) for session in ending for due in self.plan.due(session, now)]
 
     def do(self, session: Session, due: Due) -> None:
-        """Do one step and record it, unless the lease was extended or the session closed meanwhile. Raises
-        `Unavailable`."""
+        """Do one step and record it, unless the lease was extended or the session was closed meanwhile.
+        Raises `Unavailable`."""
         with self.database.read() as rows:
             row = rows.get(session.id)
         if row is None or not self._is_due(row, due):
             return
-        receipt = self._act(row, due)
+        detail = self._act(row, due)
         reach("after-warning-told")
         with self.database.begin() as rows:
             row = rows.get(session.id)
             if row is None or not self._is_due(row, due):
                 return
             record(row, due)
-            if receipt:
-                rows.record(Event.of(self.clock().wall, _ACTIONS[due.step], receipt, session=row))
+            if detail:
+                rows.record(Event.of(self.clock().wall, _ACTIONS[due.step], detail, session=row))
         reach("after-warning-commit", DatabaseUnavailable)
         if due.step is Step.WARN:
             self.notices.attempt(session)
@@ -68,17 +69,17 @@ class Warnings:
         return due in self.plan.due(session, self.clock())
 
     def _act(self, session: Session, due: Due) -> str:
-        """Return the receipt for the audit log; empty if there was nothing to do."""
+        """Do the step. Return the detail for the audit log; empty if there was nothing to do."""
         now = self.clock()
-        left = session.time_left(now)
+        remaining = session.time_left(now)
         match due.step:
             case Step.WARN:
                 latest_end = self.notices.limit.latest_end(session)
                 words: Words = self.notices.words
-                text = words.warning(now.wall + left, left, latest_end, now.wall)
+                text = words.warning(now.wall + remaining, remaining, latest_end, now.wall)
                 return _about(due) + terminals(self.host.tell(session, text))
             case Step.HOOK:
-                return "started" if self.host.run_hook(session, _seconds(left)) else ""
+                return "started" if self.host.run_hook(session, _seconds(remaining)) else ""
             case Step.SIGNAL:
                 number = self.host.signal(session)
                 return f"SIGTERM to {number} processes" if number else ""
@@ -88,5 +89,5 @@ def _about(due: Due) -> str:
     return f"{due.minutes} min, " if due.step is Step.WARN else ""
 
 
-def _seconds(left: timedelta) -> int:
-    return max(0, round(left.total_seconds()))
+def _seconds(remaining: timedelta) -> int:
+    return max(0, round(remaining.total_seconds()))

@@ -218,7 +218,7 @@ def test_the_addresses_of_one_ipv6_network_count_as_one_client(bench: Bench) -> 
 
 @pytest.mark.parametrize("name", ["reaper", "gateway"])
 def test_no_token_can_have_a_name_of_the_gateway(bench: Bench, name: str) -> None:
-    with pytest.raises(InvalidRequest, match="audit trail"):
+    with pytest.raises(InvalidRequest, match="audit log"):
         Tokens(bench.database, bench.clock).create(name, Role.ADMIN)
 
 

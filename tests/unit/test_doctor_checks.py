@@ -70,12 +70,12 @@ def test_the_checks_change_nothing(bench: Bench, led: None, examined: Examined) 
 
 
 def test_a_missing_leader_is_reported(bench: Bench, examined: Examined) -> None:
-    assert examined()["reaper"].detail == "The reaper has not looked yet."
+    assert examined()["reaper"].detail == "The reaper has not finished a tick yet."
     lock = bench.settings.state_dir / "reaper.lock"
     lock.touch()
     assert "No gateway runs" in examined()["reaper"].detail
     os.utime(lock, (0, 0))
-    assert "has not looked for" in examined()["reaper"].detail
+    assert "has not ticked for" in examined()["reaper"].detail
     assert not examined()["reaper"].ok
 
 
