@@ -1,4 +1,4 @@
-"""The application for a plain `gunicorn wsgi:app`; settings come from GATEWAY_* variables."""
+"""The application for a plain `gunicorn wsgi:app`. The settings come from the GATEWAY_* variables."""
 
 import os
 import sys
@@ -10,7 +10,7 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.sql import owner, schema
 from gateway.settings import Settings
 
-_GUNICORN_APP_LOAD_ERROR = 4  # tells the arbiter to stop instead of trying for ever
+_GUNICORN_APP_LOAD_ERROR = 4  # the arbiter stops; otherwise it would restart workers for ever
 
 os.umask(os.umask(0) | 0o022)
 try:

@@ -1,4 +1,4 @@
-"""The one place where the parts meet: settings in, a Flask application out."""
+"""Builds the Flask application from the settings: connects services and repositories."""
 
 import ipaddress
 import logging
@@ -64,7 +64,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Parts:
-    """What a gateway is made of; tests put fakes in the place of those that need a machine."""
+    """The implementations of the ports. Tests replace those that need a real machine by fakes."""
 
     database: Database
     host: Host
@@ -86,17 +86,17 @@ class Gateway:
 
     @classmethod
     def of(cls, app: Flask) -> "Gateway":
-        """The gateway that an application made by `create_app` belongs to."""
+        """Return the gateway of an application that `create_app` has made."""
         gateway: Gateway = app.extensions["gateway"]
         return gateway
 
 
 def create_app(settings: Settings) -> Flask:
-    """The application over this machine's Docker, GPUs and files. Its reaper is not started yet.
+    """Return the application for this machine's Docker, GPUs and files. Its reaper is not started yet.
 
-    Raises `StartRefused` when other hosts could call an API that has no token yet, when the GPUs cannot be
-    simulated as asked, when the subnet is in use, when the host runs sessions of another database, and for an
-    unknown failpoint. The caller checks the schema before: `schema.require_current`.
+    Raises `StartRefused` if other hosts could call an API that has no token yet, if the GPUs cannot be
+    simulated as requested, if the subnet is in use, if the host runs sessions of another database, and for an
+    unknown failpoint. The caller must have called `schema.require_current` before.
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
@@ -109,8 +109,8 @@ def create_app(settings: Settings) -> Flask:
 
 
 def _require_protection(settings: Settings, tokens: Tokens) -> None:
-    """Without a token everybody who reaches the API is an administrator, also through a proxy on this
-    machine."""
+    """Raise `StartRefused` if other hosts can reach the API and no token exists: every client would be an
+    administrator, also through a proxy on this machine."""
     if not settings.is_private and not tokens.any():
         public = f"--listen (GATEWAY_LISTEN): {settings.listen} is not loopback"
         if settings.listens_locally:
@@ -120,13 +120,13 @@ def _require_protection(settings: Settings, tokens: Tokens) -> None:
         )
     if not settings.listens_locally and not settings.public_url.startswith("https:"):
         log.warning(
-            "the API is public without TLS: tokens and private keys can be read on the way; put a proxy with "
-            "TLS in front, as docs/install.md shows"
+            "the API is public without TLS: others on the network can read tokens and private keys; put a "
+            "proxy with TLS in front, as docs/install.md shows"
         )
 
 
 def assemble(settings: Settings, parts: Parts) -> Gateway:
-    """Put the parts together; starts nothing."""
+    """Build the gateway from its parts. Starts no thread."""
     database, host, pipes, clock = parts.database, parts.host, parts.pipes, parts.clock
     closing = Closing(database, host, pipes, clock)
     routing = Routing(database, host, pipes)
@@ -184,7 +184,7 @@ def leadership_of(settings: Settings) -> Leadership:
 
 
 def parts_of_this_machine(settings: Settings) -> Parts:
-    """None of them is opened, asked or made by this."""
+    """Return the parts without a connection to any of them, and without creating anything."""
     docker, database = Docker(), SqlDatabase(settings.db)
     host = LocalHost(
         gpus=TimeLimitedGpus(Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus))),
@@ -247,7 +247,8 @@ def _deployment_id(database: Database) -> str:
 
 
 def _router_uids(pipe_file: Path) -> set[int]:
-    """Root's, and the owner's of the pipe file: only its owner can read it, so that is the router's user."""
+    """The uids of root and of the pipe file's owner. Only the owner can read the file, so the router runs as
+    that user."""
     return {0, pipe_file.stat().st_uid} if pipe_file.exists() else {0}
 
 

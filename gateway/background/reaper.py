@@ -1,7 +1,7 @@
-"""The thread that takes sessions back when their lease ends and keeps the parts in agreement.
+"""The thread that closes sessions when their lease ends, and that runs the reconciler.
 
-Every process of the gateway has one; the one that leads works, and the others take over when it no
-longer does.
+Every process of the gateway has a reaper. Only the one in the leading process works; if it stops, another
+process becomes the leader.
 """
 
 import logging
@@ -26,9 +26,9 @@ from gateway.services.readiness import RECONCILE_SECONDS
 log = logging.getLogger(__name__)
 
 _SURVEY_SECONDS = 300.0
-_LOOK_SECONDS = 1.0  # how late an expiry that another process has just written is noticed
-_TRY_SECONDS = 0.25  # how often those that do not lead ask whether they may
-_CLOSE_AT_ONCE = 8
+_TICK_SECONDS = 1.0  # the longest delay until the reaper sees an expiry that another process has written
+_TRY_SECONDS = 0.25  # how often the other processes try to become the leader
+_CLOSERS = 8  # sessions that are closed at the same time
 
 T = TypeVar("T")
 
@@ -48,33 +48,33 @@ class Reaper:
         self._disk_use = disk_use
         self._leadership = leadership
         self._stop = threading.Event()
-        self._look = threading.Event()  # now, and not only when it is time
+        self._wake = threading.Event()  # reconcile now, before the next regular time
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
-        """Start this process's thread; again after a fork, which threads do not survive."""
+        """Start this process's thread. Call it again after a fork, because a child process has no threads."""
         self._stop.clear()
-        self._look.clear()
+        self._wake.clear()
         self._thread = threading.Thread(target=self._run, name="reaper", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         self._stop.set()
-        self._look.set()
+        self._wake.set()
         if self._thread is not None:
             self._thread.join(timeout=10)
 
     def reap(self, go_on: Callable[[], bool] = lambda: True) -> None:
-        """Take back every session whose lease is over, several at once, and as long as `go_on` says so."""
+        """Close every session whose lease is over, several at the same time, while `go_on` returns True."""
 
-        def take_back(session: Session) -> None:
+        def close(session: Session) -> None:
             if go_on():
                 self._reconciler.reap(session)
 
         expired = self._reconciler.expired()
         if expired:
-            with ThreadPoolExecutor(_CLOSE_AT_ONCE, "reap", actor.set, (REAPER,)) as pool:
-                list(pool.map(take_back, expired))
+            with ThreadPoolExecutor(_CLOSERS, "reap", actor.set, (REAPER,)) as pool:
+                list(pool.map(close, expired))
 
     def reconcile(self) -> None:
         with acting(REAPER):
@@ -87,7 +87,7 @@ class Reaper:
         while not self._stop.is_set():
             if self._guarded(self._leadership.acquire):
                 log.info("reaper leads")
-                with self._watch.following(self._look.set), self._warner.working(), self._surveying():
+                with self._watch.following(self._wake.set), self._warner.working(), self._surveying():
                     self._work()
             self._stop.wait(_TRY_SECONDS)
         self._guarded(self._leadership.release)
@@ -97,18 +97,19 @@ class Reaper:
         reconcile_at = time.monotonic()
         while leads() and not self._stop.is_set():
             self._guarded(lambda: self.reap(leads))
-            if leads() and (self._look.is_set() or time.monotonic() >= reconcile_at):
-                self._look.clear()
+            if leads() and (self._wake.is_set() or time.monotonic() >= reconcile_at):
+                self._wake.clear()
                 self._guarded(self.reconcile)
                 reconcile_at = time.monotonic() + RECONCILE_SECONDS
             self._guarded(self._leadership.tick)
-            self._look.wait(self._pause())
+            self._wake.wait(self._pause())
         if not self._stop.is_set():
             log.warning("reaper leads no more")
 
     @contextmanager
     def _surveying(self) -> Iterator[None]:
-        """Until the end of the block a thread measures workspaces, which may take longer than any look."""
+        """Run a thread that measures workspaces until the end of the block. It is a separate thread, because
+        a measurement may take longer than a tick."""
         over = threading.Event()
 
         def survey() -> None:
@@ -124,22 +125,22 @@ class Reaper:
             over.set()
 
     def _pause(self) -> float:
-        """Seconds until the next expiry that is known, or until it is time to look for new ones."""
+        """Return the seconds until the next known expiry or the next tick, whichever comes first."""
         try:
-            left = self._reconciler.next_expiry()
+            remaining = self._reconciler.next_expiry()
         except GatewayError:
-            return _LOOK_SECONDS
-        if left is None:
-            return _LOOK_SECONDS
-        return min(_LOOK_SECONDS, max(0.01, left.total_seconds()))
+            return _TICK_SECONDS
+        if remaining is None:
+            return _TICK_SECONDS
+        return min(_TICK_SECONDS, max(0.01, remaining.total_seconds()))
 
     @staticmethod
     def _guarded(work: Callable[[], T]) -> T | None:
-        """The reaper outlives whatever its work runs into."""
+        """Call `work` and log its errors: the reaper continues after every error."""
         try:
             return work()
         except GatewayError as error:
-            log.warning("a look failed and is tried again", extra={"error": str(error)})
+            log.warning("a step of the reaper failed and is tried again", extra={"error": str(error)})
         except Exception:  # noqa: BLE001
-            log.exception("the reaper ran into a defect and goes on")
+            log.exception("internal error in the reaper; it continues")
         return None

@@ -1,4 +1,4 @@
-"""Takes back sessions that are over, and makes the host agree with the rows again."""
+"""Closes sessions that have ended, and makes the host agree with the rows again."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -32,13 +32,13 @@ class Reconciler:
     notices: Notices
     history: timedelta
     clock: Clock
-    _looked: Moment = field(init=False)
+    _last_run: Moment = field(init=False)
 
     def __post_init__(self) -> None:
-        self._looked = self.clock()
+        self._last_run = self.clock()
 
     def next_expiry(self) -> timedelta | None:
-        """The time until the next lease ends; None when there is none."""
+        """Return the time until the next lease ends; None if there is no live session."""
         with self.database.read() as rows:
             return rows.next_expiry(self.clock())
 
@@ -47,14 +47,14 @@ class Reconciler:
             return rows.expired(self.clock())
 
     def reap(self, session: Session) -> None:
-        """Take back a session whose lease is over. A failure leaves it `closing`."""
+        """Close a session whose lease is over. A failure leaves it `closing`."""
         with suppress(SessionNotFound, SessionEnded):
             self.closing.expire(session.id)
 
     def reconcile(self) -> None:
-        """Make the parts agree with the rows again: closing sessions, containers, files, routes, history.
+        """Make the host agree with the rows: close sessions, repair containers, files and routes.
 
-        A part that does not answer keeps none of the others from being repaired.
+        Rows older than `history` are deleted. If one part does not answer, the others are still repaired.
         """
         _attempt("the host's shared parts could not be restored", self.host.ensure)
         now = self.clock()
@@ -65,7 +65,7 @@ class Reconciler:
         self.closing.note(plan.problems)
         for session in sessions:
             if reason := plan.close.get(session.id):
-                self._take_back(session, reason)
+                self._close(session, reason)
         for session_id in plan.repairs:
             _attempt("a session could not be repaired", partial(self.host.repair, session_id))
         for session_id in plan.orphans:
@@ -74,10 +74,11 @@ class Reconciler:
         _attempt("the files of sessions could not be compared", self.notices.settle)
 
     def plan(self) -> tuple[Sequence[Session], Plan]:
-        """The live sessions, and what must be done about them and about what is left of others.
+        """Return the live sessions, and what must be done about them and about leftovers.
 
-        Rows are read before the host is observed, so what an active row lacks is really missing; an orphan is
-        looked up again, since a row always exists before its container.
+        The rows are read before the host is observed, so a part of an active session that the host does not
+        have is really missing. A session that begins in between can appear as an orphan, so an orphan's row
+        is looked up again before anything is removed: a row always exists before its container.
         """
         with self.database.read() as rows:
             sessions = rows.list()
@@ -87,22 +88,22 @@ class Reconciler:
         return sessions, reconcile.plan(sessions, seen, self.clock())
 
     def _follow_wall_clock(self, rows: Rows, now: Moment) -> None:
-        jump = now.jump_since(self._looked)
-        self._looked = now
+        jump = now.jump_since(self._last_run)
+        self._last_run = now
         if abs(jump) > JUMP:
             log.warning("the wall clock was set, leases last as long as before", extra={"by": str(jump)})
         for session in rows.list():
             if session.status == Status.ACTIVE:
                 session.follow_wall_clock(now)
 
-    def _take_back(self, seen: Session, reason: Reason) -> None:
-        """Close the session as it was `seen`, unless the process that opens it has finished since."""
+    def _close(self, seen: Session, reason: Reason) -> None:
+        """Close the session, unless the process that opens it has finished since it was `seen`."""
         with self.database.begin() as rows:
             session = rows.get(seen.id)
             if session is None or session.container_id != seen.container_id:
                 return
             self.closing.begin(rows, session, reason)
-        log.warning("session is closed", extra={**seen.named, "reason": reason})
+        log.warning("session is being closed", extra={**seen.named, "reason": reason})
         self.closing.finish(session)
 
     def _remove_orphan(self, session_id: str) -> None:
@@ -110,7 +111,7 @@ class Reconciler:
             with self.database.read() as rows:
                 if rows.get(session_id):
                     return
-            log.warning("removing what is left of a session", extra={"session_id": session_id})
+            log.warning("removing the leftovers of a session", extra={"session_id": session_id})
             self.host.stop(session_id, None)
             with self.database.begin() as rows:
                 rows.record(Event.of(self.clock().wall, Action.ORPHAN_REMOVED, session_id=session_id))
@@ -118,7 +119,7 @@ class Reconciler:
 
 
 def _attempt(failure: str, act: Callable[[], None]) -> None:
-    """Call `act`; when it fails, log `failure` and go on."""
+    """Call `act`. If it fails, log `failure` and continue."""
     try:
         act()
     except GatewayError as error:

@@ -1,4 +1,4 @@
-"""The thread that does what is due before leases end, beside the reaper, which it never delays."""
+"""The thread that does the steps before leases end. It runs beside the reaper and does not delay it."""
 
 import logging
 import threading
@@ -17,7 +17,7 @@ from gateway.services.warnings import Warnings
 log = logging.getLogger(__name__)
 
 _ROUND_SECONDS = 1.0
-_AT_ONCE = 8
+_WORKERS = 8
 _RETRY_SECONDS = {Step.WARN: 60.0, Step.HOOK: 5.0, Step.SIGNAL: 5.0}
 
 Key = tuple[str, int, Due]  # a step of one lease of a session
@@ -25,16 +25,16 @@ Key = tuple[str, int, Due]  # a step of one lease of a session
 
 @dataclass
 class Warner:
-    """A step that fails is done again later, and its failure is recorded once."""
+    """A step that fails is repeated later. Its failure is recorded in the audit log once."""
 
     warnings: Warnings
-    _failed: dict[Key, float] = field(default_factory=dict, init=False)  # and when to try again
+    _failed: dict[Key, float] = field(default_factory=dict, init=False)  # the time of the next attempt
     _busy: set[Key] = field(default_factory=set, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @contextmanager
     def working(self) -> Iterator[None]:
-        """Until the end of the block a thread does each second what is due."""
+        """Run a thread that does the due steps each second until the end of the block."""
         over = threading.Event()
         threading.Thread(target=self._run, args=(over,), name="warner", daemon=True).start()
         try:
@@ -43,8 +43,8 @@ class Warner:
             over.set()
 
     def round(self, pool: ThreadPoolExecutor, now: float) -> None:
-        """Start every step that is due and neither under way nor waiting to be tried again. `now` is in
-        seconds on any clock that only goes forward."""
+        """Start every step that is due, except those that run already or wait for their next attempt. `now`
+        is in seconds of a monotonic clock."""
         due = [(_key(session, step), session, step) for session, step in self.warnings.due()]
         with self._lock:
             keys = {key for key, *_ in due}
@@ -56,14 +56,14 @@ class Warner:
             pool.submit(self._do, key, session, step, now)
 
     def _run(self, over: threading.Event) -> None:
-        with acting(REAPER), ThreadPoolExecutor(_AT_ONCE, "warn", actor.set, (REAPER,)) as pool:
+        with acting(REAPER), ThreadPoolExecutor(_WORKERS, "warn", actor.set, (REAPER,)) as pool:
             while not over.is_set():
                 try:
                     self.round(pool, time.monotonic())
                 except GatewayError as error:
                     log.warning("warnings are late", extra={"error": str(error)})
                 except Exception:  # noqa: BLE001
-                    log.exception("the warner ran into a defect and goes on")
+                    log.exception("internal error in the warner; it continues")
                 over.wait(_ROUND_SECONDS)
 
     def _do(self, key: Key, session: Session, due: Due, now: float) -> None:
@@ -72,7 +72,7 @@ class Warner:
         except GatewayError as error:
             self._fail(key, session, due, now, error)
         except Exception:  # noqa: BLE001
-            log.exception("a step before the end ran into a defect", extra=session.named)
+            log.exception("internal error in a step before the end of a lease", extra=session.named)
         finally:
             with self._lock:
                 self._busy.discard(key)
@@ -84,7 +84,7 @@ class Warner:
         failure = {**session.named, "step": due.step, "error": str(error)}
         log.warning("a step before the end of a lease failed and is tried again", extra=failure)
         if is_first:
-            with suppress(GatewayError):  # the log has it
+            with suppress(GatewayError):  # the failure is in the log
                 self.warnings.note_failure(session, due, error)
 
 

@@ -1,7 +1,7 @@
-"""Follows what the host tells of sessions' containers that end, so that nobody waits for the next look.
+"""Follows the host's events about containers that end, so that their sessions are closed at once.
 
-It is a hint that makes things quick. What a broken connection or a restart of Docker kept from being told
-is found by looking, which is done as soon as following begins again.
+The events only save time. Events that are lost while the connection is broken or Docker restarts do no harm,
+because the reconciler runs as soon as the connection exists again.
 """
 
 import logging
@@ -16,12 +16,12 @@ from gateway.services.ports import Database, Host
 
 log = logging.getLogger(__name__)
 
-_BEGIN_SECONDS = 1  # a Docker that hangs delays no lease's end by more
+_BEGIN_SECONDS = 1  # the longest delay that a hanging Docker causes at the end of a lease
 _END_SECONDS = 5
 
 
 class Watch:
-    """A connection that broke is made again after `pause_seconds`."""
+    """Follows the events in a thread. A broken connection is made again after `pause_seconds`."""
 
     def __init__(self, database: Database, host: Host, pause_seconds: float = 1.0) -> None:
         self._database = database
@@ -32,13 +32,16 @@ class Watch:
         self._endings: Endings | None = None
 
     @contextmanager
-    def following(self, look: Callable[[], None]) -> Iterator[None]:
-        """Until the end of the block a thread calls `look` each time that it begins to follow, and when the
-        container of an active session has ended. The block begins once it has tried to follow, so that the
-        first look of whoever works there is that one too."""
+    def following(self, wake: Callable[[], None]) -> Iterator[None]:
+        """Run a thread that follows the events until the end of the block.
+
+        It calls `wake` each time that a connection begins, and when the container of an active session has
+        ended. The block begins after the first attempt to connect, so that its first run of the reconciler
+        is the one that the connection needs.
+        """
         self._over.clear()
         self._tried.clear()
-        thread = threading.Thread(target=self._run, args=(look,), name="watch", daemon=True)
+        thread = threading.Thread(target=self._run, args=(wake,), name="watch", daemon=True)
         thread.start()
         self._tried.wait(_BEGIN_SECONDS)
         try:
@@ -49,30 +52,31 @@ class Watch:
                 self._endings.close()
             thread.join(_END_SECONDS)
 
-    def _run(self, look: Callable[[], None]) -> None:
+    def _run(self, wake: Callable[[], None]) -> None:
         while not self._over.is_set():
             try:
-                self._follow(look)
+                self._follow(wake)
             except GatewayError as error:
-                log.debug("containers are not followed", extra={"error": str(error)})
+                log.debug("the events of containers cannot be followed", extra={"error": str(error)})
             except Exception:  # noqa: BLE001
-                log.exception("the watch ran into a defect and goes on")
+                log.exception("internal error in the watch; it continues")
             self._tried.set()
             self._over.wait(self._pause)
 
-    def _follow(self, look: Callable[[], None]) -> None:
+    def _follow(self, wake: Callable[[], None]) -> None:
         with closing(self._host.endings()) as endings:
             self._endings = endings
-            if self._over.is_set():  # it was too early to be closed by whoever said so
+            if self._over.is_set():  # the block ended before `_endings` was set, so nothing closed it
                 return
-            look()
+            wake()
             self._tried.set()
             for session_id in endings:
-                if self._is_news(session_id):
-                    look()
+                if self._is_unexpected(session_id):
+                    wake()
 
-    def _is_news(self, session_id: str) -> bool:
-        """Not where the gateway itself removes the container: its session is closing then, or gone."""
+    def _is_unexpected(self, session_id: str) -> bool:
+        """Whether the session is active. If the gateway itself removes a container, its session is closing or
+        gone."""
         with self._database.read() as rows:
             session = rows.get(session_id)
         return session is not None and session.status == Status.ACTIVE

@@ -1,6 +1,6 @@
 """Runs the API under gunicorn, for `gateway serve`.
 
-Only the workers load the application, which takes most of the memory. gunicorn's arbiter does without.
+The application needs most of the memory, so only the workers load it, and not gunicorn's arbiter.
 """
 
 import ctypes
@@ -19,7 +19,7 @@ from gateway.settings import Settings
 
 _M_ARENA_MAX = -8  # malloc.h
 _OPEN_FILES = 8192
-GRACEFUL_SECONDS = 60  # enough for a create that has begun; the systemd unit waits longer
+GRACEFUL_SECONDS = 60  # enough to finish a create; the systemd unit waits longer
 
 
 class Server(BaseApplication):
@@ -44,7 +44,7 @@ class Server(BaseApplication):
             "graceful_timeout": GRACEFUL_SECONDS,
             "logger_class": _Log,
             "control_socket_disable": True,
-            # A client must not choose the path that the application sees: --public-url names the prefix.
+            # A client must not choose the path prefix of the application: --public-url sets it.
             "forwarded_allow_ips": "",
             "forwarder_headers": "",
             "proc_name": "gateway",
@@ -83,9 +83,9 @@ class _Log(glogging.Logger):
 
 
 def require_fit(settings: Settings) -> None:
-    """Raises `StartRefused` when an application cannot be made of these settings.
+    """Raise `StartRefused` if these settings do not give an application.
 
-    It is tried in a separate process, so that the arbiter does not keep the memory.
+    A separate process makes the application, so that the arbiter does not keep its memory.
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("fork")) as child:
         child.submit(_try, settings).result()
@@ -102,15 +102,15 @@ def _try(settings: Settings) -> None:
 
 
 def _keep_arenas_few() -> None:
-    """glibc keeps freed memory in an arena for each of up to 8 threads a core; two do as well here."""
-    with suppress(OSError, AttributeError):  # another C library has no such thing
+    """Let glibc use two memory arenas. By default it keeps freed memory in up to 8 arenas per core."""
+    with suppress(OSError, AttributeError):  # other C libraries have no `mallopt`
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _allow_open_files() -> None:
-    """systemd's default is 1024; each of gunicorn's connections takes three."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (min(most, _OPEN_FILES), most))
+    """Raise the limit of open files: systemd's default is 1024, and each connection needs three."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, _OPEN_FILES), hard))
 
 
 def _bind(settings: Settings) -> str:

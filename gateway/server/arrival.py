@@ -1,6 +1,6 @@
-"""One HTTP request while its bytes arrive: is it complete?
+"""Collects the bytes of one HTTP request until it is complete.
 
-gunicorn parses the request again; here h11 only finds its end.
+h11 finds the end of the request. gunicorn parses the request again.
 """
 
 from enum import Enum, auto
@@ -15,11 +15,11 @@ LARGEST_HEAD = 4094 + 50 * 8190  # bytes; gunicorn's own limits for the request 
 class Progress(Enum):
     PARTIAL = auto()  # more bytes must come
     COMPLETE = auto()
-    REFUSED = auto()  # not HTTP, or too large: more bytes would change nothing
+    REFUSED = auto()  # not HTTP, or too large; more bytes do not change this
 
 
 class Arrival:
-    """`data` holds the bytes of the request, and after its end `rest` those that follow it."""
+    """`data` has the bytes of the request. After its end, `rest` has the bytes that follow it."""
 
     def __init__(self) -> None:
         self.data = bytearray()
@@ -33,7 +33,7 @@ class Arrival:
         return self._parser.they_are_waiting_for_100_continue
 
     def feed(self, data: bytes) -> Progress:
-        """Take the next bytes, at least one."""
+        """Add the next bytes, at least one."""
         self.data += data
         try:
             self._parser.receive_data(data)

@@ -1,4 +1,4 @@
-"""A client's connection as gunicorn gets it: readable only when a complete request has arrived."""
+"""The connection of a client that gunicorn gets. It is readable only when a complete request has arrived."""
 
 import errno
 import os
@@ -26,7 +26,7 @@ class Connection(socket.socket):
         super().__init__(client.family, client.type, client.proto, os.dup(client.fileno()))
         self._on_consumed, self._on_close = on_consumed, on_close
         self._delivered = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._lock = threading.Lock()  # the descriptor's number is another file's after `close`
+        self._lock = threading.Lock()  # after `close`, the descriptor's number may belong to another file
         self._request = b""
         self._is_last = False
         self._respond_until: float | None = None

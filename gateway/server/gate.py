@@ -1,7 +1,7 @@
-"""The gate in front of gunicorn's threads: one thread reads all clients and passes complete requests on.
+"""The gate in front of gunicorn's threads. One thread reads from all clients and passes on complete requests.
 
-gunicorn's thread worker reads each request in a thread, which waits for the client. A few hundred clients
-that send one byte and stop would occupy all threads.
+Without the gate, gunicorn's thread worker reads each request in a thread that waits for the client. A few
+hundred clients that send one byte and stop would occupy all threads.
 """
 
 import ipaddress
@@ -23,9 +23,9 @@ from gateway.server.connection import Connection
 
 REQUEST_SECONDS = 5.0  # for one request to arrive, counted from the connection or from its first byte
 MOST_PARTIAL = 512  # connections without a complete request; the oldest one is closed for a new one
-MOST_PARTIAL_BY_ADDRESS = 64  # the same for each address, of IPv6 for each /64
-_MOST_READY = 1024  # complete requests that gunicorn has not accepted; more are answered 503
-_LINGER_SECONDS = 2.0  # to discard what a client still sends, so that it can read the response before the end
+MOST_PARTIAL_BY_ADDRESS = 64  # the same for each address; for each /64 of IPv6
+_MOST_READY = 1024  # complete requests that wait for gunicorn; the gate answers 503 to any more
+_LINGER_SECONDS = 2.0  # to discard what a client still sends, so that the client can read the response
 _TICK_SECONDS = 1.0
 _CHUNK = 65536  # bytes
 _SEND_BUFFER = 2**20  # bytes; nearly all responses fit, so that no thread waits for the client to read
@@ -53,15 +53,15 @@ class _Client:
 
 
 class Gate:
-    """In a listening socket's place: `accept` returns connections with a complete request.
+    """Replaces a listening socket: `accept` returns connections with a complete request.
 
-    Takes connections while `is_open()`. `start` comes after the fork.
+    The gate accepts connections while `is_open()` is True. Call `start` after the fork.
     """
 
     def __init__(self, listener: Any, is_open: Callable[[], bool]) -> None:
         self._listener = listener
         self._is_open = is_open
-        self._partial: dict[_Client, None] = {}  # in the order of `since`, as far as it matters
+        self._partial: dict[_Client, None] = {}  # about in the order of `since`, the oldest first
         self._closing: dict[_Client, None] = {}
         self._ready: SimpleQueue[_Client] = SimpleQueue()
         self._ready_count = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC | os.EFD_SEMAPHORE)
@@ -78,10 +78,10 @@ class Gate:
         self._selector.register(self._called, selectors.EVENT_READ, self._run_calls)
         self._thread.start()
 
-    # What gunicorn calls of a listening socket.
+    # The methods of a listening socket that gunicorn calls.
 
     def accept(self) -> tuple[Connection, Any]:
-        """Raises `BlockingIOError` when no request is complete."""
+        """Return the next connection with a complete request. Raises `BlockingIOError` if there is none."""
         os.eventfd_read(self._ready_count)
         client = self._ready.get()
         assert client.connection is not None
@@ -102,7 +102,7 @@ class Gate:
         self._thread.join(_TICK_SECONDS)
         self._listener.close()
 
-    # The gate's own thread.
+    # The methods below run in the gate's own thread, except `_call`.
 
     def _run(self) -> None:
         ticks_at = 0.0
@@ -123,7 +123,7 @@ class Gate:
             log.exception("the gate failed at one step")
 
     def _call(self, step: Callable[[], None]) -> None:
-        """Have the gate's thread do it."""
+        """Let the gate's thread run `step`."""
         self._calls.put(step)
         os.eventfd_write(self._called, 1)
 
@@ -135,7 +135,7 @@ class Gate:
     def _accept(self) -> None:
         try:
             accepted, peer = self._listener.accept()
-        except OSError:  # another worker was faster, or no descriptor is free
+        except OSError:  # another worker accepted it first, or no descriptor is free
             if len(self._partial) >= MOST_PARTIAL_BY_ADDRESS:
                 self._refuse(next(iter(self._partial)))
             return
@@ -199,7 +199,7 @@ class Gate:
                 self._feed(client, rest)
 
     def _refuse(self, client: _Client) -> None:
-        """Close a connection whose request has not arrived; after a first response, without another one."""
+        """Close a connection whose request has not arrived. Send a response only if there was none before."""
         if client.connection:
             self._end(client)
         else:
@@ -219,7 +219,8 @@ class Gate:
         self._close(client)
 
     def _close(self, client: _Client) -> None:
-        """Discard what the client still sends, then close: unread bytes would destroy the response."""
+        """Discard what the client still sends, then close. With unread bytes at the close, the kernel resets
+        the connection, and the client may lose the response."""
         self._stop_reading(client)
         client.since = time.monotonic()
         self._closing[client] = None
@@ -244,7 +245,8 @@ class Gate:
 
 
 def _receive(client: socket.socket) -> bytes | None:
-    """None: there is nothing yet. No bytes: the client has ended the connection."""
+    """Return the bytes that have arrived; None if there are none yet, and no bytes at the client's end of the
+    connection."""
     try:
         return client.recv(_CHUNK, socket.MSG_DONTWAIT)
     except BlockingIOError:
@@ -254,7 +256,7 @@ def _receive(client: socket.socket) -> bytes | None:
 
 
 def _network(peer: Any) -> str:
-    """The address whose connections are counted together; clients of a unix socket have none."""
+    """Return the network whose connections share a limit. All clients of a unix socket share one."""
     if not isinstance(peer, tuple):
         return "unix"
     address = ipaddress.ip_address(peer[0].partition("%")[0])
