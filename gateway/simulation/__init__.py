@@ -1,8 +1,8 @@
-"""A driver to stand beneath nvidia-ml-py where there is no GPU.
+"""A simulated NVIDIA driver for machines without a GPU.
 
-Machines without a GPU develop, demonstrate and test the gateway; this package lets them run all of
-nvidia-ml-py's own code, and all of ours above it, over GPUs that refuse what hardware refuses. It is
-chosen by an explicit setting only, and what it serves is called simulated wherever it is shown.
+It replaces the driver's library below nvidia-ml-py, so all code of nvidia-ml-py and of the gateway runs. The
+simulated GPUs refuse what hardware refuses. Only an explicit setting enables the simulation, and its GPUs
+are called simulated wherever they are shown.
 """
 
 from pathlib import Path
@@ -15,15 +15,15 @@ from gateway.simulation.store import Store
 
 
 def install(spec: str, state_file: Path) -> None:
-    """Put simulated GPUs (`2xA100-40GB,1xL4`) in the driver's place, in this process and its children.
+    """Replace the driver by simulated GPUs (`2xA100-40GB,1xL4`) in this process and its children.
 
-    Every process that names the same state file sees the same GPUs."""
+    Every process with the same state file has the same GPUs. Raises `StartRefused`."""
     Store(state_file).prepare(parse_spec(spec))
     attach(state_file)
 
 
 def attach(state_file: Path) -> None:
-    """The same over a state that is there already; nothing is made or changed by looking at it."""
+    """Replace the driver by the simulated GPUs of an existing state file, without changing the file."""
     pynvml.nvmlLib = Library(Store(state_file))
-    # pynvml remembers each function that it looked up, maybe in another library.
+    # pynvml caches the functions that it has found, perhaps in another library.
     pynvml._nvmlGetFunctionPointer_cache.clear()

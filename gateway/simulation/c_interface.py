@@ -1,4 +1,4 @@
-"""The C side of a call: opaque handles, arguments passed by reference, and the functions' register."""
+"""The C side of a call: opaque handles, arguments passed by reference, and the registry of functions."""
 
 import ctypes
 from collections.abc import Callable, Sequence
@@ -35,7 +35,7 @@ class HandleKind(IntEnum):
 
 
 class Handle(NamedTuple):
-    """What the opaque pointers hold; `serial` is that of an instance, 0 for a GPU."""
+    """The contents of an opaque pointer. `serial` is that of an instance, 0 for a GPU."""
 
     kind: HandleKind
     gpu: int
@@ -58,7 +58,7 @@ def pointer_to(handle: Handle, c_type: Any) -> Any:
 
 
 def target(argument: Any) -> Any:
-    """What `argument` points to. C would take a value for an address and crash; this refuses it."""
+    """Return the object that `argument` points to. Refuses a plain value, which C would use as an address."""
     if isinstance(argument, ctypes.Array):
         return argument
     if isinstance(argument, ctypes._Pointer):
@@ -94,7 +94,8 @@ def put_text(buffer: Any, length: Any, text: str) -> None:
 
 
 def put_handles(array: Any, count: Any, handles: Sequence[Handle], room: int) -> None:
-    """nvml.h: the array must hold all that could stand, however few do; C would write past its end."""
+    """Fill an array. nvml.h requires space for `room` handles, even if there are fewer: a real driver would
+    write past the end of a smaller array."""
     if len(target(array)) < room:
         raise RefusedError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
     for index, handle in enumerate(handles):
@@ -103,7 +104,7 @@ def put_handles(array: Any, count: Any, handles: Sequence[Handle], room: int) ->
 
 
 def gpu_index(machine: Machine, device: Any) -> int:
-    """The GPU that a device handle names; a lost one refuses everything."""
+    """Return the index of the GPU of a device handle. A lost GPU refuses every call."""
     handle = Handle.at(device)
     if handle.kind is not HandleKind.GPU or handle.gpu not in range(len(machine.gpus)):
         raise RefusedError(pynvml.NVML_ERROR_INVALID_ARGUMENT)

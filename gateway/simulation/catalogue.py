@@ -1,8 +1,8 @@
 """The kinds of GPU that can be simulated, as data.
 
-The tables are those of NVIDIA's MIG user guide. A profile's name is its compute slices, its memory
-and a suffix, so GPUs that are cut alike share one table and differ in the memory of a piece and in
-their media engines.
+The tables are from NVIDIA's MIG user guide. A profile's name has its compute slices, its memory and a suffix.
+GPUs that are divided in the same way therefore share one table; they differ in the memory and the media
+engines of each profile.
 """
 
 import re
@@ -17,8 +17,8 @@ MOST_GPUS = 64
 
 @dataclass(frozen=True, slots=True)
 class KindProfile:
-    """`constant` is the NVML_GPU_INSTANCE_PROFILE_* that asks for it, `driver_id` what the device calls
-    it, `size` and `starts` its placements in memory slices, `engines` the media engines it takes."""
+    """`constant` is the NVML_GPU_INSTANCE_PROFILE_* of the profile, `driver_id` its id on the device, `size`
+    and `starts` are its placements in memory slices, `engines` are the media engines that it uses."""
 
     constant: int
     driver_id: int
@@ -68,7 +68,7 @@ _SEVEN = (0, 1, 2, 3, 4, 5, 6)
 
 
 def _sevenths_cuts(*engines: tuple[int, int, int, int]) -> tuple[_Cut, ...]:
-    """Seven compute and eight memory slices; `engines` in the order of the profiles below."""
+    """Profiles of seven compute and eight memory slices. `engines` are in the order of the profiles below."""
     small, two, three, four, seven, media, wide = engines
     return (
         _Cut(0x0, 19, 1, 1, _SEVEN, 7, small),
@@ -150,7 +150,7 @@ def _sevenths(name: str, product: str, memory_mib: int, gigabytes: _Four, mib: _
     return _kind(name, product, memory_mib, _FAMILIES[family][0], pieces, _FAMILIES[family][1])
 
 
-# By the first letter of the kind's name: the cuts, and all media engines of such a GPU.
+# By the first letter of the kind's name: the profiles, and all media engines of such a GPU.
 _FAMILIES: Mapping[str, tuple[tuple[_Cut, ...], _Four]] = {
     "A": (_AMPERE, (5, 0, 1, 1)),
     "H": (_HOPPER, (7, 0, 7, 1)),
@@ -190,7 +190,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def parse_spec(spec: str) -> list[Kind]:
-    """`2xA100-40GB,1xL4` as one kind a GPU, in that order."""
+    """Parse `2xA100-40GB,1xL4`. Return one kind for each GPU, in that order. Raises `StartRefused`."""
     kinds = [kind for part in spec.split(",") for kind in _parse_part(part.strip())]
     if len(kinds) > MOST_GPUS:
         raise StartRefused(f"{spec!r} is {len(kinds)} GPUs; at most {MOST_GPUS} can be simulated.")

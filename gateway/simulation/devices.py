@@ -1,4 +1,4 @@
-"""The C functions that ask about the system, its GPUs and its MIG devices."""
+"""The C functions that describe the system, its GPUs and its MIG devices."""
 
 from typing import Any
 
@@ -128,8 +128,8 @@ def get_mig_device_handle_by_index(machine: Machine, device: Any, index: Any, mi
 
 
 @c_function("nvmlDeviceIsMigDeviceHandle")
-def is_mig_device_handle(machine: Machine, device: Any, answer: Any) -> None:
-    put(answer, int(Handle.at(device).kind is HandleKind.MIG_DEVICE))
+def is_mig_device_handle(machine: Machine, device: Any, result: Any) -> None:
+    put(result, int(Handle.at(device).kind is HandleKind.MIG_DEVICE))
 
 
 @c_function("nvmlDeviceGetDeviceHandleFromMigDeviceHandle")
@@ -161,6 +161,6 @@ def mig_device(machine: Machine, device: Any) -> tuple[SimulatedGpu, GpuInstance
 
 
 def _mig_devices(gpu: SimulatedGpu) -> list[tuple[GpuInstance, ComputeInstance]]:
-    """A GPU instance without a compute instance is no MIG device."""
+    """Return the MIG devices: there is one for each compute instance, and none for a GPU instance without."""
     instances = sorted(gpu.instances, key=lambda instance: instance.id)
     return [(instance, compute) for instance in instances for compute in instance.compute_instances]

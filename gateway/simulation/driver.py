@@ -1,7 +1,7 @@
-"""The simulated driver's library: what stands where pynvml keeps the loaded shared object.
+"""The simulated driver's library. It replaces the shared object that pynvml loads.
 
-pynvml finds each C function by name, calls it and raises on the code that it returns; all of that
-code runs above this as it does above hardware.
+pynvml finds each C function by its name, calls the function and raises an error for its return code. All of
+that code runs as it does with hardware.
 """
 
 import os
@@ -19,8 +19,8 @@ from gateway.simulation.store import Store
 
 
 class Library:
-    """Its attributes are the C functions. They are partial objects because pynvml sets `restype` on one
-    of them, which a bound method refuses."""
+    """Its attributes are the C functions. They are partial objects, because pynvml sets `restype` on one of
+    them, and a bound method does not allow that."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -46,7 +46,7 @@ class Library:
         return int(pynvml.NVML_SUCCESS)
 
     def _initialised(self) -> bool:
-        """A process that was forked from one that had called nvmlInit has not called it itself."""
+        """Whether this process has called nvmlInit. A call before a fork does not count for the child."""
         return self._users.get(os.getpid(), 0) > 0
 
     def _call(self, name: str, *arguments: Any) -> int:
@@ -57,7 +57,7 @@ class Library:
             return fault.code
         try:
             if fault and fault.late:
-                self._put_aside(*arguments)
+                self._postpone(*arguments)
             else:
                 self._work(name, *arguments)
             if fault and fault.empty:
@@ -73,7 +73,7 @@ class Library:
         else:
             FUNCTIONS[name](self._store.read(), *arguments)
 
-    def _put_aside(self, device: Any, driver_id: Any, placement: Any, *_: Any) -> None:
+    def _postpone(self, device: Any, driver_id: Any, placement: Any, *_: Any) -> None:
         with self._store.change() as machine:
             place = target(placement)
             machine.late.append(
@@ -81,7 +81,8 @@ class Library:
             )
 
     def _fault(self, name: str) -> Fault | None:
-        """The first fault that hits this call, counted and slept for: slowness holds up this caller only."""
+        """Count and return the first fault for this call. Its delay is slept without the lock, so that it
+        affects only this caller."""
         if not _hits(self._store.read(), name):
             return None
         with self._store.change() as machine:

@@ -1,4 +1,4 @@
-"""What a test can make the simulated driver do wrong, while other processes use it."""
+"""Faults of the simulated driver that a test can switch on while other processes use the driver."""
 
 from contextlib import suppress
 
@@ -15,7 +15,7 @@ _CREATE, _DESTROY = "nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstance
 
 
 class Faults:
-    """The switches. Each takes hold at once in every process that shares the state."""
+    """Switches for faults. Each takes effect at once in every process with the same state file."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -25,8 +25,8 @@ class Faults:
             machine.faults.append(fault)
 
     def clear(self) -> None:
-        """Make the driver well again; instances stay as they are, and no longer held. What it gave up on
-        may still come."""
+        """End all faults. Instances stay, and nothing holds them any more. `finish_late` can still finish
+        creates that timed out."""
         with self._store.change() as machine:
             machine.faults.clear()
             machine.devices_hidden = False
@@ -37,26 +37,25 @@ class Faults:
                     instance.holder = None
 
     def list_nothing(self, times: int | None = None) -> None:
-        """The next `times` lists of GPU instances are empty, whatever stands."""
+        """Make the next `times` lists of GPU instances empty, even if there are instances."""
         self.inject(Fault(_LIST, empty=True, times=times))
 
     def lose_handles(self, code: int, times: int | None = None) -> None:
-        """The driver answers `code` for handles that it has just listed: the instances are gone since, or
-        it says so."""
+        """Make the driver return `code` for handles that it has listed, as if the instances were gone."""
         self.inject(Fault(_INFO, code, times=times))
         self.answer_vanished(code)
 
     def answer_vanished(self, code: int) -> None:
-        """What calls answer for a handle of something that is gone: INVALID_ARGUMENT or NOT_FOUND."""
+        """Set the code for handles of instances that are gone: INVALID_ARGUMENT or NOT_FOUND."""
         with self._store.change() as machine:
             machine.vanished = code
 
     def time_out(self, late: bool, times: int | None = None) -> None:
-        """A create reports a time-out. The GPU instance is there then or, if `late`, after `finish_late`."""
+        """Make creates time out. The GPU instance exists at once or, if `late`, after `finish_late`."""
         self.inject(Fault(_CREATE, pynvml.NVML_ERROR_TIMEOUT, effect=not late, late=late, times=times))
 
     def finish_late(self) -> None:
-        """The driver makes what it gave up on, wherever that still fits."""
+        """Finish the creates that timed out, if their placements are still free."""
         with self._store.change() as machine:
             for create in machine.late:
                 gpu = machine.gpus[create.gpu]
@@ -66,30 +65,30 @@ class Faults:
             machine.late.clear()
 
     def leave_remnants(self, times: int | None = None) -> None:
-        """A destroy reports success and destroys nothing."""
+        """Make destroys report success without an effect."""
         self.inject(Fault(_DESTROY, pynvml.NVML_SUCCESS, times=times))
 
     def stand(self, gpu: int, driver_id: int, start: int) -> bool:
-        """Another program makes a GPU instance with its compute instance there, if it fits."""
+        """Make a GPU instance with a compute instance, as another program would. Return whether it fits."""
         with suppress(RefusedError), self._store.change() as machine:
-            on = machine.gpus[gpu]
-            profile = on.offered(driver_id)
-            made = on.create(profile, Placement(start, profile.size), machine.next_serial())
-            on.create_compute(made, _COMPUTE[profile.compute_slices], machine.next_serial())
+            simulated = machine.gpus[gpu]
+            profile = simulated.offered(driver_id)
+            instance = simulated.create(profile, Placement(start, profile.size), machine.next_serial())
+            simulated.create_compute(instance, _COMPUTE[profile.compute_slices], machine.next_serial())
             return True
         return False
 
     def standing(self, gpu: int) -> list[GpuInstance]:
-        """What really stands there, whatever the driver lists."""
+        """Return the instances that exist, even if the driver does not list them."""
         return list(self._store.read().gpus[gpu].instances)
 
     def hide_devices(self) -> None:
-        """The driver answers, and says that there is no GPU."""
+        """Make the driver report that there is no GPU."""
         with self._store.change() as machine:
             machine.devices_hidden = True
 
     def lose(self, gpu: int, code: int) -> None:
-        """Everything asked of that GPU answers `code`: GPU_IS_LOST or RESET_REQUIRED."""
+        """Make every call on that GPU return `code`: GPU_IS_LOST or RESET_REQUIRED."""
         with self._store.change() as machine:
             machine.gpus[gpu].lost = code
 
@@ -99,14 +98,14 @@ class Faults:
             machine.gpus[gpu].mig_pending = pending
 
     def hold(self, gpu: int, start: int, holder: str | None) -> None:
-        """A process or a monitor holds the GPU instance at `start`, until `holder` is None."""
+        """Let the process `holder` use the GPU instance at `start`; None: no process uses it."""
         with self._store.change() as machine:
             for instance in machine.gpus[gpu].instances:
                 if instance.start == start:
                     instance.holder = holder
 
     def reset(self, gpu: int) -> None:
-        """What a reset or a reboot does: no GPU instance survives it, and a pending MIG mode takes hold."""
+        """Do what a reset or a reboot does: remove all GPU instances, and apply a pending MIG mode."""
         with self._store.change() as machine:
             machine.gpus[gpu].instances.clear()
             machine.late = [create for create in machine.late if create.gpu != gpu]

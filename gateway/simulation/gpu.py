@@ -1,4 +1,4 @@
-"""What one simulated GPU holds and refuses; pure. Refusals are the codes that a real driver returns."""
+"""One simulated GPU: its instances, and the calls that it refuses, with a real driver's codes. Pure."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -21,8 +21,8 @@ class RefusedError(Exception):
 
 @dataclass(slots=True)
 class ComputeInstance:
-    """`profile` is an NVML_COMPUTE_INSTANCE_PROFILE_*: its value is its id too. `serial` is never used
-    again, unlike `id`, so that a stale handle finds nothing."""
+    """`profile` is an NVML_COMPUTE_INSTANCE_PROFILE_*, whose value is also the profile's id. `serial` is
+    never reused, unlike `id`, so a stale handle finds nothing."""
 
     id: int
     profile: int
@@ -69,7 +69,7 @@ class SimulatedGpu:
         return self.offered(driver_id)
 
     def offered(self, driver_id: int) -> KindProfile:
-        """Whether MIG mode is on or not."""
+        """Return the profile, in any MIG mode."""
         if not self.kind.profiles:
             raise RefusedError(pynvml.NVML_ERROR_NOT_SUPPORTED)
         for profile in self.kind.profiles:
@@ -78,11 +78,11 @@ class SimulatedGpu:
         raise RefusedError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
 
     def room_for(self, profile: KindProfile) -> list[Placement]:
-        """Where `profile` fits now, lowest start first."""
+        """Return where `profile` fits now, the lowest start first."""
         return self._free_places(profile) if self._most(profile) else []
 
     def remaining(self, profile: KindProfile) -> int:
-        """How many more of `profile` could be created now: the most that can stand side by side."""
+        """Return how many more instances of `profile` can be created now."""
         free = self._free_places(profile)
         counts = range(min(self._most(profile), len(free)), 0, -1)
         return next((count for count in counts if any(map(_disjoint, combinations(free, count)))), 0)
@@ -92,7 +92,7 @@ class SimulatedGpu:
         return [place for place in places if not any(place.overlaps(one.placement) for one in self.instances)]
 
     def _most(self, profile: KindProfile) -> int:
-        """How many more of `profile` compute slices, media engines and its own count allow."""
+        """The limit for more of `profile` by compute slices, media engines and `max_instances`."""
         standing = [self.profile(instance.profile) for instance in self.instances]
         compute = self.kind.compute_slices - sum(one.compute_slices for one in standing)
         limits = [profile.max_instances - standing.count(profile), compute // profile.compute_slices]
@@ -135,7 +135,7 @@ class SimulatedGpu:
         instance.compute_instances.remove(compute)
 
     def compute_slices(self, instance: GpuInstance, profile: int) -> int:
-        """How many slices the compute instance profile spans, refused where `instance` is too small."""
+        """Return the slices of the compute instance profile. Refuses it if `instance` is too small."""
         if profile not in range(pynvml.NVML_COMPUTE_INSTANCE_PROFILE_COUNT):
             raise RefusedError(pynvml.NVML_ERROR_INVALID_ARGUMENT)
         slices = COMPUTE_PROFILE_SLICES.get(profile, self.kind.compute_slices + 1)
@@ -150,7 +150,7 @@ COMPUTE_PROFILE_SLICES = {
     pynvml.NVML_COMPUTE_INSTANCE_PROFILE_3_SLICE: 3,
     pynvml.NVML_COMPUTE_INSTANCE_PROFILE_4_SLICE: 4,
     pynvml.NVML_COMPUTE_INSTANCE_PROFILE_7_SLICE: 7,
-    # The same slice count once more, with engines of its own.
+    # One slice again, with media engines of its own.
     pynvml.NVML_COMPUTE_INSTANCE_PROFILE_1_SLICE_REV1: 1,
 }
 

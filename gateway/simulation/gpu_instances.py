@@ -26,7 +26,7 @@ from gateway.simulation.machine import Machine
 
 @c_function("nvmlDeviceGetGpuInstanceProfileInfo")
 def profile_info(machine: Machine, device: Any, constant: Any, info: Any) -> None:
-    """Whether MIG mode is on or not."""
+    """Works in any MIG mode."""
     put_fields(info, **_profile_fields(_profile_by_constant(machine, device, number(constant))))
 
 
@@ -72,8 +72,7 @@ def _profile_fields(profile: KindProfile) -> dict[str, int]:
 
 @c_function("nvmlDeviceGetGpuInstancePossiblePlacements_v2")
 def possible_placements(machine: Machine, device: Any, driver_id: Any, placements: Any, count: Any) -> None:
-    """All the possible ones, not only the free ones, whether MIG mode is on or not; an array of None asks
-    how many there are."""
+    """Lists all placements, free or not, in any MIG mode. Without an array it returns only their number."""
     profile = machine.gpus[gpu_index(machine, device)].offered(number(driver_id))
     put(count, len(profile.starts))
     if placements is None:

@@ -1,4 +1,4 @@
-"""All that the processes over one simulated driver share; plain enough to be written as JSON."""
+"""The state that all processes with one simulated driver share. It can be written as JSON."""
 
 import uuid
 from collections.abc import Iterable
@@ -13,11 +13,13 @@ from gateway.simulation.gpu import SimulatedGpu
 
 @dataclass(slots=True)
 class Fault:
-    """The C function `call` (`*` is every one) sleeps for `delay` seconds, then reports `code` without
-    doing anything; with `effect` it does its work all the same. A `code` of None leaves the work and the
-    answer as they are; 0 with no effect is a success that was none. With `empty` a list has no entries.
-    With `late` a create is put aside until `Faults.finish_late`. It happens `times` times, or until it is
-    cleared."""
+    """A fault of the C function `call`; `*` stands for every function.
+
+    The function sleeps for `delay` seconds, then returns `code` and does nothing. With `effect` it also does
+    its work. If `code` is None, the function works and returns as usual. With `code` 0 and no effect, it
+    reports a success although it did nothing. With `empty`, a list has no entries. With `late`, a create
+    waits for `Faults.finish_late`. The fault happens `times` times; if that is None, until it is cleared.
+    """
 
     call: str
     code: int | None = None
@@ -33,7 +35,7 @@ class Fault:
 
 @dataclass(slots=True)
 class LateCreate:
-    """A GPU instance that the driver gave up on, and makes all the same."""
+    """A create that timed out and that the driver finishes later."""
 
     gpu: int
     driver_id: int
@@ -43,8 +45,8 @@ class LateCreate:
 
 @dataclass(slots=True)
 class Machine:
-    """All that the processes share: the GPUs, and the faults that a test switched on. `vanished` is what
-    a call answers for a handle of something that is gone."""
+    """The shared state: the GPUs, and the faults that a test switched on. `vanished` is the code for a handle
+    of an instance that is gone."""
 
     gpus: list[SimulatedGpu]
     serial: int = 0

@@ -1,7 +1,7 @@
-"""The state of the simulated hardware in a file that processes share.
+"""The state of the simulated hardware, in a file that processes share.
 
-Writers hold a lock and publish by renaming, so a process that is killed at any moment leaves the
-state as it was before its call or as it is after it; readers need no lock.
+Writers hold a lock and replace the file by a rename. If a process is killed, the file has the state from
+before or after its call. Readers need no lock.
 """
 
 import fcntl
@@ -21,11 +21,12 @@ from gateway.simulation.machine import Fault, LateCreate, Machine
 
 class Store:
     def __init__(self, path: Path) -> None:
-        self._path = path.resolve()  # publishing by renaming would take a link's place
+        self._path = path.resolve()  # a rename would replace a symbolic link
         self._last: tuple[bytes, Machine] | None = None
 
     def prepare(self, kinds: Sequence[Kind]) -> None:
-        """Make the state for `kinds`, or find it there; another's is refused, never overwritten."""
+        """Create the state for `kinds`, or use the existing one. Raises `StartRefused` if the existing state
+        is for other GPUs; it is never overwritten."""
         wanted = Machine.of(kinds)
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ class Store:
             )
 
     def read(self) -> Machine:
-        """The state, not to be changed: while the file says the same, it is the same object."""
+        """Return the state, which must not be changed. It is the same object while the file is unchanged."""
         content = self._path.read_bytes()
         last = self._last
         if last is None or last[0] != content:
@@ -55,7 +56,7 @@ class Store:
 
     @contextmanager
     def change(self) -> Iterator[Machine]:
-        """The state, alone; published unless the block raises."""
+        """Yield the state under the lock. Write it unless the block raises."""
         with self._locked():
             machine = _machine(json.loads(self._path.read_bytes()))
             yield machine
