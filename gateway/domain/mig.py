@@ -49,11 +49,11 @@ class MediaEngines(NamedTuple):
     jpegs: int = 0
     ofas: int = 0
 
-    def minus(self, taken: "MediaEngines") -> "MediaEngines":
-        return MediaEngines(*(have - less for have, less in zip(self, taken, strict=True)))
+    def minus(self, used: "MediaEngines") -> "MediaEngines":
+        return MediaEngines(*(total - part for total, part in zip(self, used, strict=True)))
 
     def covers(self, wanted: "MediaEngines") -> bool:
-        return all(have >= want for have, want in zip(self, wanted, strict=True))
+        return all(free >= needed for free, needed in zip(self, wanted, strict=True))
 
 
 @dataclass(frozen=True, slots=True)

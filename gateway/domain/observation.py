@@ -101,9 +101,9 @@ class ServerView:
 
     def observe(self, sessions: Sequence[Session]) -> Observation:
         """Return the state of `sessions`, which must have been read before this view was taken."""
-        found = self.containers or ()
-        foreign = {container.session_id for container in found if container.foreign}
-        containers = {one.session_id: one for one in found if not one.foreign}
+        listed = self.containers or ()
+        foreign = {container.session_id for container in listed if container.foreign}
+        containers = {container.session_id: container for container in listed if not container.foreign}
         gpus = {gpu.uuid: gpu for gpu in self.gpus}
         files = {id: claimed for id, claimed in (self.files or {}).items() if id not in foreign}
         return Observation(
@@ -173,7 +173,7 @@ class ServerView:
             return [Finding(Place.DOCKER, "no container")]
         if container.ended:
             return [Finding(Place.DOCKER, "its container has ended")]
-        return [Finding(Place.DOCKER, found.what, _then(found)) for found in container.deviations]
+        return [Finding(Place.DOCKER, each.what, _then(each)) for each in container.deviations]
 
     def _file_findings(self, session: Session) -> Sequence[Finding]:
         if self.files is None or session.id in self.files:

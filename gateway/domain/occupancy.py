@@ -114,7 +114,7 @@ class Occupancy:
     def capacity(self, profile: str) -> int:
         """Return how many slices of the profile fit if there are no sessions."""
         if self._policy is MigPolicy.STATIC:
-            return sum(one.profile == profile for gpu in self._open for one in gpu.instances)
+            return sum(instance.profile == profile for gpu in self._open for instance in gpu.instances)
         return placement.capacity(self._divisible, profile)
 
     def why_closed(self, gpu: Gpu) -> str | None:
@@ -189,13 +189,13 @@ def _size(profile: Profile) -> tuple[int, int]:
 
 def _why_no_profiles(gpus: Sequence[Gpu]) -> str:
     if not gpus:
-        return "This host has no GPU that its driver knows of."
+        return "The driver of this host reports no GPU; see nvidia-smi -L."
     if all(gpu.fault for gpu in gpus):
         return f"Every GPU of this host is out of order: {gpus[0].fault}; see nvidia-smi and dmesg."
     modes = {gpu.mig_mode for gpu in gpus}
     if MigMode.ENABLED in modes:
         return (
-            "No GPU instance stands here to be leased; make some with `nvidia-smi mig -cgi 9,14 -C`, or "
+            "This host has no GPU instance for a session; make some with `nvidia-smi mig -cgi 9,14 -C`, or "
             "let the gateway make them with --mig-policy mixed."
         )
     if MigMode.PENDING_RESET in modes:

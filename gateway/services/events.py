@@ -20,9 +20,9 @@ class AuditLog:
         """Return the events of a live or an ended session, oldest first. With `owner`, sessions of other
         users are not found. Raises `SessionNotFound`."""
         with self.database.read() as rows:
-            found = rows.get(session_id) or rows.get_ended(session_id)
+            session = rows.get(session_id) or rows.get_ended(session_id)
             events = rows.events(session_id=session_id)
-        users = {found.user_id} if found else {event.user_id for event in events}
+        users = {session.user_id} if session else {event.user_id for event in events}
         if not users or owner is not None and owner not in users:
             raise SessionNotFound(session_id)
         return events

@@ -61,17 +61,17 @@ class Recovery:
 
     def require_nothing(self) -> None:
         """Raise `StartRefused` if the host has sessions or workspaces although the database is new."""
-        found = []
+        existing = []
         try:
             if survivors := self.host.survivors():
-                found.append(f"{len(survivors)} session containers")
+                existing.append(f"{len(survivors)} session containers")
         except GatewayError as error:
             log.warning("the sessions on the host could not be listed", extra={"error": str(error)})
         if owners := self.host.workspace_owners():
-            found.append(f"the workspaces of {len(owners)} users")
-        if found:
+            existing.append(f"the workspaces of {len(owners)} users")
+        if existing:
             raise StartRefused(
-                f"The database does not exist, but {' and '.join(found)} do: correct --db (GATEWAY_DB) or "
+                f"The database does not exist, but {' and '.join(existing)} do: correct --db (GATEWAY_DB) or "
                 "mount its disk, put a backup back with `gateway restore FILE`, or begin with an empty "
                 "database by `gateway migrate --new`."
             )
