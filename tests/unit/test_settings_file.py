@@ -10,6 +10,7 @@ import pytest
 
 from gateway.cli import settings_file
 from gateway.errors import StartRefused
+from tests import own
 
 BIN = Path(sys.executable).parent
 
@@ -81,7 +82,10 @@ def test_another_account_is_told_to_use_sudo_where_settings_are_needed(file: Pat
 
 
 def test_every_command_finds_its_settings_there(file: Path, tmp_path: Path) -> None:
-    file.write_text(f"GATEWAY_DB='{tmp_path}/state/sessions.db'\nGATEWAY_WORKSPACE_ROOT='{tmp_path}/homes'\n")
+    file.write_text(
+        f"GATEWAY_DB='{tmp_path}/state/sessions.db'\nGATEWAY_WORKSPACE_ROOT='{tmp_path}/homes'\n"
+        f"GATEWAY_NETWORK={own.name('file')}\n"  # a gateway that serves on this machine has the default one
+    )
     environ = {"PATH": os.environ["PATH"], "GATEWAY_SETTINGS": str(file)}
     done = subprocess.run([BIN / "gateway", "migrate"], env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
