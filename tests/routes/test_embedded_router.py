@@ -6,6 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +17,18 @@ import pytest
 from gateway.errors import StartRefused
 from gateway.router import serve
 from tests.fakes.pipe_parts import key_pair
-from tests.routes.ground import USER, Client, Keys, Router, free_port, make_router, speaks_ssh, until
+from tests.routes.ground import (
+    USER,
+    Client,
+    Keys,
+    Router,
+    free_port,
+    make_router,
+    run,
+    speaks_ssh,
+    sshd_container,
+    until,
+)
 from tests.routes.test_refusing import handwritten, refused, write
 
 
@@ -50,7 +62,7 @@ def cut(ssh: "subprocess.Popen[bytes]") -> str:
 def test_a_removed_pipe_cuts_its_connections(client: Client) -> None:
     with connected(client) as ssh:
         client.router.pipes.remove(f"session-of-{USER}")
-        assert "taken away" in cut(ssh)
+        assert "the session has ended" in cut(ssh)
 
 
 def test_a_removed_key_cuts_its_connections(client: Client, tmp_path: Path) -> None:
@@ -58,14 +70,14 @@ def test_a_removed_key_cuts_its_connections(client: Client, tmp_path: Path) -> N
     client.router.pipes.add(client.sshd.pipe(USER, [client.keys.public, other.public]))
     with connected(client) as ssh, connected(Client(client.router, client.sshd, tmp_path, other)) as stays:
         client.router.pipes.add(client.sshd.pipe(USER, [other.public]))
-        cut(ssh)
+        assert "the key of this connection was removed" in cut(ssh)
         assert stays.poll() is None
 
 
 def test_a_pipe_that_leads_elsewhere_now_cuts_its_connections(client: Client) -> None:
     with connected(client) as ssh:
         client.router.pipes.add(client.sshd.pipe(USER, [client.keys.public], host_key=key_pair()[1]))
-        cut(ssh)
+        assert "another session has taken its place" in cut(ssh)
 
 
 def test_other_users_pipes_cut_nobody(client: Client, tmp_path: Path) -> None:
@@ -93,6 +105,63 @@ def test_an_unreachable_session_is_told_to_the_client(client: Client) -> None:
     pipe = client.sshd.pipe(USER, [client.keys.public], port=9)
     client.router.pipes.replace(lambda: [pipe])
     assert b"the session is not reachable" in refused(client).stderr
+
+
+def test_a_session_that_has_left_the_network_is_told_to_the_client(client: Client) -> None:
+    network = client.sshd.host.rpartition(".")[0]
+    pipe = client.sshd.pipe(USER, [client.keys.public], host=f"{network}.254")
+    client.router.pipes.replace(lambda: [pipe])
+    assert b"it has ended, or it is starting" in refused(client).stderr
+
+
+def test_a_session_that_refuses_the_gateway_s_key_is_told_to_the_client(client: Client) -> None:
+    pipe = client.sshd.pipe(USER, [client.keys.public], private_key=key_pair()[0])
+    client.router.pipes.replace(lambda: [pipe])
+    assert b"does not accept the gateway's key" in refused(client).stderr
+
+
+@pytest.mark.parametrize(
+    ("greeting", "words"),
+    [
+        (b"Exceeded MaxStartups\r\n", b"(Exceeded MaxStartups)"),
+        (b"", b"may be ending, or out of processes"),
+        (b"HTTP/1.1 400\r\n\r\n", b"(HTTP/1.1 400)"),
+    ],
+)
+def test_an_sshd_that_closes_at_once_is_told_to_the_client(
+    client: Client, greeting: bytes, words: bytes
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        pipe = client.sshd.pipe(USER, [client.keys.public], host="127.0.0.1", port=port)
+        client.router.pipes.replace(lambda: [pipe])
+
+        def greet() -> None:
+            connection, _ = server.accept()
+            connection.sendall(greeting)
+            connection.close()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        assert words in refused(client).stderr
+        thread.join()
+
+
+def test_a_container_that_is_killed_is_told_as_the_session_s_end(
+    client: Client, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    with sshd_container(tmp_path_factory.mktemp("killed"), [USER], []) as sshd:
+        client.router.pipes.add(sshd.pipe(USER, [client.keys.public]))
+        with connected(Client(client.router, sshd, tmp_path, client.keys)) as ssh:
+            run("docker", "kill", sshd.container)
+            assert "the session has ended" in cut(ssh)
+
+
+def test_a_connection_whose_own_sshd_is_killed_is_not_told_as_the_session_s_end(client: Client) -> None:
+    with client.running("echo ready; sleep 0.5; kill -9 $PPID") as ssh:
+        told = cut(ssh)
+    assert "the session closed the connection" in told
+    assert "ended" not in told
 
 
 def test_a_changed_host_key_is_told_to_the_client(client: Client) -> None:

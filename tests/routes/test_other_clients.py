@@ -13,7 +13,7 @@ import asyncssh
 import paramiko
 import pytest
 
-from tests.routes.ground import Client, run
+from tests.routes.ground import IMAGE, Client, run
 
 MEGABYTE = 1 << 20
 
@@ -28,6 +28,38 @@ def output(command: Sequence[str], input: bytes = b"") -> bytes:
     done = subprocess.run(command, input=input, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
     return done.stdout
+
+
+# OpenSSH of the workspace image, which is newer than that of a Debian 12 host
+
+
+def openssh(client: Client, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+    client.options()  # writes known_hosts
+    keys = client.directory / "for-the-container"
+    keys.mkdir(exist_ok=True)
+    shutil.copy(client.keys.private, keys / "key")
+    shutil.copy(client.directory / "known_hosts", keys / "known_hosts")
+    mounted = ["-o", "IdentityFile=/keys/key", "-o", "UserKnownHostsFile=/keys/known_hosts"]
+    where = ["-p", str(client.router.port), "-l", client.username, "127.0.0.1"]
+    inside = ["ssh", "-F", "none", "-o", "BatchMode=yes", *mounted, *arguments[:-1], *where, arguments[-1]]
+    container = ["docker", "run", "--rm", "--network=host", "--user=0", f"--volume={keys}:/keys:ro", IMAGE]
+    return subprocess.run([*container, *inside], capture_output=True, timeout=60)
+
+
+def test_openssh_10_uses_an_exchange_that_holds_against_quantum_computers(client: Client) -> None:
+    done = openssh(client, "-v", "echo there")
+    assert done.stdout == b"there\n", done.stderr
+    if client.router.kind == "embedded":
+        assert b"kex: algorithm: mlkem768x25519-sha256" in done.stderr
+        assert b"not using a post-quantum" not in done.stderr
+
+
+def test_openssh_10_hides_the_timing_of_keystrokes(client: Client) -> None:
+    if client.router.kind == "sshpiper":
+        pytest.skip("SSHPiper does so only with --reply-ping")
+    done = openssh(client, "-v", "-tt", "sleep 0.1; echo there")
+    assert b"ping@openssh.com=<0>" in done.stderr
+    assert b"there" in done.stdout
 
 
 # Dropbear

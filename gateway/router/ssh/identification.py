@@ -41,7 +41,7 @@ class Identification:
 
     def _complete(self, line: bytes) -> None:
         if not line.startswith(b"SSH-"):
-            self.greeting = shown(line)
+            self.greeting = shown(line) or self.greeting
             self._skipped += len(line)
         elif line.startswith((b"SSH-2.0-", b"SSH-1.99-")) and len(line) <= _LONGEST:
             self.version = line
