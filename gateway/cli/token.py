@@ -7,7 +7,7 @@ import click
 
 from gateway.cli.database import database, db_option
 from gateway.domain import clock
-from gateway.domain.audit import actor
+from gateway.domain.audit import acting
 from gateway.domain.permissions import Role
 from gateway.services.tokens import Tokens, parse_expiry
 
@@ -24,10 +24,11 @@ def _tokens(db: str | None) -> Tokens:
 
 
 @click.group()
-def token() -> None:
+@click.pass_context
+def token(context: click.Context) -> None:
     """Create, list and revoke API tokens on the gateway's host."""
     name = os.environ.get("SUDO_USER") or os.environ.get("USER") or os.getuid()
-    actor.set(f"{name}@shell"[:80])
+    context.with_resource(acting(f"{name}@shell"[:80]))
 
 
 @token.command()

@@ -237,9 +237,11 @@ def test_without_bridge_filtering_it_is_refused(
 
 
 def lan() -> str:
-    """A network that this host is connected to."""
+    """A network that this host is connected to, and no bridge such as those of Docker."""
     routes = json.loads(command("ip", "-json", "-4", "route", "show", "scope", "link", "table", "main"))
-    return str(next(route["dst"] for route in routes if not route["dev"].startswith(("gw", "br-", "docker"))))
+    return str(
+        next(route["dst"] for route in routes if not Path(f"/sys/class/net/{route['dev']}/bridge").exists())
+    )
 
 
 @pytest.mark.parametrize(
