@@ -3,11 +3,9 @@
 import os
 import sys
 
-from gateway.app import Gateway, create_app
+from gateway.app import Gateway, create_app, require_own_database
 from gateway.errors import StartRefused
 from gateway.logs import log_to_stderr
-from gateway.repositories.docker.client import Docker
-from gateway.repositories.sql import owner, schema
 from gateway.settings import Settings
 
 _GUNICORN_APP_LOAD_ERROR = 4  # the arbiter stops; otherwise it would restart workers for ever
@@ -16,8 +14,7 @@ os.umask(os.umask(0) | 0o022)
 try:
     settings = Settings.from_env()
     log_to_stderr(settings.log_format)
-    schema.require_current(settings.db)
-    owner.require_own(settings.db, lambda: Docker().engine_id)
+    require_own_database(settings)
     app = create_app(settings)
 except StartRefused as error:
     for line in str(error).splitlines():

@@ -38,6 +38,7 @@ from gateway.repositories.files.workspaces import HostWorkspaces
 from gateway.repositories.host import LocalHost
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.nvml.time_limit import TimeLimitedGpus
+from gateway.repositories.sql import owner, schema
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.repositories.sql.leadership import DatabaseLeadership, FileLeadership
 from gateway.services import readiness
@@ -91,12 +92,19 @@ class Gateway:
         return gateway
 
 
+def require_own_database(settings: Settings) -> None:
+    """Raises `StartRefused` when the database does not have this version's schema, or holds the sessions of
+    another machine."""
+    schema.require_current(settings.db)
+    owner.require_own(settings.db, lambda: Docker().engine_id)
+
+
 def create_app(settings: Settings) -> Flask:
     """Return the application for this machine's Docker, GPUs and files. Its reaper is not started yet.
 
     Raises `StartRefused` if other hosts could call an API that has no token yet, if the GPUs cannot be
     simulated as requested, if the subnet is in use, if the host runs sessions of another database, and for an
-    unknown failpoint. The caller must have called `schema.require_current` before.
+    unknown failpoint. The caller must have called `require_own_database` before.
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:

@@ -11,6 +11,30 @@ from gateway.domain.ssh_keys import KINDS, is_public_key
 
 Entry = Mapping[str, Any]
 
+
+@dataclass(frozen=True, slots=True)
+class UserMatch:
+    """Which login names a pipe is for: one name, or SSHPiper's `username_regex_match`."""
+
+    username: str
+    pattern: re.Pattern[str] | None
+
+    @classmethod
+    def of(cls, source: Entry) -> "UserMatch":
+        """`source` is an entry of a pipe's `from`. Raises `ValueError` for an invalid expression, which
+        matches nobody."""
+        username = str(source.get("username") or "")
+        if source.get("username_regex_match") is not True:
+            return cls(username, None)
+        try:
+            return cls(username, re.compile(username))
+        except re.error as error:
+            raise ValueError(f"its username is not a regular expression: {error}") from None
+
+    def matches(self, username: str) -> bool:
+        return bool(self.pattern.search(username)) if self.pattern else self.username == username
+
+
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]+")

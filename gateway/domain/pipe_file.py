@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, SequenceNode
 
-from gateway.domain.pipe import Entry, Pipe
+from gateway.domain.pipe import Entry, Pipe, UserMatch
 from gateway.errors import PipesUnavailable
 
 BEGIN = "# BEGIN pipes of the GPU SSH Gateway: it rewrites the lines between these marks"
@@ -90,12 +90,9 @@ class PipeFile:
 
 
 def _matches(source: Entry, username: str) -> bool:
-    pattern = str(source.get("username") or "")
-    if source.get("username_regex_match") is not True:
-        return pattern == username
     try:
-        return re.search(pattern, username) is not None
-    except re.error:  # SSHPiper matches no one with an invalid expression
+        return UserMatch.of(source).matches(username)
+    except ValueError:  # SSHPiper matches no one with an invalid expression
         return False
 
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gateway.domain.pipe import UserMatch
+
 _KEY = re.compile(r"(?:^|\s)(?:ssh-|ecdsa-|sk-)\S+\s+([A-Za-z0-9+/]+={0,2})(?:\s|$)")
 
 
@@ -53,8 +55,7 @@ class Route:
     """`username` is a regular expression when `pattern` is set."""
 
     session_id: str
-    username: str
-    pattern: re.Pattern[str] | None
+    match: UserMatch
     host: str
     port: int
     upstream_username: str
@@ -66,12 +67,10 @@ class Route:
     def of(cls, entry: Mapping[str, Any], source: Mapping[str, Any], directory: Path) -> "Route":
         """Raises ValueError, with what is missing, for what must not be served."""
         target = entry.get("to") or {}
-        username = str(source.get("username") or "")
         host, port = _address(str(target.get("host") or ""))
         return cls(
             session_id=str(entry.get("session_id") or ""),
-            username=username,
-            pattern=_pattern(username) if source.get("username_regex_match") is True else None,
+            match=UserMatch.of(source),
             host=host,
             port=port,
             upstream_username=str(target.get("username") or ""),
@@ -81,7 +80,7 @@ class Route:
         )
 
     def matches(self, username: str) -> bool:
-        return bool(self.pattern.search(username)) if self.pattern else self.username == username
+        return self.match.matches(username)
 
     def admits(self, username: str, key: bytes) -> bool:
         """Whether `key`, in the wire's form, opens the door. Raises OSError for a file that is gone."""
@@ -97,8 +96,8 @@ class Route:
 
     def _users(self, username: str) -> dict[str, str]:
         upstream = self.upstream_username
-        if self.pattern:
-            upstream = "".join(_replaced(self.pattern, username, upstream))
+        if self.match.pattern:
+            upstream = "".join(_replaced(self.match.pattern, username, upstream))
         return {"DOWNSTREAM_USER": username, "UPSTREAM_USER": upstream or username}
 
 
@@ -118,13 +117,6 @@ def _address(text: str) -> tuple[str, int]:
     if not host.strip("[]") or not port.isdecimal():
         raise ValueError("its host cannot be understood")
     return host.strip("[]"), int(port)
-
-
-def _pattern(text: str) -> re.Pattern[str]:
-    try:
-        return re.compile(text)
-    except re.error as error:
-        raise ValueError(f"its username is not a regular expression: {error}") from None
 
 
 def _keys(text: str) -> Iterator[bytes]:

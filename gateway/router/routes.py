@@ -61,7 +61,7 @@ class Routes:
         by_name: dict[str, tuple[float, Route | None]] = {}
         by_pattern: list[tuple[float, Route]] = []
         for place, (username, route) in enumerate(named):
-            if route and route.pattern:
+            if route and route.match.pattern:
                 by_pattern.append((place, route))
             else:
                 by_name.setdefault(username, (place, route))

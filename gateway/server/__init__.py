@@ -92,12 +92,9 @@ def require_fit(settings: Settings) -> None:
 
 
 def _try(settings: Settings) -> None:
-    from gateway.app import create_app
-    from gateway.repositories.docker.client import Docker
-    from gateway.repositories.sql import owner, schema
+    from gateway.app import create_app, require_own_database
 
-    schema.require_current(settings.db)
-    owner.require_own(settings.db, lambda: Docker().engine_id)
+    require_own_database(settings)
     create_app(settings)
 
 

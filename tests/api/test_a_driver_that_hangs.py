@@ -12,10 +12,10 @@ from gateway.domain.mig import Placement
 from gateway.errors import DriverUnavailable
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.nvml.time_limit import TimeLimitedGpus
-from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.driver import simulated_driver
+from tests.fakes.faults import Faults
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 LIMIT, HANGS = 0.8, 2.0  # seconds: a thread in a C call knows no other clock

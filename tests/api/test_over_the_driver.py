@@ -13,11 +13,11 @@ from gateway import failpoints
 from gateway.domain.mig import Placement
 from gateway.domain.observation import State
 from gateway.repositories.nvml.gpus import Gpus
-from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.client import Answer
 from tests.conftest import NOTHING, Bench, make_bench
 from tests.fakes.driver import simulated_driver
+from tests.fakes.faults import Faults
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 

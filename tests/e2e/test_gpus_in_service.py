@@ -15,9 +15,9 @@ import requests
 
 from gateway.domain.mig import Placement
 from gateway.repositories.nvml.gpus import Gpus
-from gateway.simulation.faults import Faults
 from tests import own
 from tests.fakes.driver import simulated_driver
+from tests.fakes.faults import Faults
 from tests.whole_gateway import Gateway, eventually, running, take_network_away
 
 SECOND_NETWORK, SECOND_SUBNET = own.name("second"), own.subnet(214)

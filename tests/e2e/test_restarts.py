@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from gateway.simulation.faults import Faults
 from gateway.simulation.store import Store
 from tests import own
+from tests.fakes.faults import Faults
 from tests.own_docker import OwnDocker, own_docker
 from tests.soak import agreement
 from tests.warm import own_warm

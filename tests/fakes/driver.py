@@ -7,8 +7,8 @@ from pathlib import Path
 import pynvml
 
 from gateway import simulation
-from gateway.simulation.faults import Faults
 from gateway.simulation.store import Store
+from tests.fakes.faults import Faults
 
 
 @contextmanager

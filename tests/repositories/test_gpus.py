@@ -26,9 +26,9 @@ from gateway.domain.placement import Occupied, available
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy, UnknownProfile
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.catalogue import KINDS
-from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.fakes.driver import simulated_driver, unload
+from tests.fakes.faults import Faults
 from tests.fakes.gpus import FakeGpus, free_placements
 from tests.paths import REPOSITORY
 

@@ -19,8 +19,8 @@ import requests
 
 from gateway import failpoints
 from gateway.domain.ssh_keys import make_pair
-from gateway.simulation.faults import Faults
 from tests import own
+from tests.fakes.faults import Faults
 from tests.own_docker import OwnDocker
 from tests.soak import agreement
 from tests.soak.churn import FAULTS

@@ -22,10 +22,10 @@ from gateway.domain.mig import Instance
 from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, PipesUnavailable
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.sql import schema
-from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, make_bench
 from tests.fakes.driver import simulated_driver
+from tests.fakes.faults import Faults
 
 GPUS = "2xA100-40GB,1xA30,1xRTX-PRO-6000"
 USERS = [f"user{number}" for number in range(40)]

@@ -17,8 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from gateway.errors import GatewayError
-from gateway.simulation.faults import Faults
 from gateway.simulation.store import Store
+from tests.fakes.faults import Faults
 from tests.own_docker import OwnDocker, own_docker
 from tests.soak import agreement
 from tests.soak.acts import ACTS, Ground

@@ -19,10 +19,10 @@ import pytest
 from gateway import simulation
 from gateway.errors import StartRefused
 from gateway.simulation.catalogue import KINDS, parse_spec
-from gateway.simulation.faults import Faults
 from gateway.simulation.machine import Fault
 from gateway.simulation.store import Store
 from tests.fakes.driver import simulated_driver, unload
+from tests.fakes.faults import Faults
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 
