@@ -15,7 +15,7 @@ up: host venv  ## Install, build and start a gateway on this machine, and open a
 down:  ## Remove this gateway, except the workspaces and the database
 	@docker/down
 
-check: lint types  ## Run linters, type checks, unit and API tests; needs neither root nor Docker
+check: lint types  ## Run linters, type checks, unit and API tests, as root, without Docker
 	$(BIN)/pytest $(IN_PARALLEL) tests/unit tests/api $(PYTEST)
 
 test: tools images lint types  ## Run everything: linters, type checks, import contract, all tests
