@@ -34,7 +34,7 @@ DELETE = (
     "after-session-files-remove",
 )
 EXTEND = ("after-extend-commit", "after-lease-files-write")
-WARN = ("after-warning-told", "after-warning-commit")
+WARN = ("after-warning-shown", "after-warning-commit")
 PLACES = CREATE + DELETE + EXTEND + WARN
 ACTIONS = ("kill", "error")
 

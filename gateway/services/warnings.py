@@ -46,7 +46,7 @@ class Warnings:
         if row is None or not self._is_due(row, due):
             return
         detail = self._act(row, due)
-        reach("after-warning-told")
+        reach("after-warning-shown")
         with self.database.begin() as rows:
             row = rows.get(session.id)
             if row is None or not self._is_due(row, due):

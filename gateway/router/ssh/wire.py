@@ -36,7 +36,7 @@ NO_MORE_AUTH_METHODS = 14
 class SshError(Exception):
     """The connection cannot go on. `reason` is one of a few sentences, `detail` what it is about.
 
-    `code` is that of the disconnect. What the other side sent stands in `detail` alone.
+    `code` is the code of the disconnect. `detail` alone holds text that the peer sent.
     """
 
     def __init__(self, reason: str, detail: object = "", code: int = PROTOCOL_ERROR) -> None:
