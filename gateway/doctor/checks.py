@@ -83,10 +83,15 @@ def _leader(leadership: Leadership) -> str:
 
 
 def _permissions(settings: Settings) -> str:
-    problems = list(_permission_problems(settings))
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-        raise Unavailable(f"{problems[0]}{more}")
+    return _ok_unless(_permission_problems(settings))
+
+
+def _ok_unless(problems: Iterator[str]) -> str:
+    """Raise `Unavailable` with the first problem and the number of the others."""
+    found = list(problems)
+    if found:
+        more = f" (and {len(found) - 1} more)" if found[1:] else ""
+        raise Unavailable(f"{found[0]}{more}")
     return "ok"
 
 
@@ -113,11 +118,7 @@ def _permission_problems(settings: Settings) -> Iterator[str]:
 
 
 def _uids(parts: Parts) -> str:
-    problems = list(_uid_problems(parts))
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if problems[1:] else ""
-        raise Unavailable(f"{problems[0]}{more}")
-    return "ok"
+    return _ok_unless(_uid_problems(parts))
 
 
 def _uid_problems(parts: Parts) -> Iterator[str]:

@@ -1,7 +1,7 @@
 """Makes a new or restored database agree with the sessions and workspaces on the host, before it is used."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -9,6 +9,7 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.lease import MINUTE
 from gateway.domain.models import Event, Reason, Session
+from gateway.domain.pipe import Pipe
 from gateway.domain.recovery import Survivor, foreign_sessions, row_of
 from gateway.errors import GatewayError, StartRefused
 from gateway.services.ports import Database, Host, Pipes, Rows
@@ -78,18 +79,19 @@ class Recovery:
 
     def recover(self) -> Recovered:
         """Take the users' uids from their workspaces, and add the rows of running sessions again."""
-        owners, conflicts = self._adopt_owners()
-        ended = self._end_vanished()
-        adopted, lost = self._adopt_sessions()
+        owners, conflicts = self._adopt_owners(self.host.workspace_owners())
+        survivors = self.host.survivors()
+        ended = self._end_vanished({survivor.session_id for survivor in survivors})
+        adopted, lost = self._adopt_sessions(survivors, self.pipes.list())
         return Recovered(owners, conflicts, adopted, lost, ended)
 
-    def _adopt_owners(self) -> tuple[list[str], list[str]]:
+    def _adopt_owners(self, workspace_owners: Mapping[str, int]) -> tuple[list[str], list[str]]:
         """The owner of a workspace decides its user's uid. With a wrong uid a user could not read the
         workspace, or could read another user's."""
         owners, conflicts = [], []
         with self.database.begin() as rows:
             uids = dict(rows.uids())
-            for user_id, uid in sorted(self.host.workspace_owners().items()):
+            for user_id, uid in sorted(workspace_owners.items()):
                 holder = next((other for other, other_uid in uids.items() if other_uid == uid), None)
                 if holder == user_id:
                     continue
@@ -101,10 +103,9 @@ class Recovery:
                 owners.append(user_id)
         return owners, conflicts
 
-    def _end_vanished(self) -> list[str]:
+    def _end_vanished(self, running: Collection[str]) -> list[str]:
         """End the rows of sessions that ended after the backup. Their slices may belong to others now, so
         only the rows are removed."""
-        running = {survivor.session_id for survivor in self.host.survivors()}
         with self.database.begin() as rows:
             vanished = [session for session in rows.list() if session.id not in running]
             for session in vanished:
@@ -114,11 +115,13 @@ class Recovery:
                 rows.record(Event.of(self.clock().wall, Action.ENDED, detail, session=session))
         return [session.user_id for session in vanished]
 
-    def _adopt_sessions(self) -> tuple[list[str], list[str]]:
-        pipes = {pipe.session_id: pipe for pipe in self.pipes.list()}
+    def _adopt_sessions(
+        self, survivors: Sequence[Survivor], published: Sequence[Pipe]
+    ) -> tuple[list[str], list[str]]:
+        pipes = {pipe.session_id: pipe for pipe in published}
         adopted, lost = [], []
         with self.database.begin() as rows:
-            for survivor in self.host.survivors():
+            for survivor in survivors:
                 if known := rows.get(survivor.session_id):
                     _extend(known, survivor)
                     continue
