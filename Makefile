@@ -3,6 +3,9 @@ BIN := .venv/bin
 # The tests use real Docker, iptables and files of other users.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SSHPIPERD,SSHPIPER_YAML)
 
+# The tests give workspaces to their users. For an ordinary user, fakeroot plays root's part.
+AS_IF_ROOT := $(if $(filter 0,$(shell id -u)),,fakeroot)
+
 # One process for each core. The tests of a module run in one process, because they share slow fixtures.
 IN_PARALLEL := --numprocesses auto --dist loadscope
 
@@ -15,8 +18,8 @@ up: host venv  ## Install, build and start a gateway on this machine, and open a
 down:  ## Remove this gateway, except the workspaces and the database
 	@docker/down
 
-check: lint types  ## Run linters, type checks, unit and API tests, as root, without Docker
-	$(BIN)/pytest $(IN_PARALLEL) tests/unit tests/api $(PYTEST)
+check: lint types  ## Run linters, type checks, unit and API tests; needs neither root nor Docker
+	$(AS_IF_ROOT) $(BIN)/pytest $(IN_PARALLEL) tests/unit tests/api $(PYTEST)
 
 test: tools images lint types  ## Run everything: linters, type checks, import contract, all tests
 	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) $(PYTEST)

@@ -1,7 +1,6 @@
 """A PostgreSQL server of the tests' own: on a unix socket in a directory of its own, without TCP."""
 
 import os
-import pwd
 import shutil
 import signal
 import subprocess
@@ -14,6 +13,8 @@ from urllib.parse import quote
 import psycopg
 
 PASSWORD = "s3cr3t/@word"
+_ACCOUNT = "postgres"
+_IS_ROOT = os.geteuid() == 0 and "FAKEROOTKEY" not in os.environ  # fakeroot only pretends, by LD_PRELOAD
 
 
 def programs() -> Path:
@@ -28,11 +29,11 @@ class PostgresServer:
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-postgresql-"))
-        self._user = "postgres" if os.geteuid() == 0 else pwd.getpwuid(os.geteuid()).pw_name
         password = self.directory / "password"
         password.write_text(PASSWORD)
-        for path in (self.directory, password):
-            shutil.chown(path, self._user)
+        if _IS_ROOT:
+            for path in (self.directory, password):
+                shutil.chown(path, _ACCOUNT)
         command: list[str | Path] = [
             programs() / "initdb",
             "--username=gateway",
@@ -96,5 +97,5 @@ class PostgresServer:
 
     def _as_user(self, *command: str | Path) -> list[str | Path]:
         """It ends with the tests, however they end."""
-        switch = ["--reuid", self._user, "--regid", self._user, "--clear-groups"] if os.geteuid() == 0 else []
-        return ["setpriv", "--pdeathsig", "INT", *switch, *command]
+        switch = ["--reuid", _ACCOUNT, "--regid", _ACCOUNT, "--clear-groups"] if _IS_ROOT else []
+        return ["env", "--unset=LD_PRELOAD", "setpriv", "--pdeathsig", "INT", *switch, *command]
