@@ -218,7 +218,7 @@ def take_away(gateway: Gateway) -> None:
     for name in list(gateway.processes):
         gateway.kill(name)
     docker = Docker().client
-    for container in docker.containers.list(all=True, filters={"label": labels.SESSION}):
+    for container in docker.containers.list(all=True, ignore_removed=True, filters={"label": labels.SESSION}):
         if any(mount["Source"].startswith(str(gateway.directory)) for mount in container.attrs["Mounts"]):
             container.remove(force=True)
 
@@ -226,7 +226,9 @@ def take_away(gateway: Gateway) -> None:
 def take_network_away(name: str, subnet: str) -> None:
     """With what a killed run has left on it: nobody else has a network of this name."""
     docker = Docker()
-    for container in docker.client.containers.list(all=True, filters={"label": f"{labels.NETWORK}={name}"}):
+    for container in docker.client.containers.list(
+        all=True, ignore_removed=True, filters={"label": f"{labels.NETWORK}={name}"}
+    ):
         container.remove(force=True)
     Egress(docker, name, subnet, (), Path("/nowhere")).remove()
     Worknet(docker, name, subnet).remove()

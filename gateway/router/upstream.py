@@ -15,6 +15,7 @@ from gateway.router.ssh.wire import SshError
 
 CONNECT_SECONDS = 10
 _PROBE_SECONDS = 1
+_SECOND_PROBE_SECONDS = 0.5
 
 FULL = "the gateway has no capacity for another connection; try again later"
 _DAMAGED = "the route to the session is damaged; ask the administrator"
@@ -111,11 +112,30 @@ def _explanation_of_os_error(error: OSError) -> str:
 
 
 async def explanation_of_the_end(upstream: Upstream) -> str:
-    """Why a connection to a session's sshd ended, by trying whether the sshd is still there."""
+    """Say why a connection to a session's sshd ended: connect again, and see whether the sshd still answers.
+
+    While an sshd is being killed, the kernel still accepts connections for it, but nothing greets. An sshd
+    that has no processes left does not greet either, but its port stays open. A second connection tells the
+    two apart.
+    """
+    for pause in (0.0, _SECOND_PROBE_SECONDS):
+        await asyncio.sleep(pause)
+        try:
+            if await _greets(upstream):
+                break
+        except (OSError, TimeoutError):
+            return "the session has ended"
+    return "the session closed the connection"
+
+
+async def _greets(upstream: Upstream) -> bool:
+    """Whether an sshd sends its version. Raises OSError or TimeoutError if nothing accepts the connection."""
+    async with asyncio.timeout(_PROBE_SECONDS):
+        reader, writer = await asyncio.open_connection(upstream.host, upstream.port)
     try:
         async with asyncio.timeout(_PROBE_SECONDS):
-            _, writer = await asyncio.open_connection(upstream.host, upstream.port)
-        writer.close()
+            return await reader.read(4) == b"SSH-"
     except (OSError, TimeoutError):
-        return "the session has ended"
-    return "the session closed the connection"
+        return False
+    finally:
+        writer.close()

@@ -49,7 +49,7 @@ def test_the_workspace_image_is_fit_and_nothing_of_the_check_is_left() -> None:
     assert {verdict for verdict, _ in findings.values()} == {"ok"}
     docker = Docker().client
     assert not [network for network in docker.networks.list() if "image-check" in str(network.name)]
-    assert not docker.containers.list(all=True, filters={"name": "image-check"})
+    assert not docker.containers.list(all=True, ignore_removed=True, filters={"name": "image-check"})
 
 
 def test_an_image_that_is_missing_is_an_error_in_one_line() -> None:

@@ -71,4 +71,6 @@ def test_when_the_way_outside_is_closed_again_nothing_of_it_is_left(gateway: Gat
     gateway.kill("serve")
     gateway.serve()
     assert requests.get(f"{gateway.url}/readyz", timeout=30).json()["parts"]["egress"] == "ok: none"
-    assert Docker().client.containers.list(all=True, filters={"name": f"^{EGRESS}$"}) == []
+    assert (
+        Docker().client.containers.list(all=True, ignore_removed=True, filters={"name": f"^{EGRESS}$"}) == []
+    )
