@@ -62,7 +62,7 @@ class Pipe:
 
     def __post_init__(self) -> None:
         checks = (
-            (_matches(_SESSION_ID, self.session_id), "session id"),
+            (is_session_id(self.session_id), "session id"),
             (_matches(_USERNAME, self.username), "user name"),
             (self.public_keys and all(map(_is_public_key, self.public_keys)), "list of public keys"),
             (_matches(_HOST, self.host), "host"),
@@ -106,6 +106,10 @@ class Pipe:
                 "known_hosts_data": _encoded(f"{known_host} {self.host_key}\n"),
             },
         }
+
+
+def is_session_id(text: object) -> bool:
+    return _matches(_SESSION_ID, text)
 
 
 def _matches(pattern: re.Pattern[str], text: object) -> bool:

@@ -15,13 +15,17 @@ def is_full(error: OSError) -> bool:
 
 @contextmanager
 def replacing(
-    path: Path, mode: int, draft: Path | None = None, ready: Callable[[], None] = lambda: None
+    path: Path,
+    mode: int,
+    draft: Path | None = None,
+    ready: Callable[[], None] = lambda: None,
+    like: Path | None = None,
 ) -> Iterator[IO[bytes]]:
     """Write a new file that takes the place of `path` when the block ends without an error.
 
     Readers see the old file or the new one. The new file is on the disk before it gets the name, with `mode`
-    and the owner of the file that it replaces. Until then its path is `draft`, in the same directory. `ready`
-    is called when the new file is on the disk; if it raises, nothing is replaced.
+    and the owner of the file that it replaces, or of `like`. Until then its path is `draft`, in the same
+    directory. `ready` is called when the new file is on the disk; if it raises, nothing is replaced.
     """
     draft = draft or path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)  # a killed process left it
@@ -30,7 +34,7 @@ def replacing(
         with open(descriptor, "wb", buffering=1 << 20) as file:
             os.fchmod(descriptor, mode)
             with suppress(FileNotFoundError):
-                owner = path.lstat()
+                owner = (like or path).lstat()
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
             yield file
             file.flush()
