@@ -31,6 +31,7 @@ from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
+from gateway.repositories.files.notices import NoticeFiles as NoticesOnDisk
 from gateway.repositories.files.pipes import Pipes as PipesOnDisk
 from gateway.repositories.files.session_contents import EgressProxy
 from gateway.repositories.files.session_files import HostSessionFiles
@@ -47,9 +48,10 @@ from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
 from gateway.services.leases import Leases
+from gateway.services.login_notices import LoginNotices
 from gateway.services.messages import Messages
 from gateway.services.notices import Notices
-from gateway.services.ports import Database, Host, Leadership, Pipes
+from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.recovery import Recovery
 from gateway.services.routing import Routing
@@ -70,6 +72,7 @@ class Parts:
     database: Database
     host: Host
     pipes: Pipes
+    notices: NoticeFiles
     clock: Clock = clock.read
 
 
@@ -80,6 +83,7 @@ class Gateway:
     flask: Flask
     sessions: Sessions
     leases: Leases
+    login_notices: LoginNotices
     warnings: Warnings
     reconciler: Reconciler
     disk_use: DiskUse
@@ -136,13 +140,15 @@ def _require_protection(settings: Settings, tokens: Tokens) -> None:
 def assemble(settings: Settings, parts: Parts) -> Gateway:
     """Build the gateway from its parts. Starts no thread."""
     database, host, pipes, clock = parts.database, parts.host, parts.pipes, parts.clock
-    closing = Closing(database, host, pipes, clock)
+    words, notice_days = Words(settings.timezone, settings.contact), timedelta(days=settings.notice_days)
+    login_notices = LoginNotices(database, parts.notices, words, notice_days, clock)
+    closing = Closing(database, host, pipes, login_notices, clock)
     routing = Routing(database, host, pipes)
     limit = LeaseLimit(timedelta(minutes=settings.max_lease_minutes))
     quota = WorkspaceQuota(host, settings.workspace_quota_bytes)
-    notices = Notices(database, host, limit, Words(settings.timezone), quota)
+    notices = Notices(database, host, limit, words, quota, notice_days)
     disk_use = DiskUse(database, host, notices, quota, clock)
-    sessions = Sessions(database, host, pipes, closing, routing, quota, notices, clock)
+    sessions = Sessions(database, host, pipes, closing, routing, quota, notices, settings.image, clock)
     leases = Leases(database, notices, limit, clock)
     history = timedelta(days=settings.history_days)
     reconciler = Reconciler(database, host, closing, routing, notices, history, clock)
@@ -154,7 +160,7 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
-    gateway = Gateway(flask, sessions, leases, warnings, reconciler, disk_use, reaper)
+    gateway = Gateway(flask, sessions, leases, login_notices, warnings, reconciler, disk_use, reaper)
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
     return gateway
@@ -169,7 +175,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         gateway.sessions,
         gateway.leases,
         messages=Messages(database, parts.host, gateway.disk_use.notices, clock),
-        user_keys=UserKeys(database, routing, Uids(database, parts.host), clock),
+        user_keys=UserKeys(database, routing, Uids(database, parts.host), gateway.login_notices, clock),
         gpus=GpuInventory(database, parts.host, MigPolicy(settings.mig_policy), clock),
         audit_log=audit_log,
         checks=readiness.checks(database, parts.host, parts.pipes, quota, last_tick),
@@ -225,7 +231,7 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,
     )
-    return Parts(database, host, PipesOnDisk(settings.piper_config))
+    return Parts(database, host, PipesOnDisk(settings.piper_config), NoticesOnDisk(settings.piper_config))
 
 
 def _require_free_subnet(settings: Settings) -> None:

@@ -124,10 +124,14 @@ class SessionNotFound(GatewayError):
 
 
 class SessionEnded(GatewayError):
-    def __init__(self, session_id: str, reason: str, ended_at: datetime) -> None:
-        super().__init__(f"Session {session_id} has ended ({reason}). POST /sessions creates a new one.")
+    """`note` are the words of the caller who deleted the session."""
+
+    def __init__(self, session_id: str, reason: str, ended_at: datetime, note: str | None = None) -> None:
+        cause = f"{reason}: {note}" if note else reason
+        super().__init__(f"Session {session_id} has ended ({cause}). POST /sessions creates a new one.")
         self.reason = reason
         self.ended_at = ended_at
+        self.note = note
 
 
 class LeaseMoved(GatewayError):

@@ -26,6 +26,7 @@ CREATE = (
 )
 DELETE = (
     "after-closing-commit",
+    "after-notice-write",
     "after-pipe-remove",
     "after-container-remove",
     "after-compute-instance-destroy",

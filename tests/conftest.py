@@ -34,6 +34,7 @@ from gateway.settings import Settings
 from tests.client import ApiClient
 from tests.fakes.containers import FakeContainers, FakeEgress, FakeNetwork
 from tests.fakes.gpus import FakeGpus
+from tests.fakes.notices import FakeNotices
 from tests.fakes.pipes import FakePipes
 from tests.postgresql import PostgresServer
 
@@ -95,6 +96,7 @@ class Bench:
     network: FakeNetwork
     egress: FakeEgress
     pipes: FakePipes
+    notices: FakeNotices
     clock: Clock
     host: LocalHost
     gateway: Gateway
@@ -197,7 +199,7 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
     if settings.db.path and not settings.db.path.exists():
         shutil.copy(empty_database, settings.db.path)
     database, containers = SqlDatabase(settings.db), FakeContainers()
-    network, egress, pipes = FakeNetwork(), FakeEgress(), FakePipes()
+    network, egress, pipes, notices = FakeNetwork(), FakeEgress(), FakePipes(), FakeNotices()
     clock = Clock(datetime.now(UTC).replace(microsecond=0))
     host = LocalHost(
         gpus=gpus,
@@ -210,8 +212,8 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,
     )
-    gateway = assemble(settings, Parts(database, host, pipes, clock))
-    return Bench(settings, database, gpus, containers, network, egress, pipes, clock, host, gateway)
+    gateway = assemble(settings, Parts(database, host, pipes, notices, clock))
+    return Bench(settings, database, gpus, containers, network, egress, pipes, notices, clock, host, gateway)
 
 
 BenchMaker = Callable[..., Bench]

@@ -12,7 +12,7 @@ from flask import Flask, g, request
 
 from gateway.api.failures import Failures
 from gateway.domain import permissions
-from gateway.domain.audit import GATEWAY, actor
+from gateway.domain.audit import ANONYMOUS, GATEWAY, actor
 from gateway.domain.clock import Clock
 from gateway.domain.permissions import Caller, Role, Scope
 from gateway.errors import Forbidden, GatewayError, TooManyChanges, TooManyFailures, Unauthenticated
@@ -32,7 +32,7 @@ def register(app: Flask, tokens: Tokens, audit_log: AuditLog, clock: Clock) -> N
     @app.before_request
     def authorise() -> None:
         g.denials, endpoint = denials, request.endpoint or ""
-        actor.set(f"anonymous@{_peer()}")
+        actor.set(f"{ANONYMOUS}{_peer()}")
         if permissions.scope(Role.NOBODY, endpoint) is Scope.ALL:
             return
         caller = _identify(tokens)

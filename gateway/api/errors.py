@@ -94,7 +94,7 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
             latest_end = error.latest_end
             return {"rule": error.rule, "max_expires_at": utc(latest_end) if latest_end else None}
         case errors.SessionEnded():
-            return {"reason": error.reason, "ended_at": utc(error.ended_at)}
+            return {"reason": error.reason, "ended_at": utc(error.ended_at), "note": error.note}
         case errors.NoCapacity(retry_at=datetime() as retry_at):
             return {"retry_at": utc(retry_at)}
     return {}

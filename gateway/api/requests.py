@@ -163,6 +163,12 @@ class MessageRequest(Schema):
     text = fields.String(required=True, validate=[validate.Length(max=500), _text])
 
 
+class EndRequest(Schema):
+    """Optional body of `DELETE /sessions/{id}`. The user reads the note."""
+
+    note = fields.String(load_default="", validate=[validate.Length(max=500), _text])
+
+
 class CordonRequest(Schema):
     """Optional body of `PUT /gpus/{index}/cordon`."""
 

@@ -38,6 +38,8 @@ class SessionResponse(ResponseSchema):
     max_expires_at = UtcTime(allow_none=True)
     opened_at = UtcTime(allow_none=True)
     extended_minutes = fields.Integer()
+    image = fields.String(allow_none=True)
+    note = fields.String(allow_none=True)
     ssh_user = fields.String()
     ssh_host = fields.String()
     ssh_port = fields.Integer()

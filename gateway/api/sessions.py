@@ -7,7 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user, require_operator, require_own
 from gateway.api.endpoints import Fields, describes
-from gateway.api.requests import ExtensionRequest, KeysRequest, MessageRequest, SessionRequest
+from gateway.api.requests import EndRequest, ExtensionRequest, KeysRequest, MessageRequest, SessionRequest
 from gateway.api.responses import (
     KeysResponse,
     MessageResponse,
@@ -84,12 +84,12 @@ def replace_keys(given: Fields, session_id: str) -> ResponseReturnValue:
 
 
 @routes.delete("/<session_id>")
-@describes({204: None, 202: SessionResponse}, problems=(404, 410, 507))
-def delete(session_id: str) -> ResponseReturnValue:
+@describes({204: None, 202: SessionResponse}, optional_body=EndRequest, problems=(404, 410, 422, 507))
+def delete(given: Fields, session_id: str) -> ResponseReturnValue:
     """Close a session: 204 when everything is removed, 202 if the gateway must repeat a step."""
     sessions = services().sessions
     sessions.get(session_id, own_user())
-    if sessions.close(session_id):
+    if sessions.close(session_id, note=given["note"]):
         return "", 204
     return _shown(sessions.get(session_id)), 202
 

@@ -72,6 +72,7 @@ class Reconciler:
             _attempt("an orphan could not be removed", partial(self._remove_orphan, session_id))
         _attempt("the routes could not be published", self.routing.settle)
         _attempt("the files of sessions could not be compared", self.notices.settle)
+        _attempt("the notices of users could not be compared", self.closing.login_notices.settle)
 
     def plan(self) -> tuple[Sequence[Session], Plan]:
         """Return the live sessions, and what must be done about them and about leftovers.

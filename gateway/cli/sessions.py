@@ -84,14 +84,15 @@ def extend(
 @client_options
 @whose_argument
 @click.option("--yes", is_flag=True, help="End the session without confirmation.")
-def end(client: Client, whose: str, yes: bool) -> None:
+@click.option("--note", default="", metavar="TEXT", help="Tell the user why, such as 'driver update'.")
+def end(client: Client, whose: str, yes: bool, note: str) -> None:
     """End a session; the workspace of its user is kept."""
     session = find(client, whose)
     user = session["user_id"]
     if not yes:
         _confirm_end(session)
     with progress(f"Ending the session of {user}"):
-        closing = client.ask("DELETE", f"/sessions/{session['session_id']}")
+        closing = client.ask("DELETE", f"/sessions/{session['session_id']}", {"note": note})
     if closing is None:
         click.echo(f"The session of {user} has ended.")
     else:

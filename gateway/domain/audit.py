@@ -10,6 +10,7 @@ from contextvars import ContextVar
 from enum import StrEnum
 
 REAPER, GATEWAY = "reaper", "gateway"  # reserved: no token can have these names
+ANONYMOUS = "anonymous@"  # before the address of a caller without a token
 
 # A new thread starts with the default, so set the actor there again.
 actor: ContextVar[str] = ContextVar("actor", default=GATEWAY)
@@ -38,6 +39,11 @@ class Action(StrEnum):
     DENIED = "denied"
     TOKEN_CREATED = "token-created"
     TOKEN_REVOKED = "token-revoked"
+
+
+def in_session(user_id: str) -> str:
+    """The name of a user who acts from inside the user's own session. No token's name has a space."""
+    return f"{user_id} (in session)"
 
 
 @contextmanager

@@ -60,6 +60,10 @@ class Reason(StrEnum):
     OUT_OF_MEMORY = "out_of_memory"  # the kernel killed its first process
 
 
+def cause(reason: str, note: str | None) -> str:
+    return f"{reason}: {note}" if note else reason
+
+
 class KeysFrom(StrEnum):
     """The source of a session's public keys. Only `STORED` keys change with the keys stored for the user."""
 
@@ -116,6 +120,8 @@ class Session(Base):
     The last warning was given `warned_level` minutes before the end. `warned_for`, `hook_for` and
     `signalled_for` are the `lease_seconds` for which each step before the end was done. An extension makes
     the steps due again; a change of the wall clock does not. `message` is an administrator's, or None.
+    `image` is the name of the image, None if it is not known. `ended_by` is the caller who deleted the
+    session, and `note` the caller's words about it, or None.
     """
 
     __tablename__ = "sessions"
@@ -155,12 +161,16 @@ class Session(Base):
     hook_for: Mapped[int | None]
     signalled_for: Mapped[int | None]
     message: Mapped[str | None] = mapped_column(Text)
+    image: Mapped[str | None] = mapped_column(String(255))
+    ended_by: Mapped[str | None] = mapped_column(String(80))
+    note: Mapped[str | None] = mapped_column(Text)
 
     @classmethod
     def planned(
         cls,
         plan: SessionPlan,
         *,
+        image: str,
         public_keys: Sequence[str],
         keys_from: KeysFrom,
         private_key: str,
@@ -179,6 +189,7 @@ class Session(Base):
             keys_from=keys_from,
             private_key=private_key,
             host_key=request.host_key.public,
+            image=image,
         )
         if allocation:
             session._hold(allocation)
@@ -291,10 +302,12 @@ class Session(Base):
         self.disconnect_due = self.disconnect_due or (is_withdrawn and self.status != Status.PENDING)
         self.public_keys, self.keys_from = list(public_keys), keys_from
 
-    def close(self, reason: Reason) -> None:
-        """Make the session closing. Only the first reason is recorded."""
+    def close(self, reason: Reason, note: str | None = None) -> None:
+        """Make the session closing. Only the first reason is recorded. For a deletion, the present actor is
+        recorded as well."""
         if self.status != Status.CLOSING:
-            self.status, self.end_reason = Status.CLOSING, reason
+            self.status, self.end_reason, self.note = Status.CLOSING, reason, note
+            self.ended_by = actor.get() if reason == Reason.DELETED else None
 
     def forget_slice(self) -> None:
         """Record that the session certainly holds no GPU instance."""
@@ -317,11 +330,19 @@ class Session(Base):
             expires_at=self.expires_at,
             ended_at=now,
             reason=self.end_reason,
+            opened_at=self.opened_at,
+            image=self.image,
+            ended_by=self.ended_by,
+            note=self.note,
+            public_keys=[] if self.keys_from == KeysFrom.STORED else list(self.public_keys),
         )
 
 
 class EndedSession(Base):
-    """The record of a session that has ended: its user, profile, times, and the reason why it ended."""
+    """The record of a session that has ended: its user, profile, times, and the reason why it ended.
+
+    `opened_at` is None if it was never active. `public_keys` are the keys that were given or made for it;
+    empty if stored keys opened it."""
 
     __tablename__ = "ended_sessions"
 
@@ -333,6 +354,16 @@ class EndedSession(Base):
     expires_at: Mapped[datetime]
     ended_at: Mapped[datetime] = mapped_column(index=True)
     reason: Mapped[str] = mapped_column(String(16))
+    opened_at: Mapped[datetime | None]
+    image: Mapped[str | None] = mapped_column(String(255))
+    ended_by: Mapped[str | None] = mapped_column(String(80))
+    note: Mapped[str | None] = mapped_column(Text)
+    public_keys: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+
+    @property
+    def cause(self) -> str:
+        """The reason with the note, for the audit log and the API."""
+        return cause(self.reason, self.note)
 
 
 class ProfileRequest(Base):

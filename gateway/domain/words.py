@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
+from gateway.domain.audit import ANONYMOUS, in_session
 from gateway.domain.durations import in_words
 from gateway.domain.models import EndedSession, Reason
 
 _REASONS = {
-    Reason.DELETED: "it was deleted through the API",
     Reason.USER_EXIT: "its main process ended",
     Reason.FAILED: "it could not be opened, or its container was removed",
     Reason.GPU_LOST: "its GPU slice was lost, which was not your fault",
@@ -41,7 +41,18 @@ def why(ended: EndedSession) -> str:
     """Why a session ended, for its user."""
     if ended.reason == Reason.EXPIRED:
         return f"its lease was over, {in_words(ended.expires_at - ended.created_at)}"
+    if ended.reason == Reason.DELETED:
+        return f"{_who(ended)} ended it{f': {ended.note}' if ended.note else ''}"
     return _REASONS[Reason(ended.reason)]
+
+
+def _who(ended: EndedSession) -> str:
+    """A caller without a token is an administrator, because before the first token every caller is."""
+    if ended.ended_by == in_session(ended.user_id):
+        return "you"
+    if ended.ended_by is None or ended.ended_by.startswith(ANONYMOUS):
+        return "an administrator"
+    return ended.ended_by
 
 
 def one_line(text: str) -> str:
@@ -51,9 +62,10 @@ def one_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`zone` None is the host's own time zone."""
+    """`zone` None is the host's own time zone. `contact` is whom users ask for a session, if it is known."""
 
     zone: tzinfo | None = None
+    contact: str = ""
 
     def time(self, at: datetime, now: datetime) -> str:
         """`18:00 KST`; on another day `2025-01-18 18:00 KST`."""
@@ -79,6 +91,14 @@ class Words:
     def last_time(self, before: EndedSession) -> str:
         """The line of the message of the day that says why the session before this one ended."""
         return f"ended {self.date(before.ended_at)}: {why(before)}"
+
+    def ended(self, ended: EndedSession) -> str:
+        """What a user who logs in after the end gets to read."""
+        administrator = f"your administrator ({self.contact})" if self.contact else "your administrator"
+        return (
+            f"Your session ({ended.mig_profile}) ended {self.date(ended.ended_at)}: {why(ended)}.\n"
+            f"Your files are kept. For a new session, ask {administrator}."
+        )
 
     def ending(self, ends: datetime) -> str:
         """The line of the message of the day, once the end was warned of."""

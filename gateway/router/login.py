@@ -8,6 +8,7 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from gateway.domain.notice import Notice
 from gateway.router import limits
 from gateway.router.route import Route, Upstream
 from gateway.router.ssh.authentication import ServerAuthentication
@@ -15,10 +16,13 @@ from gateway.router.ssh.handshake import ServerHandshake
 from gateway.router.ssh.keys import PrivateKey
 from gateway.router.ssh.transport import Closed, Transport
 from gateway.router.ssh.wire import BY_APPLICATION, SshError
-from gateway.router.upstream import UpstreamConnection, explanation, explanation_of_the_end
+from gateway.router.upstream import ENDED, UpstreamConnection, explanation, explanation_of_the_end
 
 HANDSHAKE_SECONDS, LOGIN_SECONDS = 30, 120  # until a user is named; until the login is done
 
+_GATEWAY_SECONDS, _POLL_SECONDS = 3.0, 0.1
+
+NO_SESSION = "no session"
 _WITHDRAWN = "the way into the session was taken away"
 SESSION_ENDED = f"{_WITHDRAWN}: the session has ended"
 KEY_REMOVED = f"{_WITHDRAWN}: the key of this connection was removed from it"
@@ -34,6 +38,9 @@ class Office(Protocol):
         """The user's route as the pipe file is now."""
 
     def admits(self, route: Route, user: str, key: bytes) -> bool: ...
+
+    def notice(self, user: str) -> Notice | None:
+        """What a user without a route gets to read; None if there is nothing."""
 
     async def log_in(self, number: int, user: str) -> str | None:
         """Count a login, or return why there must not be another."""
@@ -51,6 +58,7 @@ class Login:
         self._office = office
         self._key = b""
         self._route: Route | None = None
+        self._notice: Notice | None = None  # of a user without a route
         self._upstream: UpstreamConnection | None = None
         self._task: asyncio.Task[None] | None = None
         self._is_joined = False
@@ -84,10 +92,17 @@ class Login:
             return None
         route = self._office.find(self.user)
         if route is None:
-            return SESSION_ENDED
+            return self._reason_of_the_end()
         if not self._office.admits(route, self.user, self._key):
             return KEY_REMOVED
         return None if _upstream(route, self.user) == self._upstream.upstream else SESSION_REPLACED
+
+    def _reason_of_the_end(self) -> str:
+        """The first sentence of the notice about this session, or what is true of every end."""
+        notice = self._office.notice(self.user)
+        if notice is None or self._route is None or notice.session_id != self._route.session_id:
+            return SESSION_ENDED
+        return notice.lines[0]
 
     # What the transport calls.
 
@@ -129,8 +144,11 @@ class Login:
         self.transport.close(SshError("the login took too long", code=BY_APPLICATION))
 
     def _admits(self, user: str, key: bytes) -> bool:
-        self._route = self._office.find(user)
-        return self._route is not None and self._office.admits(self._route, user, key)
+        self._route, self._notice = self._office.find(user), None
+        if self._route:
+            return self._office.admits(self._route, user, key)
+        self._notice = self._office.notice(user)
+        return self._notice is not None and self._notice.admits(key)
 
     def _accepted(self, user: str, key: bytes) -> None:
         self._timer.cancel()
@@ -138,11 +156,18 @@ class Login:
         self._task = asyncio.get_running_loop().create_task(self._open(user))
 
     async def _open(self, user: str) -> None:
-        assert self._route is not None  # `_admits` was asked with this key just now
+        """Go on with what `_admits` has found for this key just now."""
         refusal = await self._office.log_in(self.number, user)
         if refusal:
             self.end(refusal)
-            return
+        elif self._notice:
+            self._authentication.show("".join(f"  {line}\n" for line in self._notice.lines))
+            self.end(NO_SESSION)
+        else:
+            await self._connect(user)
+
+    async def _connect(self, user: str) -> None:
+        assert self._route is not None
         try:
             self._upstream = UpstreamConnection(self._route.upstream(user), self._upstream_ended)
             await self._upstream.open(self._join)
@@ -167,7 +192,17 @@ class Login:
         reason = self.lost_route()
         if reason is None and error.detail:
             reason = f"the session closed the connection: {error.detail}"
-        self.end(reason or await explanation_of_the_end(self._upstream.upstream))
+        self.end(reason or await self._explanation(self._upstream.upstream))
+
+    async def _explanation(self, upstream: Upstream) -> str:
+        """If the session has ended by itself, wait a moment for the gateway, which finds out why."""
+        explanation = await explanation_of_the_end(upstream)
+        deadline = asyncio.get_running_loop().time() + _GATEWAY_SECONDS
+        while explanation == ENDED and asyncio.get_running_loop().time() < deadline:
+            if reason := self.lost_route():
+                return reason
+            await asyncio.sleep(_POLL_SECONDS)
+        return explanation
 
     def _failure(self, error: SshError) -> tuple[str, str, float]:
         """Reason and detail of a login that failed, and how much it counts against its address."""

@@ -17,6 +17,7 @@ CONNECT_SECONDS = 10
 _PROBE_SECONDS = 1
 _SECOND_PROBE_SECONDS = 0.5
 
+ENDED = "the session has ended"
 FULL = "the gateway has no capacity for another connection; try again later"
 _DAMAGED = "the route to the session is damaged; ask the administrator"
 _NO_ROOM = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL, errno.EAGAIN}
@@ -124,7 +125,7 @@ async def explanation_of_the_end(upstream: Upstream) -> str:
             if await _greets(upstream):
                 break
         except (OSError, TimeoutError):
-            return "the session has ended"
+            return ENDED
     return "the session closed the connection"
 
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gateway.router import journal
+from gateway.domain.notice import Notice
+from gateway.router import journal, notices
 from gateway.router.channel import Channel, Message
 from gateway.router.login import Login
 from gateway.router.route import Route
@@ -31,6 +32,7 @@ class Worker:
     def __init__(self, channel: Channel, piper_config: Path, host_keys: Mapping[str, PrivateKey]) -> None:
         self.host_keys = host_keys
         self._channel = channel
+        self._piper_config = piper_config
         self._routes = Routes(piper_config, report=_ignore)
         self._logins: dict[int, Login] = {}
         self._verdicts: dict[int, asyncio.Future[str | None]] = {}
@@ -56,6 +58,13 @@ class Worker:
         except (OSError, ValueError) as error:
             self._send({"event": "fault", "user_id": user, "error": str(error)})
             return False
+
+    def notice(self, user: str) -> Notice | None:
+        try:
+            return notices.find(self._piper_config, user)
+        except (OSError, ValueError) as error:
+            self._send({"event": "fault", "user_id": user, "error": str(error)})
+            return None
 
     async def log_in(self, number: int, user: str) -> str | None:
         verdict: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()

@@ -9,9 +9,10 @@ from functools import partial
 
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
-from gateway.domain.models import Event, Reason, Session, Status
+from gateway.domain.models import Event, Reason, Session, Status, cause
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.failpoints import reach
+from gateway.services.login_notices import LoginNotices
 from gateway.services.ports import Database, Host, Pipes, Rows
 
 log = logging.getLogger(__name__)
@@ -22,9 +23,10 @@ class Closing:
     database: Database
     host: Host
     pipes: Pipes
+    login_notices: LoginNotices
     clock: Clock
 
-    def close(self, session_id: str, reason: Reason) -> bool:
+    def close(self, session_id: str, reason: Reason, note: str | None = None) -> bool:
         """Close a live session. Return True when all of its parts are removed.
 
         False leaves the session `closing`: the reconciler tries again, or the process that still opens the
@@ -33,7 +35,7 @@ class Closing:
         """
         with self.database.begin() as rows:
             session = rows.live(session_id)
-            self.begin(rows, session, reason)
+            self.begin(rows, session, reason, note)
         return self._finish_begun(session)
 
     def expire(self, session_id: str) -> bool:
@@ -45,26 +47,30 @@ class Closing:
             self.begin(rows, session, Reason.EXPIRED)
         return self._finish_begun(session)
 
-    def begin(self, rows: Rows, session: Session, reason: Reason) -> None:
-        """Record that the session closes. After the commit it cannot become active again."""
+    def begin(self, rows: Rows, session: Session, reason: Reason, note: str | None = None) -> None:
+        """Record that the session closes. After the commit it cannot become active again. `note` are the
+        words of the caller who closes it."""
         if session.status != Status.CLOSING:
-            session.close(reason)
-            rows.record(Event.of(self.clock().wall, Action.CLOSING, reason, session=session))
+            session.close(reason, note)
+            rows.record(Event.of(self.clock().wall, Action.CLOSING, cause(reason, note), session=session))
 
     def finish(self, session: Session) -> bool:
         """Remove the parts of a closing session. Return True when all are removed, or did not exist.
 
-        The route goes first, so that no new login reaches the closing session. If the route cannot be
+        The notice that says why comes first, so that it is there when the route goes. The route goes before
+        the container, so that no new login reaches the closing session. If the route cannot be
         removed, the container and the slice are still removed. The row then stays, so that no other session
         gets the address.
         """
         try:
+            self.login_notices.attempt(session.user_id)
+            reach("after-notice-write")
             with _failing_last(partial(self._remove_pipe, session.id)):
                 self.host.stop(session.id, session.allocation)
             with self.database.begin() as rows:
                 if row := rows.get(session.id):
-                    rows.end(row, self.clock().wall)
-                    rows.record(Event.of(self.clock().wall, Action.ENDED, str(row.end_reason), session=row))
+                    ended = rows.end(row, self.clock().wall)
+                    rows.record(Event.of(self.clock().wall, Action.ENDED, ended.cause, session=row))
             reach("after-end", DatabaseUnavailable)
             self.host.forget(session.id)
         except GatewayError as failure:

@@ -14,8 +14,6 @@ from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host, Rows
 from gateway.services.quota import WorkspaceQuota
 
-_REMEMBERED = timedelta(days=7)  # how long the reason of the last end is shown
-
 log = logging.getLogger(__name__)
 
 
@@ -26,6 +24,7 @@ class Notices:
     limit: LeaseLimit
     words: Words
     quota: WorkspaceQuota
+    last_time_for: timedelta  # how long the reason of the last end is shown
 
     def show(self, session_id: str) -> None:
         """Write the session's files from its present row. Raises `Unavailable`, `DiskFull`."""
@@ -69,7 +68,7 @@ class Notices:
 
     def _last_time(self, rows: Rows, session: Session) -> str | None:
         last = rows.last_ended(session.user_id)
-        if last is None or last.ended_at < session.created_at - _REMEMBERED:
+        if last is None or last.ended_at < session.created_at - self.last_time_for:
             return None
         return self.words.last_time(last)
 

@@ -16,6 +16,7 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, KeysFrom, Reason, Session, Status, User
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
+from gateway.domain.words import one_line
 from gateway.errors import (
     AddressTaken,
     DatabaseUnavailable,
@@ -87,6 +88,7 @@ class Sessions:
     routing: Routing
     quota: WorkspaceQuota
     notices: Notices
+    image: str
     clock: Clock
 
     def open(
@@ -117,9 +119,9 @@ class Sessions:
         with self.database.read() as rows:
             return [session for session in rows.list() if owner in (None, session.user_id)]
 
-    def close(self, session_id: str, reason: Reason = Reason.DELETED) -> bool:
+    def close(self, session_id: str, reason: Reason = Reason.DELETED, note: str = "") -> bool:
         """As `Closing.close`."""
-        return self.closing.close(session_id, reason)
+        return self.closing.close(session_id, reason, one_line(note) or None)
 
     def _open_somewhere(self, wanted: _Wanted) -> Opened:
         """Try other placements or addresses if the host cannot allocate the first one."""
@@ -155,6 +157,7 @@ class Sessions:
                 if not self.routing.admit(session.id):
                     raise SessionEnded(session.id, str(session.end_reason), self.clock().wall)
                 reach("after-pipe-publish")
+                self.closing.login_notices.attempt(session.user_id)
             except BaseException as error:
                 self._undo(session, error)
                 if isinstance(error, PlacementTaken) and plan.allocation:
@@ -195,7 +198,12 @@ class Sessions:
             )
             plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand(), refused)
             session = Session.planned(
-                plan, public_keys=keys.public, keys_from=keys.source, private_key=router.private, now=now
+                plan,
+                image=self.image,
+                public_keys=keys.public,
+                keys_from=keys.source,
+                private_key=router.private,
+                now=now,
             )
             rows.add(session)
             rows.record_request(user.id, plan.mig_profile, begins)

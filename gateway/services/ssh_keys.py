@@ -10,6 +10,7 @@ from gateway.domain import ssh_keys
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, KeysFrom
+from gateway.services.login_notices import LoginNotices
 from gateway.services.ports import Database
 from gateway.services.routing import Routing
 from gateway.services.uids import Uids
@@ -20,6 +21,7 @@ class UserKeys:
     database: Database
     routing: Routing
     uids: Uids
+    login_notices: LoginNotices
     clock: Clock
 
     def get(self, user_id: str) -> Sequence[str]:
@@ -47,6 +49,8 @@ class UserKeys:
                 follower.admit(parsed, KeysFrom.STORED)
         if follower:
             self.routing.enforce(follower.id)
+        else:
+            self.login_notices.attempt(user_id)
         return parsed
 
     def replace_in_session(self, session_id: str, lines: Sequence[str]) -> Sequence[str]:

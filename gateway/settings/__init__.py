@@ -167,6 +167,12 @@ class Settings:
     timezone: tzinfo | None = _setting(
         Parsed(kinds.time_zone), None, "ZONE", "Users read times in this time zone.", "the host's"
     )
+    notice_days: int = _setting(
+        Whole(0, 36500), 7, "N", "Users read why their session ended for this many days; 0: never."
+    )
+    contact: str = _setting(
+        Parsed(kinds.contact), "", "TEXT", "Users ask here for a session, such as ops@lab.example.", "none"
+    )
     history_days: int = _setting(
         Whole(1, 36500), 30, "N", "Ended sessions and events are kept this many days."
     )

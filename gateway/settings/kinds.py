@@ -31,6 +31,7 @@ _MINUTES = re.compile(r"[1-9][0-9]{0,4}")
 _LONGEST_WARNING = 10080  # minutes
 _UID_RANGE = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
 _HIGHEST_UID = 2**31 - 1  # what PostgreSQL's integer holds
+_LONGEST_CONTACT = 200  # characters
 _LONGEST_SOCKET_PATH = 107  # bytes: unix(7)
 _LARGEST_SUBNET, _SMALLEST_SUBNET = 8, 29  # prefix lengths
 
@@ -265,6 +266,14 @@ def time_zone(text: str) -> ZoneInfo:
         return ZoneInfo(text)
     except (ZoneInfoNotFoundError, ValueError, OSError):
         raise ValidationError(f"{text!r} is not a time zone: use one such as Asia/Seoul or UTC.") from None
+
+
+def contact(text: str) -> str:
+    if len(text) > _LONGEST_CONTACT or not text.isprintable():
+        raise ValidationError(
+            f"{text[:40]!r} is not one short line: use at most {_LONGEST_CONTACT} printable characters."
+        )
+    return text
 
 
 def database(text: str) -> DatabaseUrl:

@@ -37,7 +37,9 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, str], None]:
 
 
 def doctor(bench: Bench) -> CheckResult:
-    results = examine(bench.settings, Parts(bench.database, bench.host, bench.pipes, bench.clock))
+    results = examine(
+        bench.settings, Parts(bench.database, bench.host, bench.pipes, bench.notices, bench.clock)
+    )
     return next(result for result in results if result.name == "uids")
 
 

@@ -7,6 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -121,3 +122,53 @@ def test_a_message_reaches_the_terminals(gateway: Gateway, session: dict[str, An
         assert (done.returncode, done.stdout) == (0, f"{USER}: 1 terminal\n")
         one.wait_for("*** Message from your administrator: The server is restarted at 18:00.")
     assert "The server is restarted" in gateway.in_session(USER, "cat /etc/gateway/motd")
+
+
+def login(gateway: Gateway) -> str:
+    """What `ssh` says to a user without a session."""
+    command = gateway.ssh(USER, "true", options=("-o", "LogLevel=INFO"))
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 255
+    return done.stderr.replace("\r", "")
+
+
+def test_an_open_connection_and_the_next_login_say_why_the_session_ended(
+    gateway: Gateway, session: dict[str, Any]
+) -> None:
+    command = gateway.ssh(USER, "sleep 60", options=("-o", "LogLevel=INFO"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as connection:
+        eventually(lambda: "sleep" in gateway.in_session(USER, "ps -o comm= -u $(id -u)").split())
+        done = gateway.run("end", USER, "--yes", "--note", "driver update")
+        assert done.returncode == 0, done.stderr
+        _, said = connection.communicate(timeout=20)
+    sentence = "an administrator ended it: driver update."
+    assert sentence in said
+    assert sentence in login(gateway)
+    assert ":11: no session" in login(gateway)
+    gone = gateway.get(f"/sessions/{session['session_id']}")
+    assert (gone["status"], gone["reason"], gone["note"]) == (410, "deleted", "driver update")
+    again = gateway.create(USER)
+    motd = gateway.in_session(USER, "cat /etc/gateway/motd")
+    assert f"Last time   ended {said.partition(' ended ')[2].partition(sentence)[0]}{sentence[:-1]}" in motd
+    gateway.delete(again["session_id"])
+
+
+def run_out_of_memory(container_id: str) -> "subprocess.Popen[bytes]":
+    """Start a program that takes more memory than the session has. The kernel then kills the main process."""
+    format = ("docker", "inspect", "--format", "{{.State.Pid}}", container_id)
+    main = subprocess.run(format, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
+    Path(f"/proc/{main}/oom_score_adj").write_text("1000")
+    update = ("docker", "update", "--memory=64m", "--memory-swap=64m", container_id)
+    subprocess.run(update, check=True, capture_output=True, timeout=30)
+    return subprocess.Popen(["docker", "exec", container_id, "tail", "/dev/zero"])
+
+
+def test_an_end_by_the_memory_limit_is_told_as_that(gateway: Gateway, session: dict[str, Any]) -> None:
+    command = gateway.ssh(USER, "sleep 60", options=("-o", "LogLevel=INFO"))
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as connection:
+        eventually(lambda: "sleep" in gateway.in_session(USER, "ps -o comm= -u $(id -u)").split())
+        with run_out_of_memory(session["container_id"]) as greedy:
+            _, said = connection.communicate(timeout=30)
+            greedy.wait(timeout=30)
+    assert "it ran out of memory." in said
+    eventually(lambda: "it ran out of memory." in login(gateway))

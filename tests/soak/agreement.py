@@ -19,7 +19,8 @@ from gateway.repositories.files.workspace_root import MARKER
 class Places:
     """What is there of any session. `rows` by session id, `containers` session id to Docker's id and state,
     `instances` by GPU's UUID and start, `pipes` session id to address, `files` and `workspaces` by name,
-    `ends` session id to the end of the lease that the session's own file names."""
+    `ends` session id to the end of the lease that the session's own file names. `notices` are the users who
+    have one, `ended` those whose session has ended and left keys that prove who asks."""
 
     rows: dict[str, dict[str, Any]]
     containers: dict[str, tuple[str, str]]
@@ -28,6 +29,8 @@ class Places:
     files: set[str]
     workspaces: dict[str, int]
     ends: dict[str, str]
+    notices: set[str]
+    ended: set[str]
 
 
 def look(directory: Path, network: str) -> Places:
@@ -40,6 +43,8 @@ def look(directory: Path, network: str) -> Places:
         files=_names(directory / "state/sessions"),
         workspaces=_workspaces(directory / "workspaces"),
         ends={path.parents[1].name: _end(path) for path in directory.glob("state/sessions/*/etc/lease")},
+        notices=_names(directory / "sshpiper/notices", "[!.]*"),
+        ended=_users_of_ended_sessions(directory),
     )
 
 
@@ -56,6 +61,7 @@ def problems(places: Places) -> list[str]:
         *(f"{id}: {row['status']}" for id, row in places.rows.items() if row["status"] != "active"),
         *_broken(places),
         *_unowned(places),
+        *_notices(places),
         *(f"workspace {name} is half-made" for name, uid in places.workspaces.items() if uid < 0),
     ]
 
@@ -92,6 +98,20 @@ def _unowned(places: Places) -> Iterator[str]:
     leased = {(row["gpu"], row["start"]) for row in places.rows.values()}
     for gpu, start in places.instances.keys() - leased:
         yield f"GPU instance at {start} of {gpu} without a row"
+
+
+def _notices(places: Places) -> Iterator[str]:
+    live = {row["user_id"] for row in places.rows.values()}
+    yield from (f"{user}: a notice beside a session" for user in places.notices & live)
+    yield from (f"{user}: no notice" for user in places.ended - live - places.notices)
+
+
+def _users_of_ended_sessions(directory: Path) -> set[str]:
+    with sqlite3.connect(directory / "state/sessions.db", timeout=10) as database:
+        ended = database.execute("SELECT DISTINCT user_id FROM ended_sessions WHERE public_keys != '[]'")
+        found = {user_id for (user_id,) in ended}
+    database.close()
+    return found
 
 
 def look_at_rows(directory: Path) -> dict[str, dict[str, Any]]:

@@ -32,7 +32,7 @@ def examined(bench: Bench) -> Callable[[], dict[str, CheckResult]]:
 
     def look() -> dict[str, CheckResult]:
         database = SqlDatabase(bench.settings.db, make_read_only_engine)
-        parts = Parts(database, host_of(bench), bench.pipes, bench.clock)
+        parts = Parts(database, host_of(bench), bench.pipes, bench.notices, bench.clock)
         try:
             return {result.name: result for result in examine(bench.settings, parts)}
         finally:

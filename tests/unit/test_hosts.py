@@ -22,6 +22,7 @@ from gateway.services.ports import Host
 from tests.client import ApiClient
 from tests.conftest import Bench
 from tests.fakes.host import MemoryHost
+from tests.fakes.notices import FakeNotices
 from tests.fakes.pipes import FakePipes
 
 
@@ -81,7 +82,7 @@ def memory_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[
     copy(empty_database, state / "sessions.db")
     settings = replace(bench.settings, db=type(bench.settings.db)(state / "sessions.db"), state_dir=state)
     database = SqlDatabase(settings.db)
-    gateway = assemble(settings, Parts(database, host, pipes, bench.clock))
+    gateway = assemble(settings, Parts(database, host, pipes, FakeNotices(), bench.clock))
     yield Site(gateway, host, pipes, database, lambda id: host.end(id, Reason.USER_EXIT), host.lose, fail)
     database.engine.dispose()
 

@@ -80,6 +80,8 @@ WRONG = [
     *(("session_pids", text) for text in ("0", "-1", "many", "99999999")),
     *(("session_open_files", text) for text in ("0", "unlimited")),
     *(("read_only_root", text) for text in ("ture", "2", "nope", "enabled")),
+    *(("notice_days", text) for text in ("-1", "1w", "999999999999")),
+    *(("contact", text) for text in ("a\nb", "red \x1b[31m", "a" * 201)),
     *(("history_days", text) for text in ("0", "999999999999", "month")),
     *(("max_ttl_minutes", text) for text in ("0", "1h", "99999999999")),
     *(("start_timeout_seconds", text) for text in ("0", "-5", "30s")),

@@ -49,7 +49,7 @@ class SessionRows:
             return session
         ended = self.get_ended(session_id)
         if ended and owner in (None, ended.user_id):
-            raise SessionEnded(session_id, ended.reason, ended.ended_at)
+            raise SessionEnded(session_id, ended.reason, ended.ended_at, ended.note)
         raise SessionNotFound(session_id)
 
     def of_user(self, user_id: str) -> Session | None:
@@ -150,6 +150,16 @@ class SessionRows:
         """Return the user's session that ended last; None if the user had none, or its record is deleted."""
         latest = select(EndedSession).where(EndedSession.user_id == user_id)
         return self._session.scalar(latest.order_by(EndedSession.ended_at.desc()).limit(1))
+
+    def last_ends(self, since: datetime) -> Mapping[str, EndedSession]:
+        """Return each user's session that ended last, of those that ended at `since` or later."""
+        recent = select(EndedSession).where(EndedSession.ended_at >= since).order_by(EndedSession.ended_at)
+        return {ended.user_id: ended for ended in self._session.scalars(recent)}
+
+    def stored_keys(self) -> Mapping[str, Sequence[str]]:
+        """Every user's stored public keys, by user id."""
+        users = self._session.execute(select(User.id, User.public_keys))
+        return {user.id: user.public_keys for user in users}
 
     def forget(self, before: datetime) -> None:
         """Delete the ended sessions, the events and the requests from before that time."""

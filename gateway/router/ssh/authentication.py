@@ -75,6 +75,10 @@ class ServerAuthentication:
             return payload[0] == wire.EXT_INFO
         return True
 
+    def show(self, text: str) -> None:
+        """Show lines to the user before the login has succeeded or failed."""
+        self._transport.send(bytes((wire.USERAUTH_BANNER,)) + string(text) + string(""))
+
     def succeed(self) -> None:
         self._transport.send(bytes((wire.USERAUTH_SUCCESS,)))
         self._transport.log_in()
