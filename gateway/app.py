@@ -219,7 +219,12 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             router_uids=lambda: _router_uids(settings.piper_config),
         ),
         egress=Egress(
-            docker, settings.network, settings.subnet, settings.open_hosts, settings.state_dir / "egress"
+            docker,
+            settings.network,
+            settings.subnet,
+            settings.open_hosts,
+            settings.state_dir / "egress",
+            settings.egress_private_subnets,
         ),
         workspaces=HostWorkspaces(
             settings.workspace_root,

@@ -5,6 +5,7 @@ import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -24,8 +25,10 @@ def run_attack(client: Client, settings: Settings, as_json: bool) -> int:
     from gateway.doctor.attack.arena import attack
     from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
     from gateway.doctor.attack.from_outside import Outside, login_with_ssh
+    from gateway.doctor.attack.outside.proxies import connected
     from gateway.domain import clock
     from gateway.repositories.docker.client import Docker
+    from gateway.repositories.docker.egress import proxy_name
     from gateway.repositories.docker.exec import Inside
     from gateway.repositories.files.pipes import Pipes
     from gateway.repositories.sql.database import SqlDatabase
@@ -33,9 +36,18 @@ def run_attack(client: Client, settings: Settings, as_json: bool) -> int:
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # closes the sessions, too
     tokens = Tokens(SqlDatabase(settings.db), clock.read)
-    outside = Outside(client, Pipes(settings.piper_config), tokens, clock.read, login_with_ssh)
+    inside = Inside(Docker())
+    proxy = partial(connected, partial(inside.run, proxy_name(settings.network)))
+    outside = Outside(
+        client,
+        Pipes(settings.piper_config),
+        tokens,
+        clock.read,
+        login_with_ssh,
+        connected_from_proxy=proxy if settings.open_hosts else None,
+    )
     with click.progressbar(length=len(INSIDE) + len(OUTSIDE), label="Attacking", file=sys.stderr) as bar:
-        attempts = attack(client, settings, Inside(Docker()), outside, INSIDE, lambda: bar.update(1))
+        attempts = attack(client, settings, inside, outside, INSIDE, lambda: bar.update(1))
     withstood = all(attempt.failed for attempt in attempts)
     if as_json:
         shown = [dataclasses.asdict(attempt) for attempt in attempts]

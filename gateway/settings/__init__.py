@@ -125,6 +125,9 @@ class Settings:
     egress_hosts: tuple[str, ...] = _setting(
         Parsed(kinds.hosts_and_ports), (), "HOSTS", "Sessions reach these hosts, such as pypi.org:443."
     )
+    egress_private_subnets: tuple[str, ...] = _setting(
+        Parsed(kinds.private_subnets), (), "SUBNETS", "Those hosts may be in these private subnets.", "none"
+    )
     allow_weaker: tuple[str, ...] = _setting(
         Parsed(kinds.weaknesses), (), "NAMES", "Open sessions without seccomp, apparmor, memory, pids, cpu."
     )

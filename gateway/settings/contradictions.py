@@ -39,6 +39,18 @@ def _egress(settings: "Settings") -> Iterator[Contradiction]:
             "allowlist needs hosts: set --egress-hosts, such as pypi.org:443,.pythonhosted.org:443.",
         )
 
+    if settings.egress == "none" and settings.egress_private_subnets:
+        yield Contradiction(
+            ("egress_private_subnets", "egress"),
+            "has no effect without --egress allowlist: set that as well, or leave the subnets out.",
+        )
+    for subnet in settings.egress_private_subnets:
+        if ipaddress.ip_network(subnet).overlaps(ipaddress.ip_network(settings.subnet)):
+            yield Contradiction(
+                ("egress_private_subnets", "subnet"),
+                f"{subnet} overlaps --subnet {settings.subnet}, where the sessions are: use other subnets.",
+            )
+
 
 def _temporary_files(settings: "Settings") -> Iterator[Contradiction]:
     """Temporary files are memory: a session that fills them above its limit is killed by the kernel."""

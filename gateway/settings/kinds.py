@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from marshmallow import ValidationError, fields, validate
 
 from gateway.database_url import DatabaseUrl
+from gateway.domain import outside
 from gateway.domain.promises import WEAKNESSES
 from gateway.domain.uids import LOWEST_UID, UidRange
 from gateway.errors import StartRefused
@@ -211,6 +212,15 @@ def hosts_and_ports(text: str) -> tuple[str, ...]:
         host, _, port = each.rpartition(":")
         if not _HOST_NAME.fullmatch(host.removeprefix(".")) or not is_port(port):
             raise ValidationError(f"{each!r} is not HOST:PORT: use one such as pypi.org:443.")
+    return listed
+
+
+def private_subnets(text: str) -> tuple[str, ...]:
+    """IPv4 subnets separated by commas."""
+    listed = tuple(subnet.strip() for subnet in text.split(",") if subnet.strip())
+    for each in listed:
+        if problem := outside.problem_with(each):
+            raise ValidationError(problem)
     return listed
 
 

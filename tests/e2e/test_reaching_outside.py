@@ -28,7 +28,11 @@ def make_wheel(directory: Path) -> None:
 @pytest.fixture(scope="module")
 def mirror(gateway: Gateway, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """A package mirror beside the proxy, which the gateway lets sessions reach."""
-    gateway.settings |= {"GATEWAY_EGRESS": "allowlist", "GATEWAY_EGRESS_HOSTS": "mirror.test:8000"}
+    gateway.settings |= {
+        "GATEWAY_EGRESS": "allowlist",
+        "GATEWAY_EGRESS_HOSTS": "mirror.test:8000",
+        "GATEWAY_EGRESS_PRIVATE_SUBNETS": "172.16.0.0/12,192.168.0.0/16",  # of Docker's networks
+    }
     gateway.kill("serve")
     gateway.serve()
     packages = tmp_path_factory.mktemp("packages")
@@ -67,7 +71,11 @@ def test_a_package_is_installed_from_the_mirror(gateway: Gateway, mirror: None) 
 
 
 def test_when_the_way_outside_is_closed_again_nothing_of_it_is_left(gateway: Gateway) -> None:
-    gateway.settings |= {"GATEWAY_EGRESS": "none", "GATEWAY_EGRESS_HOSTS": ""}
+    gateway.settings |= {
+        "GATEWAY_EGRESS": "none",
+        "GATEWAY_EGRESS_HOSTS": "",
+        "GATEWAY_EGRESS_PRIVATE_SUBNETS": "",
+    }
     gateway.kill("serve")
     gateway.serve()
     assert requests.get(f"{gateway.url}/readyz", timeout=30).json()["parts"]["egress"] == "ok: none"

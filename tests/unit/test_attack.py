@@ -2,7 +2,9 @@
 
 import json
 import os
-from collections.abc import Callable, Sequence
+import socket
+import subprocess
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +21,7 @@ from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
 from gateway.doctor.attack.from_outside import Outside
 from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.outside.attacker import Login
+from gateway.doctor.attack.outside.proxies import connected
 from gateway.doctor.attack.targets import host_addresses, listening_ports, mib, targets
 from gateway.domain.permissions import Role
 from gateway.errors import DockerUnavailable, GatewayError, Unavailable
@@ -96,6 +99,7 @@ def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | 
         bench.clock,
         entry.to if login is None else lambda _session: login,
         connects_as=lambda uid, _address: uid == 0,
+        connected_from_proxy=lambda _targets: [],
         wait=lambda seconds: bench.clock.advance(seconds=seconds),
     )
 
@@ -118,6 +122,7 @@ def of_outside(attempts: dict[str, Attempt], verdict: Verdict) -> set[str]:
 
 SSH = {probe.name for probe in OUTSIDE if probe.attempt.__module__.endswith("logins")}
 ACCOUNTS = {probe.name for probe in OUTSIDE if probe.attempt.__module__.endswith("accounts")}
+PROXY = "the egress proxy's own connections"
 WITH_TOKENS = {probe.name for probe in OUTSIDE if probe.name.startswith("the API")}
 ALL_OUTSIDE = {probe.name for probe in OUTSIDE}
 
@@ -158,7 +163,7 @@ def test_an_api_that_refuses_no_request_is_reported(
     admin = Tokens(bench.database, bench.clock).create("admin", Role.ADMIN)
     monkeypatch.setattr(Client, "status", lambda *_: status)
     attempts = run(bench, url, FakeInside(), outside_of(bench, url, admin))
-    assert of_outside(attempts, verdict) == ALL_OUTSIDE - SSH - ACCOUNTS
+    assert of_outside(attempts, verdict) == ALL_OUTSIDE - SSH - ACCOUNTS - {PROXY}
 
 
 def not_permitted(uid: int, _address: str) -> bool:
@@ -179,6 +184,36 @@ def test_a_host_whose_accounts_can_connect_to_sessions_is_reported(
     """If root cannot connect either, the attempt proves nothing."""
     attempts = run(bench, url, FakeInside(), replace(outside_of(bench, url), connects_as=connects_as))
     assert of_outside(attempts, verdict) >= ACCOUNTS
+
+
+def test_what_the_proxy_connects_to_is_reported(bench: Bench, url: str) -> None:
+    tried: list[str] = []
+
+    def connected(targets: Collection[str]) -> Sequence[str]:
+        tried.extend(targets)
+        return ["10.0.0.1 port 22"]
+
+    fixed = replace(outside_of(bench, url), connected_from_proxy=connected)
+    outcome = run(bench, url, FakeInside(), fixed)[PROXY].outcome
+    assert outcome == Outcome(Verdict.THROUGH, "10.0.0.1 port 22 accepts a connection")
+    assert "169.254.169.254 80" in tried
+    assert any(target.endswith(" 2222") for target in tried), "the victim's session"
+    without = replace(outside_of(bench, url), connected_from_proxy=None)
+    assert run(bench, url, FakeInside(), without)[PROXY].outcome.verdict is Verdict.UNTRIED
+
+
+def run_here(command: Sequence[str]) -> tuple[int, str]:
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done.returncode, done.stdout
+
+
+def test_a_connection_from_the_proxy_is_a_connection() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        port = service.getsockname()[1]
+        assert connected(run_here, [f"127.0.0.1 {port}", "127.0.0.1 1"]) == [f"127.0.0.1 port {port}"]
+    assert connected(run_here, [f"127.0.0.1 {port}"]) == []
+    with pytest.raises(Unavailable, match="cannot run the attempt"):
+        connected(lambda _: (127, "no bash"), ["127.0.0.1 1"])
 
 
 def test_the_route_is_restored_after_the_changed_host_key(bench: Bench, url: str) -> None:

@@ -93,6 +93,18 @@ WRONG = [
         ("egress_hosts", text)
         for text in ("pypi.org", "pypi.org:443,a b:1", "pypi.org:70000", "a..b:1", ":443")
     ),
+    *(
+        ("egress_private_subnets", text)
+        for text in (
+            "10.0.0.1/24",
+            "mirror",
+            "fd00::/64",
+            "8.8.8.0/24",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "0.0.0.0/0",
+        )
+    ),
 ]
 
 
@@ -153,6 +165,7 @@ def test_all_wrong_settings_are_reported_at_once() -> None:
         ({"session_memory": "2g"}, "session_tmp", "--session-memory 2g"),
         ({"egress_hosts": "pypi.org:443"}, "egress_hosts", "--egress allowlist"),
         ({"egress": "allowlist"}, "egress", "--egress-hosts"),
+        ({"egress_private_subnets": "10.20.0.0/16"}, "egress_private_subnets", "--egress allowlist"),
         ({"port": "22"}, "port", "--ssh-port"),
         ({"listen": "10.213.0.1"}, "listen", "--subnet"),
         ({"db": "/srv/workspaces/sessions.db", "state_dir": "/var/lib/x"}, "db", "--workspace-root"),
@@ -239,6 +252,16 @@ def test_loopback_and_unix_sockets_are_local(address: str) -> None:
 )
 def test_clients_on_this_machine_know_where_the_api_is(listen: str, url: str) -> None:
     assert Settings.load({"GATEWAY_LISTEN": listen, "GATEWAY_PORT": "9000"}).api_url == url
+
+
+def test_hosts_outside_cannot_be_in_the_sessions_own_subnet() -> None:
+    given = {
+        "GATEWAY_EGRESS": "allowlist",
+        "GATEWAY_EGRESS_HOSTS": "mirror.example:443",
+        "GATEWAY_EGRESS_PRIVATE_SUBNETS": "192.168.7.0/24, 10.213.0.0/16",
+    }
+    assert "10.213.0.0/16 overlaps --subnet 10.213.0.0/20" in refusal(given)
+    assert "192.168.7.0" not in refusal(given)
 
 
 def test_what_sessions_reach_outside_is_a_list_of_hosts_and_ports() -> None:

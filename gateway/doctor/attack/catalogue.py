@@ -1,7 +1,7 @@
 """The attempts from inside a session and from outside, in the order of the report."""
 
 from gateway.doctor.attack.inside import devices, files, kernel, network, resources
-from gateway.doctor.attack.outside import accounts, api, logins
+from gateway.doctor.attack.outside import accounts, api, logins, proxies
 from gateway.doctor.attack.outside.attacker import OutsideProbe
 from gateway.doctor.attack.probe import Probe
 
@@ -44,6 +44,7 @@ INSIDE: tuple[Probe, ...] = (
         "misuse_proxy",
         {"proxies": "proxies", "addresses": "beyond"},
     ),
+    Probe("very many connections to the proxy", network, "crowd_proxy", {"proxies": "proxies"}),
     Probe("raw sockets", network, "raw_sockets"),
     Probe("another session's address", network, "take_address", {"addresses": "neighbours"}),
     Probe("ARP and network parameters", network, "change_network"),
@@ -99,5 +100,6 @@ OUTSIDE: tuple[OutsideProbe, ...] = (
     OutsideProbe("SSH as users without a session", logins.without_a_session),
     OutsideProbe("a session with a changed host key", logins.with_a_changed_host_key),
     OutsideProbe("a session from another account of the host", accounts.around_the_entry_point),
+    OutsideProbe("the egress proxy's own connections", proxies.beyond_the_allowlist),
     ENDED,
 )

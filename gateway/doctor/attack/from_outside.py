@@ -2,7 +2,7 @@
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -16,6 +16,7 @@ from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.outside import logins
 from gateway.doctor.attack.outside.accounts import connects_as
 from gateway.doctor.attack.outside.attacker import Account, Attacker, Login, OutsideProbe
+from gateway.doctor.attack.targets import host_addresses
 from gateway.domain import ssh_keys
 from gateway.domain.clock import Clock
 from gateway.domain.permissions import Role
@@ -34,7 +35,7 @@ _SSH_SECONDS = 20
 class Outside:
     """The means of the attacks. `login_to` returns a login function for the entry point of a session.
 
-    `connects_as` is described at `Attacker`. `wait` waits for a number of seconds.
+    `connects_as` and `connected_from_proxy` are described at `Attacker`. `wait` waits for some seconds.
     """
 
     client: Client
@@ -43,6 +44,7 @@ class Outside:
     clock: Clock
     login_to: Callable[[CreatedSession], Login]
     connects_as: Callable[[int, str], bool] = connects_as
+    connected_from_proxy: Callable[[Collection[str]], Sequence[str]] | None = None
     wait: Callable[[float], None] = time.sleep
 
     @contextmanager
@@ -64,6 +66,8 @@ class Outside:
                 login=self.login_to(victim),
                 changed_host_key=lambda: self._changed_host_key(victim["session_id"]),
                 connects_as=self.connects_as,
+                connected_from_proxy=self.connected_from_proxy,
+                hosts=host_addresses(Path("/proc/net")),
                 routed=lambda: [pipe.username for pipe in self.pipes.list()],
                 token=token,
                 expired=expired,

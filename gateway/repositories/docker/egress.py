@@ -13,55 +13,45 @@ from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.models.containers import Container
-from docker.types import LogConfig, Mount
+from docker.types import LogConfig, Mount, Ulimit
 
+from gateway.domain import outside
 from gateway.domain.addresses import PROXY_PORT, proxy_address
 from gateway.errors import ImageMissing, NetworkUnavailable
 from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker, translated_errors
 from gateway.repositories.docker.docker_user import DockerUserChain
-from gateway.repositories.docker.network import bridge_name
+from gateway.repositories.docker.egress_rules import EgressRules
+from gateway.repositories.docker.network import bridge_name, table_name
+from gateway.repositories.docker.squid import DESCRIPTORS, configuration
 
 IMAGE = "gpu-egress-proxy"
 _RESTART: Any = {"Name": "unless-stopped"}
 _USER = "13:13"  # Debian's `proxy`
-# -n: Squid makes no reverse lookup of an address. The owner of its reverse zone could return an allowed name.
-_HOST = """\
-acl host{number} dstdomain -n {host}
-acl port{number} port {port}
-http_access allow host{number} port{number}
-"""
-_CONFIGURATION = """\
-http_port {port}
-{hosts}http_access deny all
-cache deny all
-cache_mem 8 MB
-memory_pools off
-max_filedescriptors 4096
-pid_filename none
-coredump_dir /tmp
-access_log stdio:/dev/stdout
-cache_log /dev/stderr
-logfile_rotate 0
-shutdown_lifetime 1 second
-via off
-forwarded_for delete
-httpd_suppress_version_string on
-"""
 
 
 class Egress:
     """`hosts` are the allowed destinations, as `HOST:PORT`. A host that begins with a dot includes its
-    subdomains. Without `hosts`, an existing proxy is removed."""
+    subdomains. Without `hosts`, an existing proxy is removed. `opened` are the private subnets in which
+    allowed hosts can be."""
 
     def __init__(
-        self, docker: Docker, network: str, subnet: str, hosts: Sequence[str], directory: Path
+        self,
+        docker: Docker,
+        network: str,
+        subnet: str,
+        hosts: Sequence[str],
+        directory: Path,
+        opened: Sequence[str] = (),
     ) -> None:
         self._docker = docker
         self._network = network
         self._hosts = hosts
         self._directory = directory
-        self._name = f"{network}-egress"
+        self._name = proxy_name(network)
+        closed = outside.closed(subnet, opened)
+        self._configuration = configuration(subnet, hosts, closed)
+        self._rules = EgressRules(f"{table_name(network)}/egress", closed, opened)
         self._address = proxy_address(ipaddress.IPv4Network(subnet))
         bridge = bridge_name(network)
         tcp = ("-p", "tcp")
@@ -79,13 +69,16 @@ class Egress:
         with translated_errors():
             if not self._serves(self._container()):
                 self._replace()
+            proxy, network = self._inspect()
+        if not self._rules.are_loaded(proxy, network):
+            self._rules.load(proxy, network)
         self._chain.ensure()
 
     def describe(self) -> str:
         """Return the allowed hosts. Raises `NetworkUnavailable` unless the proxy serves exactly these."""
         with translated_errors():
             container = self._container()
-            if self._hosts and not (self._serves(container) and self._chain.is_loaded()):
+            if self._hosts and not (self._serves(container) and self._is_ruled()):
                 raise NetworkUnavailable(
                     f"The proxy {self._name} does not run as it should; the reaper repairs it within a "
                     f"minute. See also: docker logs {self._name}"
@@ -104,6 +97,15 @@ class Egress:
                 with suppress(APIError):  # an administrator's container is connected to it, such as a mirror
                     network.remove()
         self._chain.remove()
+        self._rules.remove()
+
+    def _is_ruled(self) -> bool:
+        return self._chain.is_loaded() and self._rules.are_loaded(*self._inspect())
+
+    def _inspect(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return Docker's inspections of the proxy and of its network to the outside."""
+        api = self._docker.client.api
+        return api.inspect_container(self._name), api.inspect_network(self._name)
 
     def _remove_container(self) -> None:
         container = self._container()
@@ -152,6 +154,7 @@ class Egress:
             mem_limit="512m",
             memswap_limit="512m",
             pids_limit=64,
+            ulimits=[Ulimit(name="nofile", soft=DESCRIPTORS, hard=DESCRIPTORS)],
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
             restart_policy=_RESTART,
         )
@@ -170,12 +173,6 @@ class Egress:
                 f"Docker has no image {IMAGE!r}; build it with docker/build-images egress-proxy."
             ) from None
 
-    @property
-    def _configuration(self) -> str:
-        numbered = enumerate(entry.rpartition(":") for entry in self._hosts)
-        hosts = [_HOST.format(number=number, host=host, port=port) for number, (host, _, port) in numbered]
-        return _CONFIGURATION.format(port=PROXY_PORT, hosts="".join(hosts))
-
     def _write(self) -> Path:
         try:
             self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
@@ -186,6 +183,11 @@ class Egress:
                 f"The proxy's configuration cannot be written below --state-dir ({error.strerror})."
             ) from error
         return self._directory
+
+
+def proxy_name(network: str) -> str:
+    """The name of the proxy's container and of its network to the outside."""
+    return f"{network}-egress"
 
 
 def _digest(text: str) -> str:

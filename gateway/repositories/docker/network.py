@@ -170,7 +170,7 @@ class Worknet:
 
     def _rules(self) -> Ruleset:
         names = {
-            "table": f"gateway_{self._bridge.replace('-', '/')}",  # nft allows no hyphen, Docker no slash
+            "table": table_name(self._name),
             "bridge": self._bridge,
             "subnet": self._subnet,
             "proxy": proxy_address(self._subnet),
@@ -277,6 +277,11 @@ class _Proof:
 
 def bridge_name(network: str) -> str:
     return network[:_LONGEST_INTERFACE_NAME]
+
+
+def table_name(network: str) -> str:
+    """The name of the gateway's tables of nftables. nft allows no hyphen, and Docker no slash."""
+    return f"gateway_{bridge_name(network).replace('-', '/')}"
 
 
 def _addresses(found: dict[str, Any]) -> list[str]:

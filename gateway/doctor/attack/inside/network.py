@@ -9,6 +9,7 @@ import struct
 import time
 
 _TIMEOUT = 1.0  # seconds for any response
+_CROWD = 400  # connections, fewer than the 1024 that select can watch
 _SIOCSIFADDR = 0x8916
 _SIOCSARP = 0x8955
 _DOCKERS_RESOLVER = "0B00007F"  # 127.0.0.11 as /proc/net/udp writes it
@@ -178,6 +179,24 @@ def misuse_proxy(proxies: list[str], addresses: list[str]) -> str:
             if (status := _proxy_status(proxy, request)) != "403":
                 return f"{request} is answered {status}"
     raise PermissionError(errno.EACCES, f"{len(requests)} requests were denied")
+
+
+def crowd_proxy(proxies: list[str]) -> str:
+    """Hold so many idle connections to the egress proxy that no other session gets one."""
+    if not proxies:
+        raise NotImplementedError("there is no proxy")
+    for proxy in proxies:
+        host, _, port = proxy.rpartition(":")
+        with contextlib.ExitStack() as stack:
+            held = [
+                stack.enter_context(socket.create_connection((host, int(port)), timeout=5))
+                for _ in range(_CROWD)
+            ]
+            time.sleep(_TIMEOUT)
+            closed = select.select(held, [], [], 0)[0]  # the proxy sends nothing before a request
+        if not closed:
+            return f"{proxy} keeps {_CROWD} idle connections of one session"
+    raise ConnectionError(f"{proxy} closed {len(closed)} of {_CROWD} connections")
 
 
 def _proxy_status(proxy: str, request: str) -> str:
