@@ -18,7 +18,7 @@ from gateway.repositories.docker.exec import Inside
 from tests import own
 from tests.e2e.docker_relay import DockerRelay
 from tests.paths import REPOSITORY
-from tests.whole_gateway import Gateway, eventually, running
+from tests.whole_gateway import NETWORK, SUBNET, Gateway, eventually, running, take_network_away
 
 USER = own.user("user123")
 OVERRIDE = REPOSITORY / "docker/compose.socket-proxy.yaml"
@@ -52,6 +52,7 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DockerRelay]:
 @pytest.fixture(scope="module")
 def filtered(relay: DockerRelay, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     """A gateway whose only way to Docker is the relay, with all that it can be told to do."""
+    take_network_away(NETWORK, SUBNET)  # another module may have left an egress proxy, which it would use
     gateway = Gateway(tmp_path_factory.mktemp("filtered"))
     gateway.settings = {"DOCKER_HOST": f"unix://{relay.path}"}
     gateway.settings |= {"GATEWAY_EGRESS": "allowlist", "GATEWAY_EGRESS_HOSTS": "pypi.org:443"}

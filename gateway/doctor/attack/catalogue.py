@@ -44,7 +44,8 @@ INSIDE: tuple[Probe, ...] = (
         "misuse_proxy",
         {"proxies": "proxies", "addresses": "beyond"},
     ),
-    Probe("very many connections to the proxy", network, "crowd_proxy", {"proxies": "proxies"}),
+    # Alone, because the other attempt at the proxy comes from the same session.
+    Probe("very many connections to the proxy", network, "crowd_proxy", {"proxies": "proxies"}, alone=True),
     Probe("raw sockets", network, "raw_sockets"),
     Probe("another session's address", network, "take_address", {"addresses": "neighbours"}),
     Probe("ARP and network parameters", network, "change_network"),
