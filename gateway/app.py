@@ -31,6 +31,7 @@ from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
+from gateway.repositories.files.lobby import Lobby, LobbyNotices
 from gateway.repositories.files.notices import NoticeFiles as NoticesOnDisk
 from gateway.repositories.files.pipes import Pipes as PipesOnDisk
 from gateway.repositories.files.session_contents import EgressProxy
@@ -115,6 +116,8 @@ def create_app(settings: Settings) -> Flask:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
     parts = parts_of_this_machine(settings)
     _require_free_subnet(settings)
+    if lobby := lobby_of(settings):
+        lobby.make_key()
     _require_protection(settings, Tokens(parts.database, parts.clock))
     Recovery(parts.database, parts.host, parts.pipes, parts.clock).require_own_sessions()
     return assemble(settings, parts).flask
@@ -236,7 +239,20 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,
     )
-    return Parts(database, host, PipesOnDisk(settings.piper_config), NoticesOnDisk(settings.piper_config))
+    pipes = PipesOnDisk(settings.piper_config, has_lobby=settings.lobby is not None)
+    return Parts(database, host, pipes, _notices(settings, pipes))
+
+
+def _notices(settings: Settings, pipes: PipesOnDisk) -> NoticeFiles:
+    files, lobby = NoticesOnDisk(settings.piper_config), lobby_of(settings)
+    return LobbyNotices(files, pipes, lobby) if lobby else files
+
+
+def lobby_of(settings: Settings) -> Lobby | None:
+    if settings.lobby is None:
+        return None
+    host, port = settings.lobby
+    return Lobby(host, port, settings.piper_config.parent / "lobby_key", settings.entry_host_keys)
 
 
 def _require_free_subnet(settings: Settings) -> None:

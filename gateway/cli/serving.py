@@ -58,6 +58,15 @@ def serve(**flags: str | bool | None) -> None:
     help=two_lines("Share the connections among N processes.", "GATEWAY_ROUTER_PROCESSES; one for each core"),
 )
 @click.option(
+    "--lobby-key",
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    envvar="GATEWAY_ROUTER_LOBBY_KEY",
+    help=two_lines(
+        "Be the lobby behind SSHPiper: trust this public key for every user.", "GATEWAY_ROUTER_LOBBY_KEY"
+    ),
+)
+@click.option(
     "--log-level",
     type=click.Choice(LEVELS),
     default="info",
@@ -68,6 +77,7 @@ def router(
     addresses: str,
     host_keys: tuple[Path, ...],
     processes: int | None,
+    lobby_key: Path | None,
     log_level: str,
     **flags: str | bool | None,
 ) -> None:
@@ -78,7 +88,7 @@ def router(
     settings = Settings.load(os.environ, flags)
     listen = [_address(text) for text in addresses.split(",")]
     log_to_stderr(settings.log_format, log_level, OneLineASecond())
-    serve_router(settings.piper_config, listen, *host_keys, processes=processes)
+    serve_router(settings.piper_config, listen, *host_keys, processes=processes, lobby_key=lobby_key)
 
 
 def _require_directory() -> None:

@@ -35,6 +35,7 @@ class UserMatch:
         return bool(self.pattern.search(username)) if self.pattern else self.username == username
 
 
+_LOBBY = "lobby."
 _SESSION_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _USERNAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@-]{0,127}")
 _HOST = re.compile(r"[A-Za-z0-9.-]+|[0-9A-Fa-f:.]+")
@@ -106,6 +107,15 @@ class Pipe:
                 "known_hosts_data": _encoded(f"{known_host} {self.host_key}\n"),
             },
         }
+
+
+def lobby_id(user_id: str) -> str:
+    """The `session_id` of the pipe that leads the user into the lobby. Ids of sessions are UUIDs."""
+    return f"{_LOBBY}{user_id}"
+
+
+def is_lobby(session_id: object) -> bool:
+    return isinstance(session_id, str) and session_id.startswith(_LOBBY)
 
 
 def is_session_id(text: object) -> bool:

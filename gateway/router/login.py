@@ -42,6 +42,8 @@ class Office(Protocol):
     def notice(self, user: str) -> Notice | None:
         """What a user without a route gets to read; None if there is nothing."""
 
+    def may_read(self, notice: Notice, key: bytes) -> bool: ...
+
     async def log_in(self, number: int, user: str) -> str | None:
         """Count a login, or return why there must not be another."""
 
@@ -148,7 +150,7 @@ class Login:
         if self._route:
             return self._office.admits(self._route, user, key)
         self._notice = self._office.notice(user)
-        return self._notice is not None and self._notice.admits(key)
+        return self._notice is not None and self._office.may_read(self._notice, key)
 
     def _accepted(self, user: str, key: bytes) -> None:
         self._timer.cancel()

@@ -85,7 +85,7 @@ class Route:
     def admits(self, username: str, key: bytes) -> bool:
         """Whether `key`, in the wire's form, opens the door. Raises OSError for a file that is gone."""
         text = self.authorized_keys.read(self._users(username)).decode(errors="replace")
-        return key in set(_keys(text))
+        return key in set(public_keys(text))
 
     def upstream(self, username: str) -> Upstream:
         users = self._users(username)
@@ -99,6 +99,14 @@ class Route:
         if self.match.pattern:
             upstream = "".join(_replaced(self.match.pattern, username, upstream))
         return {"DOWNSTREAM_USER": username, "UPSTREAM_USER": upstream or username}
+
+
+def public_keys(text: str) -> Iterator[bytes]:
+    """The keys of an authorized_keys file; like SSHPiper, without a look at their options."""
+    for line in text.splitlines():
+        if not line.lstrip().startswith("#") and (found := _KEY.search(line)):
+            with suppress(ValueError):
+                yield b64decode(found[1])
 
 
 def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
@@ -117,14 +125,6 @@ def _address(text: str) -> tuple[str, int]:
     if not host.strip("[]") or not port.isdecimal():
         raise ValueError("its host cannot be understood")
     return host.strip("[]"), int(port)
-
-
-def _keys(text: str) -> Iterator[bytes]:
-    """The keys of an authorized_keys file; like SSHPiper, without a look at their options."""
-    for line in text.splitlines():
-        if not line.lstrip().startswith("#") and (found := _KEY.search(line)):
-            with suppress(ValueError):
-                yield b64decode(found[1])
 
 
 def _expanded(file: str, users: Mapping[str, str]) -> str:

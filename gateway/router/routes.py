@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from gateway.domain.pipe import is_lobby
 from gateway.domain.pipe_file import PipeFile
 from gateway.errors import PipesUnavailable
 from gateway.router.route import Route
@@ -80,6 +81,9 @@ class Routes:
             self._report(logging.WARNING, fault)
 
     def _routes(self, entry: Mapping[str, Any]) -> Iterator[Named]:
+        """Pipes into the lobby are for SSHPiper: this router reads the notices itself."""
+        if is_lobby(entry.get("session_id")):
+            return
         for source in entry.get("from") or ():
             username = str(source.get("username") or "")
             try:

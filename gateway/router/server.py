@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway.errors import StartRefused
 from gateway.router import host_key
+from gateway.router.route import public_keys
 from gateway.router.supervisor import Supervisor
 
 BACKLOG = 1024
@@ -14,16 +15,36 @@ _FIRST_PASSED_SOCKET = 3  # sd_listen_fds(3)
 
 
 def serve(
-    piper_config: Path, listen: list[tuple[str, int]], *host_keys: Path, processes: int | None = None
+    piper_config: Path,
+    listen: list[tuple[str, int]],
+    *host_keys: Path,
+    processes: int | None = None,
+    lobby_key: Path | None = None,
 ) -> None:
     """Route logins until SIGTERM, with as many worker processes as there are cores if not said otherwise.
+
+    With `lobby_key`, a file of public keys, the router is a lobby: these keys open every user's route or
+    notice, and no other key opens any.
 
     SIGTERM ends the listening. The process ends with its last connection, after a minute, or at the
     second SIGTERM. Raises StartRefused where a key or a port cannot be used.
     """
     keys = host_key.load_all(host_keys or host_key.defaults(piper_config.parent))
     sockets = _passed_sockets() or [_bound(host, port) for host, port in listen]
-    Supervisor(piper_config, sockets, keys, processes or len(os.sched_getaffinity(0))).run()
+    workers = processes or len(os.sched_getaffinity(0))
+    Supervisor(piper_config, sockets, keys, workers, _lobby_keys(lobby_key)).run()
+
+
+def _lobby_keys(path: Path | None) -> frozenset[bytes]:
+    if path is None:
+        return frozenset()
+    try:
+        keys = frozenset(public_keys(path.read_text()))
+    except (OSError, UnicodeDecodeError) as error:
+        raise StartRefused(f"--lobby-key: {path} cannot be read: {error}.") from error
+    if not keys:
+        raise StartRefused(f"--lobby-key: {path} has no public key: name the .pub file.")
+    return keys
 
 
 def _bound(host: str, port: int) -> socket.socket:

@@ -10,7 +10,7 @@ import selectors
 import signal
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from gateway.router import worker
@@ -40,7 +40,9 @@ class Supervisor:
         listeners: Sequence[socket.socket],
         host_keys: Mapping[str, PrivateKey],
         workers: int,
+        lobby_keys: Collection[bytes] = (),
     ) -> None:
+        self._lobby_keys = lobby_keys
         self._piper_config = piper_config
         self._listeners = listeners
         self._host_keys = host_keys
@@ -105,7 +107,7 @@ class Supervisor:
         self._selector.close()
         for each in (*self._listeners, *self._wakeup):
             each.close()
-        worker.work(channel, self._piper_config, self._host_keys)
+        worker.work(channel, self._piper_config, self._host_keys, self._lobby_keys)
 
     # The end.
 

@@ -3,7 +3,7 @@
 import asyncio
 import signal
 import socket
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,27 @@ WATCH_SECONDS = 0.5
 _RETRY_SECONDS = 0.01
 
 
-def work(channel: Channel, piper_config: Path, host_keys: Mapping[str, PrivateKey]) -> None:
+def work(
+    channel: Channel, piper_config: Path, host_keys: Mapping[str, PrivateKey], lobby_keys: Collection[bytes]
+) -> None:
     """Serve until the supervisor stops the worker or is gone, and the last connection has ended."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)  # the supervisor decides when a worker stops
-    asyncio.run(Worker(channel, piper_config, host_keys).run())
+    asyncio.run(Worker(channel, piper_config, host_keys, lobby_keys).run())
 
 
 class Worker:
-    """What its logins need of a process."""
+    """What its logins need of a process. In a lobby, `lobby_keys` open every route and every notice, and no
+    other key opens any."""
 
-    def __init__(self, channel: Channel, piper_config: Path, host_keys: Mapping[str, PrivateKey]) -> None:
+    def __init__(
+        self,
+        channel: Channel,
+        piper_config: Path,
+        host_keys: Mapping[str, PrivateKey],
+        lobby_keys: Collection[bytes] = (),
+    ) -> None:
+        self._lobby_keys = lobby_keys
         self.host_keys = host_keys
         self._channel = channel
         self._piper_config = piper_config
@@ -53,6 +63,8 @@ class Worker:
         return self._routes.find(user)
 
     def admits(self, route: Route, user: str, key: bytes) -> bool:
+        if self._lobby_keys:
+            return key in self._lobby_keys
         try:
             return route.admits(user, key)
         except (OSError, ValueError) as error:
@@ -65,6 +77,9 @@ class Worker:
         except (OSError, ValueError) as error:
             self._send({"event": "fault", "user_id": user, "error": str(error)})
             return None
+
+    def may_read(self, notice: Notice, key: bytes) -> bool:
+        return key in self._lobby_keys if self._lobby_keys else notice.admits(key)
 
     async def log_in(self, number: int, user: str) -> str | None:
         verdict: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()

@@ -47,8 +47,10 @@ class LoginNotices:
         """Make every notice agree with the rows."""
         with self.database.read() as rows:
             expected = self._expected(rows)
-        for user_id in sorted(expected.keys() | self.files.users()):
-            if self.files.get(user_id) != expected.get(user_id):
+        existing = set(self.files.users())
+        for user_id in sorted(expected.keys() | existing):
+            notice = expected.get(user_id)
+            if (self.files.get(user_id) != notice) if notice else user_id in existing:
                 self.attempt(user_id)
 
     def _expected(self, rows: Rows) -> Mapping[str, Notice | None]:

@@ -103,6 +103,13 @@ class Settings:
         "Users recognise the router by this public key.",
         "beside --piper-config",
     )
+    lobby: tuple[str, int] | None = _setting(
+        Parsed(kinds.lobby),
+        None,
+        "HOST:PORT",
+        "SSHPiper leads users without a session here.",
+        "none",
+    )
     simulate_gpus: str = _setting(
         Parsed(kinds.gpus_to_simulate), "", "GPUS", "Simulate GPUs, such as 2xA100-40GB.", "the driver's"
     )

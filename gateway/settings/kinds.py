@@ -278,6 +278,14 @@ def time_zone(text: str) -> ZoneInfo:
         raise ValidationError(f"{text!r} is not a time zone: use one such as Asia/Seoul or UTC.") from None
 
 
+def lobby(text: str) -> tuple[str, int]:
+    host, _, port = text.rpartition(":")
+    host = host.strip("[]")
+    if not is_port(port) or not (_HOST_NAME.fullmatch(host) or _is_address(host)):
+        raise ValidationError(f"{text!r} is not HOST:PORT: use one such as 127.0.0.1:2223.")
+    return host, int(port)
+
+
 def contact(text: str) -> str:
     if len(text) > _LONGEST_CONTACT or not text.isprintable():
         raise ValidationError(

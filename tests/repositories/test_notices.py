@@ -11,11 +11,15 @@ import pytest
 
 from gateway.domain import ssh_keys
 from gateway.domain.notice import Notice, NoticeState
-from gateway.errors import DiskFull
+from gateway.errors import DiskFull, Unavailable
 from gateway.repositories.files import notices as module
+from gateway.repositories.files.lobby import Lobby, LobbyNotices
 from gateway.repositories.files.notices import NoticeFiles
+from gateway.repositories.files.pipes import Pipes
 from tests.fakes.notices import FakeNotices
+from tests.fakes.pipe_parts import pipe
 
+HOST_KEY = ssh_keys.make_pair().public
 ENDED = Notice("s1", NoticeState.ENDED, (ssh_keys.make_pair().public,), "Your session ended.")
 
 
@@ -24,20 +28,33 @@ def pipe_file(tmp_path: Path) -> Path:
     return tmp_path / "pipe.yaml"
 
 
-@pytest.fixture(params=["files", "memory"])
-def notices(request: pytest.FixtureRequest, pipe_file: Path) -> NoticeFiles | FakeNotices:
+AnyNotices = NoticeFiles | LobbyNotices | FakeNotices
+
+
+def lobby_notices(pipe_file: Path) -> LobbyNotices:
+    host_key = pipe_file.with_name("ssh_host_ed25519_key.pub")
+    host_key.write_text(HOST_KEY)
+    lobby = Lobby("127.0.0.1", 2223, pipe_file.with_name("lobby_key"), [host_key])
+    lobby.make_key()
+    return LobbyNotices(NoticeFiles(pipe_file), Pipes(pipe_file, has_lobby=True), lobby)
+
+
+@pytest.fixture(params=["files", "lobby", "memory"])
+def notices(request: pytest.FixtureRequest, pipe_file: Path) -> AnyNotices:
+    if request.param == "lobby":
+        return lobby_notices(pipe_file)
     return NoticeFiles(pipe_file) if request.param == "files" else FakeNotices()
 
 
 # The contract.
 
 
-def test_there_are_no_notices_at_first(notices: NoticeFiles | FakeNotices) -> None:
+def test_there_are_no_notices_at_first(notices: AnyNotices) -> None:
     assert notices.users() == set()
     assert notices.get("user123") is None
 
 
-def test_a_notice_is_written_replaced_and_removed(notices: NoticeFiles | FakeNotices) -> None:
+def test_a_notice_is_written_replaced_and_removed(notices: AnyNotices) -> None:
     later = replace(ENDED, session_id="s2")
     notices.update("user123", lambda: ENDED)
     notices.update("john.doe", lambda: ENDED)
@@ -114,3 +131,66 @@ def test_a_full_disk_is_named_and_the_old_notice_stays(
     with pytest.raises(DiskFull, match="disk with the pipe file"):
         files.update("user123", lambda: replace(ENDED, text="new"))
     assert files.get("user123") == ENDED
+
+
+# The lobby.
+
+
+def test_a_user_with_a_notice_gets_a_pipe_into_the_lobby(pipe_file: Path) -> None:
+    notices, pipes = lobby_notices(pipe_file), Pipes(pipe_file, has_lobby=True)
+    notices.update("user123", lambda: ENDED)
+    assert pipes.list() == []
+    found = pipes.lobby()["user123"]
+    assert (found.username, found.public_keys) == ("user123", ENDED.public_keys)
+    assert (found.host, found.port, found.host_key) == ("127.0.0.1", 2223, HOST_KEY)
+    assert found.private_key == pipe_file.with_name("lobby_key").read_text()
+    notices.update("user123", lambda: None)
+    assert pipes.lobby() == {}
+
+
+def test_a_session_s_pipe_takes_the_place_of_that_into_the_lobby(pipe_file: Path) -> None:
+    notices, pipes = lobby_notices(pipe_file), Pipes(pipe_file, has_lobby=True)
+    for user in ("user1", "user2"):
+        notices.update(user, lambda: ENDED)
+    pipes.add(pipe("s1", username="user1"))
+    assert [each.session_id for each in pipes.list()] == ["s1"]
+    assert pipes.lobby().keys() == {"user2"}
+    notices.update("user1", lambda: ENDED)
+    assert pipe_file.read_text().index('"s1"') < pipe_file.read_text().index("lobby.user1")
+    pipes.replace(list)
+    assert pipes.lobby().keys() == {"user1", "user2"}
+
+
+def test_a_pipe_into_the_lobby_that_is_missing_or_wrong_counts_as_no_notice(pipe_file: Path) -> None:
+    notices, pipes = lobby_notices(pipe_file), Pipes(pipe_file, has_lobby=True)
+    notices.update("user123", lambda: ENDED)
+    pipes.update_lobby("user123", lambda: None)
+    assert notices.get("user123") is None
+    assert notices.users() == {"user123"}
+    notices.update("user123", lambda: ENDED)
+    pipe_file.with_name("ssh_host_ed25519_key.pub").write_text(ssh_keys.make_pair().public)
+    assert notices.get("user123") is None
+
+
+def test_without_a_lobby_its_pipes_go(pipe_file: Path) -> None:
+    lobby_notices(pipe_file).update("user123", lambda: ENDED)
+    Pipes(pipe_file).replace(list)
+    assert Pipes(pipe_file).lobby() == {}
+
+
+def test_without_the_lobby_s_host_key_there_is_no_pipe(pipe_file: Path) -> None:
+    notices = lobby_notices(pipe_file)
+    pipe_file.with_name("ssh_host_ed25519_key.pub").unlink()
+    with pytest.raises(Unavailable, match="start the lobby once"):
+        notices.update("user123", lambda: ENDED)
+    assert notices.users() == {"user123"}
+
+
+def test_the_lobby_s_key_is_made_once_and_closed_to_others(pipe_file: Path) -> None:
+    lobby_notices(pipe_file)
+    key = pipe_file.with_name("lobby_key")
+    first = key.read_text()
+    lobby_notices(pipe_file)
+    assert key.read_text() == first
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert ssh_keys.is_public_key(Path(f"{key}.pub").read_text().strip())

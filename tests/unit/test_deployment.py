@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from gateway.settings import Settings
+
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
 SCRIPTS = [path for path in [*sorted(DOCKER.iterdir()), ROOT / ".ci/run"] if path.read_bytes()[:2] == b"#!"]
@@ -113,3 +115,15 @@ def test_systemd_waits_longer_than_gunicorn_does() -> None:
 def test_the_shell_parses_the_script(script: Path) -> None:
     assert script.stat().st_mode & 0o111
     subprocess.run(["sh", "-n", script], check=True)
+
+
+def test_the_lobby_listens_where_the_gateway_leads_to_and_only_this_host_reaches_it() -> None:
+    services = compose("compose.lobby.yaml")
+    address = services["gpu-ssh-orchestrator"]["environment"]["GATEWAY_LOBBY"]
+    assert Settings.load({"GATEWAY_LOBBY": address}).lobby == ("127.0.0.1", 2223)
+    assert services["lobby"]["command"][2:] == [
+        f"--listen={address}",
+        "--lobby-key=/etc/sshpiper/lobby_key.pub",
+        "--host-key=/etc/sshpiper/ssh_host_ed25519_key",
+    ]
+    assert "cap_add" not in services["lobby"]

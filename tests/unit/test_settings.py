@@ -81,6 +81,7 @@ WRONG = [
     *(("session_open_files", text) for text in ("0", "unlimited")),
     *(("read_only_root", text) for text in ("ture", "2", "nope", "enabled")),
     *(("notice_days", text) for text in ("-1", "1w", "999999999999")),
+    *(("lobby", text) for text in ("127.0.0.1", ":2223", "a b:1", "h:0", "h:70000")),
     *(("contact", text) for text in ("a\nb", "red \x1b[31m", "a" * 201)),
     *(("history_days", text) for text in ("0", "999999999999", "month")),
     *(("max_ttl_minutes", text) for text in ("0", "1h", "99999999999")),

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from gateway.domain.pipe import Pipe
+from gateway.domain.pipe import Pipe, is_lobby, lobby_id
 from gateway.domain.pipe_file import PipeFile
 from gateway.errors import DiskFull, PipesUnavailable
 from gateway.failpoints import reach
@@ -32,8 +32,12 @@ class _Content:
 
 
 class Pipes:
-    def __init__(self, path: Path) -> None:
+    """`has_lobby`: pipes into the lobby belong in the file. They are no routes of sessions, so `list` leaves
+    them out, and `replace` keeps them."""
+
+    def __init__(self, path: Path, has_lobby: bool = False) -> None:
         self._path = path
+        self._has_lobby = has_lobby
         self._content: _Content | None = None
         self._thread_lock = threading.Lock()
 
@@ -46,22 +50,37 @@ class Pipes:
         nothing. It is called while nobody else can publish, so what it read is still true."""
         with self._locked() as content:
             if pipe := wanted():
-                self._publish(content, {**content.lines, pipe.session_id: content.file.line(pipe)})
+                others = _without(content.lines, lobby_id(pipe.username))
+                self._publish(content, {**others, pipe.session_id: content.file.line(pipe)})
+
+    def update_lobby(self, user_id: str, wanted: Callable[[], Pipe | None]) -> None:
+        """Publish the pipe into the lobby that `wanted` returns, below the pipes that are there; None removes
+        the user's. It is called as that of `update`."""
+        with self._locked() as content:
+            pipe, others = wanted(), _without(content.lines, lobby_id(user_id))
+            self._publish(content, {**others, pipe.session_id: content.file.line(pipe)} if pipe else others)
+
+    def lobby(self) -> dict[str, Pipe]:
+        """Return the pipes into the lobby as published, by user id."""
+        content = self._published()
+        pipes = [_pipe(content.file, line) for id, line in content.lines.items() if is_lobby(id)]
+        return {pipe.username: pipe for pipe in pipes}
 
     def remove(self, session_id: str) -> None:
         """Remove the pipe of the session, if there is one."""
         with self._locked() as content:
-            self._publish(content, {key: line for key, line in content.lines.items() if key != session_id})
+            self._publish(content, _without(content.lines, session_id))
 
     def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None:
         """Publish exactly the pipes that `wanted` returns. It is called while the file is locked."""
         with self._locked() as content:
-            self._publish(content, {pipe.session_id: content.file.line(pipe) for pipe in wanted()})
+            kept = {id: line for id, line in content.lines.items() if self._has_lobby and is_lobby(id)}
+            self._publish(content, {pipe.session_id: content.file.line(pipe) for pipe in wanted()} | kept)
 
     def list(self) -> list[Pipe]:
         """Return the gateway's own pipes as published. Takes no lock and creates no file."""
         content = self._published()
-        return [_pipe(content.file, line) for line in content.lines.values()]
+        return [_pipe(content.file, line) for id, line in content.lines.items() if not is_lobby(id)]
 
     def routed_elsewhere(self, users: Iterable[str]) -> set[str]:
         """Return those of `users` whom a hand-written pipe above the gateway's matches."""
@@ -130,6 +149,10 @@ class Pipes:
         with replacing(self._path, 0o600, _beside(self._path, "tmp"), require_unchanged) as draft:
             draft.writelines(map(str.encode, content.file.parts(lines.values())))
         self._content = _Content(_signature(self._path), content.file, lines)
+
+
+def _without(lines: Lines, session_id: str) -> Lines:
+    return {id: line for id, line in lines.items() if id != session_id}
 
 
 def _beside(path: Path, ending: str) -> Path:
