@@ -9,8 +9,8 @@ from pathlib import Path
 
 from flask import Flask
 
-from gateway import failpoints, simulation
-from gateway.api import authorisation, browsers, errors, events, gpus, health, openapi, users
+from gateway import __version__, failpoints, simulation
+from gateway.api import authorisation, browsers, errors, events, gpus, health, metrics, openapi, users
 from gateway.api import sessions as sessions_api
 from gateway.api.entry_point import EntryPoint
 from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
@@ -47,10 +47,12 @@ from gateway.services import readiness
 from gateway.services.closing import Closing
 from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
+from gateway.services.gauges import Gauges
 from gateway.services.gpus import GpuInventory
 from gateway.services.leases import Leases
 from gateway.services.login_notices import LoginNotices
 from gateway.services.messages import Messages
+from gateway.services.metrics import Metrics
 from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes
 from gateway.services.quota import WorkspaceQuota
@@ -88,6 +90,7 @@ class Gateway:
     warnings: Warnings
     reconciler: Reconciler
     disk_use: DiskUse
+    gauges: Gauges
     reaper: Reaper
 
     @classmethod
@@ -158,12 +161,16 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     watch = Watch(database, host)
     plan = WarningPlan(settings.warn_minutes, timedelta(seconds=settings.end_signal_seconds))
     warnings = Warnings(database, host, notices, plan, clock)
-    reaper = Reaper(reconciler, watch, Warner(warnings), disk_use, leadership_of(settings))
+    leadership = leadership_of(settings)
+    checks = readiness.checks(database, host, pipes, quota, leadership.last_tick)
+    inventory = GpuInventory(database, host, MigPolicy(settings.mig_policy), clock)
+    gauges = Gauges(database, inventory, checks, clock)
+    reaper = Reaper(reconciler, watch, Warner(warnings), disk_use, gauges, leadership)
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
-    gateway = Gateway(flask, sessions, leases, login_notices, warnings, reconciler, disk_use, reaper)
+    gateway = Gateway(flask, sessions, leases, login_notices, warnings, reconciler, disk_use, gauges, reaper)
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
     return gateway
@@ -172,23 +179,23 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
 def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing) -> None:
     """Register the blueprints and the services that their views use."""
     app, database, clock = gateway.flask, parts.database, parts.clock
-    quota, last_tick = gateway.disk_use.quota, gateway.reaper.last_tick
     audit_log = AuditLog(database, clock)
     ApiServices(
         gateway.sessions,
         gateway.leases,
         messages=Messages(database, parts.host, gateway.disk_use.notices, clock),
         user_keys=UserKeys(database, routing, Uids(database, parts.host), gateway.login_notices, clock),
-        gpus=GpuInventory(database, parts.host, MigPolicy(settings.mig_policy), clock),
+        gpus=gateway.gauges.gpus,
         audit_log=audit_log,
-        checks=readiness.checks(database, parts.host, parts.pipes, quota, last_tick),
+        metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),
+        checks=gateway.gauges.checks,
         entry_point=EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_keys),
         max_ttl_minutes=settings.max_ttl_minutes,
         public_url=settings.public_url,
     ).install(app)
     browsers.register(app, settings.api_hosts, clock)
-    for blueprint in (sessions_api.routes, users.routes, gpus.routes, events.routes, health.routes):
-        app.register_blueprint(blueprint)
+    for module in (sessions_api, users, gpus, events, health, metrics):
+        app.register_blueprint(module.routes)
     authorisation.register(app, Tokens(database, clock), audit_log, clock)
     errors.register(app)
     openapi.install(app)

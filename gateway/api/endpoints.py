@@ -16,11 +16,21 @@ View = Callable[..., ResponseReturnValue]
 MakeSchema = Callable[[], Schema]  # a schema class, or a function that reads the services
 
 
+class Text(tuple[str, ...]):
+    """The media types of a response that is no JSON."""
+
+    def __new__(cls, *media_types: str) -> "Text":
+        return super().__new__(cls, media_types)
+
+
+Responses = Mapping[int, type[ResponseSchema] | Text | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """What a view takes, what it returns on success, and the problems that only this view has."""
 
-    responses: Mapping[int, type[ResponseSchema] | None]
+    responses: Responses
     body: MakeSchema | None
     body_is_required: bool
     query: MakeSchema | None
@@ -36,7 +46,7 @@ class Endpoint:
 
 
 def describes(
-    responses: Mapping[int, type[ResponseSchema] | None],
+    responses: Responses,
     *,
     body: MakeSchema | None = None,
     optional_body: MakeSchema | None = None,

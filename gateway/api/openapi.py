@@ -10,7 +10,7 @@ from flask import Blueprint, Flask, current_app
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import IntegerConverter, Rule
 
-from gateway.api.endpoints import Endpoint
+from gateway.api.endpoints import Endpoint, Text
 from gateway.api.responses import OPTIONAL, ProblemResponse, ResponseSchema
 from gateway.domain import permissions
 from gateway.domain.permissions import Role, Scope
@@ -125,9 +125,11 @@ def _path_parameter(rule: Rule, name: str) -> dict[str, Any]:
     return {"in": "path", "name": name, "required": True, "schema": schema}
 
 
-def _response(status: int, schema: type[ResponseSchema] | None) -> dict[str, Any]:
+def _response(status: int, schema: type[ResponseSchema] | Text | None) -> dict[str, Any]:
     response: dict[str, Any] = {"description": _MEANINGS[status]}
-    if schema:
+    if isinstance(schema, Text):
+        response["content"] = {media_type: {"schema": {"type": "string"}} for media_type in schema}
+    elif schema:
         response["content"] = {"application/json": {"schema": schema}}
     if status in _HEADERS:
         response["headers"] = {name: {"schema": {"type": "string"}} for name in _HEADERS[status]}

@@ -10,6 +10,7 @@ from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
 from gateway.services.leases import Leases
 from gateway.services.messages import Messages
+from gateway.services.metrics import Metrics
 from gateway.services.ports import Check
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
@@ -27,6 +28,7 @@ class ApiServices:
     user_keys: UserKeys
     gpus: GpuInventory
     audit_log: AuditLog
+    metrics: Metrics
     checks: Mapping[str, Check]
     entry_point: EntryPoint
     max_ttl_minutes: int

@@ -20,12 +20,14 @@ from gateway.domain.audit import REAPER, acting, actor
 from gateway.domain.models import Session
 from gateway.errors import GatewayError
 from gateway.services.disk_use import DiskUse
+from gateway.services.gauges import Gauges
 from gateway.services.ports import Leadership
 from gateway.services.readiness import RECONCILE_SECONDS
 
 log = logging.getLogger(__name__)
 
 _SURVEY_SECONDS = 300.0
+_MEASURE_SECONDS = 15.0
 _TICK_SECONDS = 1.0  # the longest delay until the reaper sees an expiry that another process has written
 _TRY_SECONDS = 0.25  # how often the other processes try to become the leader
 _CLOSERS = 8  # sessions that are closed at the same time
@@ -40,12 +42,14 @@ class Reaper:
         watch: Watch,
         warner: Warner,
         disk_use: DiskUse,
+        gauges: Gauges,
         leadership: Leadership,
     ) -> None:
         self._reconciler = reconciler
         self._watch = watch
         self._warner = warner
         self._disk_use = disk_use
+        self._gauges = gauges
         self._leadership = leadership
         self._stop = threading.Event()
         self._wake = threading.Event()  # reconcile now, before the next regular time
@@ -87,7 +91,7 @@ class Reaper:
         while not self._stop.is_set():
             if self._guarded(self._leadership.acquire):
                 log.info("reaper leads")
-                with self._watch.following(self._wake.set), self._warner.working(), self._surveying():
+                with self._watch.following(self._wake.set), self._warner.working(), self._measuring():
                     self._work()
             self._stop.wait(_TRY_SECONDS)
         self._guarded(self._leadership.release)
@@ -107,18 +111,20 @@ class Reaper:
             log.warning("reaper leads no more")
 
     @contextmanager
-    def _surveying(self) -> Iterator[None]:
-        """Run a thread that measures workspaces until the end of the block. It is a separate thread, because
-        a measurement may take longer than a tick."""
+    def _measuring(self) -> Iterator[None]:
+        """Measure workspaces and gauges until the end of the block. Each has a thread of its own, because a
+        measurement may take longer than a tick."""
         over = threading.Event()
 
-        def survey() -> None:
+        def repeat(work: Callable[[], None], seconds: float) -> None:
             with acting(REAPER):
                 while not over.is_set():
-                    self._guarded(self._disk_use.survey)
-                    over.wait(_SURVEY_SECONDS)
+                    self._guarded(work)
+                    over.wait(seconds)
 
-        threading.Thread(target=survey, name="survey", daemon=True).start()
+        survey, measure = (self._disk_use.survey, _SURVEY_SECONDS), (self._gauges.measure, _MEASURE_SECONDS)
+        threading.Thread(target=repeat, args=survey, name="survey", daemon=True).start()
+        threading.Thread(target=repeat, args=measure, name="gauges", daemon=True).start()
         try:
             yield
         finally:

@@ -67,6 +67,13 @@ def serve(**flags: str | bool | None) -> None:
     ),
 )
 @click.option(
+    "--metrics-listen",
+    "metrics_address",
+    metavar="HOST:PORT",
+    envvar="GATEWAY_ROUTER_METRICS_LISTEN",
+    help=two_lines("Serve /metrics on this address.", "GATEWAY_ROUTER_METRICS_LISTEN; none"),
+)
+@click.option(
     "--log-level",
     type=click.Choice(LEVELS),
     default="info",
@@ -78,6 +85,7 @@ def router(
     host_keys: tuple[Path, ...],
     processes: int | None,
     lobby_key: Path | None,
+    metrics_address: str | None,
     log_level: str,
     **flags: str | bool | None,
 ) -> None:
@@ -86,9 +94,17 @@ def router(
     from gateway.router import serve as serve_router
 
     settings = Settings.load(os.environ, flags)
-    listen = [_address(text) for text in addresses.split(",")]
+    listen = [_address(text, "--listen") for text in addresses.split(",")]
+    metrics = _address(metrics_address, "--metrics-listen") if metrics_address else None
     log_to_stderr(settings.log_format, log_level, OneLineASecond())
-    serve_router(settings.piper_config, listen, *host_keys, processes=processes, lobby_key=lobby_key)
+    serve_router(
+        settings.piper_config,
+        listen,
+        *host_keys,
+        processes=processes,
+        lobby_key=lobby_key,
+        metrics=metrics,
+    )
 
 
 def _require_directory() -> None:
@@ -101,8 +117,8 @@ def _require_directory() -> None:
         ) from None
 
 
-def _address(text: str) -> tuple[str, int]:
+def _address(text: str, flag: str) -> tuple[str, int]:
     host, colon, port = text.rpartition(":")
     if not colon or not port.isdecimal() or not 0 <= int(port) <= 65535:
-        raise StartRefused(f"--listen: {text!r} is not HOST:PORT.")
+        raise StartRefused(f"{flag}: {text!r} is not HOST:PORT.")
     return host.strip("[]"), int(port)

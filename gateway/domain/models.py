@@ -285,8 +285,11 @@ class Session(Base):
         whether that process is alive; None (unknown) is treated as alive.
         """
         unfinished = self.container_id is None and self.end_reason != Reason.FAILED
-        age = self.lease - self.time_left(now)
-        return unfinished and claimed is not False and age <= OPENING_GRACE
+        return unfinished and claimed is not False and self.age(now) <= OPENING_GRACE
+
+    def age(self, now: Moment) -> timedelta:
+        """Return the time since the lease began."""
+        return self.lease - self.time_left(now)
 
     def activate(self, started: Started, now: datetime) -> None:
         """Record what the host made. A session that is closing by now stays closing."""

@@ -9,6 +9,7 @@ class Role(StrEnum):
     ADMIN = "admin"
     OPERATOR = "operator"
     USER = "user"
+    MONITOR = "monitor"  # programs that watch the gateway
     NOBODY = "nobody"  # a request without a token when one is needed; no token has this role
 
 
@@ -40,7 +41,8 @@ RULES: Mapping[str, Mapping[Role, Scope]] = {
     "openapi.document": dict.fromkeys(Role, Scope.ALL),
     "health.healthz": dict.fromkeys(Role, Scope.ALL),
     # Health probes need the status. The details of a failed part are not for unauthenticated clients.
-    "health.readyz": {**_ALL_AND_OWN, Role.NOBODY: Scope.OWN},
+    "health.readyz": {**_ALL_AND_OWN, Role.MONITOR: Scope.ALL, Role.NOBODY: Scope.OWN},
+    "metrics.scrape": {**_ALL, Role.MONITOR: Scope.ALL},
 }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from gateway.router import journal
 from gateway.router.channel import Message
 from gateway.router.limits import Limits
+from gateway.router.metrics import Counts
 from gateway.router.pool import Pool, Process
 from gateway.router.ssh import identification, wire
 from gateway.router.upstream import FULL
@@ -26,9 +27,10 @@ _CROWDED_OUT = "too many connections have not logged in; try again in a moment"
 class Entrance:
     """`most_descriptors` is what one worker may have open."""
 
-    def __init__(self, pool: Pool, limits: Limits, most_descriptors: int) -> None:
+    def __init__(self, pool: Pool, limits: Limits, most_descriptors: int, counts: Counts) -> None:
         self._pool = pool
         self._limits = limits
+        self._counts = counts
         self._most_sockets = most_descriptors - _RESERVED_DESCRIPTORS
         self._numbers = itertools.count(1)
         self._addresses: dict[int, str] = {}
@@ -61,6 +63,7 @@ class Entrance:
         else:
             if event == "refused":
                 self._limits.failed(number, message["points"], now)
+            self._counts.note(event)
             journal.write(event, {**message, "address": self._addresses.get(number)})
 
     def lost(self, process: Process) -> None:
@@ -110,6 +113,7 @@ class Entrance:
         self._addresses.pop(number, None)
 
     def _turn_away(self, connection: socket.socket, address: str, reason: str, now: float) -> None:
+        self._counts.note("turned away")
         facts: dict[str, Any] = {"address": address, "reason": reason}
         log.info("connection refused", extra={**facts, "kind": f"connection refused {reason[:20]}"})
         goodbye = wire.plain_packet(wire.disconnect(wire.TOO_MANY_CONNECTIONS, reason))

@@ -20,6 +20,7 @@ def serve(
     *host_keys: Path,
     processes: int | None = None,
     lobby_key: Path | None = None,
+    metrics: tuple[str, int] | None = None,
 ) -> None:
     """Route logins until SIGTERM, with as many worker processes as there are cores if not said otherwise.
 
@@ -27,12 +28,14 @@ def serve(
     notice, and no other key opens any.
 
     SIGTERM ends the listening. The process ends with its last connection, after a minute, or at the
-    second SIGTERM. Raises StartRefused where a key or a port cannot be used.
+    second SIGTERM. `metrics` is where Prometheus finds /metrics. Raises StartRefused where a key or a port
+    cannot be used.
     """
     keys = host_key.load_all(host_keys or host_key.defaults(piper_config.parent))
     sockets = _passed_sockets() or [_bound(host, port) for host, port in listen]
     workers = processes or len(os.sched_getaffinity(0))
-    Supervisor(piper_config, sockets, keys, workers, _lobby_keys(lobby_key)).run()
+    page = _bound(*metrics) if metrics else None
+    Supervisor(piper_config, sockets, keys, workers, _lobby_keys(lobby_key), page).run()
 
 
 def _lobby_keys(path: Path | None) -> frozenset[bytes]:

@@ -17,6 +17,7 @@ from gateway.router import worker
 from gateway.router.channel import Channel
 from gateway.router.entrance import Entrance
 from gateway.router.limits import Limits
+from gateway.router.metrics import Counts, MetricsPage
 from gateway.router.pool import Pool, Process
 from gateway.router.routes import Routes
 from gateway.router.ssh.keys import PrivateKey
@@ -41,6 +42,7 @@ class Supervisor:
         host_keys: Mapping[str, PrivateKey],
         workers: int,
         lobby_keys: Collection[bytes] = (),
+        metrics_listener: socket.socket | None = None,
     ) -> None:
         self._lobby_keys = lobby_keys
         self._piper_config = piper_config
@@ -48,8 +50,16 @@ class Supervisor:
         self._host_keys = host_keys
         self._routes = Routes(piper_config)  # it reports the file's faults, for all workers
         self._pool = Pool(workers, self._work)
-        self._entrance = Entrance(self._pool, Limits(), _raised_descriptor_limit())
+        counts = Counts()
+        self._entrance = Entrance(self._pool, Limits(), _raised_descriptor_limit(), counts)
         self._selector = selectors.DefaultSelector()
+        self._page: MetricsPage | None = None
+        if metrics_listener:
+
+            def exposition() -> bytes:
+                return counts.exposition(self._entrance.connections)
+
+            self._page = MetricsPage(metrics_listener, exposition, self._selector)
         self._wakeup = socket.socketpair()
         self._signals = 0
 
@@ -75,6 +85,8 @@ class Supervisor:
             now = time.monotonic()
             if isinstance(key.data, Process):
                 self._read(key.data, now)
+            elif isinstance(key.data, MetricsPage):
+                key.data.serve(key.fileobj, now)
             elif key.fileobj in self._listeners:
                 self._routes.refresh()
                 self._entrance.accept(key.fileobj, now)  # type: ignore[arg-type]
@@ -83,6 +95,8 @@ class Supervisor:
         for process in self._pool.processes:
             process.send_unsent()
         self._entrance.close_lingering(time.monotonic())
+        if self._page:
+            self._page.drop_slow(time.monotonic())
 
     def _read(self, process: Process, now: float) -> None:
         try:
@@ -104,6 +118,8 @@ class Supervisor:
     def _work(self, channel: Channel) -> None:
         """Be a worker: in a process of its own, which has a copy of all that is open here."""
         signal.set_wakeup_fd(-1)
+        if self._page:
+            self._page.abandon()
         self._selector.close()
         for each in (*self._listeners, *self._wakeup):
             each.close()

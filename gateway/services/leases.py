@@ -1,14 +1,16 @@
 """Extends the leases of live sessions."""
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
+from gateway.domain import counters
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.lease import MINUTE, Extension, LeaseLimit
 from gateway.domain.models import Event, Session
-from gateway.errors import DatabaseUnavailable
+from gateway.errors import DatabaseUnavailable, GatewayError, LeaseMoved, LeaseTooLong
 from gateway.failpoints import reach
 from gateway.services.notices import Notices
 from gateway.services.ports import Database
@@ -30,6 +32,14 @@ class Leases:
         `LeaseMoved` and `LeaseTooLong`. The row is what counts: if the session's files cannot be written now,
         the reconciler writes them later.
         """
+        try:
+            return self._extend(session_id, extension, owner)
+        except (LeaseTooLong, LeaseMoved):
+            with suppress(GatewayError), self.database.begin() as rows:
+                rows.count([counters.refused_extension()])
+            raise
+
+    def _extend(self, session_id: str, extension: Extension, owner: str | None) -> Session:
         with self.database.begin() as rows:
             session = rows.live(session_id, owner)
             now = self.clock()

@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gateway.domain import ssh_keys
+from gateway.domain import counters, ssh_keys
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, KeysFrom, Reason, Session, Status, User
@@ -170,6 +170,7 @@ class Sessions:
         """Count a refused request as demand. A failure of the database does not replace the refusal."""
         with suppress(GatewayError), self.database.begin() as rows:
             rows.record_request(user_id, mig_profile, self.clock().wall)
+            rows.count([counters.refused(mig_profile)])
 
     def _reserve(
         self, session_id: str, wanted: _Wanted, refused: Sequence[Allocation]
@@ -215,10 +216,12 @@ class Sessions:
         """Record what the host made. Raises `SessionEnded` if the session was closed meanwhile."""
         with self.database.begin() as rows:
             session = rows.live(opened.id)
-            session.activate(started, self.clock().wall)
+            now = self.clock()
+            session.activate(started, now.wall)
             if session.status == Status.ACTIVE:
                 detail = f"container {started.container_id[:12]}, slice {started.allocation.mig_uuid}"
-                rows.record(Event.of(self.clock().wall, Action.OPENED, detail, session=session))
+                rows.record(Event.of(now.wall, Action.OPENED, detail, session=session))
+                rows.count(counters.opened_after(session.age(now).total_seconds()))
         if session.status == Status.CLOSING:
             raise SessionEnded(session.id, str(session.end_reason), self.clock().wall)
         return session

@@ -183,6 +183,9 @@ class Settings:
     contact: str = _setting(
         Parsed(kinds.contact), "", "TEXT", "Users ask here for a session, such as ops@lab.example.", "none"
     )
+    metrics_users: bool = _setting(
+        Switch(), False, "", "/metrics counts the seconds of slices for each user."
+    )
     history_days: int = _setting(
         Whole(1, 36500), 30, "N", "Ended sessions and events are kept this many days."
     )

@@ -29,6 +29,7 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "openapi.document": ("GET", "/openapi.json", None),
     "health.healthz": ("GET", "/healthz", None),
     "health.readyz": ("GET", "/readyz", None),
+    "metrics.scrape": ("GET", "/metrics", None),
 }
 
 
@@ -69,7 +70,7 @@ def test_an_endpoint_without_a_rule_is_denied_to_every_role() -> None:
     assert [permissions.scope(role, "sessions.new") for role in Role] == [None] * len(Role)
 
 
-@pytest.mark.parametrize("role", [Role.ADMIN, Role.OPERATOR, Role.USER])
+@pytest.mark.parametrize("role", [Role.ADMIN, Role.OPERATOR, Role.USER, Role.MONITOR])
 @pytest.mark.parametrize("endpoint", CALLS)
 def test_each_role_has_exactly_the_access_of_its_rule(
     caller: Callable[..., ApiClient], endpoint: str, role: Role

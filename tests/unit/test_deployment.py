@@ -12,7 +12,8 @@ from gateway.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "docker"
-SCRIPTS = [path for path in [*sorted(DOCKER.iterdir()), ROOT / ".ci/run"] if path.read_bytes()[:2] == b"#!"]
+FILES = [path for path in [*sorted(DOCKER.iterdir()), ROOT / ".ci/run"] if path.is_file()]
+SCRIPTS = [path for path in FILES if path.read_bytes()[:2] == b"#!"]
 INSTALLED = "/opt/gpu-ssh-gateway/.venv/bin/gateway"
 
 

@@ -5,6 +5,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import and_, case, delete, func, or_, orm, select, type_coerce, update
 
+from gateway.domain import counters
 from gateway.domain.clock import Moment
 from gateway.domain.models import (
     Cordon,
@@ -20,12 +21,13 @@ from gateway.domain.models import (
 )
 from gateway.domain.uids import UidRange
 from gateway.errors import SessionEnded, SessionNotFound, Unavailable
+from gateway.repositories.sql.counter_rows import CounterRows
 
 _DEMAND_SAMPLE = 1000  # requests
 _REPETITION = timedelta(minutes=10)
 
 
-class SessionRows:
+class SessionRows(CounterRows):
     """The operations of one transaction; `SqlDatabase.begin()` and `.read()` return it."""
 
     def __init__(self, session: orm.Session) -> None:
@@ -139,6 +141,8 @@ class SessionRows:
     def end(self, session: Session, now: datetime) -> EndedSession:
         """Move the session's row from the live sessions to the history."""
         ended = session.ended(now)
+        if session.opened_at:
+            self.count([counters.held(session.mig_profile, session.user_id, session.opened_at, now)])
         self._session.delete(session)
         self._session.add(ended)
         return ended
@@ -199,7 +203,18 @@ class SessionRows:
         self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))
 
     def record(self, event: Event) -> None:
+        """Add the event to the audit log, and what it counts to the counters."""
         self._session.add(event)
+        self._session.flush()
+        session = self._subject(event)
+        profile = session.mig_profile if session else ""
+        reason = session.reason if isinstance(session, EndedSession) else ""
+        self.count(counters.of_event(event.what, event.detail, profile, reason))
+
+    def _subject(self, event: Event) -> Session | EndedSession | None:
+        if event.session_id is None:
+            return None
+        return self.get(event.session_id) or self.get_ended(event.session_id)
 
     def events(
         self,
