@@ -10,7 +10,7 @@ from pathlib import Path
 from flask import Flask
 
 from gateway import __version__, failpoints, simulation
-from gateway.api import authorisation, browsers, errors, events, gpus, health, metrics, openapi, users
+from gateway.api import authorisation, browsers, errors, events, gpus, health, metrics, openapi, usage, users
 from gateway.api import sessions as sessions_api
 from gateway.api.entry_point import EntryPoint
 from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
@@ -62,6 +62,8 @@ from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
 from gateway.services.tokens import Tokens
 from gateway.services.uids import Uids
+from gateway.services.usage import UsageLog, UsageReport
+from gateway.services.users import Users
 from gateway.services.warnings import Warnings
 from gateway.settings import Settings
 
@@ -122,7 +124,9 @@ def create_app(settings: Settings) -> Flask:
     if lobby := lobby_of(settings):
         lobby.make_key()
     _require_protection(settings, Tokens(parts.database, parts.clock))
-    Recovery(parts.database, parts.host, parts.pipes, parts.clock).require_own_sessions()
+    Recovery(
+        parts.database, parts.host, parts.pipes, parts.clock, UsageLog(settings.timezone)
+    ).require_own_sessions()
     return assemble(settings, parts).flask
 
 
@@ -148,7 +152,7 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     database, host, pipes, clock = parts.database, parts.host, parts.pipes, parts.clock
     words, notice_days = Words(settings.timezone, settings.contact), timedelta(days=settings.notice_days)
     login_notices = LoginNotices(database, parts.notices, words, notice_days, clock)
-    closing = Closing(database, host, pipes, login_notices, clock)
+    closing = Closing(database, host, pipes, login_notices, UsageLog(settings.timezone), clock)
     routing = Routing(database, host, pipes)
     limit = LeaseLimit(timedelta(minutes=settings.max_lease_minutes))
     quota = WorkspaceQuota(host, settings.workspace_quota_bytes)
@@ -179,12 +183,14 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
 def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing) -> None:
     """Register the blueprints and the services that their views use."""
     app, database, clock = gateway.flask, parts.database, parts.clock
-    audit_log = AuditLog(database, clock)
+    audit_log, uids = AuditLog(database, clock), Uids(database, parts.host)
     ApiServices(
         gateway.sessions,
         gateway.leases,
         messages=Messages(database, parts.host, gateway.disk_use.notices, clock),
-        user_keys=UserKeys(database, routing, Uids(database, parts.host), gateway.login_notices, clock),
+        user_keys=UserKeys(database, routing, uids, gateway.login_notices, clock),
+        users=Users(database, uids, clock),
+        usage=UsageReport(database, clock, settings.timezone),
         gpus=gateway.gauges.gpus,
         audit_log=audit_log,
         metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),
@@ -194,7 +200,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         public_url=settings.public_url,
     ).install(app)
     browsers.register(app, settings.api_hosts, clock)
-    for module in (sessions_api, users, gpus, events, health, metrics):
+    for module in (sessions_api, users, usage, gpus, events, health, metrics):
         app.register_blueprint(module.routes)
     authorisation.register(app, Tokens(database, clock), audit_log, clock)
     errors.register(app)

@@ -51,9 +51,13 @@ class Client:
 
         Raises `Refused` with the detail of a problem response, `Unavailable` if no gateway answers.
         """
+        return json.loads(self._asked(method, path, body, "application/json") or b"null")
+
+    def _asked(self, method: str, path: str, body: object, accept: str) -> bytes:
         try:
-            with self._open(method, path, body, self.token or None) as response:
-                return json.loads(response.read() or b"null")
+            with self._open(method, path, body, self.token or None, accept) as response:
+                received: bytes = response.read()
+                return received
         except error.HTTPError as problem:
             with problem:
                 raise Refused(problem.code, _members(problem)) from problem
@@ -63,6 +67,10 @@ class Client:
                 f"No gateway answers at {self._given_url} ({reason}): start one with `gateway serve`, or set "
                 "--url or GATEWAY_URL."
             ) from failure
+
+    def text(self, path: str, media_type: str) -> str:
+        """Get a text of this media type. Raises as `ask` does."""
+        return self._asked("GET", path, None, media_type).decode()
 
     def status(self, method: str, path: str, body: object = None, token: str | None = None) -> int:
         """Send a request with `token` instead of the client's own, and return the status of the response.
@@ -78,8 +86,10 @@ class Client:
         except (OSError, ValueError) as failure:
             raise Unavailable(f"No gateway answers at {self._given_url} ({failure}).") from failure
 
-    def _open(self, method: str, path: str, body: object, token: str | None) -> Any:
-        headers = {"Content-Type": "application/json"}
+    def _open(
+        self, method: str, path: str, body: object, token: str | None, accept: str = "application/json"
+    ) -> Any:
+        headers = {"Content-Type": "application/json", "Accept": accept}
         if token is not None:
             headers["Authorization"] = f"Bearer {token}"
         data = None if body is None else json.dumps(body).encode()

@@ -14,6 +14,7 @@ secret.
     ├── TooManyChanges          one token changes more in a minute than it may
     ├── TooManyFailures         one address sent too many requests without a valid token
     ├── GpuNotFound             this host has no GPU with that index
+    ├── UserNotFound            the gateway knows no user with that id
     ├── SessionNotFound         no session ever had that id
     ├── SessionEnded            the session has ended
     ├── LeaseMoved              the lease has another end than the caller saw
@@ -114,6 +115,14 @@ class GpuNotFound(GatewayError):
         known = f"Its GPUs have the indexes 0 to {count - 1}" if count else "It has no GPUs at all"
         super().__init__(f"This host has no GPU {index}. {known}; GET /gpus lists them.")
         self.index = index
+
+
+class UserNotFound(GatewayError):
+    def __init__(self, user_id: str) -> None:
+        super().__init__(
+            f"The gateway knows no user {user_id!r}: a user becomes known by a session, by keys, or by PUT "
+            "/users/{id}."
+        )
 
 
 class SessionNotFound(GatewayError):

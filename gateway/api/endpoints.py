@@ -16,11 +16,11 @@ View = Callable[..., ResponseReturnValue]
 MakeSchema = Callable[[], Schema]  # a schema class, or a function that reads the services
 
 
-class Text(tuple[str, ...]):
-    """The media types of a response that is no JSON."""
+class Text:
+    """A response that can be something else than JSON: its other media types, and the schema of its JSON."""
 
-    def __new__(cls, *media_types: str) -> "Text":
-        return super().__new__(cls, media_types)
+    def __init__(self, *media_types: str, schema: type[ResponseSchema] | None = None) -> None:
+        self.media_types, self.schema = media_types, schema
 
 
 Responses = Mapping[int, type[ResponseSchema] | Text | None]

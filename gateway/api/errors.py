@@ -24,6 +24,7 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.Forbidden, 403, "forbidden", "The token does not allow this"),
     (errors.TooManyFailures, 429, "too-many-failures", "Too many failed authentications"),
     (errors.GpuNotFound, 404, "gpu-not-found", "The GPU does not exist"),
+    (errors.UserNotFound, 404, "user-not-found", "The user is unknown"),
     (errors.SessionNotFound, 404, "session-not-found", "The session does not exist"),
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
     (errors.LeaseMoved, 409, "lease-moved", "The lease has another end"),

@@ -128,7 +128,9 @@ def _path_parameter(rule: Rule, name: str) -> dict[str, Any]:
 def _response(status: int, schema: type[ResponseSchema] | Text | None) -> dict[str, Any]:
     response: dict[str, Any] = {"description": _MEANINGS[status]}
     if isinstance(schema, Text):
-        response["content"] = {media_type: {"schema": {"type": "string"}} for media_type in schema}
+        response = _response(status, schema.schema)
+        others = {media_type: {"schema": {"type": "string"}} for media_type in schema.media_types}
+        response["content"] = response.get("content", {}) | others
     elif schema:
         response["content"] = {"application/json": {"schema": schema}}
     if status in _HEADERS:

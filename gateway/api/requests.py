@@ -9,6 +9,7 @@ from werkzeug.routing import IntegerConverter, UnicodeConverter
 from werkzeug.routing import ValidationError as NoMatch
 
 from gateway.domain import ssh_keys, users
+from gateway.domain.usage import By
 
 LARGEST_BODY = 512 * 1024  # bytes; 20 of the largest keys and some
 _LARGEST_ID = 2**63 - 1  # of a database row
@@ -19,6 +20,11 @@ _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 
 def _user_id(value: str) -> None:
     if problem := users.problem_with(value):
+        raise ValidationError(problem)
+
+
+def _group(value: str) -> None:
+    if problem := users.problem_with_group(value):
         raise ValidationError(problem)
 
 
@@ -173,6 +179,23 @@ class CordonRequest(Schema):
     """Optional body of `PUT /gpus/{index}/cordon`."""
 
     reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
+
+
+class UsageRequest(Schema):
+    """Query of `GET /usage`. Both days are included."""
+
+    since = fields.Date(load_default=None)
+    until = fields.Date(load_default=None)
+    by = fields.String(load_default=By.USER.value, validate=validate.OneOf([each.value for each in By]))
+
+
+class UserRequest(Schema):
+    """Body of `PUT /users/{id}`."""
+
+    group = fields.String(
+        load_default=None, allow_none=True, validate=_group, metadata={"pattern": f"^{users.GROUP.pattern}$"}
+    )
+    email = fields.Email(load_default=None, allow_none=True, validate=[validate.Length(max=254), _text])
 
 
 class EventsRequest(Schema):

@@ -137,6 +137,29 @@ class FitResponse(ResponseSchema):
     waits_for = fields.List(fields.Nested(WaitedForResponse))
 
 
+class UserResponse(ResponseSchema):
+    user_id = fields.String(attribute="id")
+    group = fields.String(allow_none=True)
+    email = fields.String(allow_none=True)
+
+
+class UsageLineResponse(ResponseSchema):
+    user = fields.String(allow_none=True)
+    group = fields.String(allow_none=True)
+    profile = fields.String(allow_none=True)
+    day = fields.Date(allow_none=True)
+    sessions = fields.Integer()
+    lease_seconds = fields.Integer()
+    gpu_seconds = fields.Float()
+
+
+class UsageResponse(ResponseSchema):
+    since = fields.Date()
+    until = fields.Date()
+    by = fields.String()
+    usage = fields.List(fields.Nested(UsageLineResponse))
+
+
 class EventsResponse(ResponseSchema):
     events = fields.List(fields.Nested(EventResponse))
 

@@ -14,6 +14,8 @@ from gateway.services.metrics import Metrics
 from gateway.services.ports import Check
 from gateway.services.sessions import Sessions
 from gateway.services.ssh_keys import UserKeys
+from gateway.services.usage import UsageReport
+from gateway.services.users import Users
 
 _NAME = "gateway.api"  # in `Flask.extensions`
 
@@ -26,6 +28,8 @@ class ApiServices:
     leases: Leases
     messages: Messages
     user_keys: UserKeys
+    users: Users
+    usage: UsageReport
     gpus: GpuInventory
     audit_log: AuditLog
     metrics: Metrics

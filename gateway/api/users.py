@@ -1,4 +1,4 @@
-"""/users/{id}/keys: the public keys stored for a user."""
+"""/users/{id}: the group and the address of a user, and the public keys stored for the user."""
 
 import functools
 from typing import Any
@@ -8,13 +8,15 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import require_own
 from gateway.api.endpoints import Fields, View, describes
-from gateway.api.requests import KeysRequest
-from gateway.api.responses import KeysResponse
+from gateway.api.requests import KeysRequest, UserRequest
+from gateway.api.responses import KeysResponse, UserResponse
 from gateway.api.services import services
 from gateway.domain import users
 from gateway.errors import InvalidRequest
 
 routes = Blueprint("users", __name__, url_prefix="/users")
+
+_response = UserResponse()
 
 
 def _for_own_user(view: View) -> View:
@@ -28,6 +30,22 @@ def _for_own_user(view: View) -> View:
         return view(user_id=user_id, **others)
 
     return check_and_call
+
+
+@routes.get("/<user_id>")
+@_for_own_user
+@describes({200: UserResponse}, problems=(404, 422))
+def show(user_id: str) -> ResponseReturnValue:
+    """Read the group of a user, and the address for mail."""
+    return {**_response.dump(services().users.get(user_id))}
+
+
+@routes.put("/<user_id>")
+@_for_own_user
+@describes({200: UserResponse}, body=UserRequest, problems=(422, 507))
+def change(given: Fields, user_id: str) -> ResponseReturnValue:
+    """Set the group of a user, and the address for mail. What is left out is removed."""
+    return {**_response.dump(services().users.change(user_id, given["group"], given["email"]))}
 
 
 @routes.get("/<user_id>/keys")

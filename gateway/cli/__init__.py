@@ -21,6 +21,7 @@ from gateway.cli.message import message
 from gateway.cli.serving import router, serve
 from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
+from gateway.cli.usage import usage
 from gateway.client import Refused
 from gateway.errors import GatewayError, Unavailable
 
@@ -38,7 +39,7 @@ def gateway(context: click.Context) -> None:
 
 
 _OF_THE_HOST = (serve, router, migrate, backup, restore, take_over, token, doctor)
-_OF_CLIENTS = (create, sessions, show, extend, end, message, keys, gpus, events, completion)
+_OF_CLIENTS = (create, sessions, show, extend, end, message, keys, gpus, events, usage, completion)
 for command in _OF_THE_HOST + _OF_CLIENTS:
     gateway.add_command(command)
 

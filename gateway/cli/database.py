@@ -48,9 +48,11 @@ def migrate(db: str | None, new: bool) -> None:
 def _recovery(settings: Settings) -> "Recovery":
     from gateway.app import parts_of_this_machine
     from gateway.services.recovery import Recovery
+    from gateway.services.usage import UsageLog
 
     parts = parts_of_this_machine(settings)
-    return Recovery(parts.database, parts.host, parts.pipes, parts.clock)
+    usage = UsageLog(settings.timezone)
+    return Recovery(parts.database, parts.host, parts.pipes, parts.clock, usage)
 
 
 def _report(recovered: "Recovered") -> None:

@@ -32,6 +32,7 @@ class Action(StrEnum):
     ENDED = "ended"
     ORPHAN_REMOVED = "orphan-removed"
     KEYS_CHANGED = "keys-changed"
+    USER_CHANGED = "user-changed"  # the group, or the address for mail
     DISK_NEARLY_FULL = "disk-nearly-full"  # a workspace near its quota, on a file system without quotas
     DISK_FULL = "disk-full"
     CORDONED = "cordoned"

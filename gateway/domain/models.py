@@ -94,7 +94,8 @@ class Base(DeclarativeBase):
 class User(Base):
     """A person for whom a session was made or keys were stored. No other user ever gets the uid.
 
-    `workspace_bytes` is the size of the workspace at the last measurement, None before the first."""
+    `workspace_bytes` is the size of the workspace at the last measurement, None before the first. A user is
+    in at most one `group`."""
 
     __tablename__ = "users"
 
@@ -102,6 +103,8 @@ class User(Base):
     uid: Mapped[int] = mapped_column(unique=True)
     public_keys: Mapped[list[str]] = mapped_column(default=list)
     workspace_bytes: Mapped[int | None] = mapped_column(BigInteger)
+    group: Mapped[str | None] = mapped_column("user_group", String(32))
+    email: Mapped[str | None] = mapped_column(String(254))
 
 
 class Session(Base):
@@ -122,6 +125,7 @@ class Session(Base):
     the steps due again; a change of the wall clock does not. `message` is an administrator's, or None.
     `image` is the name of the image, None if it is not known. `ended_by` is the caller who deleted the
     session, and `note` the caller's words about it, or None.
+    `gpu_share` is the share of a GPU that the slice is, None if the profile's name must tell.
     """
 
     __tablename__ = "sessions"
@@ -164,6 +168,7 @@ class Session(Base):
     image: Mapped[str | None] = mapped_column(String(255))
     ended_by: Mapped[str | None] = mapped_column(String(80))
     note: Mapped[str | None] = mapped_column(Text)
+    gpu_share: Mapped[float | None] = mapped_column(Double)
 
     @classmethod
     def planned(
@@ -190,6 +195,7 @@ class Session(Base):
             private_key=private_key,
             host_key=request.host_key.public,
             image=image,
+            gpu_share=plan.gpu_share,
         )
         if allocation:
             session._hold(allocation)

@@ -54,6 +54,14 @@ class SessionPlan:
     allocation: Allocation | None = None
     address: str | None = None
 
+    @property
+    def gpu_share(self) -> float | None:
+        """The share of the GPU's compute slices that the session gets; None while it is unknown."""
+        profile = self.gpu.profile(self.mig_profile) if self.gpu else None
+        if self.gpu is None or profile is None or not self.gpu.compute_slices:
+            return None
+        return min(1.0, profile.compute_slices / self.gpu.compute_slices)
+
 
 @dataclass(frozen=True, slots=True)
 class Started:

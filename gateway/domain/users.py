@@ -6,6 +6,8 @@ import re
 # are different users. A container's name cannot begin with ".", "_" or "-".
 USER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
 
+GROUP = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,31}")
+
 # The accounts in Debian, Ubuntu and CUDA images, and those that common packages add.
 SYSTEM_ACCOUNTS = frozenset(
     """
@@ -26,4 +28,11 @@ def problem_with(user_id: str) -> str | None:
         )
     if user_id.lower() in SYSTEM_ACCOUNTS:
         return f"{user_id!r} is the name of a system account: choose another."
+    return None
+
+
+def problem_with_group(name: str) -> str | None:
+    """Return what is wrong with the name of a group, as a sentence; None if it is valid."""
+    if not GROUP.fullmatch(name):
+        return "Use 1 to 32 characters of A-Z, a-z, 0-9, '.', '_' and '-', and begin with a letter or digit."
     return None

@@ -14,6 +14,7 @@ from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.failpoints import reach
 from gateway.services.login_notices import LoginNotices
 from gateway.services.ports import Database, Host, Pipes, Rows
+from gateway.services.usage import UsageLog
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class Closing:
     host: Host
     pipes: Pipes
     login_notices: LoginNotices
+    usage: UsageLog
     clock: Clock
 
     def close(self, session_id: str, reason: Reason, note: str | None = None) -> bool:
@@ -69,7 +71,7 @@ class Closing:
                 self.host.stop(session.id, session.allocation)
             with self.database.begin() as rows:
                 if row := rows.get(session.id):
-                    ended = rows.end(row, self.clock().wall)
+                    ended = self.usage.end(rows, row, self.clock().wall)
                     rows.record(Event.of(self.clock().wall, Action.ENDED, ended.cause, session=row))
             reach("after-end", DatabaseUnavailable)
             self.host.forget(session.id)

@@ -17,12 +17,12 @@ from gateway.domain.observation import Observation
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.recovery import Survivor
-from gateway.services.row_ports import CounterRows
+from gateway.services.row_ports import CounterRows, UsageRows
 
 Check = Callable[[], str]  # returns one line about a part; raises GatewayError if the part is not ready
 
 
-class Rows(CounterRows, Protocol):
+class Rows(CounterRows, UsageRows, Protocol):
     """The operations of one transaction on the database's rows."""
 
     def add(self, session: Session) -> None: ...

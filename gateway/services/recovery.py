@@ -13,6 +13,7 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.recovery import Survivor, foreign_sessions, row_of
 from gateway.errors import GatewayError, StartRefused
 from gateway.services.ports import Database, Host, Pipes, Rows
+from gateway.services.usage import UsageLog
 
 log = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class Recovery:
     host: Host
     pipes: Pipes
     clock: Clock
+    usage: UsageLog
 
     def require_own_sessions(self) -> None:
         """Raise `StartRefused` if the host runs sessions of another database. With this database they would
@@ -110,7 +112,7 @@ class Recovery:
             vanished = [session for session in rows.list() if session.id not in running]
             for session in vanished:
                 session.close(Reason.RESTARTED)
-                rows.end(session, self.clock().wall)
+                self.usage.end(rows, session, self.clock().wall)
                 detail = "ended while an older database was put back"
                 rows.record(Event.of(self.clock().wall, Action.ENDED, detail, session=session))
         return [session.user_id for session in vanished]

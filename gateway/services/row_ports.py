@@ -1,11 +1,12 @@
 """The operations on the rows that outlive sessions: a part of the port `Rows`."""
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import date, datetime
 from typing import Protocol
 
 from gateway.domain.counters import Increment
 from gateway.domain.metrics import Reading
+from gateway.domain.usage import Usage
 
 
 class CounterRows(Protocol):
@@ -15,3 +16,9 @@ class CounterRows(Protocol):
     def last_reading(self) -> tuple[Reading, datetime] | None: ...
     def figures(self) -> Sequence[tuple[str, str, str, str, str | None, str | None, datetime]]: ...
     def workspace_sizes(self) -> Sequence[tuple[str, int]]: ...
+
+
+class UsageRows(Protocol):
+    def add_usage(self, usages: Iterable[Usage]) -> None: ...
+    def usage(self, since: date, until: date, user_id: str | None = None) -> Sequence[Usage]: ...
+    def groups(self) -> dict[str, str]: ...

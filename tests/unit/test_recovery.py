@@ -13,11 +13,12 @@ from gateway.errors import DockerUnavailable, StartRefused
 from gateway.repositories.sql import sqlite
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.recovery import Recovery
+from gateway.services.usage import UsageLog
 from tests.conftest import Bench
 
 
 def recovery(bench: Bench, database: SqlDatabase | None = None) -> Recovery:
-    return Recovery(database or bench.database, bench.host, bench.pipes, bench.clock)
+    return Recovery(database or bench.database, bench.host, bench.pipes, bench.clock, UsageLog())
 
 
 @pytest.fixture

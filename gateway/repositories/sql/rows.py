@@ -22,12 +22,13 @@ from gateway.domain.models import (
 from gateway.domain.uids import UidRange
 from gateway.errors import SessionEnded, SessionNotFound, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
+from gateway.repositories.sql.usage_rows import UsageRows
 
 _DEMAND_SAMPLE = 1000  # requests
 _REPETITION = timedelta(minutes=10)
 
 
-class SessionRows(CounterRows):
+class SessionRows(CounterRows, UsageRows):
     """The operations of one transaction; `SqlDatabase.begin()` and `.read()` return it."""
 
     def __init__(self, session: orm.Session) -> None:
