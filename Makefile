@@ -48,6 +48,9 @@ tools:
 images:
 	@docker/build-images gpu-workspace egress-proxy
 
+words: .venv/stamp-tests  ## Take new sentences into the translations, and compile these
+	@docker/words
+
 venv: .venv/stamp  ## Create the virtual environment, without the test tools
 
 .venv/stamp: setup.cfg pyproject.toml requirements.txt
@@ -59,4 +62,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test bench soak lint types host tools images venv lock
+.PHONY: help up down check test bench soak lint types host tools images words venv lock

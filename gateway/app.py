@@ -9,7 +9,7 @@ from pathlib import Path
 
 from flask import Flask
 
-from gateway import __version__, failpoints, simulation
+from gateway import __version__, dashboard, failpoints, simulation
 from gateway.api import authorisation, browsers, errors, events, gpus, health, metrics, openapi, usage, users
 from gateway.api import sessions as sessions_api
 from gateway.api.entry_point import EntryPoint
@@ -59,6 +59,7 @@ from gateway.services.quota import WorkspaceQuota
 from gateway.services.recovery import Recovery
 from gateway.services.routing import Routing
 from gateway.services.sessions import Sessions
+from gateway.services.sign_ins import SignIns
 from gateway.services.ssh_keys import UserKeys
 from gateway.services.tokens import Tokens
 from gateway.services.uids import Uids
@@ -184,6 +185,8 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     """Register the blueprints and the services that their views use."""
     app, database, clock = gateway.flask, parts.database, parts.clock
     audit_log, uids = AuditLog(database, clock), Uids(database, parts.host)
+    tokens = Tokens(database, clock)
+    sign_ins = SignIns(database, tokens, clock)
     ApiServices(
         gateway.sessions,
         gateway.leases,
@@ -194,6 +197,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         gpus=gateway.gauges.gpus,
         audit_log=audit_log,
         metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),
+        sign_ins=sign_ins,
         checks=gateway.gauges.checks,
         entry_point=EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_keys),
         max_ttl_minutes=settings.max_ttl_minutes,
@@ -202,9 +206,10 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     browsers.register(app, settings.api_hosts, clock)
     for module in (sessions_api, users, usage, gpus, events, health, metrics):
         app.register_blueprint(module.routes)
-    authorisation.register(app, Tokens(database, clock), audit_log, clock)
+    authorisation.register(app, tokens, sign_ins, audit_log, clock)
     errors.register(app)
     openapi.install(app)
+    dashboard.install(app, Words(settings.timezone))
 
 
 def leadership_of(settings: Settings) -> Leadership:

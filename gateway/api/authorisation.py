@@ -17,6 +17,7 @@ from gateway.domain.clock import Clock
 from gateway.domain.permissions import Caller, Role, Scope
 from gateway.errors import Forbidden, GatewayError, TooManyChanges, TooManyFailures, Unauthenticated
 from gateway.services.events import AuditLog
+from gateway.services.sign_ins import SignIns
 from gateway.services.tokens import Tokens
 
 log = logging.getLogger(__name__)
@@ -26,7 +27,11 @@ _CHANGES = 60  # a minute, that a token of role `user` may make
 _RECORDED_PATH = 200  # characters
 
 
-def register(app: Flask, tokens: Tokens, audit_log: AuditLog, clock: Clock) -> None:
+PAGES = "ui"  # the blueprint of the web pages, whose callers have a cookie instead of a token
+SIGN_IN_COOKIE = "gateway_sign_in"
+
+
+def register(app: Flask, tokens: Tokens, sign_ins: SignIns, audit_log: AuditLog, clock: Clock) -> None:
     denials, changes = Denials(clock, audit_log), Failures(clock, _CHANGES)
 
     @app.before_request
@@ -35,12 +40,17 @@ def register(app: Flask, tokens: Tokens, audit_log: AuditLog, clock: Clock) -> N
         actor.set(f"{ANONYMOUS}{_peer()}")
         if permissions.scope(Role.NOBODY, endpoint) is Scope.ALL:
             return
-        caller = _identify(tokens)
+        is_page = request.blueprint == PAGES
+        caller = _identify_browser(tokens, sign_ins) if is_page else _identify(tokens)
         if caller is not None and caller not in (permissions.ANONYMOUS, permissions.NOBODY):
             actor.set(caller.name)
         scope = permissions.scope(caller.role, endpoint) if caller else None
         if caller is None or (caller is permissions.NOBODY and scope is None):
-            raise denials.unauthenticated()
+            raise (
+                Unauthenticated(given=False)
+                if is_page
+                else denials.unauthenticated("Authorization" in request.headers)
+            )
         if scope is None and request.endpoint:  # an unknown path is a 404, not a 403
             denials.record(f"role {caller.role}", caller.user_id)
             raise Forbidden(f"A token of role {caller.role} may not {request.method} {request.path}.")
@@ -75,6 +85,12 @@ def require_operator(field: str) -> None:
         raise Forbidden(f"Only tokens of role admin or operator may send {field!r}.")
 
 
+def refuse_token(error: Unauthenticated) -> GatewayError:
+    """Record that a browser was refused with an invalid token, and return the error that answers it."""
+    denials: Denials = g.denials
+    return denials.unauthenticated(error.given)
+
+
 def _identify(tokens: Tokens) -> Caller | None:
     """Return the caller; None if the request has a token that is not valid."""
     if "Authorization" in request.headers:
@@ -83,6 +99,15 @@ def _identify(tokens: Tokens) -> Caller | None:
     if _is_local(request.remote_addr) and not tokens.any():
         return permissions.ANONYMOUS
     return permissions.NOBODY
+
+
+def _identify_browser(tokens: Tokens, sign_ins: SignIns) -> Caller:
+    """Return who signed in with this browser. A cookie that is not valid any more is no attack."""
+    secret = request.cookies.get(SIGN_IN_COOKIE)
+    signed_in = sign_ins.identify(secret) if secret else None
+    if signed_in is None and _is_local(request.remote_addr) and not tokens.any():
+        return permissions.ANONYMOUS
+    return signed_in or permissions.NOBODY
 
 
 class Denials:
@@ -98,9 +123,10 @@ class Denials:
         excess, _ = self._per_caller.note(actor.get())
         self._write(excess, reason, user_id)
 
-    def unauthenticated(self) -> GatewayError:
-        """Record the denial of a request without a valid token, and return the error that answers it."""
-        given = "Authorization" in request.headers
+    def unauthenticated(self, given: bool) -> GatewayError:
+        """Record the denial of a request without a valid token, and return the error that answers it.
+
+        `given`: the request had a token, which is not valid."""
         excess, wait = self._per_caller.note(_network())
         if excess <= 1:  # one address cannot use up the total
             total_excess, _ = self._unauthenticated.note("")

@@ -40,7 +40,7 @@ def register(app: Flask, trusted_hosts: Collection[str], clock: Clock) -> None:
 
     @app.after_request
     def forbid_storing(response: Response) -> Response:
-        response.headers["Cache-Control"] = "no-store"
+        response.headers.setdefault("Cache-Control", "no-store")
         response.headers["X-Content-Type-Options"] = "nosniff"
         return response
 

@@ -67,6 +67,21 @@ def describes(
     return decorate
 
 
+def answer(view: View, body: Fields | None = None, **path: Any) -> Fields:
+    """Return the JSON that the API answers to a request with this body, for the web pages.
+
+    `body` is None for an endpoint that takes none. The endpoint's rule must have been checked for the caller.
+    Raises marshmallow's `ValidationError`, and what the view raises."""
+    if body is None:
+        response = view(**path)
+    else:
+        described: Endpoint = view.endpoint  # type: ignore[attr-defined]
+        assert described.body
+        response = view.__wrapped__(described.body().load(body), **path)  # type: ignore[attr-defined]
+    content = response[0] if isinstance(response, tuple) else response
+    return content if isinstance(content, dict) else {}
+
+
 def _load(make_schema: MakeSchema, data: Any) -> Fields:
     fields: Fields = make_schema().load(data)
     return fields

@@ -62,8 +62,13 @@ def register(app: Flask) -> None:
     app.register_error_handler(Exception, _defect)
 
 
+def meaning(error: errors.GatewayError) -> tuple[int, str, str]:
+    """Return the HTTP status, the kind and the title of an error."""
+    return next(row[1:] for row in _TABLE if isinstance(error, row[0]))
+
+
 def _gateway_error(error: errors.GatewayError) -> Response:
-    status, kind, title = next(row[1:] for row in _TABLE if isinstance(error, row[0]))
+    status, kind, title = meaning(error)
     response = problem(status, kind, title, str(error), **_members(error))
     response.headers.update(_headers(error))
     return response

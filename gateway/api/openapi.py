@@ -55,7 +55,8 @@ def document() -> ResponseReturnValue:
 
 
 def install(app: Flask) -> None:
-    """Describe every endpoint that is registered on `app`, and register this one. Call it last."""
+    """Describe every endpoint that is registered on `app`, and register this one. Call it
+    before the web pages are registered, which are not part of the API."""
     with app.app_context():
         app.extensions[_NAME] = _document(app)
     app.register_blueprint(routes)

@@ -13,6 +13,7 @@ from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
 from gateway.services.ports import Check
 from gateway.services.sessions import Sessions
+from gateway.services.sign_ins import SignIns
 from gateway.services.ssh_keys import UserKeys
 from gateway.services.usage import UsageReport
 from gateway.services.users import Users
@@ -33,6 +34,7 @@ class ApiServices:
     gpus: GpuInventory
     audit_log: AuditLog
     metrics: Metrics
+    sign_ins: SignIns
     checks: Mapping[str, Check]
     entry_point: EntryPoint
     max_ttl_minutes: int

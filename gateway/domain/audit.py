@@ -40,6 +40,7 @@ class Action(StrEnum):
     DENIED = "denied"
     TOKEN_CREATED = "token-created"
     TOKEN_REVOKED = "token-revoked"
+    SIGNED_IN = "signed-in"  # to the web pages
 
 
 def in_session(user_id: str) -> str:

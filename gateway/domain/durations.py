@@ -3,9 +3,11 @@
 import re
 from datetime import timedelta
 
+from gateway.languages import ENGLISH, translations
+
 _WRITTEN = re.compile(r"(?:([1-9][0-9]*)d)?(?:([1-9][0-9]*)h)?(?:([1-9][0-9]*)m)?", re.IGNORECASE)
 _LONGEST_TEXT = 12  # characters; more digits than any span needs
-_MINUTE, _HOUR, _DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
+_MINUTE = timedelta(minutes=1)
 
 
 def parse(text: str) -> timedelta:
@@ -26,26 +28,25 @@ def write(span: timedelta) -> str:
     return "".join(f"{number}{unit}" for number, unit in numbers if number) or "0m"
 
 
-def in_words(span: timedelta) -> str:
+def in_words(span: timedelta, language: str = ENGLISH) -> str:
     """The span for a sentence, rounded to the minute, below two minutes to the second."""
+    words = translations(language)
     if span < 2 * _MINUTE:
-        return _counted(max(0, round(span.total_seconds())), "second")
+        seconds = max(0, round(span.total_seconds()))
+        return words.ngettext("%d second", "%d seconds", seconds) % seconds
     minutes = round(span / _MINUTE)
-    for unit, name in ((_DAY, "day"), (_HOUR, "hour")):
-        if minutes % (unit // _MINUTE) == 0:
-            return _counted(minutes // (unit // _MINUTE), name)
+    days, hours = minutes / (24 * 60), minutes / 60
+    if days.is_integer():
+        return words.ngettext("%d day", "%d days", int(days)) % days
+    if hours.is_integer():
+        return words.ngettext("%d hour", "%d hours", int(hours)) % hours
     if minutes < 120:
-        return _counted(minutes, "minute")
-    days, hours, rest = _parts(minutes)
-    parts = ((days, "d"), (hours, "h"), (rest, "min"))
-    return " ".join(f"{number} {unit}" for number, unit in parts if number)
+        return words.ngettext("%d minute", "%d minutes", minutes) % minutes
+    units = (words.gettext("%d d"), words.gettext("%d h"), words.gettext("%d min"))
+    return " ".join(unit % number for unit, number in zip(units, _parts(minutes), strict=True) if number)
 
 
 def _parts(minutes: int) -> tuple[int, int, int]:
     """Days, hours and minutes."""
     days, rest = divmod(minutes, 24 * 60)
     return days, *divmod(rest, 60)
-
-
-def _counted(number: int, name: str) -> str:
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"

@@ -115,7 +115,7 @@ class Session(Base):
     MIG device. `address` is where the session's sshd listens, None until it is known.
     A `borrowed` slice existed before the session and outlives it. `problem` describes what is wrong with the
     session, None if nothing is. The router logs in to the session's sshd with `private_key` (OpenSSH PEM).
-    `host_key` is the public key of that sshd. `public_keys` are the user's; without one, all logins fail.
+    `host_key` is the public key of that sshd. `public_keys` are the user's; without one, all sign_ins fail.
     `disconnect_due`: connections that a withdrawn key may have opened must still be closed.
     The lease ends when the server has been up for `expires_uptime` seconds since the boot with the kernel's
     boot id `boot`. After another boot, `expires_at` decides. `lease_seconds` is the length of the whole
@@ -453,6 +453,17 @@ class Token(Base):
 
     def is_valid(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+class SignIn(Base):
+    """A browser that signed in to the web pages with an API token. `hash` is the SHA-256 of its cookie in
+    hexadecimal."""
+
+    __tablename__ = "sign_ins"
+
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    token: Mapped[str] = mapped_column(ForeignKey("tokens.name", ondelete="CASCADE"))
+    until: Mapped[datetime] = mapped_column(index=True)
 
 
 class Deployment(Base):

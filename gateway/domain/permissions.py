@@ -21,7 +21,7 @@ class Scope(StrEnum):
 _ALL = {Role.ADMIN: Scope.ALL, Role.OPERATOR: Scope.ALL}
 _ALL_AND_OWN = {**_ALL, Role.USER: Scope.OWN}
 
-RULES: Mapping[str, Mapping[Role, Scope]] = {
+_RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "sessions.create": _ALL_AND_OWN,
     "sessions.list_live": _ALL_AND_OWN,
     "sessions.read": _ALL_AND_OWN,
@@ -46,6 +46,31 @@ RULES: Mapping[str, Mapping[Role, Scope]] = {
     # Health probes need the status. The details of a failed part are not for unauthenticated clients.
     "health.readyz": {**_ALL_AND_OWN, Role.MONITOR: Scope.ALL, Role.NOBODY: Scope.OWN},
     "metrics.scrape": {**_ALL, Role.MONITOR: Scope.ALL},
+}
+
+# Each web page has the rule of the endpoint whose content it shows, or whose act its form does.
+PAGES: Mapping[str, str] = {
+    "ui.now": "gpus.list_gpus",
+    "ui.sessions": "sessions.list_live",
+    "ui.session": "sessions.read",
+    "ui.create": "sessions.create",
+    "ui.extend": "sessions.extend",
+    "ui.end": "sessions.delete",
+    "ui.message": "sessions.send_message",
+    "ui.cordon": "gpus.cordon",
+    "ui.uncordon": "gpus.uncordon",
+    "ui.events": "events.list_events",
+}
+_EVERYBODY = dict.fromkeys(Role, Scope.ALL)
+
+RULES: Mapping[str, Mapping[Role, Scope]] = {
+    **_RULES_OF_THE_API,
+    **{page: _RULES_OF_THE_API[endpoint] for page, endpoint in PAGES.items()},
+    "ui.health": _ALL_AND_OWN,
+    "ui.sign_in": _EVERYBODY,
+    "ui.sign_out": _EVERYBODY,
+    "ui.language": _EVERYBODY,
+    "ui.static": _EVERYBODY,
 }
 
 

@@ -35,6 +35,8 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "metrics.scrape": ("GET", "/metrics", None),
 }
 
+PAGES = {*permissions.PAGES, "ui.health", "ui.sign_in", "ui.sign_out", "ui.language", "ui.static"}
+
 
 @pytest.fixture
 def tokens(bench: Bench) -> Tokens:
@@ -66,7 +68,14 @@ def assert_refused(response: Answer, status: int) -> None:
 
 def test_every_endpoint_has_exactly_one_rule(bench: Bench) -> None:
     endpoints = {rule.endpoint for rule in bench.app.url_map.iter_rules()}
-    assert endpoints == set(permissions.RULES) == set(CALLS)
+    assert endpoints == set(permissions.RULES) == set(CALLS) | PAGES
+
+
+def test_a_page_has_the_rule_of_its_endpoint(bench: Bench) -> None:
+    """Each page is tried in `test_pages.py`."""
+    assert {permissions.RULES[page] == permissions.RULES[api] for page, api in permissions.PAGES.items()} == {
+        True
+    }
 
 
 def test_an_endpoint_without_a_rule_is_denied_to_every_role() -> None:

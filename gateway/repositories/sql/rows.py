@@ -14,6 +14,7 @@ from gateway.domain.models import (
     Event,
     ProfileRequest,
     Session,
+    SignIn,
     Status,
     Token,
     User,
@@ -258,3 +259,17 @@ class SessionRows(CounterRows, UsageRows):
 
     def note_use(self, name: str, now: datetime) -> None:
         self._session.execute(update(Token).where(Token.name == name).values(used_at=now))
+
+    def add_sign_in(self, sign_in: SignIn) -> None:
+        self._session.add(sign_in)
+
+    def remove_sign_in(self, hashed: str) -> None:
+        self._session.execute(delete(SignIn).where(SignIn.hash == hashed))
+
+    def forget_sign_ins(self, before: datetime) -> None:
+        self._session.execute(delete(SignIn).where(SignIn.until < before))
+
+    def token_of_sign_in(self, hashed: str, now: datetime) -> Token | None:
+        """Return the token of a sign-in that has not ended; the token itself may be invalid by now."""
+        of_sign_in = select(Token).join(SignIn, SignIn.token == Token.name)
+        return self._session.scalar(of_sign_in.where(SignIn.hash == hashed, SignIn.until > now))

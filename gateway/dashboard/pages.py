@@ -1,0 +1,93 @@
+"""The pages that show something. Their content is what the API answers to the same caller."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from flask.typing import ResponseReturnValue
+
+from gateway.api import events as events_api
+from gateway.api import gpus as gpus_api
+from gateway.api import health as health_api
+from gateway.api import sessions as sessions_api
+from gateway.api.endpoints import answer
+from gateway.api.services import services
+from gateway.dashboard.blueprint import routes
+from gateway.dashboard.rendering import page
+from gateway.dashboard.slice_map import segments
+from gateway.errors import GpuNotFound
+
+_Json = dict[str, Any]
+
+
+@routes.get("/")
+def now() -> ResponseReturnValue:
+    """Show the map of the GPUs, what is free and when, and the caller's sessions."""
+    at = services().gpus.clock().wall
+    gpus = [(gpu, list(segments(gpu, at))) for gpu in answer(gpus_api.list_gpus)["gpus"]]
+    return page("now.html", gpus=gpus, profiles=profiles(), sessions=_sessions(at))
+
+
+@routes.get("/sessions")
+def sessions() -> ResponseReturnValue:
+    """Show the live sessions that the caller may see."""
+    return page("sessions.html", sessions=_sessions(services().gpus.clock().wall))
+
+
+@routes.get("/sessions/<session_id>")
+def session(session_id: str) -> ResponseReturnValue:
+    """Show one live session with its events."""
+    return page("session.html", **of_session(session_id))
+
+
+@routes.get("/events")
+def events() -> ResponseReturnValue:
+    """Show the latest events, newest first. The query is that of `GET /events`."""
+    latest = answer(events_api.list_events)["events"]
+    return page("events.html", events=_with_times(latest[::-1]))
+
+
+@routes.get("/health")
+def health() -> ResponseReturnValue:
+    """Show each part of /readyz, and what to do about those that are not ready."""
+    return page("health.html", readiness=answer(health_api.readyz))
+
+
+def of_session(session_id: str) -> _Json:
+    """Return what the templates need of one live session. Raises `SessionNotFound`, `SessionEnded`."""
+    at = services().gpus.clock().wall
+    found = answer(sessions_api.read, session_id=session_id)
+    log = answer(events_api.of_session, session_id=session_id)["events"]
+    return {"session": _with_left(found, at), "events": _with_times(log[::-1])}
+
+
+def profiles() -> list[_Json]:
+    """Return the profiles with what is free of each, smallest first."""
+    return _with_times(answer(gpus_api.list_profiles)["profiles"])
+
+
+def gpu(index: int) -> _Json:
+    """Return one GPU. Raises `GpuNotFound`."""
+    gpus = answer(gpus_api.list_gpus)["gpus"]
+    if index >= len(gpus):
+        raise GpuNotFound(index, len(gpus))
+    found: _Json = gpus[index]
+    return found
+
+
+def _sessions(at: datetime) -> list[_Json]:
+    return [_with_left(each, at) for each in answer(sessions_api.list_live)["sessions"]]
+
+
+def _with_left(found: _Json, at: datetime) -> _Json:
+    [timed] = _with_times([found])
+    return {**timed, "left": timed["expires_at"] - at}
+
+
+def _with_times(objects: list[_Json]) -> list[_Json]:
+    """Return the objects with times instead of their texts."""
+    return [{name: _time(name, value) for name, value in each.items()} for each in objects]
+
+
+def _time(name: str, value: Any) -> Any:
+    is_time = isinstance(value, str) and (name == "at" or name.endswith("_at"))
+    return datetime.fromisoformat(value).astimezone(UTC) if is_time else value

@@ -1,0 +1,67 @@
+"""Renders a page in the browser's language, whole or, for a poll, only what changes."""
+
+import hashlib
+from typing import Any
+
+from flask import Flask, Response, g, render_template, request
+
+from gateway.dashboard.blueprint import routes
+from gateway.domain import permissions
+from gateway.domain.durations import in_words
+from gateway.domain.words import Words
+from gateway.languages import ENGLISH, LANGUAGES, translations
+
+LANGUAGE_COOKIE = "gateway_language"
+
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
+)
+_TAG = "HX-PTag"  # of htmx's extension ptag: the tag of the content that the browser shows
+
+
+def install(app: Flask, words: Words) -> None:
+    """Give the templates of `app` their filters and their translations."""
+    app.jinja_env.add_extension("jinja2.ext.i18n")
+    app.jinja_env.install_gettext_callables(  # type: ignore[attr-defined]
+        lambda text: translations(language()).gettext(text),
+        lambda one, many, number: translations(language()).ngettext(one, many, number),
+        newstyle=True,
+    )
+    app.jinja_env.filters |= {"time": words.date, "span": lambda span: in_words(span, language())}
+
+
+def language() -> str:
+    """The language that the browser's user chose, or else the first that the browser prefers."""
+    chosen = request.cookies.get(LANGUAGE_COOKIE)
+    if chosen in LANGUAGES:
+        return chosen
+    return request.accept_languages.best_match(list(LANGUAGES), ENGLISH) or ENGLISH
+
+
+def page(template: str, status: int = 200, **content: Any) -> Response:
+    """A page. A poll gets the part that changes, and 304 if the browser shows it already."""
+    is_poll = "HX-Request" in request.headers
+    text = render_template(template, is_poll=is_poll, **content)
+    tag = hashlib.sha256(text.encode()).hexdigest()[:16]
+    if is_poll and request.headers.get(_TAG) == tag:
+        return Response(status=304)
+    return Response(text, status, {_TAG: tag}, mimetype="text/html")
+
+
+@routes.context_processor
+def _context() -> dict[str, Any]:
+    return {"may": _may, "language": language(), "languages": LANGUAGES, "caller": g.get("caller")}
+
+
+def _may(endpoint: str) -> bool:
+    """Whether the API allows the caller this endpoint, so that the page shows its button."""
+    caller = g.get("caller")
+    return caller is not None and permissions.scope(caller.role, endpoint) is not None
+
+
+@routes.after_request
+def _protect(response: Response) -> Response:
+    response.headers["Content-Security-Policy"] = _POLICY
+    response.headers["Referrer-Policy"] = "same-origin"  # with no-referrer, browsers send `Origin: null`
+    return response

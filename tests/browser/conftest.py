@@ -1,0 +1,69 @@
+"""Debian's Chromium, before a gateway on fakes. A page that breaks its own content policy fails the test."""
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+
+from gateway.domain.permissions import Role
+from gateway.services.tokens import Tokens
+from tests.conftest import Bench
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium, "Chromium is missing: run docker/install-host tests"
+    with sync_playwright() as playwright:
+        options = ["--no-sandbox", "--disable-gpu"]  # root cannot use the sandbox
+        browser = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    context = browser.new_context()
+    context.set_default_timeout(5000)  # milliseconds
+    yield context.new_page()
+    context.close()
+
+
+@pytest.fixture(autouse=True)
+def complaints(page: Page, url: str) -> Iterator[list[str]]:
+    """What the browser complains of, and requests to other hosts. A test that expects one clears the list."""
+    complaints: list[str] = []
+
+    def note_message(message: ConsoleMessage) -> None:
+        if message.type == "error" or "Content Security Policy" in message.text:
+            complaints.append(message.text)
+
+    def note_foreign(request: Request) -> None:
+        if not request.url.startswith(url):
+            complaints.append(request.url)
+
+    page.on("console", note_message)
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("request", note_foreign)
+    yield complaints
+    assert complaints == []
+
+
+@pytest.fixture
+def tokens(bench: Bench) -> Tokens:
+    return Tokens(bench.database, bench.clock)
+
+
+@pytest.fixture
+def operator(page: Page, url: str, tokens: Tokens) -> Page:
+    """A page on which an operator has signed in."""
+    return sign_in(page, url, tokens.create("ops", Role.OPERATOR))
+
+
+def sign_in(page: Page, url: str, token: str) -> Page:
+    page.goto(f"{url}/ui/")
+    page.get_by_label("API token").fill(token)
+    page.get_by_role("button", name="Sign in").click()
+    page.get_by_role("heading", name="Now").wait_for()
+    return page

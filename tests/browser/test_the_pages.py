@@ -1,0 +1,169 @@
+"""The web pages in a real browser."""
+
+import re
+from datetime import timedelta
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect
+
+from gateway.domain.permissions import Role
+from gateway.services.tokens import Tokens
+from tests.browser.conftest import sign_in
+from tests.conftest import Bench
+
+HOUR = timedelta(hours=1)
+
+
+def opened(bench: Bench, user_id: str = "user123", lease: timedelta = HOUR, profile: str = "1g.5gb") -> str:
+    return bench.sessions.open(user_id, lease, profile, None).session.id
+
+
+def box_of(page: Page, selector: str) -> dict[str, float]:
+    box = page.locator(selector).bounding_box()
+    assert box is not None
+    return {"x": box["x"], "width": box["width"]}
+
+
+def test_an_operator_creates_extends_messages_and_ends_a_session(operator: Page, bench: Bench) -> None:
+    operator.get_by_role("link", name="Create a session").click()
+    operator.get_by_label("User").fill("user123")
+    operator.get_by_label("Profile").select_option("3g.20gb")
+    operator.get_by_label("Lease").fill("2h")
+    operator.get_by_role("button", name="Create a session").click()
+    expect(operator.locator("pre")).to_contain_text("BEGIN OPENSSH PRIVATE KEY")
+    expect(operator.locator("code.command")).to_have_text("ssh user123@ssh.gw")
+    operator.get_by_role("link", name="Continue").click()
+
+    operator.get_by_role("link", name="Extend user123").click()
+    operator.get_by_label("Add").fill("1h")
+    operator.get_by_role("button", name="Extend").click()
+    expect(operator.locator("dl.facts")).to_contain_text("3 hours left")
+
+    operator.get_by_role("link", name="Message user123").click()
+    operator.get_by_label("Text").fill("<b>reboot</b> at six")
+    operator.get_by_role("button", name="Send").click()
+    expect(operator.get_by_role("table")).to_contain_text("<b>reboot</b> at six")
+
+    operator.get_by_role("link", name="End user123", exact=True).click()
+    expect(operator.locator("main")).to_contain_text("Every running program is killed")
+    operator.get_by_role("button", name="End the session").click()
+    expect(operator.locator("main")).to_contain_text("There is no session now")
+    assert bench.sessions.list() == []
+
+
+def test_the_map_is_that_of_the_api_and_follows_it_by_itself(operator: Page, bench: Bench) -> None:
+    expect(operator.locator("li.slice.free")).to_have_count(8)
+    opened(bench, profile="3g.20gb")
+    expect(operator.locator("li.slice.active")).to_contain_text("user123")  # the poll of 3 s brings it
+    expect(operator.locator("li.slice.free")).to_have_count(4)
+    [gpu] = bench.gpus.list()
+    [instance] = gpu.instances
+    box, whole = box_of(operator, "li.slice.active"), box_of(operator, "ol.slices")
+    assert box["width"] / whole["width"] == pytest.approx(instance.placement.size / 8, abs=0.02)
+    assert (box["x"] - whole["x"]) / whole["width"] == pytest.approx(instance.placement.start / 8, abs=0.02)
+
+
+def test_a_second_tab_sees_what_the_first_one_did(operator: Page, bench: Bench) -> None:
+    opened(bench)
+    second = operator.context.new_page()
+    second.goto(operator.url)
+    expect(second.locator("main")).to_contain_text("user123")
+    operator.get_by_role("link", name="End user123", exact=True).click()
+    operator.get_by_role("button", name="End the session").click()
+    expect(second.locator("main")).to_contain_text("There is no session now")
+
+
+def test_a_hidden_page_asks_for_nothing(operator: Page) -> None:
+    operator.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    asked: list[str] = []
+    operator.on("request", lambda request: asked.append(request.url))
+    operator.wait_for_timeout(3500)  # one poll
+    assert asked == []
+    operator.evaluate("Object.defineProperty(document, 'hidden', {value: false, configurable: true})")
+    with operator.expect_request("**/ui/*"):
+        operator.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_the_focus_stays_where_it_is_when_the_page_renews_itself(operator: Page, bench: Bench) -> None:
+    opened(bench)
+    link = operator.get_by_role("link", name="Extend user123")
+    link.focus()
+    opened(bench, "user456")
+    expect(operator.get_by_role("link", name="Extend user456")).to_be_visible()
+    expect(link).to_be_focused()
+
+
+def test_a_page_says_that_the_gateway_does_not_answer_and_goes_on_when_it_does(
+    operator: Page, complaints: list[str]
+) -> None:
+    note = operator.locator("#unreachable")
+    expect(note).to_be_hidden()
+    operator.context.set_offline(True)
+    expect(note).to_be_visible()
+    operator.context.set_offline(False)
+    expect(note).to_be_hidden()
+    assert all("ERR_INTERNET_DISCONNECTED" in each or "fetch" in each for each in complaints), complaints
+    complaints.clear()
+
+
+def test_everything_works_without_javascript(
+    browser: Browser, bench: Bench, url: str, tokens: Tokens
+) -> None:
+    context = browser.new_context(java_script_enabled=False)
+    page = sign_in(context.new_page(), url, tokens.create("ops", Role.OPERATOR))
+    page.get_by_role("link", name="Create a session").click()
+    page.get_by_label("User").fill("user123")
+    page.get_by_role("button", name="Create a session").click()
+    page.get_by_role("link", name="Continue").click()
+    page.get_by_role("link", name="End user123", exact=True).click()
+    page.get_by_role("button", name="End the session").click()
+    expect(page.locator("main")).to_contain_text("There is no session now")
+    context.close()
+
+
+def test_the_pages_speak_korean(operator: Page, bench: Bench) -> None:
+    opened(bench)
+    operator.get_by_role("button", name="한국어").click()
+    expect(operator.get_by_role("heading", name="현황")).to_be_visible()
+    expect(operator.locator("main")).to_contain_text("1시간 남음")
+    assert operator.locator("html").get_attribute("lang") == "ko"
+    operator.get_by_role("button", name="English").click()
+    expect(operator.get_by_role("heading", name="Now")).to_be_visible()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_no_page_has_an_obstacle_for_people_with_disabilities(
+    operator: Page, bench: Bench, scheme: str, width: int
+) -> None:
+    """By axe-core's rules, in every state that the map can draw."""
+    operator.emulate_media(color_scheme="dark" if scheme == "dark" else "light")
+    operator.set_viewport_size({"width": width, "height": 900})
+    session_id = opened(bench)
+    opened(bench, "user456", timedelta(minutes=5))
+    base = re.sub(r"/ui/.*", "/ui", operator.url)
+    operator.goto(f"{base}/gpus/0/cordon")
+    operator.get_by_role("button", name="Cordon GPU 0").click()
+    paths = ("/", "/sessions", "/events", "/health", "/create", "/gpus/0/uncordon", f"/sessions/{session_id}")
+    acts = tuple(f"/sessions/{session_id}/{act}" for act in ("extend", "end", "message"))
+    for path in (*paths, *acts):
+        operator.goto(base + path)
+        result = Axe().run(operator)
+        assert result.violations_count == 0, f"{path}: {result.generate_report()}"
+        assert operator.evaluate("document.documentElement.scrollWidth") <= width, path
+
+
+def test_the_keyboard_alone_is_enough(operator: Page, bench: Bench) -> None:
+    opened(bench)
+    operator.reload()
+    for _ in range(40):
+        operator.keyboard.press("Tab")
+        if operator.evaluate("document.activeElement.textContent").startswith("End"):
+            break
+    operator.keyboard.press("Enter")
+    button = operator.get_by_role("button", name="End the session")
+    button.wait_for()
+    button.focus()
+    operator.keyboard.press("Enter")
+    expect(operator.locator("main")).to_contain_text("There is no session now")
