@@ -3,20 +3,33 @@
 import ipaddress
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 from flask import Flask
 
 from gateway import __version__, dashboard, failpoints, simulation
-from gateway.api import authorisation, browsers, errors, events, gpus, health, metrics, openapi, usage, users
+from gateway.api import (
+    authorisation,
+    browsers,
+    errors,
+    events,
+    gpus,
+    health,
+    metrics,
+    openapi,
+    usage,
+    users,
+    webhooks,
+)
 from gateway.api import sessions as sessions_api
 from gateway.api.entry_point import EntryPoint
 from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
 from gateway.api.services import ApiServices
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
+from gateway.background.sender import Sender
 from gateway.background.warner import Warner
 from gateway.background.watch import Watch
 from gateway.domain import addresses, clock
@@ -40,6 +53,7 @@ from gateway.repositories.files.workspaces import HostWorkspaces
 from gateway.repositories.host import LocalHost
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.nvml.time_limit import TimeLimitedGpus
+from gateway.repositories.receivers import HttpReceivers
 from gateway.repositories.sql import owner, schema
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.repositories.sql.leadership import DatabaseLeadership, FileLeadership
@@ -54,7 +68,7 @@ from gateway.services.login_notices import LoginNotices
 from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
 from gateway.services.notices import Notices
-from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes
+from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes, Receivers
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.recovery import Recovery
 from gateway.services.routing import Routing
@@ -66,6 +80,7 @@ from gateway.services.uids import Uids
 from gateway.services.usage import UsageLog, UsageReport
 from gateway.services.users import Users
 from gateway.services.warnings import Warnings
+from gateway.services.webhooks import Webhooks
 from gateway.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -80,6 +95,7 @@ class Parts:
     pipes: Pipes
     notices: NoticeFiles
     clock: Clock = clock.read
+    receivers: Receivers = field(default_factory=HttpReceivers)
 
 
 @dataclass(frozen=True)
@@ -94,6 +110,7 @@ class Gateway:
     reconciler: Reconciler
     disk_use: DiskUse
     gauges: Gauges
+    webhooks: Webhooks
     reaper: Reaper
 
     @classmethod
@@ -170,12 +187,15 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     checks = readiness.checks(database, host, pipes, quota, leadership.last_tick)
     inventory = GpuInventory(database, host, MigPolicy(settings.mig_policy), clock)
     gauges = Gauges(database, inventory, checks, clock)
-    reaper = Reaper(reconciler, watch, Warner(warnings), disk_use, gauges, leadership)
+    sender = Webhooks(database, parts.receivers, clock)
+    reaper = Reaper(reconciler, watch, Warner(warnings), disk_use, gauges, Sender(sender), leadership)
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
-    gateway = Gateway(flask, sessions, leases, login_notices, warnings, reconciler, disk_use, gauges, reaper)
+    gateway = Gateway(
+        flask, sessions, leases, login_notices, warnings, reconciler, disk_use, gauges, sender, reaper
+    )
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
     return gateway
@@ -194,6 +214,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         user_keys=UserKeys(database, routing, uids, gateway.login_notices, clock),
         users=Users(database, uids, clock),
         usage=UsageReport(database, clock, settings.timezone),
+        webhooks=gateway.webhooks,
         gpus=gateway.gauges.gpus,
         audit_log=audit_log,
         metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),
@@ -204,7 +225,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         public_url=settings.public_url,
     ).install(app)
     browsers.register(app, settings.api_hosts, clock)
-    for module in (sessions_api, users, usage, gpus, events, health, metrics):
+    for module in (sessions_api, users, usage, gpus, events, webhooks, health, metrics):
         app.register_blueprint(module.routes)
     authorisation.register(app, tokens, sign_ins, audit_log, clock)
     errors.register(app)
@@ -258,7 +279,8 @@ def parts_of_this_machine(settings: Settings) -> Parts:
         uid_range=settings.uid_range,
     )
     pipes = PipesOnDisk(settings.piper_config, has_lobby=settings.lobby is not None)
-    return Parts(database, host, pipes, _notices(settings, pipes))
+    receivers = HttpReceivers(settings.webhook_networks)
+    return Parts(database, host, pipes, _notices(settings, pipes), receivers=receivers)
 
 
 def _notices(settings: Settings, pipes: PipesOnDisk) -> NoticeFiles:

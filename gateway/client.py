@@ -3,7 +3,7 @@
 import json
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPConnection
 from ipaddress import ip_address
 from pathlib import Path
@@ -51,13 +51,12 @@ class Client:
 
         Raises `Refused` with the detail of a problem response, `Unavailable` if no gateway answers.
         """
-        return json.loads(self._asked(method, path, body, "application/json") or b"null")
+        return self._asked(method, path, body, "application/json", lambda text: json.loads(text or "null"))
 
-    def _asked(self, method: str, path: str, body: object, accept: str) -> bytes:
+    def _asked(self, method: str, path: str, body: object, accept: str, parse: Callable[[str], Any]) -> Any:
         try:
             with self._open(method, path, body, self.token or None, accept) as response:
-                received: bytes = response.read()
-                return received
+                return parse(response.read().decode())
         except error.HTTPError as problem:
             with problem:
                 raise Refused(problem.code, _members(problem)) from problem
@@ -70,7 +69,7 @@ class Client:
 
     def text(self, path: str, media_type: str) -> str:
         """Get a text of this media type. Raises as `ask` does."""
-        return self._asked("GET", path, None, media_type).decode()
+        return str(self._asked("GET", path, None, media_type, str))
 
     def status(self, method: str, path: str, body: object = None, token: str | None = None) -> int:
         """Send a request with `token` instead of the client's own, and return the status of the response.

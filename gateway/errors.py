@@ -15,6 +15,9 @@ secret.
     ├── TooManyFailures         one address sent too many requests without a valid token
     ├── GpuNotFound             this host has no GPU with that index
     ├── UserNotFound            the gateway knows no user with that id
+    ├── WebhookNotFound         there is no webhook of that name
+    ├── DeliveryNotFound        the webhook has no delivery with that id
+    ├── DeliveryFailed          a webhook's receiver did not answer
     ├── SessionNotFound         no session ever had that id
     ├── SessionEnded            the session has ended
     ├── LeaseMoved              the lease has another end than the caller saw
@@ -123,6 +126,22 @@ class UserNotFound(GatewayError):
             f"The gateway knows no user {user_id!r}: a user becomes known by a session, by keys, or by PUT "
             "/users/{id}."
         )
+
+
+class WebhookNotFound(GatewayError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no webhook {name[:100]!r}. GET /webhooks lists them.")
+
+
+class DeliveryNotFound(GatewayError):
+    def __init__(self, name: str, delivery_id: int) -> None:
+        super().__init__(
+            f"The webhook {name} has no delivery {delivery_id}. GET /webhooks/{name}/deliveries lists them."
+        )
+
+
+class DeliveryFailed(GatewayError):
+    pass
 
 
 class SessionNotFound(GatewayError):

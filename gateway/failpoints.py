@@ -36,7 +36,8 @@ DELETE = (
 )
 EXTEND = ("after-extend-commit", "after-lease-files-write")
 WARN = ("after-warning-shown", "after-warning-commit")
-PLACES = CREATE + DELETE + EXTEND + WARN
+WEBHOOK = ("after-webhook-sent", "after-webhook-recorded")
+PLACES = CREATE + DELETE + EXTEND + WARN + WEBHOOK
 ACTIONS = ("kill", "error")
 
 _armed: dict[str, str] = {}

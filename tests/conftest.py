@@ -24,6 +24,7 @@ from gateway.domain.ssh_keys import make_pair
 from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.files.workspaces import HostWorkspaces
 from gateway.repositories.host import LocalHost
+from gateway.repositories.receivers import HttpReceivers
 from gateway.repositories.sql import schema
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.disk_use import DiskUse
@@ -212,7 +213,8 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,
     )
-    gateway = assemble(settings, Parts(database, host, pipes, notices, clock))
+    receivers = HttpReceivers(settings.webhook_networks)
+    gateway = assemble(settings, Parts(database, host, pipes, notices, clock, receivers))
     return Bench(settings, database, gpus, containers, network, egress, pipes, notices, clock, host, gateway)
 
 

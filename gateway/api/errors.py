@@ -25,6 +25,8 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.TooManyFailures, 429, "too-many-failures", "Too many failed authentications"),
     (errors.GpuNotFound, 404, "gpu-not-found", "The GPU does not exist"),
     (errors.UserNotFound, 404, "user-not-found", "The user is unknown"),
+    (errors.WebhookNotFound, 404, "webhook-not-found", "The webhook does not exist"),
+    (errors.DeliveryNotFound, 404, "delivery-not-found", "The delivery does not exist"),
     (errors.SessionNotFound, 404, "session-not-found", "The session does not exist"),
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
     (errors.LeaseMoved, 409, "lease-moved", "The lease has another end"),

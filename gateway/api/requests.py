@@ -10,6 +10,7 @@ from werkzeug.routing import ValidationError as NoMatch
 
 from gateway.domain import ssh_keys, users
 from gateway.domain.usage import By
+from gateway.domain.webhooks import Format
 
 LARGEST_BODY = 512 * 1024  # bytes; 20 of the largest keys and some
 _LARGEST_ID = 2**63 - 1  # of a database row
@@ -179,6 +180,26 @@ class CordonRequest(Schema):
     """Optional body of `PUT /gpus/{index}/cordon`."""
 
     reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
+
+
+class WebhookRequest(Schema):
+    """Body of `PUT /webhooks/{name}`."""
+
+    url = fields.String(required=True, validate=[validate.Length(1, 2000), _text])
+    events = fields.List(
+        fields.String(validate=[validate.Length(1, 100), _text]),
+        required=True,
+        validate=validate.Length(1, 50),
+    )
+    format = fields.String(
+        load_default=Format.STANDARD.value, validate=validate.OneOf([each.value for each in Format])
+    )
+
+
+class DeliveriesRequest(Schema):
+    """Query of `GET /webhooks/{name}/deliveries`."""
+
+    limit = QueryNumber(load_default=100, validate=validate.Range(1, 1000))
 
 
 class UsageRequest(Schema):

@@ -143,6 +143,41 @@ class UserResponse(ResponseSchema):
     email = fields.String(allow_none=True)
 
 
+class WebhookResponse(ResponseSchema):
+    name = fields.String()
+    url = fields.String()
+    events = fields.List(fields.String())
+    format = fields.String()
+    created_at = UtcTime()
+    disabled_at = UtcTime(allow_none=True)
+
+
+class NewWebhookResponse(WebhookResponse):
+    secret = fields.String()  # in no other response
+
+
+class WebhooksResponse(ResponseSchema):
+    webhooks = fields.List(fields.Nested(WebhookResponse))
+
+
+class DeliveryResponse(ResponseSchema):
+    id = fields.Integer()
+    webhook = fields.String()
+    event_id = fields.Integer()
+    type = fields.String()
+    created_at = UtcTime()
+    attempts = fields.Integer()
+    next_at = UtcTime(allow_none=True)
+    attempted_at = UtcTime(allow_none=True)
+    delivered_at = UtcTime(allow_none=True)
+    status = fields.Integer(allow_none=True)
+    error = fields.String(allow_none=True)
+
+
+class DeliveriesResponse(ResponseSchema):
+    deliveries = fields.List(fields.Nested(DeliveryResponse))
+
+
 class UsageLineResponse(ResponseSchema):
     user = fields.String(allow_none=True)
     group = fields.String(allow_none=True)

@@ -17,6 +17,7 @@ from gateway.services.sign_ins import SignIns
 from gateway.services.ssh_keys import UserKeys
 from gateway.services.usage import UsageReport
 from gateway.services.users import Users
+from gateway.services.webhooks import Webhooks
 
 _NAME = "gateway.api"  # in `Flask.extensions`
 
@@ -31,6 +32,7 @@ class ApiServices:
     user_keys: UserKeys
     users: Users
     usage: UsageReport
+    webhooks: Webhooks
     gpus: GpuInventory
     audit_log: AuditLog
     metrics: Metrics

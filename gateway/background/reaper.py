@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from gateway.background.reconciler import Reconciler
+from gateway.background.sender import Sender
 from gateway.background.warner import Warner
 from gateway.background.watch import Watch
 from gateway.domain.audit import REAPER, acting, actor
@@ -43,6 +44,7 @@ class Reaper:
         warner: Warner,
         disk_use: DiskUse,
         gauges: Gauges,
+        sender: Sender,
         leadership: Leadership,
     ) -> None:
         self._reconciler = reconciler
@@ -50,6 +52,7 @@ class Reaper:
         self._warner = warner
         self._disk_use = disk_use
         self._gauges = gauges
+        self._sender = sender
         self._leadership = leadership
         self._stop = threading.Event()
         self._wake = threading.Event()  # reconcile now, before the next regular time
@@ -91,7 +94,7 @@ class Reaper:
         while not self._stop.is_set():
             if self._guarded(self._leadership.acquire):
                 log.info("reaper leads")
-                with self._watch.following(self._wake.set), self._warner.working(), self._measuring():
+                with self._helpers():
                     self._work()
             self._stop.wait(_TRY_SECONDS)
         self._guarded(self._leadership.release)
@@ -109,6 +112,13 @@ class Reaper:
             self._wake.wait(self._pause())
         if not self._stop.is_set():
             log.warning("reaper leads no more")
+
+    @contextmanager
+    def _helpers(self) -> Iterator[None]:
+        """Run the leader's other threads until the end of the block."""
+        following = self._watch.following(self._wake.set)
+        with following, self._warner.working(), self._sender.working(), self._measuring():
+            yield
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ from gateway.cli.serving import router, serve
 from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
 from gateway.cli.usage import usage
+from gateway.cli.webhook import webhook
 from gateway.client import Refused
 from gateway.errors import GatewayError, Unavailable
 
@@ -39,7 +40,7 @@ def gateway(context: click.Context) -> None:
 
 
 _OF_THE_HOST = (serve, router, migrate, backup, restore, take_over, token, doctor)
-_OF_CLIENTS = (create, sessions, show, extend, end, message, keys, gpus, events, usage, completion)
+_OF_CLIENTS = (create, sessions, show, extend, end, message, keys, gpus, events, usage, webhook, completion)
 for command in _OF_THE_HOST + _OF_CLIENTS:
     gateway.add_command(command)
 

@@ -37,10 +37,16 @@ class Action(StrEnum):
     DISK_FULL = "disk-full"
     CORDONED = "cordoned"
     UNCORDONED = "uncordoned"
+    GPU_UNHEALTHY = "gpu-unhealthy"  # a GPU has a fault, whether or not it has sessions
+    GPU_RECOVERED = "gpu-recovered"
     DENIED = "denied"
     TOKEN_CREATED = "token-created"
     TOKEN_REVOKED = "token-revoked"
     SIGNED_IN = "signed-in"  # to the web pages
+    WEBHOOK_CHANGED = "webhook-changed"
+    WEBHOOK_REMOVED = "webhook-removed"
+    WEBHOOK_DISABLED = "webhook-disabled"  # by the answer 410 of its receiver
+    WEBHOOK_TESTED = "webhook-tested"
 
 
 def in_session(user_id: str) -> str:

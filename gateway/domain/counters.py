@@ -25,6 +25,7 @@ class Counter(StrEnum):
     EXTENDS = "extends"
     WARNINGS = "warnings"
     DENIED = "denied"
+    WEBHOOK_DELIVERIES = "webhook_deliveries"
     CLOSING_RETRIES = "closing_retries"
     GPU_SECONDS = "gpu_seconds"
     OPEN_SECONDS = "open_seconds"  # a histogram: one label, the bucket or `sum`
@@ -69,6 +70,11 @@ def of_event(what: str, detail: str, mig_profile: str, reason: str) -> Iterator[
 def refused(mig_profile: str) -> Increment:
     """A session that was not opened because no GPU has room."""
     return Increment(Counter.OPENS, (mig_profile, Opening.NO_CAPACITY))
+
+
+def delivery(result: str) -> Increment:
+    """An attempt to deliver a webhook: `delivered`, `retried` or `failed`."""
+    return Increment(Counter.WEBHOOK_DELIVERIES, (result,))
 
 
 def refused_extension() -> Increment:

@@ -5,7 +5,7 @@ query can join its metrics with these.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -69,6 +69,7 @@ METRICS = (
     Metric("extends", _C, "Granted and refused extensions of leases.", ("result",)),
     Metric("warnings", _C, "Warnings, and whether a terminal got them.", ("kind", "delivered")),
     Metric("gpu_seconds", _C, "Seconds for which sessions held a slice.", ("mig_profile",)),
+    Metric("webhook_deliveries", _C, "Attempts to deliver events to webhooks.", ("result",)),
     Metric("denied", _C, "Denials that the audit log has."),
     Metric("closing_retries", _C, "Failed steps of closing sessions."),
 )
@@ -77,29 +78,31 @@ METRICS = (
 @dataclass(frozen=True, slots=True)
 class Reading:
     """What the leader read from the GPUs and the parts. `slices` has, by MIG UUID, the index of the GPU and
-    the id of the GPU instance."""
+    the id of the GPU instance. `faults` has the faults of GPUs by UUID, None if the driver did not answer."""
 
     samples: tuple[Sample, ...]
-    slices: Mapping[str, tuple[int, int]]
+    slices: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    faults: Mapping[str, str] | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
             "samples": [[sample.metric, list(sample.labels), sample.value] for sample in self.samples],
             "slices": {uuid: list(numbers) for uuid, numbers in self.slices.items()},
+            "faults": None if self.faults is None else dict(self.faults),
         }
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> "Reading":
         samples = (Sample(metric, tuple(labels), value) for metric, labels, value in content["samples"])
         slices = {uuid: (index, gi_id) for uuid, (index, gi_id) in content["slices"].items()}
-        return cls(tuple(samples), slices)
+        return cls(tuple(samples), slices, content["faults"])
 
 
 def reading(occupancy: Occupancy | None, parts: Mapping[str, bool]) -> Reading:
     """Return the reading of these GPUs and parts. `occupancy` is None if the driver does not answer."""
     samples = [Sample("part_ready", (part,), float(ready)) for part, ready in parts.items()]
     if occupancy is None:
-        return Reading(tuple(samples), {})
+        return Reading(tuple(samples))
     samples += [sample for gpu in occupancy.gpus for sample in _memory_slices(occupancy, gpu)]
     for name in occupancy.offers():
         samples.append(Sample("profile_available", (name,), occupancy.available(name)))
@@ -110,7 +113,8 @@ def reading(occupancy: Occupancy | None, parts: Mapping[str, bool]) -> Reading:
         for instance in gpu.instances
         if instance.mig_uuid
     }
-    return Reading(tuple(samples), slices)
+    faults = {gpu.uuid: f"GPU {gpu.index} {gpu.fault}" for gpu in occupancy.gpus if gpu.fault}
+    return Reading(tuple(samples), slices, faults)
 
 
 def _memory_slices(occupancy: Occupancy, gpu: Gpu) -> Iterator[Sample]:

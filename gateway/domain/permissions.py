@@ -41,6 +41,17 @@ _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "gpus.uncordon": _ALL,
     "events.list_events": _ALL,
     "events.of_session": _ALL_AND_OWN,
+    **dict.fromkeys(
+        (
+            "webhooks.list_all",
+            "webhooks.change",
+            "webhooks.remove",
+            "webhooks.test",
+            "webhooks.deliveries",
+            "webhooks.retry",
+        ),
+        {Role.ADMIN: Scope.ALL},
+    ),
     "openapi.document": dict.fromkeys(Role, Scope.ALL),
     "health.healthz": dict.fromkeys(Role, Scope.ALL),
     # Health probes need the status. The details of a failed part are not for unauthenticated clients.

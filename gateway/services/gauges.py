@@ -2,14 +2,16 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gateway.domain import metrics
+from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
+from gateway.domain.models import Event
 from gateway.domain.occupancy import Occupancy
 from gateway.errors import GatewayError
 from gateway.services.gpus import GpuInventory
-from gateway.services.ports import Check, Database
+from gateway.services.ports import Check, Database, Rows
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +30,20 @@ class Gauges:
         parts = {name: _is_ready(check) for name, check in self.checks.items()}
         reading = metrics.reading(self._occupancy(), parts)
         with self.database.begin() as rows:
+            last = rows.last_reading()
+            self._record_faults(rows, (last[0].faults if last else None) or {}, reading.faults)
+            if reading.faults is None and last:  # unknown is not recovered
+                reading = replace(reading, faults=last[0].faults)
             rows.publish_reading(reading, self.clock().wall)
+
+    def _record_faults(self, rows: Rows, before: Mapping[str, str], now: Mapping[str, str] | None) -> None:
+        if now is None:
+            return
+        at = self.clock().wall
+        for uuid in now.keys() - before.keys():
+            rows.record(Event.of(at, Action.GPU_UNHEALTHY, f"{now[uuid]} ({uuid})"))
+        for uuid in before.keys() - now.keys():
+            rows.record(Event.of(at, Action.GPU_RECOVERED, f"{before[uuid]} ({uuid})"))
 
     def _occupancy(self) -> Occupancy | None:
         try:

@@ -6,7 +6,7 @@ The classes under `repositories` implement these ports; `app` connects them to t
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
@@ -16,13 +16,14 @@ from gateway.domain.notice import Notice
 from gateway.domain.observation import Observation
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
+from gateway.domain.records import Webhook
 from gateway.domain.recovery import Survivor
-from gateway.services.row_ports import CounterRows, UsageRows
+from gateway.services.row_ports import CounterRows, UsageRows, WebhookRows
 
 Check = Callable[[], str]  # returns one line about a part; raises GatewayError if the part is not ready
 
 
-class Rows(CounterRows, UsageRows, Protocol):
+class Rows(CounterRows, UsageRows, WebhookRows, Protocol):
     """The operations of one transaction on the database's rows."""
 
     def add(self, session: Session) -> None: ...
@@ -209,6 +210,16 @@ class Host(Protocol):
 
     def workspace_used(self, user_id: str) -> int:
         """Return the size of the user's workspace, in bytes."""
+
+
+class Receivers(Protocol):
+    """The receivers of webhooks."""
+
+    def require_allowed(self, url: str) -> None:
+        """Raise `InvalidRequest` if the gateway must not send anything there."""
+
+    def post(self, webhook: Webhook, message_id: str, body: Mapping[str, Any], now: datetime) -> int:
+        """Sign and send the body, and return the status of the response. Raises `DeliveryFailed`."""
 
 
 class Leadership(Protocol):

@@ -186,6 +186,9 @@ class Settings:
     metrics_users: bool = _setting(
         Switch(), False, "", "/metrics counts the seconds of slices for each user."
     )
+    webhook_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = _setting(
+        Parsed(kinds.networks), (), "NETWORKS", "Webhooks may go to these networks, such as 127.0.0.0/8."
+    )
     history_days: int = _setting(
         Whole(1, 36500), 30, "N", "Ended sessions and events are kept this many days."
     )

@@ -184,6 +184,14 @@ def subnet(text: str) -> str:
     return text
 
 
+def networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    """Networks separated by commas."""
+    try:
+        return tuple(ipaddress.ip_network(each.strip()) for each in text.split(",") if each.strip())
+    except ValueError:
+        raise ValidationError(f"{text!r} is not a list of networks: use one such as 10.1.0.0/16.") from None
+
+
 def network_name(text: str) -> str:
     if not _NETWORK_NAME.fullmatch(text):
         raise ValidationError(

@@ -19,6 +19,7 @@ from tests.whole_gateway import NETWORK, Gateway, eventually, running
 CASES = [
     (place, action) for place in failpoints.PLACES for action in sorted(failpoints.ACTIONS, reverse=True)
 ]
+_WEBHOOK = "sweep"
 USER, WITNESS = own.user("unlucky"), own.user("witness")
 
 
@@ -52,6 +53,8 @@ class Sweep:
         self._restart(f"{place}={action}")
         answer = self._request(place, action)
         remained = agreement.problems(self._look())
+        if action == "error" and place in failpoints.WEBHOOK:
+            eventually(self._is_delivered, seconds=20)
         if action == "error" and not remained:
             return Outcome(place, action, answer, [], 0)
         began = time.monotonic()
@@ -59,6 +62,8 @@ class Sweep:
         eventually(self._agrees, seconds=10)
         if place in failpoints.WARN:
             eventually(self._is_warned, seconds=10)
+        if place in failpoints.WEBHOOK:
+            eventually(self._is_delivered, seconds=20)
         return Outcome(place, action, answer, remained, time.monotonic() - began)
 
     def require_the_healthy_one_unharmed(self) -> None:
@@ -100,6 +105,9 @@ class Sweep:
         if place in failpoints.WARN:
             self._create_and_wait_for_a_warning(action)
             return None
+        if place in failpoints.WEBHOOK:
+            self._set_webhook_and_wait(action)
+            return None
         return self._create_and("DELETE", "")
 
     def _create(self) -> int | None:
@@ -124,6 +132,21 @@ class Sweep:
         before = self.gateway.log("serve").count(trace)
         self.gateway.expire(session_id, seconds=590)
         eventually(lambda: self.gateway.log("serve").count(trace) > before)
+
+    def _set_webhook_and_wait(self, action: str) -> None:
+        """The webhook gets the event of its own creation. Nobody is there to receive it, so it fails."""
+        trace = "SIGKILL" if action == "kill" else "failed this step on purpose"
+        before = self.gateway.log("serve").count(trace)
+        body = {"url": "https://receiver.invalid/", "events": ["webhook.changed"]}
+        self._ask("PUT", f"/webhooks/{_WEBHOOK}", json=body)
+        eventually(lambda: self.gateway.log("serve").count(trace) > before)
+
+    def _is_delivered(self) -> bool:
+        """Attempted, on record, and then taken away, so that the next case begins without it."""
+        deliveries = self.gateway.get(f"/webhooks/{_WEBHOOK}/deliveries")["deliveries"]
+        if not [each for each in deliveries if each["attempts"] > 0 and each["error"]]:
+            return False
+        return self._ask("DELETE", f"/webhooks/{_WEBHOOK}") == 204
 
     def _is_warned(self) -> bool:
         """On record, and for later logins."""

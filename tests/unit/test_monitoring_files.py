@@ -66,7 +66,7 @@ def promtool(*arguments: str, stdin: str | None = None, status: int = 0) -> str:
 
 @pytest.mark.may_be_skipped
 def test_prometheus_takes_the_rules() -> None:
-    assert "11 rules found" in promtool("check", "rules", str(RULES))
+    assert "12 rules found" in promtool("check", "rules", str(RULES))
 
 
 @pytest.mark.may_be_skipped

@@ -24,12 +24,13 @@ from gateway.domain.uids import UidRange
 from gateway.errors import SessionEnded, SessionNotFound, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
 from gateway.repositories.sql.usage_rows import UsageRows
+from gateway.repositories.sql.webhook_rows import WebhookRows
 
 _DEMAND_SAMPLE = 1000  # requests
 _REPETITION = timedelta(minutes=10)
 
 
-class SessionRows(CounterRows, UsageRows):
+class SessionRows(CounterRows, UsageRows, WebhookRows):
     """The operations of one transaction; `SqlDatabase.begin()` and `.read()` return it."""
 
     def __init__(self, session: orm.Session) -> None:
@@ -168,10 +169,11 @@ class SessionRows(CounterRows, UsageRows):
         return {user.id: user.public_keys for user in users}
 
     def forget(self, before: datetime) -> None:
-        """Delete the ended sessions, the events and the requests from before that time."""
+        """Delete the ended sessions, the events, the requests and the deliveries from before that time."""
         self._session.execute(delete(EndedSession).where(EndedSession.ended_at < before))
         self._session.execute(delete(Event).where(Event.at < before))
         self._session.execute(delete(ProfileRequest).where(ProfileRequest.at < before))
+        self._forget_deliveries(before)
 
     def record_request(self, user_id: str, mig_profile: str, now: datetime) -> None:
         """Record a request for a profile. Repetitions by the same user within ten minutes count once."""
@@ -205,13 +207,15 @@ class SessionRows(CounterRows, UsageRows):
         self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))
 
     def record(self, event: Event) -> None:
-        """Add the event to the audit log, and what it counts to the counters."""
+        """Add the event to the audit log, what it counts to the counters, and it to the outbox of each
+        webhook that wants it."""
         self._session.add(event)
         self._session.flush()
         session = self._subject(event)
         profile = session.mig_profile if session else ""
         reason = session.reason if isinstance(session, EndedSession) else ""
         self.count(counters.of_event(event.what, event.detail, profile, reason))
+        self._post_to_all(event, session)
 
     def _subject(self, event: Event) -> Session | EndedSession | None:
         if event.session_id is None:

@@ -1,0 +1,126 @@
+"""Which events go to which webhook, what is sent, and when it is sent again. Pure.
+
+The form is that of Standard Webhooks (standardwebhooks.com).
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from gateway.domain.audit import Action
+from gateway.domain.models import EndedSession, Event, Session, User
+
+EVERY = "*"
+RETRIES = (  # the time from each failure to the next attempt; the first attempt is made at once
+    timedelta(seconds=5),
+    timedelta(minutes=5),
+    timedelta(minutes=30),
+    timedelta(hours=2),
+    timedelta(hours=5),
+    timedelta(hours=10),
+)
+GONE = 410  # the receiver wants no more: the webhook is switched off
+_PATTERN = re.compile(r"\*|[a-z]+\.(\*|[a-z_]+)")
+
+_TYPES = {
+    Action.WARNED: "session.expiring",
+    Action.CORDONED: "gpu.cordoned",
+    Action.UNCORDONED: "gpu.uncordoned",
+    Action.GPU_UNHEALTHY: "gpu.unhealthy",
+    Action.GPU_RECOVERED: "gpu.recovered",
+    Action.DISK_NEARLY_FULL: "workspace.nearly_full",
+    Action.DISK_FULL: "workspace.full",
+    Action.KEYS_CHANGED: "user.keys_changed",
+    Action.USER_CHANGED: "user.changed",
+    Action.DENIED: "request.denied",
+    Action.TOKEN_CREATED: "token.created",
+    Action.TOKEN_REVOKED: "token.revoked",
+    Action.SIGNED_IN: "token.signed_in",
+    Action.WEBHOOK_CHANGED: "webhook.changed",
+    Action.WEBHOOK_REMOVED: "webhook.removed",
+    Action.WEBHOOK_DISABLED: "webhook.disabled",
+    Action.WEBHOOK_TESTED: "webhook.tested",
+}
+
+
+class Format(StrEnum):
+    STANDARD = "standard"
+    SLACK = "slack"  # {"text": …}, which Slack, Mattermost and Discord's /slack accept
+
+
+def event_type(what: str) -> str:
+    """Return the type of an action of the audit log, such as `session.opened`."""
+    return _TYPES.get(Action(what), f"session.{what.replace('-', '_')}")
+
+
+def problem_with_pattern(pattern: str) -> str | None:
+    """Return what is wrong with a pattern of event types, as a sentence; None if it is valid."""
+    if _PATTERN.fullmatch(pattern):
+        return None
+    return f"{pattern[:100]!r} is no type of events: use one such as session.opened, session.* or *."
+
+
+def wants(patterns: Iterable[str], kind: str) -> bool:
+    return any(pattern in (EVERY, kind) or pattern == f"{kind.partition('.')[0]}.*" for pattern in patterns)
+
+
+def message(event: Event, session: Session | EndedSession | None, user: User | None) -> Mapping[str, Any]:
+    """Return what a receiver gets, before it is JSON. `session` is the one that the event is about."""
+    kind = event_type(event.what)
+    return {
+        "type": kind,
+        "timestamp": _time(event.at),
+        "data": {
+            "event_id": event.id,
+            "actor": event.actor,
+            "detail": event.detail,
+            "text": _text(kind, event, session),
+            "session": _session(session) if session else None,
+            "user": {"user_id": event.user_id, "group": user and user.group, "email": user and user.email}
+            if event.user_id
+            else None,
+        },
+    }
+
+
+def next_attempt(failures: int, now: datetime) -> datetime | None:
+    """Return when to send again after so many failed attempts; None if it was the last one."""
+    return now + RETRIES[failures - 1] if failures <= len(RETRIES) else None
+
+
+def _session(session: Session | EndedSession) -> Mapping[str, Any]:
+    ended_at, reason = getattr(session, "ended_at", None), getattr(session, "reason", None)
+    return {
+        "session_id": session.id,
+        "mig_profile": session.mig_profile,
+        "gpu_uuid": session.gpu_uuid,
+        "created_at": _time(session.created_at),
+        "expires_at": _time(session.expires_at),
+        "ended_at": _time(ended_at) if ended_at else None,
+        "reason": reason,
+    }
+
+
+def _text(kind: str, event: Event, session: Session | EndedSession | None) -> str:
+    """A sentence that a receiver can mail or post as it is."""
+    who = f"The session of {event.user_id}" + (f" ({session.mig_profile})" if session else "")
+    until = f"{session.expires_at:%Y-%m-%d %H:%M} UTC" if session else ""
+    reason = session.reason if isinstance(session, EndedSession) else event.detail
+    sentences = {
+        "session.created": f"{who} is being opened.",
+        "session.opened": f"{who} is open until {until}.",
+        "session.extended": f"{who} is extended until {until}.",
+        "session.expiring": f"{who} ends at {until}. What runs in it is not kept.",
+        "session.failed": f"{who} could not be opened: {event.detail}",
+        "session.closing": f"{who} is closing: {reason}.",
+        "session.ended": f"{who} has ended: {reason}. The workspace is kept.",
+        "webhook.tested": "This is a test of the GPU SSH Gateway.",
+    }
+    subject = f" of {event.user_id}" if event.user_id else ""
+    return sentences.get(kind, f"{kind}{subject}: {event.detail or 'no details'}")
+
+
+def _time(at: datetime) -> str:
+    return f"{at:%Y-%m-%dT%H:%M:%SZ}"
