@@ -39,6 +39,7 @@ from gateway.domain.mig import MigPolicy
 from gateway.domain.warnings import WarningPlan
 from gateway.domain.words import Words
 from gateway.errors import DockerUnavailable, NetworkUnavailable, StartRefused
+from gateway.repositories.disk import NO_DISK, disk_of
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.egress import Egress
@@ -131,14 +132,16 @@ def create_app(settings: Settings) -> Flask:
     """Return the application for this machine's Docker, GPUs and files. Its reaper is not started yet.
 
     Raises `StartRefused` if other hosts could call an API that has no token yet, if the GPUs cannot be
-    simulated as requested, if the subnet is in use, if the host runs sessions of another database, and for an
-    unknown failpoint. The caller must have called `require_own_database` before.
+    simulated as requested, if the subnet is in use, if --session-io cannot be enforced, if the host runs
+    sessions of another database, and for an unknown failpoint. The caller must have called
+    `require_own_database` before.
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
     parts = parts_of_this_machine(settings)
     _require_free_subnet(settings)
+    _require_limitable_disk(settings)
     if lobby := lobby_of(settings):
         lobby.make_key()
     _require_protection(settings, Tokens(parts.database, parts.clock))
@@ -304,6 +307,12 @@ def _require_free_subnet(settings: Settings) -> None:
         raise StartRefused(str(error)) from error
 
 
+def _require_limitable_disk(settings: Settings) -> None:
+    root = settings.workspace_root
+    if settings.session_io and root.exists() and disk_of(root) is None:
+        raise StartRefused(NO_DISK.format(path=root))
+
+
 def limits_of(settings: Settings) -> Limits:
     return Limits(
         memory=settings.session_memory,
@@ -313,6 +322,8 @@ def limits_of(settings: Settings) -> Limits:
         shm=settings.session_shm,
         tmp=settings.session_tmp,
         read_only_root=settings.read_only_root,
+        io=settings.session_io_bytes,
+        bandwidth=settings.session_bandwidth_bytes,
     )
 
 

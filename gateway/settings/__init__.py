@@ -154,6 +154,16 @@ class Settings:
     session_tmp: Size = _setting(
         kinds.size("4k", "1024t"), Size("2g"), "SIZE", "/tmp and /var/tmp may each hold this much memory."
     )
+    session_io: Size | None = _setting(
+        kinds.size("64k", "1t"), None, "SIZE", "A session may read and write this much a second.", "no limit"
+    )
+    session_bandwidth: Size | None = _setting(
+        kinds.size("64k", "1t"),
+        None,
+        "SIZE",
+        "A session may send and receive this much a second.",
+        "no limit",
+    )
     read_only_root: bool = _setting(Switch(), True, "", "Sessions may change the files of the image.")
     max_ttl_minutes: int = _setting(
         Whole(1, 5256000), 10080, "N", "A request may ask for a lease of this many minutes."
@@ -246,7 +256,15 @@ class Settings:
 
     @property
     def workspace_quota_bytes(self) -> int | None:
-        return Size(self.workspace_quota).bytes if self.workspace_quota else None
+        return _bytes(self.workspace_quota)
+
+    @property
+    def session_io_bytes(self) -> int | None:
+        return _bytes(self.session_io)
+
+    @property
+    def session_bandwidth_bytes(self) -> int | None:
+        return _bytes(self.session_bandwidth)
 
     @property
     def open_hosts(self) -> list[str]:
@@ -278,6 +296,10 @@ class Settings:
     def is_private(self) -> bool:
         """Only this machine reaches the API, and no proxy forwards to it."""
         return self.listens_locally and not self.public_url
+
+
+def _bytes(size: Size | None) -> int | None:
+    return size.bytes if size else None
 
 
 def _given(environ: Mapping[str, str], flags: Flags) -> dict[str, str | bool]:

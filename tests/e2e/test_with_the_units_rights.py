@@ -14,12 +14,14 @@ USER = own.user("user123")
 
 
 def bounded(unit: str) -> list[str]:
-    """`setpriv` as the unit has it: capabilities by its CapabilityBoundingSet, NoNewPrivileges."""
+    """A command's rights by the unit: UMask, CapabilityBoundingSet, NoNewPrivileges."""
     text = (REPOSITORY / "docker" / unit).read_text()
     assert re.search(r"^NoNewPrivileges=yes$", text, re.M)
     [names] = re.findall(r"^CapabilityBoundingSet=(.*)$", text, re.M)
     kept = ",".join("+" + name.removeprefix("CAP_").lower() for name in names.split())
-    return ["setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all,{kept}"]
+    [umask] = re.findall(r"^UMask=(.*)$", text, re.M)
+    with_umask = ["sh", "-c", f'umask {umask}; exec "$@"', "sh"]
+    return [*with_umask, "setpriv", "--no-new-privs", "--inh-caps=-all", f"--bounding-set=-all,{kept}"]
 
 
 @pytest.fixture
@@ -31,6 +33,16 @@ def unprivileged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     gateway.until_ready()
     yield gateway
     take_away(gateway)
+
+
+def test_the_files_of_the_gateway_are_its_own(unprivileged: Gateway) -> None:
+    state = [unprivileged.directory, *unprivileged.directory.rglob("*")]
+    workspaces = unprivileged.directory / "workspaces"
+    files = [path for path in state if path.is_file() and not path.is_relative_to(workspaces)]
+    public = {path.name for path in files if path.stat().st_mode & 0o077}
+    assert public <= {"router.log", "serve.log", *(path.name for path in files if path.suffix == ".pub")}, (
+        public
+    )
 
 
 def test_they_open_a_session_let_its_user_in_and_take_it_back(unprivileged: Gateway) -> None:

@@ -1,10 +1,13 @@
 import multiprocessing
 import os
 import signal
+import stat
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from gateway.domain.mig import Gpu
 from gateway.repositories.files.session_files import HostSessionFiles
+from gateway.repositories.host import ContainerSpec
 
 
 def hold(root: Path, told: Connection) -> None:
@@ -39,3 +42,15 @@ def test_a_claim_is_on_the_directory_that_is_there_now(tmp_path: Path) -> None:
         files.remove("s1")
         with files.claim("s1"):
             assert files.is_claimed("s1") is True
+
+
+def test_a_session_can_read_its_files_whatever_the_umask(
+    tmp_path: Path, spec: ContainerSpec, gpu: Gpu
+) -> None:
+    before = os.umask(0o077)
+    try:
+        directory = HostSessionFiles(tmp_path).write(spec.request, gpu, spec.allocation)
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((directory / "etc").stat().st_mode) == 0o755
+    assert stat.S_IMODE((directory / "passwd").stat().st_mode) == 0o444

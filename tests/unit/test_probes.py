@@ -18,6 +18,7 @@ TARGETS: dict[str, Any] = {
     "links": [],
     "ports": [9],
     "memory_mib": 1,
+    "tcp_mib": 1,
     "filler_mib": 1,
 }
 

@@ -70,6 +70,7 @@ INSIDE: tuple[Probe, ...] = (
     Probe("a core dump", kernel, "core_dump"),
     Probe("a fork bomb", resources, "fork_bomb", {"most": "processes"}, alone=True),
     Probe("a memory hog", resources, "memory_hog", {"most_mib": "memory_mib"}, alone=True),
+    Probe("TCP buffers", resources, "fill_tcp_buffers", {"most_mib": "tcp_mib"}, alone=True),
     Probe(
         "filling the host's disk",
         resources,

@@ -31,6 +31,7 @@ class Targets:
     scratch: Sequence[str] = _SCRATCH  # directories that are not the workspace
     processes: int = 5000
     memory_mib: int
+    tcp_mib: int  # 0 where TCP buffers count as memory
     filler_mib: int
     files: int = 1_000_000
     open_files: int = 1_100_000

@@ -4,6 +4,7 @@ import ipaddress
 import re
 from pathlib import Path
 
+from gateway.app import limits_of
 from gateway.doctor.attack.probe import Targets
 from gateway.domain.addresses import proxy
 from gateway.domain.plan import SSH_PORT
@@ -11,6 +12,8 @@ from gateway.settings import Settings
 
 _COMMON_PORTS = {22, 53, 80, 111, 443, 2375, 2376}
 _MAX_PORTS = 48
+_CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
+_MORE_TCP_MIB = 64
 _LISTENING = "0A"  # include/net/tcp_states.h
 _MIB = {"k": 1 / 1024, "m": 1, "g": 1024}
 
@@ -30,6 +33,7 @@ def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
         links=[address for address in addresses if address.startswith("fe80")],
         ports=[*sorted(required), *sorted(others)][:_MAX_PORTS],
         memory_mib=round(1.25 * mib(settings.session_memory)),
+        tcp_mib=0 if _CGROUP_V2.exists() else limits_of(settings).tcp_bytes // 2**20 + _MORE_TCP_MIB,
         filler_mib=2 * mib(max(settings.session_tmp, settings.session_shm, key=mib)),
         processes=settings.session_pids + 1000,
         files=110_000,

@@ -21,12 +21,14 @@ from gateway.domain.plan import SSH_PORT
 from gateway.domain.recovery import Survivor
 from gateway.errors import ContainerFailed, DockerUnavailable, ImageMissing, NetworkUnavailable
 from gateway.failpoints import reach
+from gateway.repositories.disk import NO_DISK, disk_of
 from gateway.repositories.docker import labels, setup
 from gateway.repositories.docker.client import NO_GPU_DRIVER, Docker, translated_errors
 from gateway.repositories.docker.events import DockerEndings
 from gateway.repositories.docker.exec import Inside
 from gateway.repositories.docker.inspection import ALIVE, ENDED, Inspection
 from gateway.repositories.docker.limits import Limits
+from gateway.repositories.docker.tcp_memory import TcpMemory
 from gateway.repositories.host import ContainerSpec, Script
 
 _SCRIPTS = files(__package__) / "scripts"
@@ -58,6 +60,7 @@ class DockerContainers:
         simulated_gpus: bool = False,
         deployment: Callable[[], str],
         allowed_weaknesses: Collection[str] = (),
+        tcp_memory: TcpMemory | None = None,
     ) -> None:
         self._docker = docker
         self._image = image
@@ -67,7 +70,8 @@ class DockerContainers:
         self._simulated_gpus = simulated_gpus
         self._daemon_has_gpus = True
         self._deployment = cache(deployment)
-        self._inspection = Inspection(docker, network)
+        self._inspection = Inspection(docker, network, limits.bandwidth)
+        self._tcp_memory = tcp_memory or TcpMemory(limits.tcp_bytes)
         self._allowed_weaknesses = allowed_weaknesses
         self._isolated_until = 0.0
 
@@ -200,7 +204,8 @@ class DockerContainers:
             )
         self._isolated_until = 0.0
         self.require_isolation()
-        return f"ok: {', '.join(promises.notes(version))}"
+        notes = [*promises.notes(version), self._tcp_memory.weakness()]
+        return f"ok: {', '.join(filter(None, notes))}"
 
     def require_isolation(self) -> None:
         """Raises `DockerUnavailable` if the daemon cannot isolate sessions. A success is valid for 60 s."""
@@ -235,6 +240,7 @@ class DockerContainers:
             container_id = self._create(spec, devices, name)
         reach("after-container-create", DockerUnavailable)
         self._docker.client.api.start(container_id)
+        self._tcp_memory.limit(container_id)
         self._close_namespace(container_id)
         reach("after-container-start", DockerUnavailable)
         return container_id
@@ -249,7 +255,8 @@ class DockerContainers:
 
     def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None, name: str) -> str:
         mounts, networks = _mounts(spec), {self._network: spec.address}
-        limits = self._limits.docker_options(self._volumes() - {mount["Target"] for mount in mounts})
+        volumes = self._volumes() - {mount["Target"] for mount in mounts}
+        limits = self._limits.docker_options(volumes, self._limited_disk(spec.workspace))
         api = self._docker.client.api
         host_config = api.create_host_config(
             network_mode=self._network,
@@ -287,7 +294,20 @@ class DockerContainers:
             },
             host_config=host_config,
         )
+        self._require_io_limit(created.get("Warnings") or [])
         return str(created["Id"])
+
+    def _limited_disk(self, workspace: Path) -> str | None:
+        if self._limits.io is None:
+            return None
+        if (disk := disk_of(workspace)) is None:
+            raise ContainerFailed(NO_DISK.format(path=workspace))
+        return disk
+
+    def _require_io_limit(self, warnings: Collection[str]) -> None:
+        """Docker leaves out a limit that the kernel lacks, and only warns."""
+        if self._limits.io and (discarded := [warning for warning in warnings if "discarded" in warning]):
+            raise ContainerFailed(f"--session-io cannot be enforced: {' '.join(discarded)}")
 
     def _volumes(self) -> set[str]:
         """Return the directories that the image declares as `VOLUME`. Docker would mount a directory of the

@@ -175,7 +175,8 @@ class Egress:
 
     def _write(self) -> Path:
         try:
-            self._directory.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._directory.chmod(0o755)  # Squid's user reads it, whatever the gateway's umask is
             (self._directory / "squid.conf").write_text(self._configuration)
             (self._directory / "squid.conf").chmod(0o644)
         except OSError as error:

@@ -29,14 +29,15 @@ _RESTART_SECONDS = 1.0
 
 
 class Inspection:
-    """The containers on `network`. Docker's errors are raised unchanged.
+    """The containers on `network`. Docker's errors are raised unchanged. `bandwidth` as in `Namespace`.
 
     A process reads the rules in a container's network namespace once: its user cannot change them.
     """
 
-    def __init__(self, docker: Docker, network: str) -> None:
+    def __init__(self, docker: Docker, network: str, bandwidth: int | None = None) -> None:
         self._docker = docker
         self._network = network
+        self._bandwidth = bandwidth
         self._closed: set[str] = set()  # ids of containers whose namespace has the gateway's rules
 
     def containers(
@@ -64,7 +65,10 @@ class Inspection:
         self._closed.add(container_id)
 
     def namespace(self, container_id: str) -> Namespace:
-        return Namespace(self._docker.client.api.inspect_container(container_id), self._network)
+        return self._namespace(self._docker.client.api.inspect_container(container_id))
+
+    def _namespace(self, found: Mapping[str, Any]) -> Namespace:
+        return Namespace(found, self._network, self._bandwidth)
 
     def repair(self, container_id: str) -> None:
         """Connect the container as planned and load the rules into its network namespace."""
@@ -104,7 +108,7 @@ class Inspection:
         if found["Id"] in self._closed:
             return True
         with suppress(NetworkUnavailable):
-            if not Namespace(found, self._network).is_closed():
+            if not self._namespace(found).is_closed():
                 return False
             self._closed.add(found["Id"])
         return True

@@ -21,6 +21,7 @@ table inet gateway {{
     chain input {{
         type filter hook input priority filter; policy drop;
         iifname "lo" accept
+{limit}\
         ct state established,related accept
         ip saddr {host} accept
     }}
@@ -28,6 +29,7 @@ table inet gateway {{
         type filter hook output priority filter; policy drop;
         ip daddr 127.0.0.11 reject
         oifname "lo" accept
+{limit}\
         ct state established,related accept
         ip daddr {proxy} tcp dport {port} accept
         reject with icmpx type admin-prohibited
@@ -44,18 +46,25 @@ table arp gateway {{
     }}
 }}
 """
+# What is above the limit is dropped, and TCP slows down. The kernel adds the rate of one second to the burst,
+# which must hold packets of 64 KiB.
+_LIMIT = """\
+        limit rate over {rate} bytes/second burst 262144 bytes drop
+"""
 
 
 class Namespace:
     """The namespace of a running container, from Docker's inspection `found` and the network's name.
+    `bandwidth` limits each direction, in bytes a second.
 
     Raises `NetworkUnavailable` if the gateway cannot enter the namespace, if the container does not run, and
     if it is not connected to the network.
     """
 
-    def __init__(self, found: Mapping[str, Any], network: str) -> None:
+    def __init__(self, found: Mapping[str, Any], network: str, bandwidth: int | None = None) -> None:
         self._path = str(found["NetworkSettings"]["SandboxKey"])
         self._endpoint = found["NetworkSettings"]["Networks"].get(network) or {}
+        self._limit = _LIMIT.format(rate=bandwidth) if bandwidth else ""
         if not self._path:  # nsenter would take an empty path for the host's namespace
             raise NetworkUnavailable("The session's container has no network namespace: it does not run.")
 
@@ -89,4 +98,5 @@ class Namespace:
         address = f"{self._endpoint['IPAddress']}/{self._endpoint['IPPrefixLen']}"
         subnet = ipaddress.IPv4Interface(address).network
         host, proxy = subnet.network_address + 1, proxy_address(subnet)
-        return Ruleset("gateway", _TABLES.format(host=host, proxy=proxy, port=PROXY_PORT))
+        text = _TABLES.format(host=host, proxy=proxy, port=PROXY_PORT, limit=self._limit)
+        return Ruleset("gateway", text)

@@ -29,7 +29,8 @@ class HostSessionFiles:
     def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path:
         directory = self._root / request.session_id
         with _translated_errors():
-            (directory / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
+            (directory / "etc").mkdir(parents=True, exist_ok=True)
+            (directory / "etc").chmod(0o755)  # sessions read it, whatever the gateway's umask is
             for name, content in contents(request, gpu, allocation, self._egress).items():
                 (directory / name).write_text(content)
                 (directory / name).chmod(0o555 if name in PROGRAMS else 0o444)

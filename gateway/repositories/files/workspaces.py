@@ -121,7 +121,8 @@ class HostWorkspaces:
         draft = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=self._root))
         try:
             for directory in ("projects", "data"):
-                (draft / directory).mkdir(mode=0o755)
+                (draft / directory).mkdir()
+                (draft / directory).chmod(0o755)
             (draft / ".bashrc").write_text(_BASHRC)
             (draft / ".profile").write_text(_PROFILE)
             for entry in (*draft.iterdir(), draft):

@@ -3,9 +3,11 @@
 import contextlib
 import os
 import signal
+import socket
 import time
 
 _MIB = 1024 * 1024
+_LEAST_ACCEPTED = 65536  # bytes that an empty connection accepts
 
 
 def fork_bomb(most: int) -> str:
@@ -49,6 +51,35 @@ def memory_hog(most_mib: int) -> str:
     if code == 0:
         return f"{allocated} MiB"
     raise OSError(f"{'killed' if code == -signal.SIGKILL else 'refused'} at {allocated} MiB")
+
+
+def fill_tcp_buffers(most_mib: int) -> str:
+    """Hold unread data in TCP connections to itself, above what the session may have for it."""
+    if not most_mib:
+        raise NotImplementedError("cgroup v2 counts TCP buffers as memory of the session")
+    unread = 0
+    with contextlib.ExitStack() as stack:
+        server = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+        while unread < most_mib * _MIB:
+            sender = stack.enter_context(socket.create_connection(server.getsockname()))
+            stack.enter_context(server.accept()[0])
+            if (accepted := _send_all(sender)) < _LEAST_ACCEPTED:
+                raise OSError(f"the kernel accepts no more after {unread // _MIB} MiB")
+            unread += accepted
+    return f"{unread // _MIB} MiB"
+
+
+def _send_all(connection: socket.socket) -> int:
+    """Send until the buffers are full, and return the number of bytes."""
+    block, accepted, refusals = bytes(_LEAST_ACCEPTED), 0, 0
+    connection.setblocking(False)
+    while refusals < 4:  # the kernel moves data from one buffer to the other meanwhile
+        try:
+            accepted += connection.send(block)
+        except BlockingIOError:
+            refusals += 1
+            time.sleep(0.005)
+    return accepted
 
 
 def fill(directories: list[str], most_mib: int) -> str:
