@@ -92,18 +92,24 @@ def choose(
     now: datetime,
     demand: Mapping[str, float] | None = None,
     refused: Collection[Spot] = (),
+    among: Collection[Spot] | None = None,
 ) -> tuple[Gpu, Placement] | None:
     """Return the GPU and the placement that cost later requests least; None if the profile fits nowhere.
 
     `demand` is the number of requests for each profile, refused requests included; one is added for every
     profile. Only GPUs in MIG mode without a fault are chosen. A `refused` spot is never chosen, and its GPU
-    only if the profile fits on no other.
+    only if the profile fits on no other. With `among`, only these spots are chosen.
     """
     leases = _by_gpu(taken)
     states = [(gpu, _state(gpu, leases.get(gpu.uuid, ()))) for gpu in _usable(gpus)]
     weights = _weights([state for _, state in states], demand or {})
     cost = _Cost(profile_name, expires_at, now, weights)
-    fitting = [(cost.at_once(state), gpu, state) for gpu, state in states if state.places(profile_name)]
+    allowed = None if among is None else {gpu_uuid for gpu_uuid, _ in among}
+    fitting = [
+        (cost.at_once(state), gpu, state)
+        for gpu, state in states
+        if state.places(profile_name) and (allowed is None or gpu.uuid in allowed)
+    ]
     refused_gpus = {gpu_uuid for gpu_uuid, _ in refused}
     candidates = [each for each in fitting if each[1].uuid not in refused_gpus] or fitting
     best: tuple[float, int, int] = (inf, 0, 0)
@@ -112,7 +118,8 @@ def choose(
         future = cost.future(_empty(gpu), leases.get(gpu.uuid, ()))
         for placement in state.places(profile_name):
             rank = (cost.of(placement, future), state.free, -placement.start)
-            if rank < best and (gpu.uuid, placement) not in refused:
+            spot = (gpu.uuid, placement)
+            if rank < best and spot not in refused and (among is None or spot in among):
                 best, found = rank, (gpu, placement)
     return found
 

@@ -1,0 +1,418 @@
+"""The waiting line: which slice each request was promised, and from when on. Pure.
+
+Every request in line holds a reservation: a slice of one GPU, and when it begins. After each change, `plan`
+takes the requests in their order (the higher priority first, then the older). It lifts the reservation of
+each, and gives the request the earliest begin beside all leases *and all other reservations*. If none is
+earlier, the request keeps what it has. So small requests fill gaps, no request starves, and **a promise never
+gets later**, with three exceptions, which `Plan.delays` names: its GPU is lost or cordoned, a request of
+higher priority overtakes it, or a slice is not free in time.
+
+Where nothing begins before the request gives up, it holds no reservation: it stays in line without a promise.
+"""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from math import inf
+from typing import NamedTuple
+
+from gateway.domain.placement import Occupied, choose
+from gateway.domain.timeline import Gap, Hold, OpenGpu, Slice, Timeline
+
+# From the end of a lease until the next session is open in its slice: the promise includes this time.
+TURNOVER = timedelta(minutes=1)
+
+
+class Cause(StrEnum):
+    """Why a promise got later."""
+
+    GPU_LOST = "gpu-lost"  # the GPU is out of order, cordoned, or not there any more
+    PRIORITY = "priority"
+    NOT_FREE = "not-free"  # a session, or an instance of an administrator, is still in the slice
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A slice of the GPU with the UUID `gpu` that a request gets at `start`, in whole seconds."""
+
+    gpu: str
+    slice: Slice
+    start: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Waiter:
+    """A request in line. It wants `profile` for `lease`, and gives up at `until`."""
+
+    id: str
+    profile: str
+    lease: timedelta
+    asked_at: datetime
+    until: datetime
+    priority: int = 0
+    reservation: Reservation | None = None
+
+    @property
+    def order(self) -> tuple[int, datetime, str]:
+        """The place in line: the lowest is the first."""
+        return -self.priority, self.asked_at, self.id
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A slice that a session holds until `ends`."""
+
+    session_id: str
+    gpu: str
+    slice: Slice
+    ends: datetime
+
+
+class Delay(NamedTuple):
+    """A promise that could not be kept; `now` None: no other can be given."""
+
+    id: str
+    before: datetime
+    now: datetime | None
+    cause: Cause
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`reservations` by the ids of the requests that hold one. `due` are the requests that can begin at once,
+    in their order. `latest_ends` are the latest ends of leases, by session; a session that nobody waits for
+    is not in it. `waited_for_by` is the request that such a session must make room for, None for a
+    maintenance."""
+
+    reservations: Mapping[str, Reservation]
+    due: tuple[str, ...] = ()
+    delays: tuple[Delay, ...] = ()
+    latest_ends: Mapping[str, datetime] = field(default_factory=dict)
+    waited_for_by: Mapping[str, str | None] = field(default_factory=dict)
+
+
+def plan(
+    gpus: Sequence[OpenGpu],
+    leases: Collection[Lease],
+    waiters: Iterable[Waiter],
+    now: datetime,
+    demand: Mapping[str, float] | None = None,
+    overtaking: str | None = None,
+) -> Plan:
+    """Plan the line. `gpus` are those on which sessions may begin; `overtaking` is the request whose priority
+    has just been raised, for which requests of lower priority step back."""
+    line = sorted(waiters, key=lambda waiter: waiter.order)
+    book = Book(gpus, leases, now, demand or {})
+    raised = next((waiter for waiter in line if waiter.id == overtaking), None)
+    pending = book.restore(line, above=raised)
+    if raised is not None:
+        book.improve(raised)
+    for waiter in pending:
+        book.keep(waiter)
+    for waiter in line:
+        book.improve(waiter)
+    reservations = _in_order(line, book.reservations)
+    return Plan(
+        reservations,
+        tuple(each.id for each in line if _is_due(reservations.get(each.id), now)),
+        tuple(_delays(line, reservations, {gpu.gpu.uuid for gpu in gpus}, raised)),
+        *book.latest_ends(reservations),
+    )
+
+
+def spots(
+    gpus: Sequence[OpenGpu],
+    leases: Collection[Lease],
+    waiters: Iterable[Waiter],
+    profile: str,
+    lease: timedelta,
+    now: datetime,
+) -> list[Reservation]:
+    """Return the slices in which a session may begin now without delaying anybody in line."""
+    book = Book(gpus, leases, now, {})
+    book.restore(list(waiters), above=None)
+    return [Reservation(gpu, gap.slice, now) for gpu, gap in book.free_now(profile, lease)]
+
+
+class Book:
+    """The timelines of all GPUs, with the reservations that were made so far."""
+
+    def __init__(
+        self,
+        gpus: Sequence[OpenGpu],
+        leases: Collection[Lease],
+        now: datetime,
+        demand: Mapping[str, float],
+    ) -> None:
+        self.reservations: dict[str, Reservation] = {}
+        self._gpus, self._leases, self._demand = gpus, leases, demand
+        self._now, self._seconds = now, int(now.timestamp())
+        held: dict[str, list[Hold]] = {}
+        for lease in leases:
+            held.setdefault(lease.gpu, []).append(self._held(lease))
+        self._timelines = {
+            each.gpu.uuid: Timeline(each, self._seconds, held.get(each.gpu.uuid, ())) for each in gpus
+        }
+        self._waiters: dict[str, Waiter] = {}
+        self._earliest: dict[str, _Earliest] = {}
+
+    def restore(self, line: Iterable[Waiter], above: Waiter | None) -> list[Waiter]:
+        """Enter the reservations that the requests hold. Return the requests whose reservation is in doubt:
+        those below `above`, and those on a GPU where not all fit any more."""
+        sure = [each for each in line if above is None or each.priority >= above.priority]
+        for waiter in sure:
+            if waiter.reservation and waiter.reservation.gpu in self._timelines:
+                self._enter(waiter, waiter.reservation)
+        for uuid in [uuid for uuid, timeline in self._timelines.items() if timeline.has_conflicts()]:
+            for name in [name for name, each in self.reservations.items() if each.gpu == uuid]:
+                self._leave(name)
+        return [each for each in line if each.reservation and each.id not in self.reservations]
+
+    def keep(self, waiter: Waiter) -> None:
+        """Enter the reservation of the request if it still fits."""
+        reservation = waiter.reservation
+        if reservation is None or waiter.id in self.reservations:
+            return
+        timeline = self._timelines.get(reservation.gpu)
+        if timeline and timeline.fits(self._hold(waiter, reservation)):
+            self._enter(waiter, reservation)
+
+    def improve(self, waiter: Waiter) -> None:
+        """Give the request an earlier reservation than it has, if there is one."""
+        before = self.reservations.get(waiter.id)
+        limit = before.start.timestamp() if before else waiter.until.timestamp() + 1
+        if limit <= self._seconds:
+            return
+        begin = self._earliest_of(waiter.profile).begin(_length(waiter), limit)
+        if before and min(begin, limit) > self._seconds:
+            begin = min(begin, self._shifted(waiter, before))
+        if begin < limit:
+            self._move(waiter, begin)
+
+    def free_now(self, profile: str, lease: timedelta) -> Iterator[tuple[str, Gap]]:
+        length = (lease + TURNOVER).total_seconds()
+        for uuid, timeline in self._timelines.items():
+            for gap in timeline.gaps(profile):
+                if gap.begin <= self._seconds and gap.length >= length:
+                    yield uuid, gap
+
+    def latest_ends(
+        self, reservations: Mapping[str, Reservation]
+    ) -> tuple[Mapping[str, datetime], Mapping[str, str | None]]:
+        """Return the latest end of each lease that ends before a reservation or a maintenance, and the first
+        request that waits for it."""
+        ends: dict[str, datetime] = {}
+        waiting: dict[str, str | None] = {}
+        begins = _begins(reservations)
+        for lease in self._leases:
+            timeline = self._timelines.get(lease.gpu)
+            until = timeline.free_until(self._held(lease)) if timeline and timeline.is_promised else inf
+            if until < inf:
+                ends[lease.session_id] = max(lease.ends, _time(until) - TURNOVER)
+                waiting[lease.session_id] = _last_before(begins.get(lease.gpu, ()), _time(until))
+        return ends, waiting
+
+    def _held(self, lease: Lease) -> Hold:
+        """A lease that is over holds its slice until the session is closed."""
+        end = (lease.ends + TURNOVER).timestamp()
+        turnover = TURNOVER.total_seconds()
+        return Hold(lease.slice, self._seconds, end if end > self._seconds else self._seconds + turnover)
+
+    def _hold(self, waiter: Waiter, reservation: Reservation) -> Hold:
+        begin = max(reservation.start.timestamp(), self._seconds)
+        return Hold(reservation.slice, begin, begin + _length(waiter))
+
+    def _enter(self, waiter: Waiter, reservation: Reservation) -> None:
+        self.reservations[waiter.id] = reservation
+        self._waiters[waiter.id] = waiter
+        self._timelines[reservation.gpu].reserve(waiter.id, self._hold(waiter, reservation))
+        for earliest in self._earliest.values():
+            earliest.reserved(reservation.gpu)
+
+    def _leave(self, name: str) -> None:
+        reservation = self.reservations.pop(name)
+        self._timelines[reservation.gpu].release(name)
+        for earliest in self._earliest.values():
+            earliest.freed(reservation.gpu)
+
+    def _earliest_of(self, profile: str) -> "_Earliest":
+        if profile not in self._earliest:
+            self._earliest[profile] = _Earliest(profile, self._timelines)
+        return self._earliest[profile]
+
+    def _shifted(self, waiter: Waiter, before: Reservation) -> float:
+        """The earliest begin that overlaps the time of the request's own reservation."""
+        timeline = self._timelines[before.gpu]
+        if not timeline.can_shift(waiter.id, waiter.profile):
+            return inf
+        gaps = timeline.gaps_without(waiter.id, waiter.profile)
+        return min((gap.begin for gap in gaps if gap.length >= _length(waiter)), default=inf)
+
+    def _move(self, waiter: Waiter, begin: float) -> None:
+        if waiter.id in self.reservations:
+            self._leave(waiter.id)
+        found = [
+            (gap.length, -gap.slice.placement.start, uuid, gap)
+            for uuid, timeline in self._timelines.items()
+            for gap in timeline.gaps(waiter.profile)
+            if gap.begin <= begin and gap.end - begin >= _length(waiter)
+        ]
+        *_, uuid, gap = min(found)  # the shortest gap, then the highest placement
+        if begin <= self._seconds:
+            uuid, gap = self._cheapest(waiter, [(uuid, gap) for *_, uuid, gap in found]) or (uuid, gap)
+        start = self._now if begin <= self._seconds else _time(begin)
+        self._enter(waiter, Reservation(uuid, gap.slice, start.replace(microsecond=0)))
+
+    def _cheapest(self, waiter: Waiter, free: Sequence[tuple[str, Gap]]) -> tuple[str, Gap] | None:
+        """The slice that costs later requests least, an idle instance first."""
+        idle = [(uuid, gap) for uuid, gap in free if gap.slice.is_borrowed]
+        if idle or len(free) == 1:
+            return (idle or free)[0]
+        occupied = [*_occupied(self._gpus, self._leases), *self._begun()]
+        chosen = choose(
+            [each.gpu for each in self._gpus],
+            occupied,
+            waiter.profile,
+            self._now + waiter.lease,
+            self._now,
+            self._demand,
+            among={(uuid, gap.slice.placement) for uuid, gap in free},
+        )
+        if chosen is None:
+            return None
+        gpu, place = chosen
+        return next(each for each in free if (each[0], each[1].slice.placement) == (gpu.uuid, place))
+
+    def _begun(self) -> Iterator[Occupied]:
+        """The slices of requests that begin now."""
+        for name, each in self.reservations.items():
+            if each.start <= self._now:
+                ends = self._now + self._waiters[name].lease
+                yield Occupied(each.gpu, each.slice.profile, each.slice.placement, ends, name)
+
+
+class _Earliest:
+    """The earliest begin of slices of one profile on all GPUs, by the length that is needed."""
+
+    def __init__(self, profile: str, timelines: Mapping[str, Timeline]) -> None:
+        self._profile = profile
+        self._timelines = timelines
+        self._steps: dict[str, list[tuple[float, float]]] = {}
+        self._begins: list[float] = []
+        self._lengths: list[float] = []
+        self._freed: set[str] = set(timelines)  # the GPUs with more gaps than those in `_steps`
+        self._reserved: set[str] = set()  # the GPUs with fewer
+
+    def begin(self, length: float, limit: float) -> float:
+        """Return the earliest begin of a gap of at least `length` seconds, if it is before `limit`, else
+        infinity."""
+        if self._freed:
+            self._update()
+        begin = self._found(length)
+        if begin < limit and self._reserved:  # the gap may be a reservation's by now
+            self._update()
+            begin = self._found(length)
+        return begin if begin < limit else inf
+
+    def freed(self, uuid: str) -> None:
+        self._freed.add(uuid)
+
+    def reserved(self, uuid: str) -> None:
+        self._reserved.add(uuid)
+
+    def _found(self, length: float) -> float:
+        index = bisect_left(self._lengths, length)
+        return self._begins[index] if index < len(self._begins) else inf
+
+    def _update(self) -> None:
+        for uuid in self._freed | self._reserved:
+            gaps = self._timelines[uuid].gaps(self._profile)
+            self._steps[uuid] = _rising((gap.begin, gap.length) for gap in gaps)
+        self._freed, self._reserved = set(), set()
+        rising = _rising(sorted(step for steps in self._steps.values() for step in steps))
+        self._begins = [begin for begin, _ in rising]
+        self._lengths = [length for _, length in rising]
+
+
+def _rising(steps: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those of the steps, sorted by their begin, that are longer than all before them."""
+    found: list[tuple[float, float]] = []
+    for begin, length in steps:
+        if not found or length > found[-1][1]:
+            if found and found[-1][0] == begin:
+                found.pop()
+            found.append((begin, length))
+    return found
+
+
+def _length(waiter: Waiter) -> float:
+    return (waiter.lease + TURNOVER).total_seconds()
+
+
+def _time(seconds: float) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _is_due(reservation: Reservation | None, now: datetime) -> bool:
+    return reservation is not None and reservation.start <= now
+
+
+def _in_order(line: Sequence[Waiter], reservations: Mapping[str, Reservation]) -> Mapping[str, Reservation]:
+    """Among requests for the same slice and lease, the first in line gets the first reservation."""
+    equals: dict[tuple[int, str, timedelta], list[Waiter]] = {}
+    for waiter in line:
+        if waiter.id in reservations:
+            equals.setdefault((waiter.priority, waiter.profile, waiter.lease), []).append(waiter)
+    ordered = dict(reservations)
+    for waiters in equals.values():
+        earliest_first = sorted((reservations[each.id] for each in waiters), key=lambda each: each.start)
+        if all(map(_is_kept, waiters, earliest_first)):
+            ordered.update(zip([each.id for each in waiters], earliest_first, strict=True))
+    return {waiter.id: ordered[waiter.id] for waiter in line if waiter.id in ordered}
+
+
+def _is_kept(waiter: Waiter, reservation: Reservation) -> bool:
+    """Whether the reservation is no later than what the request was promised, and than its wait."""
+    return reservation.start <= (waiter.reservation.start if waiter.reservation else waiter.until)
+
+
+def _delays(
+    line: Sequence[Waiter],
+    reservations: Mapping[str, Reservation],
+    open_gpus: Collection[str],
+    raised: Waiter | None,
+) -> Iterator[Delay]:
+    for waiter in line:
+        before, after = waiter.reservation, reservations.get(waiter.id)
+        if before and (after is None or after.start > before.start):
+            if before.gpu not in open_gpus:
+                cause = Cause.GPU_LOST
+            else:
+                cause = Cause.PRIORITY if raised and waiter.priority < raised.priority else Cause.NOT_FREE
+            yield Delay(waiter.id, before.start, after.start if after else None, cause)
+
+
+def _begins(reservations: Mapping[str, Reservation]) -> Mapping[str, list[tuple[datetime, str]]]:
+    """The begins of the reservations on each GPU."""
+    begins: dict[str, list[tuple[datetime, str]]] = {}
+    for name, each in reservations.items():
+        begins.setdefault(each.gpu, []).append((each.start, name))
+    return begins
+
+
+def _last_before(begins: Iterable[tuple[datetime, str]], at: datetime) -> str | None:
+    """The request that begins at that moment, or that should have begun before it."""
+    return max([(start, name) for start, name in begins if start <= at], default=(at, None))[1]
+
+
+def _occupied(gpus: Iterable[OpenGpu], leases: Iterable[Lease]) -> Iterator[Occupied]:
+    for each in gpus:
+        for name, placement, _ in each.standing:
+            yield Occupied(each.gpu.uuid, name, placement)
+    for lease in leases:
+        if not lease.slice.is_borrowed:
+            yield Occupied(
+                lease.gpu, lease.slice.profile, lease.slice.placement, lease.ends, lease.session_id
+            )
