@@ -7,7 +7,7 @@ from typing import Any
 
 from flask import request
 from flask.typing import ResponseReturnValue
-from marshmallow import Schema
+from marshmallow import Schema, ValidationError
 
 from gateway.api.responses import ResponseSchema
 
@@ -80,6 +80,13 @@ def answer(view: View, body: Fields | None = None, **path: Any) -> Fields:
         response = view.__wrapped__(described.body().load(body), **path)  # type: ignore[attr-defined]
     content = response[0] if isinstance(response, tuple) else response
     return content if isinstance(content, dict) else {}
+
+
+def sentences(error: ValidationError) -> list[str]:
+    """One sentence for each field that is wrong."""
+    fields: Fields = error.normalized_messages()  # type: ignore[no-untyped-call]
+    named = ((name, message) for name, messages in fields.items() for message in messages)
+    return [message if name == "_schema" else f"{name}: {message}" for name, message in named]
 
 
 def _load(make_schema: MakeSchema, data: Any) -> Fields:

@@ -2,9 +2,11 @@
 
 from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
+from marshmallow import ValidationError
 from werkzeug.wrappers import Response as Redirect
 
 from gateway.api.authorisation import SIGN_IN_COOKIE, refuse_token
+from gateway.api.endpoints import sentences
 from gateway.api.errors import meaning
 from gateway.api.services import services
 from gateway.dashboard.blueprint import routes
@@ -75,6 +77,12 @@ def _ask_to_sign_in(_error: Unauthenticated) -> ResponseReturnValue:
     if "HX-Request" in request.headers:
         return Response(status=401, headers={"HX-Redirect": form})
     return redirect(form, 303)
+
+
+@routes.errorhandler(ValidationError)
+def _show_query(error: ValidationError) -> ResponseReturnValue:
+    """A query in the address that the API does not know."""
+    return page("problem.html", 422, title="The request is invalid", detail=" ".join(sentences(error)))
 
 
 @routes.errorhandler(GatewayError)

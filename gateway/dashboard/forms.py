@@ -15,7 +15,7 @@ from marshmallow import ValidationError
 from gateway.api import gpus as gpus_api
 from gateway.api import sessions as sessions_api
 from gateway.api.authorisation import own_user
-from gateway.api.endpoints import answer
+from gateway.api.endpoints import answer, sentences
 from gateway.api.errors import meaning
 from gateway.dashboard.blueprint import routes
 from gateway.dashboard.pages import gpu, of_session, profiles
@@ -109,7 +109,7 @@ def _form(
     try:
         return act()
     except ValidationError as error:
-        return page(template, 422, refusals=_messages(error), **content())
+        return page(template, 422, refusals=sentences(error), **content())
     except GatewayError as error:
         return page(template, meaning(error)[0], refusals=[str(error)], **content())
 
@@ -135,10 +135,3 @@ def _minutes(text: str) -> int:
         return durations.parse(text) // timedelta(minutes=1)
     except ValueError as error:
         raise ValidationError(str(error)) from error
-
-
-def _messages(error: ValidationError) -> list[str]:
-    """One sentence for each field that is wrong."""
-    fields: _Json = error.normalized_messages()  # type: ignore[no-untyped-call]
-    named = ((name, message) for name, messages in fields.items() for message in messages)
-    return [message if name == "_schema" else f"{name}: {message}" for name, message in named]

@@ -3,24 +3,29 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from flask.typing import ResponseReturnValue
+from flask import Response
 
 from gateway.api import events as events_api
 from gateway.api import gpus as gpus_api
 from gateway.api import health as health_api
 from gateway.api import sessions as sessions_api
+from gateway.api import usage as usage_api
 from gateway.api.endpoints import answer
 from gateway.api.services import services
 from gateway.dashboard.blueprint import routes
+from gateway.dashboard.chart import HEIGHT, WIDTH, columns
+from gateway.dashboard.polling import polled
 from gateway.dashboard.rendering import page
 from gateway.dashboard.slice_map import segments
 from gateway.errors import GpuNotFound
 
 _Json = dict[str, Any]
+_HOUR = 3600  # seconds
 
 
 @routes.get("/")
-def now() -> ResponseReturnValue:
+@polled
+def now() -> Response:
     """Show the map of the GPUs, what is free and when, and the caller's sessions."""
     at = services().gpus.clock().wall
     gpus = [(gpu, list(segments(gpu, at))) for gpu in answer(gpus_api.list_gpus)["gpus"]]
@@ -28,26 +33,48 @@ def now() -> ResponseReturnValue:
 
 
 @routes.get("/sessions")
-def sessions() -> ResponseReturnValue:
+@polled
+def sessions() -> Response:
     """Show the live sessions that the caller may see."""
     return page("sessions.html", sessions=_sessions(services().gpus.clock().wall))
 
 
 @routes.get("/sessions/<session_id>")
-def session(session_id: str) -> ResponseReturnValue:
+@polled
+def session(session_id: str) -> Response:
     """Show one live session with its events."""
     return page("session.html", **of_session(session_id))
 
 
 @routes.get("/events")
-def events() -> ResponseReturnValue:
+@polled
+def events() -> Response:
     """Show the latest events, newest first. The query is that of `GET /events`."""
     latest = answer(events_api.list_events)["events"]
     return page("events.html", events=_with_times(latest[::-1]))
 
 
+@routes.get("/usage")
+@polled
+def usage() -> Response:
+    """Show who used the GPUs for how long. The query is that of `GET /usage`."""
+    report = answer(usage_api.report)
+    lines = [
+        {
+            "name": line[report["by"]],
+            "sessions": line["sessions"],
+            "lease_hours": line["lease_seconds"] / _HOUR,
+            "gpu_hours": line["gpu_seconds"] / _HOUR,
+        }
+        for line in report["usage"]
+    ]
+    bars = list(columns([line["gpu_hours"] for line in lines]))
+    return page("usage.html", report=report, lines=lines, bars=bars, width=WIDTH, height=HEIGHT)
+
+
 @routes.get("/health")
-def health() -> ResponseReturnValue:
+@polled
+def health() -> Response:
     """Show each part of /readyz, and what to do about those that are not ready."""
     return page("health.html", readiness=answer(health_api.readyz))
 

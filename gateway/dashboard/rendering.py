@@ -17,7 +17,7 @@ _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 )
-_TAG = "HX-PTag"  # of htmx's extension ptag: the tag of the content that the browser shows
+TAG = "HX-PTag"  # of htmx's extension ptag: the tag of the content that the browser shows
 
 
 def install(app: Flask, words: Words) -> None:
@@ -39,14 +39,16 @@ def language() -> str:
     return request.accept_languages.best_match(list(LANGUAGES), ENGLISH) or ENGLISH
 
 
+def is_poll() -> bool:
+    """Whether the browser shows the page already and asks for the part that changes."""
+    return "HX-Request" in request.headers
+
+
 def page(template: str, status: int = 200, **content: Any) -> Response:
-    """A page. A poll gets the part that changes, and 304 if the browser shows it already."""
-    is_poll = "HX-Request" in request.headers
-    text = render_template(template, is_poll=is_poll, **content)
+    """A page, or for a poll the part of it that changes, with the tag of its text."""
+    text = render_template(template, is_poll=is_poll(), **content)
     tag = hashlib.sha256(text.encode()).hexdigest()[:16]
-    if is_poll and request.headers.get(_TAG) == tag:
-        return Response(status=304)
-    return Response(text, status, {_TAG: tag}, mimetype="text/html")
+    return Response(text, status, {TAG: tag}, mimetype="text/html")
 
 
 @routes.context_processor

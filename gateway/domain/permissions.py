@@ -71,6 +71,7 @@ PAGES: Mapping[str, str] = {
     "ui.cordon": "gpus.cordon",
     "ui.uncordon": "gpus.uncordon",
     "ui.events": "events.list_events",
+    "ui.usage": "usage.report",
 }
 _EVERYBODY = dict.fromkeys(Role, Scope.ALL)
 

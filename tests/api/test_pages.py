@@ -108,7 +108,7 @@ def test_a_form_of_another_page_changes_nothing(bench: Bench, headers: dict[str,
 
 def test_every_page_forbids_scripts_and_styles_of_its_own_text(bench: Bench) -> None:
     session_id = opened(bench)
-    for path in ("/", "/sessions", f"/sessions/{session_id}", "/events", "/health", "/create", "/sign-in"):
+    for path in ("/", "/sessions", f"/sessions/{session_id}", "/events", "/usage", "/health"):
         answer = bench.client.get(f"/ui{path}")
         assert answer.status_code == 200, path
         policy = answer.headers["Content-Security-Policy"]
@@ -225,9 +225,47 @@ def test_a_poll_gets_only_what_changes_and_nothing_if_nothing_changed(bench: Ben
     assert "<html" not in first.text
     assert "user123" in first.text
     tag = {"HX-Request": "true", "HX-PTag": first.headers["HX-PTag"]}
+    bench.clock.advance(seconds=3)
     assert bench.client.get("/ui/", headers=tag).status_code == 304
     bench.clock.advance(minutes=1)
     assert bench.client.get("/ui/", headers=tag).status_code == 200
+
+
+def test_many_tabs_are_answered_from_one_rendering_that_is_younger_than_a_poll(
+    bench: Bench, tokens: Tokens
+) -> None:
+    poll = {"HX-Request": "true"}
+    clients = [as_operator(bench, tokens), as_user(bench, tokens, "user456")]
+    before = [client.get("/ui/", headers=poll).text for client in clients]
+    session_id = opened(bench)
+    assert [client.get("/ui/", headers=poll).text for client in clients] == before
+    assert "user123" in clients[0].get("/ui/").text  # a page that is loaded is always of this moment
+    bench.clock.advance(seconds=2)
+    assert "user123" in clients[0].get("/ui/", headers=poll).text
+    assert session_id not in clients[1].get("/ui/", headers=poll).text
+
+
+def test_the_usage_page_draws_what_the_api_reports(bench: Bench, tokens: Tokens) -> None:
+    session_id = opened(bench)
+    opened(bench, "user456")
+    bench.clock.advance(hours=2)
+    bench.sessions.close(session_id)
+    text = as_operator(bench, tokens).get("/ui/usage?by=user").text
+    assert text.count("<rect") == 2
+    assert "user123" in text
+    own = as_user(bench, tokens).get("/ui/usage").text
+    assert "user123" in own
+    assert "user456" not in own
+
+
+@pytest.mark.parametrize(
+    "query", ["by=colour", "since=yesterday", "nonsense=1", "since=2025-02-01&until=2025-01-01"]
+)
+def test_a_query_that_the_api_refuses_is_a_page_that_says_why(bench: Bench, query: str) -> None:
+    answer = bench.client.get(f"/ui/usage?{query}")
+    assert answer.status_code == 422
+    assert answer.mimetype == "text/html"
+    assert 'role="alert"' in answer.text
 
 
 def test_a_session_that_has_ended_is_a_page_that_says_so(bench: Bench) -> None:

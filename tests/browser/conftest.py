@@ -1,6 +1,7 @@
 """Debian's Chromium, before a gateway on fakes. A page that breaks its own content policy fails the test."""
 
 import shutil
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -48,6 +49,22 @@ def complaints(page: Page, url: str) -> Iterator[list[str]]:
     page.on("request", note_foreign)
     yield complaints
     assert complaints == []
+
+
+@pytest.fixture(autouse=True)
+def running_clock(bench: Bench) -> Iterator[None]:
+    """The pages poll in real time, so the gateway's clock runs as well."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(0.5):
+            bench.clock.advance(seconds=0.5)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    yield
+    ended.set()
+    thread.join()
 
 
 @pytest.fixture
