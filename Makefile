@@ -24,6 +24,10 @@ check: lint types  ## Run linters, type checks, unit and API tests; needs neithe
 test: tools images lint types  ## Run everything: linters, type checks, import contract, all tests
 	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) $(PYTEST)
 
+systemd: host .venv/stamp-tests images  ## Test the units under a real systemd, in a privileged container
+	@docker/build-images systemd
+	$(AS_ROOT) $(BIN)/pytest tests/systemd $(PYTEST)
+
 bench: host .venv/stamp-tests images  ## Measure the ratios to Docker, OpenSSH, Flask and ruamel alone, in one run
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
@@ -62,4 +66,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test bench soak lint types host tools images words venv lock
+.PHONY: help up down check test systemd bench soak lint types host tools images words venv lock

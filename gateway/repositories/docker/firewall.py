@@ -103,7 +103,8 @@ def run(
     if done.returncode and done.stderr.startswith("nsenter:"):
         raise NetworkUnavailable(
             f"The gateway cannot enter a session's network namespace ({stderr_of(done)}): it needs "
-            "CAP_SYS_ADMIN and, in a container, the mount of /run/docker/netns that docker/compose.yaml has."
+            "CAP_SYS_ADMIN, mounts that propagate (`mount --make-rshared /`, as systemd does at boot) and, "
+            "in a container, the mount of /run/docker/netns that docker/compose.yaml has."
         )
     return done
 
