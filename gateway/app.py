@@ -17,6 +17,7 @@ from gateway.api import (
     events,
     gpus,
     health,
+    in_session,
     metrics,
     openapi,
     usage,
@@ -73,6 +74,7 @@ from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipe
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.recovery import Recovery
 from gateway.services.routing import Routing
+from gateway.services.session_callers import SessionCallers
 from gateway.services.sessions import Sessions
 from gateway.services.sign_ins import SignIns
 from gateway.services.ssh_keys import UserKeys
@@ -128,8 +130,10 @@ def require_own_database(settings: Settings) -> None:
     owner.require_own(settings.db, lambda: Docker().engine_id)
 
 
-def create_app(settings: Settings) -> Flask:
+def create_app(settings: Settings, door: Path | None = None) -> Flask:
     """Return the application for this machine's Docker, GPUs and files. Its reaper is not started yet.
+
+    `door` is the path of the unix socket by which sessions call this gateway.
 
     Raises `StartRefused` if other hosts could call an API that has no token yet, if the GPUs cannot be
     simulated as requested, if the subnet is in use, if --session-io cannot be enforced, if the host runs
@@ -139,7 +143,7 @@ def create_app(settings: Settings) -> Flask:
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
-    parts = parts_of_this_machine(settings)
+    parts = parts_of_this_machine(settings, door)
     _require_free_subnet(settings)
     _require_limitable_disk(settings)
     if lobby := lobby_of(settings):
@@ -230,7 +234,8 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     browsers.register(app, settings.api_hosts, clock)
     for module in (sessions_api, users, usage, gpus, events, webhooks, health, metrics):
         app.register_blueprint(module.routes)
-    authorisation.register(app, tokens, sign_ins, audit_log, clock)
+    authorisation.register(app, tokens, sign_ins, SessionCallers(database), audit_log, clock)
+    in_session.register(app, gateway.login_notices.words, clock)
     errors.register(app)
     openapi.install(app)
     dashboard.install(app, Words(settings.timezone))
@@ -242,7 +247,7 @@ def leadership_of(settings: Settings) -> Leadership:
     return FileLeadership(settings.state_dir / "reaper.lock")
 
 
-def parts_of_this_machine(settings: Settings) -> Parts:
+def parts_of_this_machine(settings: Settings, door: Path | None = None) -> Parts:
     """Return the parts without a connection to any of them, and without creating anything."""
     docker, database = Docker(), SqlDatabase(settings.db)
     host = LocalHost(
@@ -276,7 +281,7 @@ def parts_of_this_machine(settings: Settings) -> Parts:
             settings.workspace_quota_bytes,
             record=settings.state_dir / "workspace-root-is-marked",
         ),
-        files=HostSessionFiles(settings.state_dir / "sessions", _egress_proxy(settings)),
+        files=HostSessionFiles(settings.state_dir / "sessions", _egress_proxy(settings), door),
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,

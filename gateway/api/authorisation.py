@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from flask import Flask, g, request
 
+from gateway.api import in_session
 from gateway.api.failures import Failures
 from gateway.domain import permissions
 from gateway.domain.audit import ANONYMOUS, GATEWAY, actor
@@ -17,13 +18,14 @@ from gateway.domain.clock import Clock
 from gateway.domain.permissions import Caller, Role, Scope
 from gateway.errors import Forbidden, GatewayError, TooManyChanges, TooManyFailures, Unauthenticated
 from gateway.services.events import AuditLog
+from gateway.services.session_callers import SessionCallers
 from gateway.services.sign_ins import SignIns
 from gateway.services.tokens import Tokens
 
 log = logging.getLogger(__name__)
 
 _PER_CALLER, _UNAUTHENTICATED_TOTAL = 20, 200  # recorded denials a minute
-_CHANGES = 60  # a minute, that a token of role `user` may make
+_CHANGES = 60  # a minute, that a caller of role `user` or `session` may make
 _RECORDED_PATH = 200  # characters
 
 
@@ -31,7 +33,14 @@ PAGES = "ui"  # the blueprint of the web pages, whose callers have a cookie inst
 SIGN_IN_COOKIE = "gateway_sign_in"
 
 
-def register(app: Flask, tokens: Tokens, sign_ins: SignIns, audit_log: AuditLog, clock: Clock) -> None:
+def register(
+    app: Flask,
+    tokens: Tokens,
+    sign_ins: SignIns,
+    session_callers: SessionCallers,
+    audit_log: AuditLog,
+    clock: Clock,
+) -> None:
     denials, changes = Denials(clock, audit_log), Failures(clock, _CHANGES)
 
     @app.before_request
@@ -40,8 +49,11 @@ def register(app: Flask, tokens: Tokens, sign_ins: SignIns, audit_log: AuditLog,
         actor.set(f"{ANONYMOUS}{_peer()}")
         if permissions.scope(Role.NOBODY, endpoint) is Scope.ALL:
             return
-        is_page = request.blueprint == PAGES
-        caller = _identify_browser(tokens, sign_ins) if is_page else _identify(tokens)
+        is_page, uid = request.blueprint == PAGES, in_session.uid()
+        if uid is not None:
+            caller = session_callers.identify(uid)
+        else:
+            caller = _identify_browser(tokens, sign_ins) if is_page else _identify(tokens)
         if caller is not None and caller not in (permissions.ANONYMOUS, permissions.NOBODY):
             actor.set(caller.name)
         scope = permissions.scope(caller.role, endpoint) if caller else None
@@ -53,8 +65,8 @@ def register(app: Flask, tokens: Tokens, sign_ins: SignIns, audit_log: AuditLog,
             )
         if scope is None and request.endpoint:  # an unknown path is a 404, not a 403
             denials.record(f"role {caller.role}", caller.user_id)
-            raise Forbidden(f"A token of role {caller.role} may not {request.method} {request.path}.")
-        if caller.role is Role.USER and request.method not in ("GET", "HEAD"):
+            raise Forbidden(f"The role {caller.role} may not {request.method} {request.path}.")
+        if caller.role in (Role.USER, Role.SESSION) and request.method not in ("GET", "HEAD"):
             too_many, wait = changes.note(caller.name)
             if too_many:
                 raise TooManyChanges(wait)
@@ -75,7 +87,7 @@ def require_own(user_id: str) -> None:
     """Raise `Forbidden` if the caller may not act for this user."""
     if own_user() not in (None, user_id):
         g.denials.record(f"acting for {user_id}", own_user())
-        raise Forbidden(f"This token belongs to {own_user()} and may act only for this user.")
+        raise Forbidden(f"This caller is {own_user()} and may act only for this user.")
 
 
 def require_operator(field: str) -> None:

@@ -8,10 +8,10 @@ import click
 from gateway.cli.database import database, db_option
 from gateway.domain import clock
 from gateway.domain.audit import acting
-from gateway.domain.permissions import Role
+from gateway.domain.permissions import TOKEN_ROLES, Role
 from gateway.services.tokens import Tokens, parse_expiry
 
-_ROLES = [role.value for role in Role if role is not Role.NOBODY]
+_ROLES = [role.value for role in TOKEN_ROLES]
 
 
 def _tokens(db: str | None) -> Tokens:

@@ -10,7 +10,11 @@ class Role(StrEnum):
     OPERATOR = "operator"
     USER = "user"
     MONITOR = "monitor"  # programs that watch the gateway
-    NOBODY = "nobody"  # a request without a token when one is needed; no token has this role
+    SESSION = "session"  # a program in a user's own session
+    NOBODY = "nobody"  # a request without a token when one is needed
+
+
+TOKEN_ROLES = (Role.ADMIN, Role.OPERATOR, Role.USER, Role.MONITOR)
 
 
 class Scope(StrEnum):
@@ -20,13 +24,14 @@ class Scope(StrEnum):
 
 _ALL = {Role.ADMIN: Scope.ALL, Role.OPERATOR: Scope.ALL}
 _ALL_AND_OWN = {**_ALL, Role.USER: Scope.OWN}
+_AND_IN_SESSION = {**_ALL_AND_OWN, Role.SESSION: Scope.OWN}
 
 _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "sessions.create": _ALL_AND_OWN,
-    "sessions.list_live": _ALL_AND_OWN,
-    "sessions.read": _ALL_AND_OWN,
-    "sessions.delete": _ALL_AND_OWN,
-    "sessions.extend": _ALL_AND_OWN,
+    "sessions.list_live": _AND_IN_SESSION,
+    "sessions.read": _AND_IN_SESSION,
+    "sessions.delete": _AND_IN_SESSION,
+    "sessions.extend": _AND_IN_SESSION,
     "sessions.send_message": _ALL,
     "sessions.replace_keys": _ALL,
     "users.read": _ALL_AND_OWN,
@@ -93,7 +98,7 @@ def scope(role: Role, endpoint: str) -> Scope | None:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who makes a request: the token's name and role, and for role `user` the user it belongs to."""
+    """Who makes a request: the token's name and role, and for the roles `user` and `session` the user."""
 
     name: str
     role: Role

@@ -83,10 +83,15 @@ class Words:
             "running programs are not."
         ]
         if latest_end:
-            lines.append(f"It can be extended to {self.time(latest_end, now)}.")
+            lines.append(f"It can be extended to {self.time(latest_end, now)}:  lease extend 2h")
         else:
             lines.append("It cannot be extended any more.")
         return on_terminal(lines)
+
+    def lease_in_words(self, profile: str, ends: datetime, latest_end: datetime | None, now: datetime) -> str:
+        """What the user reads who asks for the lease."""
+        extension = f"can be extended to {self.time(latest_end, now)}" if latest_end else "cannot be extended"
+        return f"{profile} until {self.time(ends, now)}: {in_words(ends - now)} left, {extension}."
 
     def last_time(self, before: EndedSession) -> str:
         """The line of the message of the day that says why the session before this one ended."""

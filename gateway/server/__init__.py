@@ -14,6 +14,7 @@ from gunicorn import glogging
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
+from gateway.server.door import Door, DoorGate
 from gateway.server.gate import Gate
 from gateway.settings import Settings
 
@@ -27,6 +28,7 @@ class Server(BaseApplication):
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.door = Door(settings.state_dir)
         super().__init__()
 
     def load_config(self) -> None:
@@ -50,6 +52,7 @@ class Server(BaseApplication):
             "proc_name": "gateway",
             "post_worker_init": _start_reaper,
             "worker_exit": _stop_reaper,
+            "on_exit": lambda _server: self.door.remove(),
         }
         for name, value in options.items():
             self.cfg.set(name, value)
@@ -59,14 +62,17 @@ class Server(BaseApplication):
 
         _keep_arenas_few()
         _allow_open_files()
-        return create_app(self._settings)
+        return create_app(self._settings, self.door.path)
 
 
 class Worker(ThreadWorker):
-    """gunicorn's thread worker behind a gate: its threads get only complete requests."""
+    """gunicorn's thread worker behind gates: its threads get only complete requests."""
+
+    app: Server
 
     def run(self) -> None:
         gates = [Gate(listener, lambda: self.alive) for listener in self.sockets]
+        gates.append(DoorGate(self.app.door.listener, lambda: self.alive))
         for gate in gates:
             gate.start()
         self.sockets = list[Any](gates)

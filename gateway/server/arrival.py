@@ -21,10 +21,11 @@ class Progress(Enum):
 class Arrival:
     """`data` has the bytes of the request. After its end, `rest` has the bytes that follow it."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest_head: int = LARGEST_HEAD, largest_body: int = LARGEST_BODY) -> None:
         self.data = bytearray()
         self.rest = b""
-        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=LARGEST_HEAD)
+        self._largest_body = largest_body
+        self._parser = h11.Connection(h11.SERVER, max_incomplete_event_size=largest_head)
         self._body_bytes = 0
 
     @property
@@ -42,7 +43,7 @@ class Arrival:
             return Progress.REFUSED
 
     def _progress(self) -> Progress:
-        while self._body_bytes <= LARGEST_BODY:
+        while self._body_bytes <= self._largest_body:
             event = self._parser.next_event()
             if event is h11.NEED_DATA:
                 return Progress.PARTIAL
@@ -52,7 +53,7 @@ class Arrival:
                 return Progress.COMPLETE
             if isinstance(event, h11.Data):
                 self._body_bytes += len(event.data)
-            elif isinstance(event, h11.Request) and _announced_bytes(event) > LARGEST_BODY:
+            elif isinstance(event, h11.Request) and _announced_bytes(event) > self._largest_body:
                 break
         return Progress.REFUSED
 

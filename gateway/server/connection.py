@@ -17,13 +17,19 @@ class Connection(socket.socket):
     gunicorn waits on `fileno()`, which becomes readable with `deliver`. `recv` returns the bytes of one
     request and then none, so no thread ever waits for a client to send. `sendall` fails with EPIPE if the
     client has not read the response within `RESPONSE_SECONDS`. `on_consumed` is called when gunicorn has read
-    a whole request, and `on_close` when it has closed the connection.
+    a whole request, and `on_close` when it has closed the connection. `session_uid` is the uid of a program
+    in a session; None for every other client. The application reads it at `environ["gunicorn.socket"]`.
     """
 
     def __init__(
-        self, client: socket.socket, on_consumed: Callable[[], None], on_close: Callable[[], None]
+        self,
+        client: socket.socket,
+        on_consumed: Callable[[], None],
+        on_close: Callable[[], None],
+        session_uid: int | None = None,
     ) -> None:
         super().__init__(client.family, client.type, client.proto, os.dup(client.fileno()))
+        self.session_uid = session_uid
         self._on_consumed, self._on_close = on_consumed, on_close
         self._delivered = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._lock = threading.Lock()  # after `close`, the descriptor's number may belong to another file

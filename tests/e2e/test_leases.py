@@ -1,5 +1,6 @@
 """A lease as its user sees it: warned in every terminal, extended, and ended on time."""
 
+import json
 import os
 import pty
 import select
@@ -10,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import requests
 
 from tests import own
@@ -172,3 +174,70 @@ def test_an_end_by_the_memory_limit_is_told_as_that(gateway: Gateway, session: d
             greedy.wait(timeout=30)
     assert "it ran out of memory." in said
     eventually(lambda: "it ran out of memory." in login(gateway))
+
+
+# `lease` inside the session.
+
+
+def lease(gateway: Gateway, command: str) -> "subprocess.CompletedProcess[str]":
+    """As a user types it on a laptop: `ssh gw lease extend 2h`."""
+    return subprocess.run(gateway.ssh(USER, command), capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("client", ["curl", "python3"])
+def test_a_user_reads_and_extends_the_lease_in_any_image(
+    gateway: Gateway, session: dict[str, Any], client: str
+) -> None:
+    """An image has curl or python3: without curl in its PATH, `lease` takes python3."""
+    directory = f"/tmp/with-{client}"
+    tools = (
+        f"mkdir {directory}; for each in sh sleep {client}; do ln -s $(command -v $each) {directory}; done"
+    )
+    gateway.in_session(USER, tools)
+    run = f"PATH={directory} sh /etc/gateway/bin/lease"
+    shown = lease(gateway, run)
+    assert (shown.returncode, shown.stderr) == (0, "")
+    assert shown.stdout.startswith("3g.20gb until ")
+    assert " left, can be extended to " in shown.stdout
+    before = gateway.get(f"/sessions/{session['session_id']}")
+    extended = lease(gateway, f"{run} extend 1h30m")
+    assert extended.returncode == 0, extended.stderr
+    after = gateway.get(f"/sessions/{session['session_id']}")
+    assert after["extended_minutes"] == before["extended_minutes"] + 90
+    refused = lease(gateway, f"{run} extend 99999d")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith("lease: ")
+    wrong = lease(gateway, f"{run} extend soon")
+    assert (wrong.returncode, "not a duration" in wrong.stderr) == (1, True)
+
+
+def test_lease_is_a_command_of_every_session(gateway: Gateway, session: dict[str, Any]) -> None:
+    assert lease(gateway, "lease extend 2h").returncode == 0
+    [detail] = events(gateway, session, "extended")
+    assert detail.startswith("120 min, until ")
+    shown = json.loads(lease(gateway, "lease --json").stdout)
+    assert (shown["user_id"], shown["extended_minutes"]) == (USER, 120)
+    assert "lease extend DURATION" in lease(gateway, "lease --help").stdout
+    with terminal(gateway) as one:
+        one.type("lease\n")
+        one.wait_for(" left, can be extended to ")
+    hammered = [lease(gateway, "lease").returncode for _ in range(3)]
+    assert set(hammered) <= {0, 75}
+
+
+def test_a_user_ends_the_session_from_inside(gateway: Gateway, session: dict[str, Any]) -> None:
+    unsure = lease(gateway, "lease end")
+    assert (unsure.returncode, "give --yes" in unsure.stderr) == (1, True)
+    assert lease(gateway, "lease end --yes").returncode in (0, 255)
+    eventually(lambda: gateway.leftovers(session["session_id"]) == [], seconds=30)
+    assert ": you ended it." in login(gateway)
+    ended = gateway.get(f"/sessions/{session['session_id']}/events")["events"]
+    assert {event["actor"] for event in ended if event["what"] == "closing"} == {f"{USER} (in session)"}
+
+
+def test_the_door_survives_a_restart_of_the_gateway(gateway: Gateway, session: dict[str, Any]) -> None:
+    gateway.kill("serve")
+    down = lease(gateway, "lease")
+    assert (down.returncode, "does not answer" in down.stderr) == (75, True)
+    gateway.serve()
+    eventually(lambda: lease(gateway, "lease").returncode == 0)

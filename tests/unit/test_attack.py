@@ -369,7 +369,7 @@ def test_the_hosts_addresses_and_open_ports_are_read_from_the_kernel(tmp_path: P
 
 
 def test_the_targets_exceed_the_limits_of_the_settings(bench: Bench) -> None:
-    found = targets(bench.settings, VICTIM, "10.213.0.2")
+    found = targets(bench.settings, VICTIM, "an-id", "10.213.0.2")
     assert (found.memory_mib, found.filler_mib, found.processes) == (20 * 1024, 4 * 1024, 2024)
     assert {2222, 8080, 22} <= set(found.ports)
     assert [mib("512m"), mib("2g"), mib("64k")] == [512, 2048, 1]

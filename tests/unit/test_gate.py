@@ -28,9 +28,9 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 class Ground:
     """A gate and its clients; `open` says whether gunicorn still takes connections."""
 
-    def __init__(self, listener: socket.socket, stack: ExitStack) -> None:
+    def __init__(self, listener: socket.socket, stack: ExitStack, kind: type[Gate] = Gate) -> None:
         self.open = True
-        self.gate = Gate(listener, lambda: self.open)
+        self.gate = kind(listener, lambda: self.open)
         self.gate.start()
         self._address = listener.getsockname()
         self._family = listener.family

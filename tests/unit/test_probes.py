@@ -13,6 +13,7 @@ from gateway.doctor.attack.probe import Probe, Targets, judge
 TARGETS: dict[str, Any] = {
     "neighbours": ["127.0.0.1"],
     "neighbour_names": ["localhost"],
+    "neighbour_sessions": ["an-id"],
     "users": [],
     "hosts": [],
     "links": [],

@@ -1,6 +1,6 @@
 """The attempts from inside a session and from outside, in the order of the report."""
 
-from gateway.doctor.attack.inside import devices, files, kernel, network, resources
+from gateway.doctor.attack.inside import devices, door, files, kernel, network, resources
 from gateway.doctor.attack.outside import accounts, api, logins, proxies
 from gateway.doctor.attack.outside.attacker import OutsideProbe
 from gateway.doctor.attack.probe import Probe
@@ -55,6 +55,9 @@ INSIDE: tuple[Probe, ...] = (
     Probe("the files that decide who may log in", files, "login_files"),
     Probe("an own authorized_keys", files, "own_authorized_keys", {"port": "ssh_port"}),
     Probe("files that an administrator reads", files, "system_files"),
+    Probe("another session, by the door", door, "ask_for_another", {"sessions": "neighbour_sessions"}),
+    Probe("more rights, by the door", door, "take_more_rights"),
+    Probe("replacing the door", door, "replace_door"),
     Probe("a second GPU", devices, "second_gpu"),
     Probe("devices", devices, "foreign_devices"),
     Probe("the machine's memory and log", devices, "machine_memory"),
@@ -68,6 +71,7 @@ INSIDE: tuple[Probe, ...] = (
     Probe("an administrator's system calls", kernel, "system_calls"),
     Probe("core_pattern, release_agent", kernel, "kernel_parameters"),
     Probe("a core dump", kernel, "core_dump"),
+    Probe("hammering the door", door, "hammer", {"most": "door_requests"}, alone=True),
     Probe("a fork bomb", resources, "fork_bomb", {"most": "processes"}, alone=True),
     Probe("a memory hog", resources, "memory_hog", {"most_mib": "memory_mib"}, alone=True),
     Probe("TCP buffers", resources, "fill_tcp_buffers", {"most_mib": "tcp_mib"}, alone=True),

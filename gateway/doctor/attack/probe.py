@@ -19,6 +19,7 @@ class Targets:
 
     neighbours: Sequence[str]  # addresses of other sessions
     neighbour_names: Sequence[str]  # of their containers
+    neighbour_sessions: Sequence[str]  # their ids
     users: Sequence[str]  # owners of other workspaces
     hosts: Sequence[str]  # every address of the host, IPv4 and IPv6
     links: Sequence[str]  # the host's and other sessions' IPv6 link-local addresses
@@ -36,6 +37,7 @@ class Targets:
     files: int = 1_000_000
     open_files: int = 1_100_000
     log_mib: int = 64
+    door_requests: int = 200
     linger_seconds: int = 3600
 
     @property

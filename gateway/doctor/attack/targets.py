@@ -18,7 +18,7 @@ _LISTENING = "0A"  # include/net/tcp_states.h
 _MIB = {"k": 1 / 1024, "m": 1, "g": 1024}
 
 
-def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
+def targets(settings: Settings, victim: str, victim_session: str, victim_address: str) -> Targets:
     """Return the targets. Each limit is exceeded by a margin, so that the attempt reaches it."""
     addresses = host_addresses(Path("/proc/net"))
     required = {*_COMMON_PORTS, SSH_PORT, settings.port, settings.ssh_port}
@@ -28,6 +28,7 @@ def targets(settings: Settings, victim: str, victim_address: str) -> Targets:
         proxies=[proxy(ipaddress.IPv4Network(settings.subnet))] if settings.open_hosts else [],
         neighbours=[victim_address],
         neighbour_names=[f"{victim}-container", f"{victim}-gpu"],
+        neighbour_sessions=[victim_session],
         users=[victim],
         hosts=[address for address in addresses if not address.startswith("fe80")],
         links=[address for address in addresses if address.startswith("fe80")],

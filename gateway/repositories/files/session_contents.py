@@ -7,7 +7,7 @@ from importlib.resources import files
 from gateway.domain.mig import Gpu
 from gateway.domain.plan import SSH_PORT, Allocation, SessionRequest
 
-PROGRAMS = ("etc/shell",)  # the files that a session executes directly
+PROGRAMS = ("etc/shell", "etc/bin/lease")  # the files that a session executes directly
 
 _SCRIPTS = files(__package__) / "scripts"
 # PAM, passwords and a pid file need root. sshd uses the first value of an option, so the image's own
@@ -78,6 +78,7 @@ def contents(
         "etc/motd": _message_of_the_day(request, gpu, allocation, egress),
         "etc/start": (_SCRIPTS / "start.sh").read_text(),
         "etc/shell": (_SCRIPTS / "shell.sh").read_text(),
+        "etc/bin/lease": (_SCRIPTS / "lease.sh").read_text(),
     }
 
 

@@ -13,7 +13,7 @@ from gateway.domain.board import Board
 from gateway.domain.mig import Gpu
 from gateway.domain.plan import Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
-from gateway.repositories.files import board
+from gateway.repositories.files import board, door
 from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, contents
 from gateway.repositories.lock import keep_private, take, wait
 from gateway.repositories.storage import is_full
@@ -22,20 +22,34 @@ from gateway.repositories.storage import is_full
 class HostSessionFiles:
     """One directory for each session: `passwd`, `group`, and `etc/`, which becomes /etc/gateway."""
 
-    def __init__(self, root: Path, egress_proxy: EgressProxy | None = None) -> None:
+    def __init__(self, root: Path, egress_proxy: EgressProxy | None = None, door: Path | None = None) -> None:
+        """`door` is the socket that sessions call the gateway by; None if this process serves none."""
         self._root = root
         self._egress = egress_proxy
+        self._door = door
 
     def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path:
         directory = self._root / request.session_id
         with _translated_errors():
-            (directory / "etc").mkdir(parents=True, exist_ok=True)
-            (directory / "etc").chmod(0o755)  # sessions read it, whatever the gateway's umask is
+            (directory / "etc/bin").mkdir(parents=True, exist_ok=True)
+            for each in ("etc", "etc/bin"):
+                (directory / each).chmod(0o755)  # sessions read it, whatever the gateway's umask is
             for name, content in contents(request, gpu, allocation, self._egress).items():
                 (directory / name).write_text(content)
                 (directory / name).chmod(0o555 if name in PROGRAMS else 0o444)
             _write_private(directory / "etc/ssh_host_ed25519_key", request.host_key.private, request.uid)
+            if self._door:
+                door.hang(self._door, directory / "etc")
         return directory
+
+    def hang_doors(self) -> None:
+        """Lead the door of every session to this process."""
+        if self._door is None or not self._root.is_dir():
+            return
+        with _translated_errors():
+            for session_id in os.listdir(self._root):
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    door.hang(self._door, self._root / session_id / "etc")
 
     def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
         """Write the board that `wanted` returns into the session's files, if the session still has files."""

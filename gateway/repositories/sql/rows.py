@@ -110,6 +110,9 @@ class SessionRows(CounterRows, UsageRows, WebhookRows):
         """Every user's uid, by user id."""
         return {user.id: user.uid for user in self._session.scalars(select(User))}
 
+    def user_of(self, uid: int) -> str | None:
+        return self._session.scalar(select(User.id).where(User.uid == uid))
+
     def assign_uid(self, user_id: str, uid: int) -> None:
         """Give the user this uid, which nobody else may have."""
         user = self._session.get(User, user_id)

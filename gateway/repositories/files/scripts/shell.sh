@@ -30,7 +30,7 @@ import_image_environment << END
 $(tr '\0' '\n' < /proc/1/environ 2> /dev/null)
 END
 export LD_LIBRARY_PATH="${LD_LIBRARY_PATH-/usr/local/nvidia/lib:/usr/local/nvidia/lib64}"
-export SESSION_PATH="$HOME/.local/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:$PATH"
+export SESSION_PATH="$HOME/.local/bin:/usr/local/nvidia/bin:/usr/local/cuda/bin:$PATH:/etc/gateway/bin"
 . /etc/gateway/environment.sh
 if [ -n "${TERM-}" ] && ! has_terminal "$TERM"; then export TERM=xterm-256color; fi
 SHELL=/bin/bash

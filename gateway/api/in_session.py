@@ -1,0 +1,51 @@
+"""Requests from inside a session: who sends them, and their answers in words instead of JSON.
+
+The gateway's own gate sets the uid on the connection, from the kernel's credentials of the peer. A client can
+set headers, but nothing on the connection.
+"""
+
+from datetime import datetime
+
+from flask import Flask, Response, request
+
+from gateway.domain.clock import Clock
+from gateway.domain.words import Words
+
+_TEXT = "text/plain"
+
+
+def uid() -> int | None:
+    """Return the uid of the peer; None for a request from outside of the sessions."""
+    connection = request.environ.get("gunicorn.socket")
+    peer: int | None = getattr(connection, "session_uid", None)
+    return peer
+
+
+def register(app: Flask, words: Words, clock: Clock) -> None:
+    """Answer in one sentence where a program in a session accepts `text/plain` first."""
+
+    @app.after_request
+    def answer_in_words(response: Response) -> Response:
+        if uid() is not None and request.accept_mimetypes.best == _TEXT:
+            response.set_data(_sentence(response, words, clock().wall) + "\n")
+            response.content_type = f"{_TEXT}; charset=utf-8"
+            if response.status_code == 204:
+                response.status_code = 200
+        return response
+
+
+def _sentence(response: Response, words: Words, now: datetime) -> str:
+    if response.status_code == 204:
+        return "The session has ended."
+    body = response.get_json()
+    if "detail" in body:
+        return str(body["detail"])
+    if "expires_at" not in body:
+        return response.get_data(as_text=True).strip()
+    ends, latest_end = (_time(body[name]) for name in ("expires_at", "max_expires_at"))
+    assert ends is not None
+    return words.lease_in_words(body["mig_profile"], ends, latest_end, now)
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None

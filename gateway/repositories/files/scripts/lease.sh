@@ -1,0 +1,128 @@
+#!/bin/sh
+# Show, extend and end the lease of this session: `lease --help` explains it. It needs sh, and curl or python3.
+door=/etc/gateway/door.sock
+accept=text/plain
+
+usage() {
+    cat << END
+Usage: lease                         show the lease of this session
+       lease extend DURATION         extend it, for example by 90m, 2h, 1d or 1h30m
+       lease extend max              extend it as far as possible
+       lease end [--yes]             end the session; the files in your home are kept
+With --json, the output is the answer of the gateway's API.
+Exit status: 0 done, 1 refused, 75 may succeed later.
+END
+}
+
+fail() { # fail STATUS TEXT
+    printf "lease: %s\n" "$2" >&2
+    exit "$1"
+}
+
+fact() { # fact NAME: a value from the file that the gateway keeps up to date
+    while IFS='=' read -r name value; do
+        if [ "$name" = "$1" ]; then echo "$value"; fi
+    done < /etc/gateway/lease
+}
+
+minutes() { # minutes DURATION
+    rest=$1 total=0
+    while [ -n "$rest" ]; do
+        number=${rest%%[!0-9]*}
+        rest=${rest#"$number"}
+        unit=${rest%"${rest#?}"}
+        rest=${rest#?}
+        case $number in '' | 0* | ???????*) return 1 ;; esac
+        case $unit in
+            d) total=$((total + number * 1440)) ;;
+            h) total=$((total + number * 60)) ;;
+            m) total=$((total + number)) ;;
+            *) return 1 ;;
+        esac
+    done
+    [ "$total" -gt 0 ] && echo "$total"
+}
+
+by_curl() { # by_curl METHOD PATH BODY: print the answer, and its status in the last line
+    curl -q --silent --noproxy '*' --max-time 90 --unix-socket "$door" --request "$1" --data "$3" \
+        --header "Accept: $accept" --header 'Content-Type: application/json' --write-out '\n%{http_code}' \
+        "http://localhost$2"
+}
+
+by_python() { # as by_curl
+    python3 -I -c '
+import http.client, socket, sys
+door, accept, method, path, body = sys.argv[1:]
+class Door(http.client.HTTPConnection):
+    def connect(self):
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(90)
+        self.sock.connect(door)
+connection = Door("localhost")
+try:
+    connection.request(method, path, body, {"Accept": accept, "Content-Type": "application/json"})
+    answer = connection.getresponse()
+    text = answer.read().decode()
+except (OSError, http.client.HTTPException):
+    sys.exit(1)
+print(text, answer.status, sep="\n")
+' "$door" "$accept" "$@"
+}
+
+send() { # as by_curl
+    if command -v curl > /dev/null; then
+        by_curl "$@"
+    elif command -v python3 > /dev/null; then
+        by_python "$@"
+    else
+        fail 1 "this image has neither curl nor python3."
+    fi || fail 75 "the gateway does not answer; try again in a moment."
+}
+
+ask() { # ask METHOD PATH BODY: the gateway takes one request a second, and a few at once
+    for pause in 2 ''; do
+        answer=$(send "$@") || exit
+        status=${answer##*"$newline"}
+        if [ "$status" != 429 ] || [ -z "$pause" ]; then break; fi
+        sleep "$pause"
+    done
+    text=${answer%"$newline"*}
+    text=${text%"$newline"}
+    case $status in
+        2??) if [ -n "$text" ]; then printf "%s\n" "$text"; fi ;;
+        429) fail 75 "this session has asked too often; try again in a moment." ;;
+        503) fail 75 "$text" ;;
+        *) fail 1 "$text" ;;
+    esac
+}
+
+extend() { # extend DURATION
+    case ${1-} in
+        max) more='"max"' ;;
+        '') fail 1 "say by how much: lease extend 2h" ;;
+        *) more=$(minutes "$1") || fail 1 "'$1' is not a duration: use minutes, hours or days such as 90m, 2h or 1d." ;;
+    esac
+    ask POST "/sessions/$session/extend" "{\"minutes\": $more, \"ends\": \"$(fact ends)\"}"
+}
+
+end() { # end [--yes]
+    if [ "${1-}" != --yes ]; then
+        if [ ! -t 0 ]; then fail 1 "there is no terminal to ask on: give --yes to end the session."; fi
+        printf 'End this session? What runs in it is killed; the files in your home are kept [y/N]: '
+        read -r confirmed
+        case $confirmed in [yY]*) ;; *) fail 1 "the session goes on." ;; esac
+    fi
+    ask DELETE "/sessions/$session" ''
+}
+
+newline='
+'
+session=$(fact session)
+if [ "${1-}" = --json ]; then accept=application/json; shift; fi
+case ${1-} in
+    '') ask GET "/sessions/$session" '' ;;
+    extend) extend "${2-}" ;;
+    end) end "${2-}" ;;
+    -h | --help) usage ;;
+    *) usage >&2; exit 1 ;;
+esac
