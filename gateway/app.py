@@ -20,6 +20,7 @@ from gateway.api import (
     in_session,
     metrics,
     openapi,
+    policies,
     usage,
     users,
     webhooks,
@@ -70,6 +71,7 @@ from gateway.services.login_notices import LoginNotices
 from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
 from gateway.services.notices import Notices
+from gateway.services.policies import Policies
 from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes, Receivers
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.recovery import Recovery
@@ -183,8 +185,11 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     quota = WorkspaceQuota(host, settings.workspace_quota_bytes)
     notices = Notices(database, host, limit, words, quota, notice_days)
     disk_use = DiskUse(database, host, notices, quota, clock)
-    sessions = Sessions(database, host, pipes, closing, routing, quota, notices, settings.image, clock)
-    leases = Leases(database, notices, limit, clock)
+    policies, ttl = Policies(database, clock), timedelta(minutes=settings.max_ttl_minutes)
+    sessions = Sessions(
+        database, host, pipes, closing, routing, quota, notices, settings.image, policies, ttl, clock
+    )
+    leases = Leases(database, notices, limit, policies, clock)
     history = timedelta(days=settings.history_days)
     reconciler = Reconciler(database, host, closing, routing, notices, history, clock)
     watch = Watch(database, host)
@@ -219,9 +224,10 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         gateway.leases,
         messages=Messages(database, parts.host, gateway.disk_use.notices, clock),
         user_keys=UserKeys(database, routing, uids, gateway.login_notices, clock),
-        users=Users(database, uids, clock),
+        users=Users(database, uids, gateway.leases.policies, clock),
         usage=UsageReport(database, clock, settings.timezone),
         webhooks=gateway.webhooks,
+        policies=gateway.leases.policies,
         gpus=gateway.gauges.gpus,
         audit_log=audit_log,
         metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),
@@ -232,7 +238,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         public_url=settings.public_url,
     ).install(app)
     browsers.register(app, settings.api_hosts, clock)
-    for module in (sessions_api, users, usage, gpus, events, webhooks, health, metrics):
+    for module in (sessions_api, users, usage, gpus, events, policies, webhooks, health, metrics):
         app.register_blueprint(module.routes)
     authorisation.register(app, tokens, sign_ins, SessionCallers(database), audit_log, clock)
     in_session.register(app, gateway.login_notices.words, clock)

@@ -15,6 +15,8 @@ secret.
     ├── TooManyFailures         one address sent too many requests without a valid token
     ├── GpuNotFound             this host has no GPU with that index
     ├── UserNotFound            the gateway knows no user with that id
+    ├── PolicyNotFound          there is no policy of that name
+    ├── PolicyRefused           a policy does not allow the request
     ├── WebhookNotFound         there is no webhook of that name
     ├── DeliveryNotFound        the webhook has no delivery with that id
     ├── DeliveryFailed          a webhook's receiver did not answer
@@ -126,6 +128,25 @@ class UserNotFound(GatewayError):
             f"The gateway knows no user {user_id!r}: a user becomes known by a session, by keys, or by PUT "
             "/users/{id}."
         )
+
+
+class PolicyNotFound(GatewayError):
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no policy {name[:100]!r}. GET /policies lists them.")
+
+
+class PolicyRefused(GatewayError):
+    """`rule` refused the request: `limit` is its value, `used` what stands against it. `retry_at` is when the
+    same request is allowed, None if waiting does not help."""
+
+    def __init__(
+        self, message: str, rule: str, limit: object, used: object, retry_at: datetime | None
+    ) -> None:
+        super().__init__(message)
+        self.rule = rule
+        self.limit = limit
+        self.used = used
+        self.retry_at = retry_at
 
 
 class WebhookNotFound(GatewayError):

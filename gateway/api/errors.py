@@ -25,6 +25,8 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.TooManyFailures, 429, "too-many-failures", "Too many failed authentications"),
     (errors.GpuNotFound, 404, "gpu-not-found", "The GPU does not exist"),
     (errors.UserNotFound, 404, "user-not-found", "The user is unknown"),
+    (errors.PolicyNotFound, 404, "policy-not-found", "The policy does not exist"),
+    (errors.PolicyRefused, 403, "policy", "The policy does not allow this"),
     (errors.WebhookNotFound, 404, "webhook-not-found", "The webhook does not exist"),
     (errors.DeliveryNotFound, 404, "delivery-not-found", "The delivery does not exist"),
     (errors.SessionNotFound, 404, "session-not-found", "The session does not exist"),
@@ -101,6 +103,10 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
         case errors.LeaseTooLong():
             latest_end = error.latest_end
             return {"rule": error.rule, "max_expires_at": utc(latest_end) if latest_end else None}
+        case errors.PolicyRefused():
+            retry_at = error.retry_at
+            facts = {"rule": error.rule, "limit": error.limit, "used": error.used}
+            return {**facts, "retry_at": utc(retry_at) if retry_at else None}
         case errors.SessionEnded():
             return {"reason": error.reason, "ended_at": utc(error.ended_at), "note": error.note}
         case errors.NoCapacity(retry_at=datetime() as retry_at):

@@ -14,7 +14,6 @@ from gateway.domain.webhooks import Format
 
 LARGEST_BODY = 512 * 1024  # bytes; 20 of the largest keys and some
 _LARGEST_ID = 2**63 - 1  # of a database row
-_DEFAULT_TTL_MINUTES = 60
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 
@@ -41,6 +40,15 @@ class WholeNumber(fields.Integer):
         return super()._deserialize(value, attr, data, **options)
 
 
+class Flag(fields.Boolean):
+    """A JSON boolean. Strings and numbers are invalid."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> bool:
+        if not isinstance(value, bool):
+            raise self.make_error("invalid", input=value)
+        return value
+
+
 class SessionRequest(Schema):
     """Body of `POST /sessions`."""
 
@@ -49,7 +57,7 @@ class SessionRequest(Schema):
         validate=_user_id,
         metadata={"pattern": f"^{users.USER_ID.pattern}$", "example": "user123"},
     )
-    ttl_minutes = WholeNumber(load_default=_DEFAULT_TTL_MINUTES)
+    ttl_minutes = WholeNumber(load_default=None, allow_none=False)
     mig_profile = fields.String(load_default=None, validate=validate.Length(1, 64))
     ssh_public_keys = fields.List(
         fields.String(validate=validate.Length(max=_LONGEST_KEY)),
@@ -57,20 +65,12 @@ class SessionRequest(Schema):
         validate=validate.Length(1, ssh_keys.MAX_KEYS),
     )
 
+    override = Flag(load_default=False)
+
     def __init__(self, max_ttl_minutes: int) -> None:
         super().__init__()
         limit = validate.Range(1, max_ttl_minutes, error="Must be between {min} and {max} minutes.")
         self.fields["ttl_minutes"].validators = [limit]
-        self.fields["ttl_minutes"].load_default = min(_DEFAULT_TTL_MINUTES, max_ttl_minutes)
-
-
-class Flag(fields.Boolean):
-    """A JSON boolean. Strings and numbers are invalid."""
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> bool:
-        if not isinstance(value, bool):
-            raise self.make_error("invalid", input=value)
-        return value
 
 
 class Minutes(WholeNumber):
@@ -180,6 +180,35 @@ class CordonRequest(Schema):
     """Optional body of `PUT /gpus/{index}/cordon`."""
 
     reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
+
+
+class JsonNumber(fields.Float):
+    """A JSON number. Strings and booleans are invalid."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.make_error("invalid", input=value)
+        return super()._deserialize(value, attr, data, **options)
+
+
+def _minutes_rule() -> WholeNumber:
+    return WholeNumber(load_default=None, allow_none=True, validate=validate.Range(1, 5256000))
+
+
+class PolicyRequest(Schema):
+    """Body of `PUT /policies/{name}`. A rule that is null or left out does not hold."""
+
+    default_ttl_minutes = _minutes_rule()
+    max_ttl_minutes = _minutes_rule()
+    max_lease_minutes = _minutes_rule()
+    profiles = fields.List(
+        fields.String(validate=[validate.Length(1, 64), _text]),
+        load_default=None,
+        allow_none=True,
+        validate=validate.Length(max=100),
+    )
+    gpu_hours_per_week = JsonNumber(load_default=None, allow_none=True, validate=validate.Range(0, 1000000))
+    may_start = Flag(load_default=None, allow_none=True)
 
 
 class WebhookRequest(Schema):

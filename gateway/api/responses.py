@@ -143,6 +143,31 @@ class UserResponse(ResponseSchema):
     email = fields.String(allow_none=True)
 
 
+class PolicyResponse(ResponseSchema):
+    name = fields.String()
+    default_ttl_minutes = fields.Integer(allow_none=True)
+    max_ttl_minutes = fields.Integer(allow_none=True)
+    max_lease_minutes = fields.Integer(allow_none=True)
+    profiles = fields.List(fields.String(), allow_none=True)
+    gpu_hours_per_week = fields.Float(allow_none=True)
+    may_start = fields.Boolean(allow_none=True)
+
+
+class PoliciesResponse(ResponseSchema):
+    policies = fields.List(fields.Nested(PolicyResponse))
+
+
+class RuleResponse(ResponseSchema):
+    value = fields.Raw()  # as in the policy
+    policy = fields.String(data_key="from")
+
+
+class UserPolicyResponse(ResponseSchema):
+    user_id = fields.String()
+    rules = fields.Dict(fields.String(), fields.Nested(RuleResponse))
+    gpu_hours_of_week = fields.Float()
+
+
 class WebhookResponse(ResponseSchema):
     name = fields.String()
     url = fields.String()

@@ -11,6 +11,7 @@ from gateway.services.gpus import GpuInventory
 from gateway.services.leases import Leases
 from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
+from gateway.services.policies import Policies
 from gateway.services.ports import Check
 from gateway.services.sessions import Sessions
 from gateway.services.sign_ins import SignIns
@@ -33,6 +34,7 @@ class ApiServices:
     users: Users
     usage: UsageReport
     webhooks: Webhooks
+    policies: Policies
     gpus: GpuInventory
     audit_log: AuditLog
     metrics: Metrics

@@ -30,12 +30,17 @@ def _session_request() -> SessionRequest:
 
 
 @routes.post("")
-@describes({201: OpenedResponse}, body=_session_request, problems=(409, 422, 507))
+@describes({201: OpenedResponse}, body=_session_request, problems=(403, 409, 422, 507))
 def create(given: Fields) -> ResponseReturnValue:
     """Open a session. The response comes when the user can log in."""
     require_own(given["user_id"])
-    lease = timedelta(minutes=given["ttl_minutes"])
-    opened = services().sessions.open(given["user_id"], lease, given["mig_profile"], given["ssh_public_keys"])
+    if given["override"]:
+        require_operator("override")
+    minutes = given["ttl_minutes"]
+    lease = None if minutes is None else timedelta(minutes=minutes)
+    opened = services().sessions.open(
+        given["user_id"], lease, given["mig_profile"], given["ssh_public_keys"], given["override"]
+    )
     body = _shown(opened.session)
     if opened.private_key is not None:
         body["ssh_private_key"] = opened.private_key

@@ -19,7 +19,7 @@ routes = Blueprint("users", __name__, url_prefix="/users")
 _response = UserResponse()
 
 
-def _for_own_user(view: View) -> View:
+def for_own_user(view: View) -> View:
     """Refuse an invalid user id, and one that the caller may not act for, before the body is read."""
 
     @functools.wraps(view)
@@ -33,7 +33,7 @@ def _for_own_user(view: View) -> View:
 
 
 @routes.get("/<user_id>")
-@_for_own_user
+@for_own_user
 @describes({200: UserResponse}, problems=(404, 422))
 def show(user_id: str) -> ResponseReturnValue:
     """Read the group of a user, and the address for mail."""
@@ -41,7 +41,7 @@ def show(user_id: str) -> ResponseReturnValue:
 
 
 @routes.put("/<user_id>")
-@_for_own_user
+@for_own_user
 @describes({200: UserResponse}, body=UserRequest, problems=(422, 507))
 def change(given: Fields, user_id: str) -> ResponseReturnValue:
     """Set the group of a user, and the address for mail. What is left out is removed."""
@@ -49,7 +49,7 @@ def change(given: Fields, user_id: str) -> ResponseReturnValue:
 
 
 @routes.get("/<user_id>/keys")
-@_for_own_user
+@for_own_user
 @describes({200: KeysResponse}, problems=(422,))
 def read(user_id: str) -> ResponseReturnValue:
     """Read the public keys stored for a user."""
@@ -57,7 +57,7 @@ def read(user_id: str) -> ResponseReturnValue:
 
 
 @routes.put("/<user_id>/keys")
-@_for_own_user
+@for_own_user
 @describes({200: KeysResponse}, body=KeysRequest, problems=(422, 507))
 def replace(given: Fields, user_id: str) -> ResponseReturnValue:
     """Replace the public keys stored for a user, and those of a live session that uses them."""

@@ -18,6 +18,7 @@ from gateway.cli.events import events
 from gateway.cli.gpus import gpus
 from gateway.cli.keys import keys
 from gateway.cli.message import message
+from gateway.cli.policy import policy
 from gateway.cli.serving import router, serve
 from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
@@ -40,7 +41,21 @@ def gateway(context: click.Context) -> None:
 
 
 _OF_THE_HOST = (serve, router, migrate, backup, restore, take_over, token, doctor)
-_OF_CLIENTS = (create, sessions, show, extend, end, message, keys, gpus, events, usage, webhook, completion)
+_OF_CLIENTS = (
+    create,
+    sessions,
+    show,
+    extend,
+    end,
+    message,
+    keys,
+    gpus,
+    events,
+    usage,
+    policy,
+    webhook,
+    completion,
+)
 for command in _OF_THE_HOST + _OF_CLIENTS:
     gateway.add_command(command)
 

@@ -43,6 +43,8 @@ class Action(StrEnum):
     TOKEN_CREATED = "token-created"
     TOKEN_REVOKED = "token-revoked"
     SIGNED_IN = "signed-in"  # to the web pages
+    POLICY_CHANGED = "policy-changed"
+    POLICY_REMOVED = "policy-removed"
     WEBHOOK_CHANGED = "webhook-changed"
     WEBHOOK_REMOVED = "webhook-removed"
     WEBHOOK_DISABLED = "webhook-disabled"  # by the answer 410 of its receiver

@@ -55,7 +55,12 @@ class LeaseLimit:
 
     def _headroom(self, session: Session) -> timedelta:
         """How much the lease can still grow, in whole minutes."""
-        return max(timedelta(), (self.longest - session.lease) // MINUTE * MINUTE)
+        return max(timedelta(), (self._longest(session) - session.lease) // MINUTE * MINUTE)
+
+    def _longest(self, session: Session) -> timedelta:
+        """The user's policy can be shorter than the limit of all leases, never longer."""
+        own = session.max_lease_minutes
+        return self.longest if own is None else min(self.longest, timedelta(minutes=own))
 
     def _refusal(self, session: Session) -> LeaseTooLong:
         latest_end = self.latest_end(session)
@@ -63,5 +68,5 @@ class LeaseLimit:
             advice = f"this one can end at {latest_end:%Y-%m-%d %H:%M:%S} UTC at the latest"
         else:
             advice = "this one cannot be extended any more. The workspace is kept for the next session"
-        message = f"A lease lasts at most {in_words(self.longest)}, extensions included: {advice}."
+        message = f"A lease lasts at most {in_words(self._longest(session))}, extensions included: {advice}."
         return LeaseTooLong(message, latest_end)

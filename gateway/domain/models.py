@@ -126,6 +126,7 @@ class Session(Base):
     `image` is the name of the image, None if it is not known. `ended_by` is the caller who deleted the
     session, and `note` the caller's words about it, or None.
     `gpu_share` is the share of a GPU that the slice is, None if the profile's name must tell.
+    `max_lease_minutes` is the user's policy on the length of the lease, None if there is none.
     """
 
     __tablename__ = "sessions"
@@ -169,6 +170,7 @@ class Session(Base):
     ended_by: Mapped[str | None] = mapped_column(String(80))
     note: Mapped[str | None] = mapped_column(Text)
     gpu_share: Mapped[float | None] = mapped_column(Double)
+    max_lease_minutes: Mapped[int | None]
 
     @classmethod
     def planned(
@@ -176,6 +178,7 @@ class Session(Base):
         plan: SessionPlan,
         *,
         image: str,
+        max_lease_minutes: int | None = None,
         public_keys: Sequence[str],
         keys_from: KeysFrom,
         private_key: str,
@@ -196,6 +199,7 @@ class Session(Base):
             host_key=request.host_key.public,
             image=image,
             gpu_share=plan.gpu_share,
+            max_lease_minutes=max_lease_minutes,
         )
         if allocation:
             session._hold(allocation)
@@ -343,6 +347,7 @@ class Session(Base):
             image=self.image,
             ended_by=self.ended_by,
             note=self.note,
+            gpu_share=self.gpu_share,
             public_keys=[] if self.keys_from == KeysFrom.STORED else list(self.public_keys),
         )
 
@@ -368,6 +373,7 @@ class EndedSession(Base):
     ended_by: Mapped[str | None] = mapped_column(String(80))
     note: Mapped[str | None] = mapped_column(Text)
     public_keys: Mapped[list[str]] = mapped_column(default=list, server_default="[]")
+    gpu_share: Mapped[float | None] = mapped_column(Double)
 
     @property
     def cause(self) -> str:

@@ -46,8 +46,13 @@ _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "gpus.uncordon": _ALL,
     "events.list_events": _ALL,
     "events.of_session": _ALL_AND_OWN,
+    "policies.list_all": _ALL,
+    "policies.read": _ALL,
+    "policies.of_user": _ALL_AND_OWN,
     **dict.fromkeys(
         (
+            "policies.change",
+            "policies.remove",
             "webhooks.list_all",
             "webhooks.change",
             "webhooks.remove",

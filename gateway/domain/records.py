@@ -85,3 +85,13 @@ class Delivery(Base):
     delivered_at: Mapped[datetime | None]
     status: Mapped[int | None]
     error: Mapped[str | None] = mapped_column(Text)
+
+
+class PolicyRow(Base):
+    """The rules of a policy, by their name. `name` is `default`, a group, or `user:` and a user's id."""
+
+    __tablename__ = "policies"
+
+    name: Mapped[str] = mapped_column(String(40), primary_key=True)
+    rules: Mapped[dict[str, Any]] = mapped_column(JSON)
+    changed_at: Mapped[datetime]

@@ -38,6 +38,8 @@ _TYPES = {
     Action.TOKEN_CREATED: "token.created",
     Action.TOKEN_REVOKED: "token.revoked",
     Action.SIGNED_IN: "token.signed_in",
+    Action.POLICY_CHANGED: "policy.changed",
+    Action.POLICY_REMOVED: "policy.removed",
     Action.WEBHOOK_CHANGED: "webhook.changed",
     Action.WEBHOOK_REMOVED: "webhook.removed",
     Action.WEBHOOK_DISABLED: "webhook.disabled",

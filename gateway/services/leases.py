@@ -10,9 +10,10 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.lease import MINUTE, Extension, LeaseLimit
 from gateway.domain.models import Event, Session
-from gateway.errors import DatabaseUnavailable, GatewayError, LeaseMoved, LeaseTooLong
+from gateway.errors import DatabaseUnavailable, GatewayError, LeaseMoved, LeaseTooLong, PolicyRefused
 from gateway.failpoints import reach
 from gateway.services.notices import Notices
+from gateway.services.policies import Policies
 from gateway.services.ports import Database
 
 log = logging.getLogger(__name__)
@@ -23,18 +24,19 @@ class Leases:
     database: Database
     notices: Notices
     limit: LeaseLimit
+    policies: Policies
     clock: Clock
 
     def extend(self, session_id: str, extension: Extension, owner: str | None = None) -> Session:
         """Move the end of a live session's lease, and return the session.
 
         With `owner`, sessions of other users are not found. Raises `SessionNotFound`, `SessionEnded`,
-        `LeaseMoved` and `LeaseTooLong`. The row is what counts: if the session's files cannot be written now,
-        the reconciler writes them later.
+        `LeaseMoved`, `LeaseTooLong` and `PolicyRefused`. The row is what counts: if the session's files
+        cannot be written now, the reconciler writes them later.
         """
         try:
             return self._extend(session_id, extension, owner)
-        except (LeaseTooLong, LeaseMoved):
+        except (LeaseTooLong, LeaseMoved, PolicyRefused):
             with suppress(GatewayError), self.database.begin() as rows:
                 rows.count([counters.refused_extension()])
             raise
@@ -44,6 +46,8 @@ class Leases:
             session = rows.live(session_id, owner)
             now = self.clock()
             by = self.limit.grant(session, extension, now)
+            if not extension.is_override:
+                self.policies.require_extension(rows, session, by)
             session.extend(by)
             rows.record(Event.of(now.wall, Action.EXTENDED, _detail(session, by, extension), session=session))
         reach("after-extend-commit", DatabaseUnavailable)

@@ -18,12 +18,12 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.records import Webhook
 from gateway.domain.recovery import Survivor
-from gateway.services.row_ports import CounterRows, UsageRows, WebhookRows
+from gateway.services.row_ports import CounterRows, PolicyRows, UsageRows, WebhookRows
 
 Check = Callable[[], str]  # returns one line about a part; raises GatewayError if the part is not ready
 
 
-class Rows(CounterRows, UsageRows, WebhookRows, Protocol):
+class Rows(CounterRows, UsageRows, WebhookRows, PolicyRows, Protocol):
     """The operations of one transaction on the database's rows."""
 
     def add(self, session: Session) -> None: ...

@@ -1,12 +1,13 @@
 """The operations on the rows that outlive sessions: a part of the port `Rows`."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Protocol
 
 from gateway.domain.counters import Increment
 from gateway.domain.metrics import Reading
 from gateway.domain.models import EndedSession, Event, Session
+from gateway.domain.policies import Rules
 from gateway.domain.records import Delivery, Webhook
 from gateway.domain.usage import Usage
 
@@ -35,3 +36,10 @@ class WebhookRows(Protocol):
     def deliveries(self, webhook: str, limit: int) -> Sequence[Delivery]: ...
     def due_deliveries(self, now: datetime, limit: int) -> Sequence[tuple[Webhook, Delivery]]: ...
     def post(self, webhook: Webhook, event: Event, session: Session | EndedSession | None) -> None: ...
+
+
+class PolicyRows(Protocol):
+    def policies(self) -> Mapping[str, Rules]: ...
+    def set_policy(self, name: str, rules: Rules, now: datetime) -> None: ...
+    def remove_policy(self, name: str) -> None: ...
+    def ended_since(self, user_id: str, since: datetime) -> Sequence[EndedSession]: ...

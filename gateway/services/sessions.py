@@ -31,6 +31,7 @@ from gateway.failpoints import reach
 from gateway.services.closing import Closing
 from gateway.services.disk_use import require_room
 from gateway.services.notices import Notices
+from gateway.services.policies import Policies
 from gateway.services.ports import Database, Host, Pipes
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.routing import Routing
@@ -52,12 +53,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """The caller's request. `public_keys` are parsed; None if the caller gave none."""
+    """The caller's request. `public_keys` are parsed; None if the caller gave none. `ttl` is None for the
+    user's default. `is_override`: the user's policy does not matter."""
 
     user_id: str
-    ttl: timedelta
+    ttl: timedelta | None
     mig_profile: str | None
     public_keys: tuple[str, ...] | None
+    is_override: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,23 +92,26 @@ class Sessions:
     quota: WorkspaceQuota
     notices: Notices
     image: str
+    policies: Policies
+    longest_ttl: timedelta
     clock: Clock
 
     def open(
         self,
         user_id: str,
-        ttl: timedelta,
+        ttl: timedelta | None = None,
         mig_profile: str | None = None,
         public_keys: Sequence[str] | None = None,
+        is_override: bool = False,
     ) -> Opened:
         """Open a session and return it when its user can log in. After an error no part of it is left, except
         what the reconciler must remove.
 
-        Raises `SessionExists`, `UserRouted`, `WorkspaceFull`, `NoCapacity`, `InvalidRequest`, `Unavailable`,
-        `DiskFull`.
+        Raises `SessionExists`, `UserRouted`, `PolicyRefused`, `WorkspaceFull`, `NoCapacity`,
+        `InvalidRequest`, `Unavailable`, `DiskFull`.
         """
         parsed = ssh_keys.parse_public_keys(public_keys) if public_keys else None
-        wanted = _Wanted(user_id, ttl, mig_profile, parsed)
+        wanted = _Wanted(user_id, ttl, mig_profile, parsed, is_override)
         if self.pipes.routed_elsewhere([user_id]):
             raise UserRouted(user_id)
         return self._open_somewhere(wanted)
@@ -184,6 +190,7 @@ class Sessions:
                 raise SessionExists(wanted.user_id, existing.id)
             user = rows.user(wanted.user_id, free_uids)
             require_room(user, quota)
+            terms = self.policies.terms(rows, user, wanted.is_override)
             keys = _UserKeys.of(wanted, user)
             now = self.clock()
             begins = now.wall.replace(microsecond=0)
@@ -191,16 +198,18 @@ class Sessions:
                 session_id=session_id,
                 user_id=user.id,
                 uid=user.uid,
-                mig_profile=wanted.mig_profile,
+                mig_profile=terms.profile(wanted.mig_profile),
                 created_at=begins,
-                expires_at=begins + wanted.ttl,
+                expires_at=begins + terms.ttl(wanted.ttl, self.longest_ttl),
                 router_key=router.public,
                 host_key=sshd,
             )
             plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand(), refused)
+            self.policies.require_hours(rows, terms, plan)
             session = Session.planned(
                 plan,
                 image=self.image,
+                max_lease_minutes=terms.max_lease_minutes,
                 public_keys=keys.public,
                 keys_from=keys.source,
                 private_key=router.private,
@@ -209,6 +218,7 @@ class Sessions:
             rows.add(session)
             rows.record_request(user.id, plan.mig_profile, begins)
             detail = f"{plan.mig_profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+            detail += ", beyond the policy" if wanted.is_override else ""
             rows.record(Event.of(begins, Action.CREATED, detail, session=session))
         return session, plan, keys.private
 

@@ -6,6 +6,7 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, User
 from gateway.errors import UserNotFound
+from gateway.services.policies import Policies
 from gateway.services.ports import Database
 from gateway.services.uids import Uids
 
@@ -14,6 +15,7 @@ from gateway.services.uids import Uids
 class Users:
     database: Database
     uids: Uids
+    policies: Policies
     clock: Clock
 
     def get(self, user_id: str) -> User:
@@ -31,5 +33,6 @@ class Users:
             if (user.group, user.email) != (group, email):
                 user.group, user.email = group, email
                 detail = f"group {group}" if group else "no group"
+                self.policies.follow(rows)
                 rows.record(Event.of(self.clock().wall, Action.USER_CHANGED, detail, user_id=user_id))
         return user

@@ -23,6 +23,7 @@ from gateway.domain.models import (
 from gateway.domain.uids import UidRange
 from gateway.errors import SessionEnded, SessionNotFound, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
+from gateway.repositories.sql.policy_rows import PolicyRows
 from gateway.repositories.sql.usage_rows import UsageRows
 from gateway.repositories.sql.webhook_rows import WebhookRows
 
@@ -30,7 +31,7 @@ _DEMAND_SAMPLE = 1000  # requests
 _REPETITION = timedelta(minutes=10)
 
 
-class SessionRows(CounterRows, UsageRows, WebhookRows):
+class SessionRows(CounterRows, UsageRows, WebhookRows, PolicyRows):
     """The operations of one transaction; `SqlDatabase.begin()` and `.read()` return it."""
 
     def __init__(self, session: orm.Session) -> None:

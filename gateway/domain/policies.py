@@ -1,0 +1,175 @@
+"""What each user may have: rules by user and by group, and when a quota allows more again. Pure.
+
+A policy is a set of rules, each of which may be missing. For every rule, the policy of the user decides, else
+that of the user's group, else the policy `default`, else the settings. A rule narrows a setting and never
+widens it.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import Any
+
+from gateway.domain import users
+from gateway.domain.models import EndedSession, Session
+from gateway.domain.usage import share_of
+from gateway.errors import PolicyRefused
+
+DEFAULT, OF_USER = "default", "user:"
+WEEK = timedelta(days=7)
+_HOUR = 3600.0
+_STANDARD_TTL_MINUTES = 60
+
+Rules = Mapping[str, Any]
+
+
+class Rule(StrEnum):
+    DEFAULT_TTL_MINUTES = "default_ttl_minutes"
+    MAX_TTL_MINUTES = "max_ttl_minutes"
+    MAX_LEASE_MINUTES = "max_lease_minutes"
+    PROFILES = "profiles"
+    GPU_HOURS_PER_WEEK = "gpu_hours_per_week"
+    MAY_START = "may_start"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A slice that a user held, or will hold, from `since` to `until`. `share` is its share of a GPU."""
+
+    since: datetime
+    until: datetime
+    share: float
+
+    def hours(self, since: datetime, until: datetime) -> float:
+        """Return the GPU-hours of it within this time."""
+        overlap = min(self.until, until) - max(self.since, since)
+        return max(0.0, overlap.total_seconds()) / _HOUR * self.share
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The rules that hold for one user. `sources` names the policy that each rule comes from."""
+
+    rules: Rules
+    sources: Mapping[str, str]
+
+    @classmethod
+    def of(cls, policies: Mapping[str, Rules], user_id: str, group: str | None) -> "Policy":
+        rules: dict[str, Any] = {}
+        sources: dict[str, str] = {}
+        for name in (f"{OF_USER}{user_id}", group, DEFAULT):
+            for rule, value in policies.get(name or "", {}).items():
+                if value is not None and rule not in rules:
+                    rules[rule], sources[rule] = value, str(name)
+        return cls(rules, sources)
+
+    def ttl(self, wanted: timedelta | None, longest: timedelta) -> timedelta:
+        """Return the length of a new lease. `longest` is that of the settings. Raises `PolicyRefused`."""
+        limit = self._minutes(Rule.MAX_TTL_MINUTES)
+        if wanted is None:
+            standard = self._minutes(Rule.DEFAULT_TTL_MINUTES) or timedelta(minutes=_STANDARD_TTL_MINUTES)
+            return min(each for each in (standard, limit, longest) if each is not None)
+        if limit is not None and wanted > limit:
+            asked, most = wanted // timedelta(minutes=1), limit // timedelta(minutes=1)
+            what = f"a lease of {asked} minutes: the longest is {most} minutes"
+            raise self._refused(Rule.MAX_TTL_MINUTES, what, most, asked)
+        return wanted
+
+    def profile(self, wanted: str | None) -> str | None:
+        """Return the profile of a new session: the first of the allowed ones if the caller leaves the choice,
+        None if every profile is allowed then. Raises `PolicyRefused`."""
+        allowed: Sequence[str] | None = self.rules.get(Rule.PROFILES)
+        if allowed is None:
+            return wanted
+        if wanted is None and allowed:
+            return allowed[0]
+        if wanted not in allowed:
+            listed = ", ".join(allowed) or "none"
+            what = f"the profile {wanted or 'that is the default'}: the allowed ones are {listed}"
+            raise self._refused(Rule.PROFILES, what, list(allowed), wanted)
+        return wanted
+
+    def require_start(self) -> None:
+        """Raise `PolicyRefused` if the user may not start sessions."""
+        if self.rules.get(Rule.MAY_START) is False:
+            raise self._refused(Rule.MAY_START, "the session: this user may start none", False, None)
+
+    def require_hours(self, held: Sequence[Held], wanted: Held, now: datetime) -> None:
+        """Raise `PolicyRefused` if the lease `wanted` does not fit into the GPU-hours of a week.
+
+        `held` are the user's other sessions. A lease counts as a whole, up to its end, from its start on.
+        """
+        limit: float | None = self.rules.get(Rule.GPU_HOURS_PER_WEEK)
+        if limit is None:
+            return
+        used = _used(held, now)
+        needed = wanted.hours(now - WEEK, wanted.until)
+        if used + needed <= limit + 1e-9:
+            return
+        retry_at = _free_again(held, limit - needed, now)
+        when = f"possible from {retry_at:%Y-%m-%d %H:%M} UTC" if retry_at else "ask for a shorter lease"
+        what = f"{needed:.2f} GPU-hours: {used:.2f} of the {limit:g} for 7 days are used; {when}"
+        raise self._refused(Rule.GPU_HOURS_PER_WEEK, what, limit, round(used, 2), retry_at)
+
+    def longest_lease(self) -> int | None:
+        """Return the minutes that a lease may last with its extensions; None if only the settings decide."""
+        minutes: int | None = self.rules.get(Rule.MAX_LEASE_MINUTES)
+        return minutes
+
+    def _minutes(self, rule: Rule) -> timedelta | None:
+        minutes = self.rules.get(rule)
+        return None if minutes is None else timedelta(minutes=minutes)
+
+    def _refused(
+        self, rule: Rule, what: str, limit: object, used: object, retry_at: datetime | None = None
+    ) -> PolicyRefused:
+        message = f"The policy {self.sources[rule]} ({rule}) refuses {what}."
+        return PolicyRefused(message, rule, limit, used, retry_at)
+
+
+def held_by(ended: Iterable[EndedSession], live: Session | None, now: datetime) -> list[Held]:
+    """Return what a user held in the past, and what the user's live session holds until its lease ends."""
+    found = [
+        Held(one.opened_at, one.ended_at, one.gpu_share or share_of(one.mig_profile))
+        for one in ended
+        if one.opened_at
+    ]
+    if live:
+        share = live.gpu_share or share_of(live.mig_profile)
+        found.append(Held(live.opened_at or live.created_at, max(now, live.expires_at), share))
+    return found
+
+
+def used_hours(held: Sequence[Held], now: datetime) -> float:
+    """Return the GPU-hours of the last 7 days, and those that live leases still promise."""
+    return _used(held, now)
+
+
+def problem_with_name(name: str) -> str | None:
+    """Return what is wrong with the name of a policy, as a sentence; None if it is valid."""
+    if name.startswith(OF_USER):
+        return users.problem_with(name.removeprefix(OF_USER))
+    return users.problem_with_group(name)
+
+
+def _used(held: Iterable[Held], at: datetime) -> float:
+    """What counts at this time: all since a week before, with the future of a live lease."""
+    return sum(one.hours(at - WEEK, max(at, one.until)) for one in held)
+
+
+def _free_again(held: Sequence[Held], allowed: float, now: datetime) -> datetime | None:
+    """Return when no more than `allowed` hours count; None if that never happens.
+
+    Between the starts and the ends of what rolls out of the week, the sum falls at an even rate.
+    """
+    if allowed < 0:
+        return None
+    times = sorted({now, *(time + WEEK for one in held for time in (one.since, one.until))})
+    times = [time for time in times if time >= now]
+    for first, last in zip(times, times[1:], strict=False):
+        before, after = _used(held, first), _used(held, last)
+        if after <= allowed:
+            part = (before - allowed) / (before - after) if before > after else 0.0
+            return first + (last - first) * max(0.0, part)
+    return times[-1]
