@@ -17,6 +17,7 @@ from gateway.api import (
     events,
     gpus,
     health,
+    images,
     in_session,
     metrics,
     openapi,
@@ -66,6 +67,7 @@ from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
 from gateway.services.gauges import Gauges
 from gateway.services.gpus import GpuInventory
+from gateway.services.images import Images
 from gateway.services.leases import Leases
 from gateway.services.login_notices import LoginNotices
 from gateway.services.messages import Messages
@@ -185,10 +187,9 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     quota = WorkspaceQuota(host, settings.workspace_quota_bytes)
     notices = Notices(database, host, limit, words, quota, notice_days)
     disk_use = DiskUse(database, host, notices, quota, clock)
+    images = Images(host, settings.named_images)
     policies, ttl = Policies(database, clock), timedelta(minutes=settings.max_ttl_minutes)
-    sessions = Sessions(
-        database, host, pipes, closing, routing, quota, notices, settings.image, policies, ttl, clock
-    )
+    sessions = Sessions(database, host, pipes, closing, routing, quota, notices, images, policies, ttl, clock)
     leases = Leases(database, notices, limit, policies, clock)
     history = timedelta(days=settings.history_days)
     reconciler = Reconciler(database, host, closing, routing, notices, history, clock)
@@ -228,6 +229,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         usage=UsageReport(database, clock, settings.timezone),
         webhooks=gateway.webhooks,
         policies=gateway.leases.policies,
+        images=gateway.sessions.images,
         gpus=gateway.gauges.gpus,
         audit_log=audit_log,
         metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),
@@ -238,7 +240,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         public_url=settings.public_url,
     ).install(app)
     browsers.register(app, settings.api_hosts, clock)
-    for module in (sessions_api, users, usage, gpus, events, policies, webhooks, health, metrics):
+    for module in (sessions_api, users, usage, gpus, events, policies, images, webhooks, health, metrics):
         app.register_blueprint(module.routes)
     authorisation.register(app, tokens, sign_ins, SessionCallers(database), audit_log, clock)
     in_session.register(app, gateway.login_notices.words, clock)

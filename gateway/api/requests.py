@@ -40,6 +40,16 @@ class WholeNumber(fields.Integer):
         return super()._deserialize(value, attr, data, **options)
 
 
+def _text(value: str) -> None:
+    """JSON can encode a lone surrogate, which is no Unicode, and NUL, which PostgreSQL does not store."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValidationError("Not valid Unicode.") from None
+    if "\0" in value:
+        raise ValidationError("Must not contain the character NUL.")
+
+
 class Flag(fields.Boolean):
     """A JSON boolean. Strings and numbers are invalid."""
 
@@ -66,6 +76,7 @@ class SessionRequest(Schema):
     )
 
     override = Flag(load_default=False)
+    image = fields.String(load_default=None, validate=[validate.Length(1, 64), _text])
 
     def __init__(self, max_ttl_minutes: int) -> None:
         super().__init__()
@@ -154,16 +165,6 @@ class FitRequest(Schema):
     profile = fields.String(required=True, validate=validate.Length(1, 64))
 
 
-def _text(value: str) -> None:
-    """JSON can encode a lone surrogate, which is no Unicode, and NUL, which PostgreSQL does not store."""
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValidationError("Not valid Unicode.") from None
-    if "\0" in value:
-        raise ValidationError("Must not contain the character NUL.")
-
-
 class MessageRequest(Schema):
     """Body of `POST /sessions/{id}/message`. An empty text takes the last message away."""
 
@@ -202,6 +203,12 @@ class PolicyRequest(Schema):
     max_ttl_minutes = _minutes_rule()
     max_lease_minutes = _minutes_rule()
     profiles = fields.List(
+        fields.String(validate=[validate.Length(1, 64), _text]),
+        load_default=None,
+        allow_none=True,
+        validate=validate.Length(max=100),
+    )
+    images = fields.List(
         fields.String(validate=[validate.Length(1, 64), _text]),
         load_default=None,
         allow_none=True,

@@ -149,8 +149,19 @@ class PolicyResponse(ResponseSchema):
     max_ttl_minutes = fields.Integer(allow_none=True)
     max_lease_minutes = fields.Integer(allow_none=True)
     profiles = fields.List(fields.String(), allow_none=True)
+    images = fields.List(fields.String(), allow_none=True)
     gpu_hours_per_week = fields.Float(allow_none=True)
     may_start = fields.Boolean(allow_none=True)
+
+
+class ImageResponse(ResponseSchema):
+    name = fields.String()
+    image = fields.String()
+    problem = fields.String(allow_none=True)
+
+
+class ImagesResponse(ResponseSchema):
+    images = fields.List(fields.Nested(ImageResponse))
 
 
 class PoliciesResponse(ResponseSchema):

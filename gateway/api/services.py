@@ -8,6 +8,7 @@ from flask import Flask, current_app
 from gateway.api.entry_point import EntryPoint
 from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
+from gateway.services.images import Images
 from gateway.services.leases import Leases
 from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
@@ -35,6 +36,7 @@ class ApiServices:
     usage: UsageReport
     webhooks: Webhooks
     policies: Policies
+    images: Images
     gpus: GpuInventory
     audit_log: AuditLog
     metrics: Metrics

@@ -39,7 +39,12 @@ def create(given: Fields) -> ResponseReturnValue:
     minutes = given["ttl_minutes"]
     lease = None if minutes is None else timedelta(minutes=minutes)
     opened = services().sessions.open(
-        given["user_id"], lease, given["mig_profile"], given["ssh_public_keys"], given["override"]
+        given["user_id"],
+        lease,
+        given["mig_profile"],
+        given["ssh_public_keys"],
+        given["override"],
+        given["image"],
     )
     body = _shown(opened.session)
     if opened.private_key is not None:

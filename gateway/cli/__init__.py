@@ -16,6 +16,7 @@ from gateway.cli.database import backup, migrate, restore, take_over
 from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.gpus import gpus
+from gateway.cli.image import image
 from gateway.cli.keys import keys
 from gateway.cli.message import message
 from gateway.cli.policy import policy
@@ -53,6 +54,7 @@ _OF_CLIENTS = (
     events,
     usage,
     policy,
+    image,
     webhook,
     completion,
 )

@@ -24,6 +24,7 @@ from gateway.client import Client
 @click.option(
     "--key", "keys", type=click.File(), multiple=True, metavar="FILE", help="Let in the public keys of FILE."
 )
+@click.option("--image", metavar="NAME", help="Run the session on this image of `gateway image list`.")
 @as_json_option
 def create(
     client: Client,
@@ -31,6 +32,7 @@ def create(
     profile: str | None,
     ttl: timedelta | None,
     keys: Sequence[TextIO],
+    image: str | None,
     as_json: bool,
 ) -> None:
     """Open a session for USER, and print the line to connect with.
@@ -43,6 +45,8 @@ def create(
         body["mig_profile"] = profile
     if ttl is not None:
         body["ttl_minutes"] = minutes(ttl)
+    if image is not None:
+        body["image"] = image
     if keys:
         body["ssh_public_keys"] = _public_keys(keys)
     with progress(f"Opening a session for {user}"):

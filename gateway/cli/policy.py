@@ -33,6 +33,7 @@ def policy(context: click.Context, client: Client) -> None:
 @policy.command("set")
 @click.argument("name")
 @click.option("--profiles", metavar="PROFILE,…", help="Allow these MIG profiles; the first is the default.")
+@click.option("--images", metavar="NAME,…", help="Allow these images; the first is the default.")
 @click.option("--default-ttl", type=Duration(), metavar="TIME", help="Let a lease last so long by default.")
 @click.option("--max-ttl", type=Duration(), metavar="TIME", help="Let a new lease last at most so long.")
 @click.option("--max-lease", type=Duration(), metavar="TIME", help="Let a lease grow to this at most.")
@@ -116,6 +117,7 @@ def apply(client: Client, file: TextIO, prune: bool) -> None:
 
 def _rules(
     profiles: str | None,
+    images: str | None,
     default_ttl: timedelta | None,
     max_ttl: timedelta | None,
     max_lease: timedelta | None,
@@ -128,8 +130,9 @@ def _rules(
         Rule.MAX_LEASE_MINUTES: max_lease,
     }
     yield from ((rule.value, minutes(length)) for rule, length in lengths.items() if length is not None)
-    if profiles is not None:
-        yield Rule.PROFILES.value, [each.strip() for each in profiles.split(",") if each.strip()]
+    for rule, names in ((Rule.PROFILES, profiles), (Rule.IMAGES, images)):
+        if names is not None:
+            yield rule.value, [each.strip() for each in names.split(",") if each.strip()]
     if gpu_hours is not None:
         yield Rule.GPU_HOURS_PER_WEEK.value, gpu_hours
     if may_start is not None:

@@ -123,7 +123,8 @@ class Session(Base):
     The last warning was given `warned_level` minutes before the end. `warned_for`, `hook_for` and
     `signalled_for` are the `lease_seconds` for which each step before the end was done. An extension makes
     the steps due again; a change of the wall clock does not. `message` is an administrator's, or None.
-    `image` is the name of the image, None if it is not known. `ended_by` is the caller who deleted the
+    `image` is the name of the image, None if it is not known, and `image_id` what Docker created the
+    container from. `ended_by` is the caller who deleted the
     session, and `note` the caller's words about it, or None.
     `gpu_share` is the share of a GPU that the slice is, None if the profile's name must tell.
     `max_lease_minutes` is the user's policy on the length of the lease, None if there is none.
@@ -171,6 +172,7 @@ class Session(Base):
     note: Mapped[str | None] = mapped_column(Text)
     gpu_share: Mapped[float | None] = mapped_column(Double)
     max_lease_minutes: Mapped[int | None]
+    image_id: Mapped[str | None] = mapped_column(String(255))
 
     @classmethod
     def planned(
@@ -198,6 +200,7 @@ class Session(Base):
             private_key=private_key,
             host_key=request.host_key.public,
             image=image,
+            image_id=request.image or None,
             gpu_share=plan.gpu_share,
             max_lease_minutes=max_lease_minutes,
         )

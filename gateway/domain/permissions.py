@@ -46,6 +46,7 @@ _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "gpus.uncordon": _ALL,
     "events.list_events": _ALL,
     "events.of_session": _ALL_AND_OWN,
+    "images.list_all": {**_ALL, Role.USER: Scope.ALL},
     "policies.list_all": _ALL,
     "policies.read": _ALL,
     "policies.of_user": _ALL_AND_OWN,

@@ -31,7 +31,8 @@ class SessionRequest:
     """What a session needs, before a host has planned it.
 
     `mig_profile` is None when the caller leaves the choice to the host. `router_key` is the public key that
-    the session's sshd accepts; `host_key` is the key pair of that sshd.
+    the session's sshd accepts; `host_key` is the key pair of that sshd. `image` is what `Host.pin_image`
+    returned, empty for the image of the settings.
     """
 
     session_id: str
@@ -42,6 +43,7 @@ class SessionRequest:
     expires_at: datetime
     router_key: str
     host_key: KeyPair
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

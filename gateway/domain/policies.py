@@ -29,6 +29,7 @@ class Rule(StrEnum):
     MAX_TTL_MINUTES = "max_ttl_minutes"
     MAX_LEASE_MINUTES = "max_lease_minutes"
     PROFILES = "profiles"
+    IMAGES = "images"
     GPU_HOURS_PER_WEEK = "gpu_hours_per_week"
     MAY_START = "may_start"
 
@@ -79,15 +80,22 @@ class Policy:
     def profile(self, wanted: str | None) -> str | None:
         """Return the profile of a new session: the first of the allowed ones if the caller leaves the choice,
         None if every profile is allowed then. Raises `PolicyRefused`."""
-        allowed: Sequence[str] | None = self.rules.get(Rule.PROFILES)
+        return self._one_of(Rule.PROFILES, wanted, "profile")
+
+    def image(self, wanted: str | None) -> str | None:
+        """Return the name of the image of a new session, as `profile` does. Raises `PolicyRefused`."""
+        return self._one_of(Rule.IMAGES, wanted, "image")
+
+    def _one_of(self, rule: Rule, wanted: str | None, what: str) -> str | None:
+        allowed: Sequence[str] | None = self.rules.get(rule)
         if allowed is None:
             return wanted
         if wanted is None and allowed:
             return allowed[0]
         if wanted not in allowed:
             listed = ", ".join(allowed) or "none"
-            what = f"the profile {wanted or 'that is the default'}: the allowed ones are {listed}"
-            raise self._refused(Rule.PROFILES, what, list(allowed), wanted)
+            refused = f"the {what} {wanted or 'that is the default'}: the allowed ones are {listed}"
+            raise self._refused(rule, refused, list(allowed), wanted)
         return wanted
 
     def require_start(self) -> None:

@@ -86,6 +86,7 @@ class Containers(Protocol):
     def check(self) -> str: ...
     def require_isolation(self) -> None: ...
     def check_image(self) -> None: ...
+    def image_id(self, reference: str) -> str: ...
 
 
 class Network(Protocol):
@@ -156,6 +157,9 @@ class LocalHost:
         self.containers.require_isolation()
         unavailable_addresses = self.network.ensure()
         return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy, unavailable_addresses)
+
+    def pin_image(self, reference: str) -> str:
+        return self.containers.image_id(reference)
 
     def start(self, plan: SessionPlan) -> Started:
         if plan.gpu is None or plan.allocation is None or plan.address is None:

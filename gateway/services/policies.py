@@ -31,6 +31,10 @@ class Terms:
         """As `Policy.profile`."""
         return wanted if self.is_override else self.policy.profile(wanted)
 
+    def image(self, wanted: str | None) -> str | None:
+        """As `Policy.image`."""
+        return wanted if self.is_override else self.policy.image(wanted)
+
     @property
     def max_lease_minutes(self) -> int | None:
         return self.policy.longest_lease()
@@ -80,6 +84,13 @@ class Policies:
         with self.database.read() as rows:
             policy = _policy(rows, user_id, rows.groups().get(user_id))
             return policy, policies.used_hours(_held(rows, user_id, now), now)
+
+    def image_for(self, user_id: str, wanted: str | None, is_override: bool) -> str | None:
+        """As `Terms.image`, for a user who need not be known yet. The transaction that opens the session
+        checks the terms again."""
+        with self.database.read() as rows:
+            policy = _policy(rows, user_id, rows.groups().get(user_id))
+        return Terms(policy, is_override).image(wanted)
 
     def terms(self, rows: Rows, user: User, is_override: bool) -> Terms:
         """Return the terms for a new session. Raises `PolicyRefused` if the user may start none."""

@@ -132,6 +132,10 @@ class Host(Protocol):
         """Return a planner for the present state of the host. Raises `DriverUnavailable`. Do not call it in a
         transaction."""
 
+    def pin_image(self, reference: str) -> str:
+        """Return what names this image for ever, whatever becomes of its tag. Raises `ImageMissing`. Do not
+        call it in a transaction."""
+
     def start(self, plan: SessionPlan) -> Started:
         """Make everything that `plan` names. Return when the session accepts SSH and sees its slice.
 

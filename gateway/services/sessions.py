@@ -30,6 +30,7 @@ from gateway.errors import (
 from gateway.failpoints import reach
 from gateway.services.closing import Closing
 from gateway.services.disk_use import require_room
+from gateway.services.images import DEFAULT, Images
 from gateway.services.notices import Notices
 from gateway.services.policies import Policies
 from gateway.services.ports import Database, Host, Pipes
@@ -60,6 +61,7 @@ class _Wanted:
     ttl: timedelta | None
     mig_profile: str | None
     public_keys: tuple[str, ...] | None
+    image: str | None
     is_override: bool
 
 
@@ -91,7 +93,7 @@ class Sessions:
     routing: Routing
     quota: WorkspaceQuota
     notices: Notices
-    image: str
+    images: Images
     policies: Policies
     longest_ttl: timedelta
     clock: Clock
@@ -103,6 +105,7 @@ class Sessions:
         mig_profile: str | None = None,
         public_keys: Sequence[str] | None = None,
         is_override: bool = False,
+        image: str | None = None,
     ) -> Opened:
         """Open a session and return it when its user can log in. After an error no part of it is left, except
         what the reconciler must remove.
@@ -111,7 +114,7 @@ class Sessions:
         `InvalidRequest`, `Unavailable`, `DiskFull`.
         """
         parsed = ssh_keys.parse_public_keys(public_keys) if public_keys else None
-        wanted = _Wanted(user_id, ttl, mig_profile, parsed, is_override)
+        wanted = _Wanted(user_id, ttl, mig_profile, parsed, image, is_override)
         if self.pipes.routed_elsewhere([user_id]):
             raise UserRouted(user_id)
         return self._open_somewhere(wanted)
@@ -183,6 +186,8 @@ class Sessions:
     ) -> tuple[Session, SessionPlan, str | None]:
         """Commit the row. Return it with its plan, and with the user's private key if a pair was made."""
         planner, quota = self.host.planner(), self.quota.watched()
+        image = self.policies.image_for(wanted.user_id, wanted.image, wanted.is_override) or DEFAULT
+        image_id = self.images.pin(image)
         free_uids = Uids(self.database, self.host).free_for(wanted.user_id)
         router, sshd = ssh_keys.make_pair(), ssh_keys.make_pair()
         with self.database.begin() as rows:
@@ -191,6 +196,7 @@ class Sessions:
             user = rows.user(wanted.user_id, free_uids)
             require_room(user, quota)
             terms = self.policies.terms(rows, user, wanted.is_override)
+            terms.image(image)
             keys = _UserKeys.of(wanted, user)
             now = self.clock()
             begins = now.wall.replace(microsecond=0)
@@ -203,12 +209,13 @@ class Sessions:
                 expires_at=begins + terms.ttl(wanted.ttl, self.longest_ttl),
                 router_key=router.public,
                 host_key=sshd,
+                image=image_id,
             )
             plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand(), refused)
             self.policies.require_hours(rows, terms, plan)
             session = Session.planned(
                 plan,
-                image=self.image,
+                image=image,
                 max_lease_minutes=terms.max_lease_minutes,
                 public_keys=keys.public,
                 keys_from=keys.source,

@@ -117,6 +117,9 @@ class Settings:
         kinds.one_of(tuple(MigPolicy)), "dynamic", "POLICY", "Make slices dynamic, static or mixed."
     )
     image: str = _setting(Parsed(kinds.image_name), "gpu-workspace", "IMAGE", "Sessions run this image.")
+    images: tuple[tuple[str, str], ...] = _setting(
+        Parsed(kinds.named_images), (), "NAME=IMAGE,…", "Requests may name these images, too."
+    )
     network: str = _setting(
         Parsed(kinds.network_name), "worknet", "NAME", "Sessions are on this Docker network."
     )
@@ -253,6 +256,11 @@ class Settings:
             return (self.ssh_host_key,)
         names = (f"ssh_host_{kind}_key.pub" for kind in ("ed25519", "ecdsa", "rsa"))
         return tuple(self.piper_config.parent / name for name in names)
+
+    @property
+    def named_images(self) -> dict[str, str]:
+        """What Docker calls each image, by the name that requests use."""
+        return {"default": self.image, **dict(self.images)}
 
     @property
     def workspace_quota_bytes(self) -> int | None:

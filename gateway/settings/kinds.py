@@ -27,6 +27,7 @@ _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
 _NETWORK_NAME = re.compile(r"(?!(bridge|host|none|default)\Z)[A-Za-z0-9][A-Za-z0-9_.-]{1,62}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
+_IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GPUS = re.compile(r"[1-9][0-9]{0,2}x[A-Za-z0-9-]+(, *[1-9][0-9]{0,2}x[A-Za-z0-9-]+)*", re.IGNORECASE)
 _MINUTES = re.compile(r"[1-9][0-9]{0,4}")
 _LONGEST_WARNING = 10080  # minutes
@@ -204,6 +205,22 @@ def image_name(text: str) -> str:
     if not _IMAGE.fullmatch(text):
         raise ValidationError(f"{text!r} is not the name of a Docker image: use one such as gpu-workspace.")
     return text
+
+
+def named_images(text: str) -> tuple[tuple[str, str], ...]:
+    """NAME=IMAGE separated by commas."""
+    listed = [each.strip().partition("=") for each in text.split(",") if each.strip()]
+    for name, _, image in listed:
+        if not _IMAGE_NAME.fullmatch(name) or not _IMAGE.fullmatch(image):
+            raise ValidationError(
+                f"{text!r} is not a list of names and images: use one such as torch=gpu-workspace-torch:2.9."
+            )
+    names = [name for name, _, _ in listed]
+    if "default" in names:
+        raise ValidationError("the image with the name default is that of --image: use another name.")
+    if len(set(names)) < len(names):
+        raise ValidationError(f"{text!r} has the same name twice: use each name once.")
+    return tuple((name, image) for name, _, image in listed)
 
 
 def gpus_to_simulate(text: str) -> str:

@@ -29,6 +29,7 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "gpus.uncordon": ("DELETE", "/gpus/0/cordon", None),
     "events.list_events": ("GET", "/events", None),
     "events.of_session": ("GET", "/sessions/abc/events", None),
+    "images.list_all": ("GET", "/images", None),
     "policies.list_all": ("GET", "/policies", None),
     "policies.read": ("GET", "/policies/students", None),
     "policies.of_user": ("GET", "/users/user123/policy", None),

@@ -9,7 +9,7 @@ from gateway.domain.containers import Deviation
 from gateway.domain.models import Reason
 from gateway.domain.observation import Container
 from gateway.domain.recovery import Survivor
-from gateway.errors import AddressTaken, ContainerFailed
+from gateway.errors import AddressTaken, ContainerFailed, ImageMissing
 from gateway.repositories.host import ContainerSpec, Script
 
 
@@ -23,6 +23,7 @@ class FakeContainers:
     deployment: Callable[[], str | None] = lambda: None
     deployments: dict[str, str | None] = field(default_factory=dict)
     insides: "dict[str, FakeInside]" = field(default_factory=dict)
+    image_ids: dict[str, str] = field(default_factory=lambda: {"gpu-workspace": "sha256:1"})  # by tag
     _running: dict[str, tuple[Container, ContainerSpec]] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _up_since: datetime = datetime(2020, 1, 1, tzinfo=UTC)
@@ -34,6 +35,16 @@ class FakeContainers:
         self._failures.pop(verb, None)
         if error is not None:
             self._failures[verb] = error
+
+    def image_id(self, reference: str) -> str:
+        self._did("image_id")
+        if reference not in self.image_ids:
+            raise ImageMissing(f"Docker has no image {reference!r}; build it with docker/build-images.")
+        return self.image_ids[reference]
+
+    def image_of(self, session_id: str) -> str:
+        """The id of the image that the session's container was made from."""
+        return self._running[session_id][1].request.image
 
     def run(self, spec: ContainerSpec) -> str:
         self._did("run")

@@ -180,6 +180,10 @@ class MemoryHost:
             for id, run in self._runs.items()
         ]
 
+    def pin_image(self, reference: str) -> str:
+        self._ask()
+        return f"{reference}@sha256:1"
+
     def free_uids(self, user_id: str, assigned: Collection[int]) -> Sequence[int]:
         return list(itertools.islice(UidRange().unassigned(assigned), 8))
 

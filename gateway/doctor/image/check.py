@@ -144,16 +144,21 @@ def _log(session: ImageSession) -> Finding:
 def main() -> None:
     """Print a line for each finding; exit with 0 if the image is fit, else with 1."""
     settings = Settings.from_env()
-    image = sys.argv[1] if len(sys.argv) > 1 else settings.image
-    failed = False
     try:
-        for finding in check_image(Docker(), image, limits_of(settings)):
-            failed |= finding.verdict is Verdict.FAILED
-            print(f"{finding.verdict:<7} {finding.name:<14} {finding.detail}", flush=True)
+        is_fit = report(sys.argv[1] if len(sys.argv) > 1 else settings.image, settings)
     except GatewayError as error:
         sys.exit(f"error: {error}")
+    sys.exit(not is_fit)
+
+
+def report(image: str, settings: Settings) -> bool:
+    """Print a line for each finding, and return whether the image is fit. Raises as `check_image` does."""
+    failed = False
+    for finding in check_image(Docker(), image, limits_of(settings)):
+        failed |= finding.verdict is Verdict.FAILED
+        print(f"{finding.verdict:<7} {finding.name:<14} {finding.detail}", flush=True)
     print(f"{image} is {'not fit' if failed else 'fit'} for sessions")
-    sys.exit(failed)
+    return not failed
 
 
 if __name__ == "__main__":

@@ -223,16 +223,20 @@ class DockerContainers:
             try:
                 self._docker.client.images.get(self._image)
             except ImageNotFound:
-                raise self._image_missing() from None
+                raise _image_missing(self._image) from None
 
-    def _image_missing(self) -> ImageMissing:
-        return ImageMissing(f"Docker has no image {self._image!r}; build it with docker/build-images.")
+    def image_id(self, reference: str) -> str:
+        with translated_errors():
+            try:
+                return str(self._docker.client.images.get(reference).id)
+            except ImageNotFound:
+                raise _image_missing(reference) from None
 
     def _create_and_start(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None) -> str:
         try:
             container_id = self._create(spec, devices, _name(spec.request.user_id))
         except ImageNotFound:
-            raise self._image_missing() from None
+            raise _image_missing(self._image_of(spec)) from None
         except APIError as error:
             if error.status_code != 409:
                 raise
@@ -255,7 +259,8 @@ class DockerContainers:
 
     def _create(self, spec: ContainerSpec, devices: Sequence[DeviceRequest] | None, name: str) -> str:
         mounts, networks = _mounts(spec), {self._network: spec.address}
-        volumes = self._volumes() - {mount["Target"] for mount in mounts}
+        image = self._image_of(spec)
+        volumes = self._volumes(image) - {mount["Target"] for mount in mounts}
         limits = self._limits.docker_options(volumes, self._limited_disk(spec.workspace))
         api = self._docker.client.api
         host_config = api.create_host_config(
@@ -275,7 +280,7 @@ class DockerContainers:
         )
         planned = setup.label(networks, mounts, host_config)
         created = api.create_container(
-            self._image,
+            image,
             # These two replace the ENTRYPOINT, CMD and HEALTHCHECK of the image.
             entrypoint=["/bin/sh", "/etc/gateway/start"],
             healthcheck={"test": ["NONE"]},
@@ -309,10 +314,13 @@ class DockerContainers:
         if self._limits.io and (discarded := [warning for warning in warnings if "discarded" in warning]):
             raise ContainerFailed(f"--session-io cannot be enforced: {' '.join(discarded)}")
 
-    def _volumes(self) -> set[str]:
+    def _image_of(self, spec: ContainerSpec) -> str:
+        return spec.request.image or self._image
+
+    def _volumes(self, image: str) -> set[str]:
         """Return the directories that the image declares as `VOLUME`. Docker would mount a directory of the
         host over each, without a limit on its size."""
-        declared = self._docker.client.images.get(self._image).attrs["Config"].get("Volumes") or {}
+        declared = self._docker.client.images.get(image).attrs["Config"].get("Volumes") or {}
         return {posixpath.normpath(directory) for directory in declared}
 
     def _free_name(self, name: str) -> str:
@@ -363,6 +371,10 @@ class DockerContainers:
                 raise ContainerFailed(
                     f"The session's container stopped while it started: {output or 'it printed nothing'}"
                 )
+
+
+def _image_missing(reference: str) -> ImageMissing:
+    return ImageMissing(f"Docker has no image {reference!r}; build it with docker/build-images.")
 
 
 def _name(user_id: str) -> str:
