@@ -24,8 +24,8 @@ check: lint types  ## Run linters, type checks, unit and API tests; needs neithe
 test: tools images lint types  ## Run everything: linters, type checks, import contract, all tests
 	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) $(PYTEST)
 
-systemd: host .venv/stamp-tests images  ## Test the units under a real systemd, in a privileged container
-	@docker/build-images systemd
+systemd: host .venv/stamp-tests images  ## Test units and compose files on a server in a privileged container
+	@docker/build-images gateway systemd
 	$(AS_ROOT) $(BIN)/pytest tests/systemd $(PYTEST)
 
 bench: host .venv/stamp-tests images  ## Measure the ratios to Docker, OpenSSH, Flask and ruamel alone, in one run

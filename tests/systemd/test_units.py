@@ -1,22 +1,16 @@
 """The units under a real systemd: a session, a login, restarts and a reboot.
 
-A privileged container with systemd as its first process and a Docker of its own is the server. `make systemd`
-builds its image, which takes about two minutes, and then runs these tests.
+`make systemd` builds the image of the server, which takes about two minutes, and then runs these tests.
 """
 
-import json
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from tests import own
-from tests.paths import REPOSITORY
+from tests.systemd.server import CHECKOUT, Server, running
 from tests.whole_gateway import eventually
 
-IMAGE = "gpu-gateway-systemd"
-CHECKOUT = "/opt/gpu-ssh-gateway"
 SETTINGS = "GATEWAY_SSH_HOST=localhost\nGATEWAY_SIMULATE_GPUS=1xA100-40GB\nGATEWAY_SESSION_MEMORY=4g\n"
 UNITS = "gateway", "gateway-router"
 # As docs/install.md has it.
@@ -28,89 +22,17 @@ cp docker/gateway.service docker/gateway-router.service /etc/systemd/system/
 mkdir -m 0700 -p /srv/workspaces
 systemctl daemon-reload
 systemctl enable --now gateway gateway-router
-ssh-keygen -q -t ed25519 -N '' -f /root/key
 """
 
 pytestmark = pytest.mark.may_be_skipped
 
 
-class Server:
-    """The container that is the server."""
-
-    def __init__(self) -> None:
-        self.name = own.name("systemd")
-
-    def start(self) -> None:
-        options = ["--privileged", "--cgroupns=private", "--stop-signal=SIGRTMIN+3", "--env=container=docker"]
-        options += [f"--tmpfs={path}:exec" for path in ("/run", "/run/lock", "/tmp")]
-        options += ["--volume=/var/lib/docker", f"--name={self.name}", "--detach"]
-        docker("run", *options, IMAGE)
-        self.until_booted()
-
-    def until_booted(self) -> None:
-        eventually(lambda: self.succeeds("systemctl is-system-running"), seconds=60)
-
-    def reboot(self) -> None:
-        self.succeeds("systemctl reboot")
-        docker("wait", self.name)
-        docker("start", self.name)
-        self.until_booted()
-
-    def run(self, script: str) -> str:
-        done = subprocess.run(
-            ["docker", "exec", "--interactive", self.name, "bash", "-e"],
-            input=script, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, f"{script}\n{done.stdout}{done.stderr}"
-        return done.stdout
-
-    def feed(self, source: str, target: str) -> None:
-        """Pipe the output of a command here into a command there."""
-        pipe = f"{source} | docker exec --interactive {self.name} {target}"
-        subprocess.run(pipe, shell=True, check=True, cwd=REPOSITORY, capture_output=True)
-
-    def succeeds(self, command: str) -> bool:
-        return not subprocess.run(
-            ["docker", "exec", self.name, "sh", "-c", command], capture_output=True
-        ).returncode
-
-    def ask(self, method: str, path: str, body: object = None) -> dict[str, object]:
-        data = f"--data '{json.dumps(body)}' --header 'Content-Type: application/json'" if body else ""
-        answer = self.run(
-            f"curl --silent --show-error --fail-with-body -X {method} {data} localhost:8080{path}"
-        )
-        return json.loads(answer) if answer else {}
-
-    def is_ready(self) -> bool:
-        return self.succeeds("curl --silent --fail localhost:8080/readyz")
-
-    def open_session(self) -> dict[str, object]:
-        key = self.run("cat /root/key.pub").strip()
-        return self.ask("POST", "/sessions", {"user_id": "user123", "ssh_public_keys": [key]})
-
-    def in_session(self, command: str) -> str:
-        options = "-n -i /root/key -o BatchMode=yes -o StrictHostKeyChecking=accept-new"
-        return self.run(f"ssh {options} user123@localhost '{command}'").strip()
-
-
-def docker(*arguments: str) -> None:
-    subprocess.run(["docker", *arguments], check=True, capture_output=True)
-
-
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    if subprocess.run(["docker", "image", "inspect", IMAGE], capture_output=True).returncode:
-        pytest.skip(f"no image {IMAGE} here: `make systemd` builds it")
-    server = Server()
-    try:
-        server.start()
-        server.feed("git ls-files -z | tar --create --null --files-from=-", f"tar -x -C {CHECKOUT}")
-        server.feed("docker save gpu-workspace", "docker load --quiet")
+    with running("gpu-workspace") as server:
         server.run(f"(umask 077; printf '{SETTINGS}' > /etc/default/gpu-ssh-gateway)\n{INSTALL}")
         eventually(server.is_ready, seconds=60)
         yield server
-    finally:
-        subprocess.run(["docker", "rm", "--force", "--volumes", server.name], capture_output=True)
 
 
 def test_a_session_opens_and_its_user_logs_in(server: Server) -> None:
@@ -136,7 +58,7 @@ def test_a_session_outlives_restarts_of_gateway_and_router(server: Server) -> No
     server.run("systemctl restart gateway")
     assert server.in_session("pgrep --count sleep") == "1"
     server.run("systemctl restart gateway-router")
-    eventually(lambda: server.succeeds("ssh-keyscan 127.0.0.1 2>/dev/null | grep -q ."))
+    eventually(server.has_entry_point)
     assert server.in_session("pgrep --count sleep") == "1"
     server.ask("DELETE", f"/sessions/{session['session_id']}")
 

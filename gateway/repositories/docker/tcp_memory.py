@@ -51,7 +51,7 @@ class TcpMemory:
             problem = (error.strerror or "").lower()
         return (
             "cgroup v1 does not count TCP buffers as memory of a session, and the gateway cannot limit them "
-            f"({problem}): use cgroup v2"
+            f"({problem}): use cgroup v2, or docker/compose.cgroup-v1.yaml with compose"
         )
 
     def _counts_as_memory(self) -> bool:
