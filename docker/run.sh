@@ -2,6 +2,7 @@
 
 run=${GATEWAY_RUN_DIR:-/run/gpu-ssh-gateway}
 gateway=$PWD/.venv/bin/gateway
+router_account=gpu-ssh-router
 
 # The settings file that every `gateway` command reads, and a link to the command in a directory of the PATH.
 # With GATEWAY_RUN_DIR, the settings file is in that directory, and there is no link.

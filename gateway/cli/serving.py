@@ -74,6 +74,17 @@ def serve(**flags: str | bool | None) -> None:
     help=two_lines("Serve /metrics on this address.", "GATEWAY_ROUTER_METRICS_LISTEN; none"),
 )
 @click.option(
+    "--user",
+    metavar="NAME",
+    envvar="GATEWAY_ROUTER_USER",
+    help=two_lines("Give up root and run as this account.", "GATEWAY_ROUTER_USER; who starts the router"),
+)
+@click.option(
+    "--prepare",
+    is_flag=True,
+    help="Give the account of --user the files that it reads, and end. Needs root.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(LEVELS),
     default="info",
@@ -86,14 +97,24 @@ def router(
     processes: int | None,
     lobby_key: Path | None,
     metrics_address: str | None,
+    user: str | None,
+    prepare: bool,
     log_level: str,
     **flags: str | bool | None,
 ) -> None:
     """Route SSH logins by the pipe file, in place of SSHPiper."""
     from gateway.logs import OneLineASecond, log_to_stderr
+    from gateway.router import Account
+    from gateway.router import prepare as prepare_router
     from gateway.router import serve as serve_router
 
     settings = Settings.load(os.environ, flags)
+    account = Account.named(user) if user else None
+    if prepare:
+        if account is None:
+            raise StartRefused("--prepare needs --user: name the account that the router will run as.")
+        prepare_router(settings.piper_config, *host_keys, account=account)
+        return
     listen = [_address(text, "--listen") for text in addresses.split(",")]
     metrics = _address(metrics_address, "--metrics-listen") if metrics_address else None
     log_to_stderr(settings.log_format, log_level, OneLineASecond())
@@ -104,6 +125,7 @@ def router(
         processes=processes,
         lobby_key=lobby_key,
         metrics=metrics,
+        account=account,
     )
 
 

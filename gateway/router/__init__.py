@@ -3,6 +3,7 @@
 A process of its own. It shares the pipe file's format with the service, and nothing else.
 """
 
-from gateway.router.server import serve
+from gateway.router.account import Account
+from gateway.router.server import prepare, serve
 
-__all__ = ["serve"]
+__all__ = ["Account", "prepare", "serve"]

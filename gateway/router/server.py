@@ -2,11 +2,14 @@
 
 import os
 import socket
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from gateway.errors import StartRefused
 from gateway.router import host_key
+from gateway.router.account import Account
 from gateway.router.route import public_keys
+from gateway.router.ssh.keys import PrivateKey
 from gateway.router.supervisor import Supervisor
 
 BACKLOG = 1024
@@ -21,6 +24,7 @@ def serve(
     processes: int | None = None,
     lobby_key: Path | None = None,
     metrics: tuple[str, int] | None = None,
+    account: Account | None = None,
 ) -> None:
     """Route logins until SIGTERM, with as many worker processes as there are cores if not said otherwise.
 
@@ -28,14 +32,38 @@ def serve(
     notice, and no other key opens any.
 
     SIGTERM ends the listening. The process ends with its last connection, after a minute, or at the
-    second SIGTERM. `metrics` is where Prometheus finds /metrics. Raises StartRefused where a key or a port
+    second SIGTERM. `metrics` is where Prometheus finds /metrics. With `account`, a router that root starts
+    gives up root before it speaks to any client. Raises StartRefused where a key, a port or the account
     cannot be used.
     """
-    keys = host_key.load_all(host_keys or host_key.defaults(piper_config.parent))
+    keys = _host_keys(piper_config, host_keys, account)
     sockets = _passed_sockets() or [_bound(host, port) for host, port in listen]
     workers = processes or len(os.sched_getaffinity(0))
     page = _bound(*metrics) if metrics else None
-    Supervisor(piper_config, sockets, keys, workers, _lobby_keys(lobby_key), page).run()
+    lobby_keys = _lobby_keys(lobby_key)
+    if account and not account.is_ours:
+        account.become()
+    Supervisor(piper_config, sockets, keys, workers, lobby_keys, page).run()
+
+
+def prepare(piper_config: Path, *host_keys: Path, account: Account) -> None:
+    """Make the host keys and the pipe file if they are missing, and give them to the account. Needs root.
+
+    Raises StartRefused."""
+    account.require_root()
+    _host_keys(piper_config, host_keys, account)
+
+
+def _host_keys(
+    piper_config: Path, given: Sequence[Path], account: Account | None
+) -> Mapping[str, PrivateKey]:
+    paths = given or host_key.defaults(piper_config.parent)
+    if account is None or account.is_ours:
+        return host_key.load_all(paths)
+    account.require_root()
+    keys = host_key.load_all(paths)
+    account.take_over(piper_config, paths)
+    return keys
 
 
 def _lobby_keys(path: Path | None) -> frozenset[bytes]:
