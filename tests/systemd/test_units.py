@@ -18,6 +18,7 @@ INSTALL = f"""\
 cd {CHECKOUT}
 .venv/bin/pip install --quiet --no-index --no-deps --no-build-isolation --editable .
 ln -sf {CHECKOUT}/.venv/bin/gateway /usr/local/bin/gateway
+useradd --system --no-create-home --shell /usr/sbin/nologin gpu-ssh-router
 cp docker/gateway.service docker/gateway-router.service /etc/systemd/system/
 mkdir -m 0700 -p /srv/workspaces
 systemctl daemon-reload
