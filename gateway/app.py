@@ -146,7 +146,7 @@ def create_app(settings: Settings, door: Path | None = None) -> Flask:
     """
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
-        simulation.install(settings.simulate_gpus, settings.state_dir / "simulated-gpus.json")
+        simulation.install(settings.simulate_gpus, _simulated(settings))
     parts = parts_of_this_machine(settings, door)
     _require_free_subnet(settings)
     _require_limitable_disk(settings)
@@ -249,6 +249,10 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     dashboard.install(app, Words(settings.timezone))
 
 
+def _simulated(settings: Settings) -> Path:
+    return settings.state_dir / "simulated-gpus.json"
+
+
 def leadership_of(settings: Settings) -> Leadership:
     if settings.db.path is None:
         return DatabaseLeadership(settings.db)
@@ -269,6 +273,7 @@ def parts_of_this_machine(settings: Settings, door: Path | None = None) -> Parts
             simulated_gpus=bool(settings.simulate_gpus),
             deployment=lambda: _deployment_id(database),
             allowed_weaknesses=settings.allow_weaker,
+            opens_gpu=simulation.opens(_simulated(settings)) if settings.simulate_gpus else None,
         ),
         network=Worknet(
             docker,

@@ -33,6 +33,12 @@ class Deviation:
         return f"{self.what[0].upper()}{self.what[1:]}."
 
 
+GPU_LOST = Deviation(
+    "its programs cannot open the GPU any more: save the work, end the session and open a new one; "
+    "docs/gpus.md names the cause"
+)
+
+
 @dataclass(frozen=True, slots=True)
 class End:
     """What Docker reports of a container that has ended.

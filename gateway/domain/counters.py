@@ -10,6 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from gateway.domain.audit import Action
+from gateway.domain.containers import GPU_LOST
 
 OPEN_SECONDS_BUCKETS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 _SUM, _ABOVE = "sum", "+Inf"
@@ -27,6 +28,7 @@ class Counter(StrEnum):
     DENIED = "denied"
     WEBHOOK_DELIVERIES = "webhook_deliveries"
     CLOSING_RETRIES = "closing_retries"
+    GPUS_LOST_INSIDE = "gpus_lost_inside"
     GPU_SECONDS = "gpu_seconds"
     OPEN_SECONDS = "open_seconds"  # a histogram: one label, the bucket or `sum`
 
@@ -65,6 +67,12 @@ def of_event(what: str, detail: str, mig_profile: str, reason: str) -> Iterator[
             yield Increment(Counter.DENIED)
         case Action.RETRY:
             yield Increment(Counter.CLOSING_RETRIES)
+
+
+def gpu_lost_inside(before: str | None, problem: str | None) -> Iterator[Increment]:
+    """A session whose problem is, since this change, that its programs cannot open the GPU."""
+    if str(GPU_LOST) in (problem or "") and str(GPU_LOST) not in (before or ""):
+        yield Increment(Counter.GPUS_LOST_INSIDE)
 
 
 def refused(mig_profile: str) -> Increment:

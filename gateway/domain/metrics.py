@@ -71,6 +71,7 @@ METRICS = (
     Metric("gpu_seconds", _C, "Seconds for which sessions held a slice.", ("mig_profile",)),
     Metric("webhook_deliveries", _C, "Attempts to deliver events to webhooks.", ("result",)),
     Metric("denied", _C, "Denials that the audit log has."),
+    Metric("gpus_lost_inside", _C, "Sessions whose programs could not open their GPU any more."),
     Metric("closing_retries", _C, "Failed steps of closing sessions."),
 )
 

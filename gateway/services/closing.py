@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
 
+from gateway.domain import counters
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, Reason, Session, Status, cause
@@ -91,6 +92,7 @@ class Closing:
             for session_id, problem in problems.items():
                 session = rows.get(session_id)
                 if session and session.problem != problem:
+                    rows.count(counters.gpu_lost_inside(session.problem, problem))
                     session.problem = problem
                     action = Action.RECOVERED if problem is None else Action.PROBLEM
                     action = Action.RETRY if session.status == Status.CLOSING else action

@@ -5,6 +5,7 @@ simulated GPUs refuse what hardware refuses. Only an explicit setting enables th
 are called simulated wherever they are shown.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pynvml
@@ -20,6 +21,12 @@ def install(spec: str, state_file: Path) -> None:
     Every process with the same state file has the same GPUs. Raises `StartRefused`."""
     Store(state_file).prepare(parse_spec(spec))
     attach(state_file)
+
+
+def opens(state_file: Path) -> Callable[[str, str], bool]:
+    """Return the check whether a container, by its id, can open the device with a UUID."""
+    store = Store(state_file)
+    return lambda container_id, gpu_uuid: gpu_uuid not in store.read().closed
 
 
 def attach(state_file: Path) -> None:

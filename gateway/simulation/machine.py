@@ -46,7 +46,7 @@ class LateCreate:
 @dataclass(slots=True)
 class Machine:
     """The shared state: the GPUs, and the faults that a test switched on. `vanished` is the code for a handle
-    of an instance that is gone."""
+    of an instance that is gone. `closed` are the UUIDs of devices that the containers cannot open."""
 
     gpus: list[SimulatedGpu]
     serial: int = 0
@@ -54,6 +54,7 @@ class Machine:
     vanished: int = pynvml.NVML_ERROR_INVALID_ARGUMENT
     faults: list[Fault] = field(default_factory=list)
     late: list[LateCreate] = field(default_factory=list)
+    closed: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, kinds: Iterable[Kind]) -> "Machine":

@@ -7,6 +7,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.domain import metrics
+from gateway.domain.containers import GPU_LOST, Deviation
 from gateway.domain.permissions import Role
 from gateway.errors import ContainerFailed, DockerUnavailable, DriverUnavailable
 from gateway.services.tokens import Tokens
@@ -106,6 +107,7 @@ def test_extensions_retries_warnings_and_denials_are_counted(bench: Bench) -> No
 def test_counters_without_labels_begin_at_zero(bench: Bench) -> None:
     assert value(bench, "denied_total") == 0
     assert value(bench, "closing_retries_total") == 0
+    assert value(bench, "gpus_lost_inside_total") == 0
 
 
 def test_the_gauges_have_the_labels_of_dcgm_exporter(bench: Bench) -> None:
@@ -228,3 +230,17 @@ def test_a_thousand_sessions_are_scraped_in_a_moment(bench: Bench) -> None:
     began = time.process_time()
     bench.client.get("/metrics")
     assert time.process_time() - began < 0.15
+
+
+def test_a_session_that_loses_its_gpu_is_counted_once_whatever_else_is_wrong(bench: Bench) -> None:
+    id = create(bench)
+    for found in ((GPU_LOST,), (GPU_LOST, Deviation("it is paused")), (Deviation("it is paused"),)):
+        bench.containers.deviate(id, *found)
+        bench.reconciler.reconcile()
+        assert value(bench, "gpus_lost_inside_total") == 1
+    assert bench.client.get(f"/sessions/{id}").json["problem"] == "It is paused."
+    bench.containers.deviate(id, GPU_LOST)
+    bench.reconciler.reconcile()
+    assert value(bench, "gpus_lost_inside_total") == 2
+    problem = bench.client.get(f"/sessions/{id}").json["problem"]
+    assert problem.startswith("Its programs cannot open the GPU any more: save the work, end the session")

@@ -228,3 +228,20 @@ def test_two_gateways_on_one_driver_are_both_right(ground: Ground, second: Gatew
     assert ground.standing() == held[1]
     late = second.create(LATE, mig_profile="2g.10gb")
     assert second.in_session(LATE, "echo $NVIDIA_VISIBLE_DEVICES").strip() == late["gpu_uuid"]
+
+
+def test_a_session_that_loses_its_gpu_stays_and_says_what_to_do(ground: Ground) -> None:
+    """As after `systemctl daemon-reload` on a host with cgroup v2."""
+    lost, kept = (ground.gateway.create(user, mig_profile="1g.5gb") for user in (ANN, BOB))
+    ground.faults.close_devices(lost["gpu_uuid"])
+    ground.restart()
+    eventually(lambda: ground.session(lost)["problem"])
+    assert "cannot open the GPU any more: save the work" in ground.session(lost)["problem"]
+    assert ground.session(lost)["status"] == "active"
+    assert ground.gateway.in_session(ANN, "echo alive").strip() == "alive"
+    assert ground.session(kept)["problem"] is None
+    metrics = requests.get(f"{ground.gateway.url}/metrics", timeout=60).text
+    assert "gpu_gateway_gpus_lost_inside_total 1.0" in metrics
+    ground.faults.clear()
+    ground.restart()
+    eventually(lambda: ground.session(lost)["problem"] is None)

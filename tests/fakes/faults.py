@@ -30,6 +30,7 @@ class Faults:
         with self._store.change() as machine:
             machine.faults.clear()
             machine.devices_hidden = False
+            machine.closed.clear()
             machine.vanished = pynvml.NVML_ERROR_INVALID_ARGUMENT
             for gpu in machine.gpus:
                 gpu.lost = 0
@@ -86,6 +87,11 @@ class Faults:
         """Make the driver report that there is no GPU."""
         with self._store.change() as machine:
             machine.devices_hidden = True
+
+    def close_devices(self, *mig_uuids: str) -> None:
+        """Take these devices from the running containers, as `systemctl daemon-reload` does."""
+        with self._store.change() as machine:
+            machine.closed.extend(mig_uuids)
 
     def lose(self, gpu: int, code: int) -> None:
         """Make every call on that GPU return `code`: GPU_IS_LOST or RESET_REQUIRED."""

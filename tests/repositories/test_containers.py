@@ -52,6 +52,7 @@ def docker_containers(docker: Docker, **changes: Any) -> DockerContainers:
         "limits": LIMITS,
         "start_timeout_seconds": 20,
         "simulated_gpus": True,
+        "opens_gpu": lambda *_: True,
         "deployment": lambda: "this",
     }
     return DockerContainers(docker, **options | changes)

@@ -6,6 +6,7 @@ import socket
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache
 from importlib.resources import files
@@ -16,6 +17,7 @@ from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import DeviceRequest, EndpointConfig, LogConfig, Mount
 
 from gateway.domain import promises
+from gateway.domain.containers import GPU_LOST
 from gateway.domain.observation import Container
 from gateway.domain.plan import SSH_PORT
 from gateway.domain.recovery import Survivor
@@ -26,6 +28,7 @@ from gateway.repositories.docker import labels, setup
 from gateway.repositories.docker.client import NO_GPU_DRIVER, Docker, translated_errors
 from gateway.repositories.docker.events import DockerEndings
 from gateway.repositories.docker.exec import Inside
+from gateway.repositories.docker.gpu_access import GpuAccess, Opens, opens_device
 from gateway.repositories.docker.inspection import ALIVE, ENDED, Inspection
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.tcp_memory import TcpMemory
@@ -46,7 +49,7 @@ _MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 class DockerContainers:
     """With `simulated_gpus`, a container requests its GPU only if the daemon knows the `nvidia` driver. With
-    real GPUs it always does.
+    real GPUs it always does. `opens_gpu` is the check of simulated GPUs, by default that of real ones.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class DockerContainers:
         deployment: Callable[[], str],
         allowed_weaknesses: Collection[str] = (),
         tcp_memory: TcpMemory | None = None,
+        opens_gpu: Opens | None = None,
     ) -> None:
         self._docker = docker
         self._image = image
@@ -74,6 +78,7 @@ class DockerContainers:
         self._tcp_memory = tcp_memory or TcpMemory(limits.tcp_bytes)
         self._allowed_weaknesses = allowed_weaknesses
         self._isolated_until = 0.0
+        self._gpu_access = GpuAccess(opens_gpu or opens_device(docker))
 
     def run(self, spec: ContainerSpec) -> str:
         """Create and start the container and return its id. If this fails, `remove` finds it by its label."""
@@ -107,8 +112,13 @@ class DockerContainers:
 
     def list(self) -> Sequence[Container]:
         with translated_errors():
-            ids = [found["Id"] for found in self._with_label(labels.SESSION)]
-            return self._inspection.containers(ids, self._is_own)
+            listed = self._with_label(labels.SESSION)
+            containers = self._inspection.containers([found["Id"] for found in listed], self._is_own)
+            lost = self._gpu_access.lost(_running_gpus(listed))
+        return [
+            replace(each, deviations=(*each.deviations, GPU_LOST)) if each.id in lost else each
+            for each in containers
+        ]
 
     def repair(self, session_id: str) -> None:
         """Repair a running container that deviates from its plan, as far as that is possible."""
@@ -394,6 +404,15 @@ def _gpu_request(gpu_uuid: str) -> DeviceRequest:
             f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device."
         )
     return DeviceRequest(driver="nvidia", device_ids=[gpu_uuid], capabilities=[["gpu", "compute", "utility"]])
+
+
+def _running_gpus(listed: Sequence[Mapping[str, Any]]) -> Mapping[str, str]:
+    """The MIG device of each running container, by the container's id."""
+    return {
+        found["Id"]: found["Labels"][labels.GPU_UUID]
+        for found in listed
+        if found["State"] == "running" and found["Labels"].get(labels.GPU_UUID)
+    }
 
 
 def _mounts(spec: ContainerSpec) -> list[Mount]:
