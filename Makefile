@@ -28,6 +28,10 @@ systemd: host .venv/stamp-tests images  ## Test units and compose files on a ser
 	@docker/build-images gateway systemd
 	$(AS_ROOT) $(BIN)/pytest tests/systemd $(PYTEST)
 
+sbom: host .venv/stamp-tests  ## Write gpu-ssh-gateway.cdx.json, the bill of materials of the gateway's image
+	@docker/build-images gateway
+	@$(BIN)/python -m tests.sbom gpu-ssh-gateway.cdx.json
+
 bench: host .venv/stamp-tests images  ## Measure the ratios to Docker, OpenSSH, Flask and ruamel alone, in one run
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
@@ -66,4 +70,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test systemd bench soak lint types host tools images words venv lock
+.PHONY: help up down check test systemd sbom bench soak lint types host tools images words venv lock

@@ -41,7 +41,7 @@ step() {
 become_root() {
     [ "$(id -u)" != 0 ] || return 0
     have sudo || fail "$(basename "$1") needs root: run it as root, or install sudo"
-    exec sudo --preserve-env="$(env | sed -n 's/^\(GATEWAY_[A-Z_]*\|SSH_AUTH_SOCK\)=.*/\1/p' | paste -sd ,)" -- "$@"
+    exec sudo --preserve-env="$(env | sed -n 's/^\(GATEWAY_[A-Z_]*\|SSH_AUTH_SOCK\|SSHPIPER_IMAGE\|DEBIAN_IMAGE\)=.*/\1/p' | paste -sd ,)" -- "$@"
 }
 
 # mirror PATTERN   Prints the first URI in apt's sources whose suite matches, if any.

@@ -8,7 +8,11 @@ SECCOMP, APPARMOR, MEMORY, PIDS, CPU = "seccomp", "apparmor", "memory", "pids", 
 WEAKNESSES = (SECCOMP, APPARMOR, MEMORY, PIDS, CPU)  # those that an administrator may allow
 OLDEST_ENGINE = 24
 # A distribution may have repaired an older version without a new number, so these are notes.
-_OLDEST_RUNC, _RUNC_CVES = (1, 2, 8), "CVE-2024-21626, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881"
+_REPAIRED = {
+    "Engine": ("25.0.4", "CVE-2024-29018"),
+    "runc": ("1.2.8", "CVE-2024-21626, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881"),
+    "NVIDIA container toolkit": ("1.17.8", "CVE-2024-0132, CVE-2025-23359, CVE-2025-23266"),
+}
 _LIMITS = {MEMORY: "MemoryLimit", PIDS: "PidsLimit", CPU: "CPUCfsQuota"}
 
 
@@ -52,10 +56,24 @@ def forbidden(found: Collection[Weakness], allowed: Collection[str]) -> str | No
 def notes(version: Mapping[str, Any]) -> Iterator[str]:
     """Versions, and which of them may have known holes; `version` is as `docker version` reports it."""
     parts = {part["Name"]: str(part["Version"]) for part in version.get("Components") or []}
-    yield f"Engine {version.get('Version')}"
+    yield _noted("Engine", str(version.get("Version")))
     if runc := parts.get("runc"):
-        old = f" (below 1.2.8: see that your distribution has repaired {_RUNC_CVES})"
-        yield f"runc {runc}{old if _number(runc) < _OLDEST_RUNC else ''}"
+        yield _noted("runc", runc)
+
+
+def toolkit_note(version: str | None) -> str:
+    """The same for the NVIDIA container toolkit; None: its version is unknown to the gateway."""
+    name = "NVIDIA container toolkit"
+    if version is not None:
+        return _noted(name, version)
+    return f"{name} of unknown version (`nvidia-ctk --version` on the host: {_REPAIRED[name][0]} or later)"
+
+
+def _noted(name: str, version: str) -> str:
+    repaired, cves = _REPAIRED[name]
+    is_old = _number(version) < _number(repaired)
+    old = f" (below {repaired}: see that your distribution has repaired {cves})"
+    return f"{name} {version}{old if is_old else ''}"
 
 
 def is_too_old(version: Mapping[str, Any]) -> bool:

@@ -69,6 +69,25 @@ def test_the_gateway_is_given_the_gpus_unless_they_are_simulated() -> None:
     assert simulated["environment"]["GATEWAY_SIMULATE_GPUS"] == "2xA100-40GB"
 
 
+@pytest.mark.parametrize(
+    ("service", "variable"), [("sshpiper", "SSHPIPER_IMAGE"), ("docker-proxy", "SOCKET_PROXY_IMAGE")]
+)
+def test_images_of_a_registry_have_a_version_and_can_be_named_by_digest(service: str, variable: str) -> None:
+    name, _, version = compose("compose.socket-proxy.yaml")[service]["image"].partition(":")
+    assert any(character.isdigit() for character in version)
+    digest = f"{name}@sha256:{'0' * 64}"
+    pinned = compose("compose.socket-proxy.yaml", **{variable: digest})
+    assert pinned[service]["image"] == digest
+
+
+def test_make_up_takes_sshpipers_image_from_the_compose_file() -> None:
+    [line] = [line for line in (DOCKER / "up").read_text().splitlines() if line.startswith("piper_image=")]
+    script = f"{line}; echo $piper_image"
+    environ = {"PATH": "/usr/bin:/bin"}
+    found = subprocess.check_output(["sh", "-c", script], text=True, cwd=ROOT, env=environ).strip()
+    assert found == compose()["sshpiper"]["image"]
+
+
 def test_the_embedded_router_takes_the_place_of_sshpiper_on_its_port() -> None:
     router = compose("compose.embedded-router.yaml", GATEWAY_SSH_PORT="2222")["sshpiper"]
     assert router["image"] == "gpu-ssh-gateway"

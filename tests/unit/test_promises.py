@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.promises import forbidden, is_too_old, notes, weaknesses
+from gateway.domain.promises import forbidden, is_too_old, notes, toolkit_note, weaknesses
 
 GOOD: dict[str, Any] = {
     "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"],
@@ -76,3 +76,25 @@ def test_old_versions_of_runc_are_noted() -> None:
     assert noted("1.2.8") == "Engine 26.1.5, runc 1.2.8"
     assert noted("1.3.0") == "Engine 26.1.5, runc 1.3.0"
     assert "CVE-2024-21626" in noted("1.1.5+ds1")
+
+
+def test_engines_with_a_known_hole_are_noted() -> None:
+    assert list(notes({"Version": "26.1.5+dfsg1"})) == ["Engine 26.1.5+dfsg1"]
+    assert list(notes({"Version": "24.0.7"})) == [
+        "Engine 24.0.7 (below 25.0.4: see that your distribution has repaired CVE-2024-29018)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("version", "noted"),
+    [
+        ("1.17.8", "NVIDIA container toolkit 1.17.8"),
+        ("1.18.2~rc.1", "NVIDIA container toolkit 1.18.2~rc.1"),
+        ("1.17.7", "CVE-2025-23266"),
+        ("1.9.0", "CVE-2024-0132"),
+        (None, "of unknown version (`nvidia-ctk --version` on the host: 1.17.8 or later)"),
+    ],
+)
+def test_old_versions_of_nvidias_toolkit_are_noted(version: str | None, noted: str) -> None:
+    assert noted in toolkit_note(version)
+    assert ("below" in toolkit_note(version)) is (version in ("1.17.7", "1.9.0"))

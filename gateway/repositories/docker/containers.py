@@ -32,6 +32,7 @@ from gateway.repositories.docker.gpu_access import GpuAccess, Opens, opens_devic
 from gateway.repositories.docker.inspection import ALIVE, ENDED, Inspection
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.tcp_memory import TcpMemory
+from gateway.repositories.docker.toolkit import toolkit_version
 from gateway.repositories.host import ContainerSpec, Script
 
 _SCRIPTS = files(__package__) / "scripts"
@@ -214,8 +215,11 @@ class DockerContainers:
             )
         self._isolated_until = 0.0
         self.require_isolation()
-        notes = [*promises.notes(version), self._tcp_memory.weakness()]
+        notes = [*promises.notes(version), self._toolkit(), self._tcp_memory.weakness()]
         return f"ok: {', '.join(filter(None, notes))}"
+
+    def _toolkit(self) -> str | None:
+        return None if self._simulated_gpus else promises.toolkit_note(toolkit_version())
 
     def require_isolation(self) -> None:
         """Raises `DockerUnavailable` if the daemon cannot isolate sessions. A success is valid for 60 s."""
