@@ -16,7 +16,7 @@ from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.docker.squid import CONNECTIONS_OF_A_SESSION
 from tests.repositories.conftest import ADDRESS, HOST, NETWORK, SUBNET, printed
-from tests.whole_gateway import eventually
+from tests.whole_gateway import eventually, free_port
 
 PROXY = f"http://{ADDRESS}:3128"
 NAME = f"{NETWORK}-egress"
@@ -156,6 +156,44 @@ def test_the_proxy_does_not_reach_the_host_at_any_of_its_addresses(
             assert not connects(docker.client.containers.get(NAME), bridge, port)
     finally:
         subprocess.run(["ip", "address", "del", f"{public}/32", "dev", "lo"], check=True)
+
+
+def test_a_proxy_that_docker_starts_again_reaches_no_private_address_either(
+    docker: Docker, egress_to: EgressTo, running: Callable[..., Container]
+) -> None:
+    mirror_of = egress_to(*OPEN, opened=())
+    mirror_of.ensure()
+    mirror = address(running(*serves(8000), network=NAME), NAME)
+    proxy = docker.client.containers.get(NAME)
+    proxy.restart(timeout=1)  # its network namespace is a new one
+    inside = ["nsenter", f"--net={docker.client.containers.get(NAME).attrs['NetworkSettings']['SandboxKey']}"]
+    assert "gateway" not in subprocess.check_output([*inside, "nft", "list", "tables"], text=True)
+    assert not connects(proxy, mirror, 8000)
+    mirror_of.ensure()
+    assert "gateway" in subprocess.check_output([*inside, "nft", "list", "tables"], text=True)
+
+
+def test_the_proxy_reaches_no_port_that_the_host_publishes(docker: Docker, egress_to: EgressTo) -> None:
+    egress_to(*OPEN, opened=()).ensure()
+    public, port = "203.0.113.77", free_port()
+    subprocess.run(["ip", "address", "add", f"{public}/32", "dev", "lo"], check=True)
+    published = docker.client.containers.run(
+        "gpu-workspace", serves(8000), ports={"8000/tcp": (public, port)}, detach=True
+    )
+    try:
+        eventually(lambda: can_connect(public, port))
+        assert not connects(docker.client.containers.get(NAME), public, port)
+    finally:
+        published.remove(force=True)
+        subprocess.run(["ip", "address", "del", f"{public}/32", "dev", "lo"], check=True)
+
+
+def can_connect(target: str, port: int) -> bool:
+    try:
+        socket.create_connection((target, port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 HOLD = """

@@ -24,7 +24,8 @@ table inet gateway {{
     }}
 }}
 """
-# On the host, whose own addresses need not be private.
+# On the host, whose own addresses need not be private. `forward` sees the addresses behind published ports,
+# and holds after Docker has started the proxy again, until the new namespace has its rules.
 _HOST = """\
 table inet {table} {{
     chain input {{
@@ -33,6 +34,13 @@ table inet {table} {{
         iifname "{bridge}" meta l4proto {{ tcp, udp }} th dport 53 accept
 {opened}\
         iifname "{bridge}" drop
+    }}
+    chain forward {{
+        type filter hook forward priority filter; policy accept;
+        iifname "{bridge}" ct state established,related accept
+        iifname "{bridge}" meta l4proto {{ tcp, udp }} th dport 53 accept
+        iifname "{bridge}" ip daddr {{ {closed} }} drop
+        iifname "{bridge}" meta nfproto ipv6 drop
     }}
 }}
 """
@@ -48,7 +56,8 @@ class EgressRules:
     def __init__(self, table: str, closed: Sequence[IPv4Network], opened: Sequence[str]) -> None:
         self._table = table
         self._opened = opened
-        self._inside = Ruleset("gateway", _INSIDE.format(closed=", ".join(map(str, closed))))
+        self._closed = ", ".join(map(str, closed))
+        self._inside = Ruleset("gateway", _INSIDE.format(closed=self._closed))
 
     def are_loaded(self, proxy: Mapping[str, Any], network: Mapping[str, Any]) -> bool:
         """`proxy` and `network` are Docker's inspections of the proxy and of its network to the outside."""
@@ -64,7 +73,8 @@ class EgressRules:
 
     def _host(self, bridge: str) -> Ruleset:
         opened = _OPENED.format(bridge=bridge, opened=", ".join(self._opened)) if self._opened else ""
-        return Ruleset(self._table, _HOST.format(table=self._table, bridge=bridge, opened=opened))
+        text = _HOST.format(table=self._table, bridge=bridge, opened=opened, closed=self._closed)
+        return Ruleset(self._table, text)
 
 
 def _namespace(proxy: Mapping[str, Any]) -> str:
