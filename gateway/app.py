@@ -30,12 +30,14 @@ from gateway.api import sessions as sessions_api
 from gateway.api.entry_point import EntryPoint
 from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
 from gateway.api.services import ApiServices
+from gateway.background.idler import Idler
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
 from gateway.background.watch import Watch
 from gateway.domain import addresses, clock
+from gateway.domain.activity import IdlePolicy
 from gateway.domain.clock import Clock
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.mig import MigPolicy
@@ -67,6 +69,7 @@ from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
 from gateway.services.gauges import Gauges
 from gateway.services.gpus import GpuInventory
+from gateway.services.idle import Idle, NobodyWaits
 from gateway.services.images import Images
 from gateway.services.leases import Leases
 from gateway.services.login_notices import LoginNotices
@@ -118,6 +121,7 @@ class Gateway:
     disk_use: DiskUse
     gauges: Gauges
     webhooks: Webhooks
+    idle: Idle
     reaper: Reaper
 
     @classmethod
@@ -196,18 +200,30 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     watch = Watch(database, host)
     plan = WarningPlan(settings.warn_minutes, timedelta(seconds=settings.end_signal_seconds))
     warnings = Warnings(database, host, notices, plan, clock)
+    idle = Idle(
+        database,
+        host,
+        closing,
+        notices,
+        NobodyWaits(),
+        timedelta(minutes=settings.idle_minutes),
+        IdlePolicy(settings.idle_policy),
+        clock,
+    )
     leadership = leadership_of(settings)
     checks = readiness.checks(database, host, pipes, quota, leadership.last_tick)
     inventory = GpuInventory(database, host, MigPolicy(settings.mig_policy), clock)
     gauges = Gauges(database, inventory, checks, clock)
     sender = Webhooks(database, parts.receivers, clock)
-    reaper = Reaper(reconciler, watch, Warner(warnings), disk_use, gauges, Sender(sender), leadership)
+    reaper = Reaper(
+        reconciler, watch, Warner(warnings), disk_use, gauges, Sender(sender), Idler(idle), leadership
+    )
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
     gateway = Gateway(
-        flask, sessions, leases, login_notices, warnings, reconciler, disk_use, gauges, sender, reaper
+        flask, sessions, leases, login_notices, warnings, reconciler, disk_use, gauges, sender, idle, reaper
     )
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
@@ -230,6 +246,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         webhooks=gateway.webhooks,
         policies=gateway.leases.policies,
         images=gateway.sessions.images,
+        idle=gateway.idle,
         gpus=gateway.gauges.gpus,
         audit_log=audit_log,
         metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),

@@ -183,6 +183,12 @@ class CordonRequest(Schema):
     reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
 
 
+class KeepRequest(Schema):
+    """Body of `POST /sessions/{id}/keep`. 0 takes the last one back."""
+
+    minutes = WholeNumber(required=True, validate=validate.Range(0, 525600))
+
+
 class JsonNumber(fields.Float):
     """A JSON number. Strings and booleans are invalid."""
 
@@ -215,6 +221,8 @@ class PolicyRequest(Schema):
         validate=validate.Length(max=100),
     )
     gpu_hours_per_week = JsonNumber(load_default=None, allow_none=True, validate=validate.Range(0, 1000000))
+    idle_minutes = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 525600))
+    max_keep_hours = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 8760))
     may_start = Flag(load_default=None, allow_none=True)
 
 

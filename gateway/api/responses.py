@@ -47,6 +47,23 @@ class SessionResponse(ResponseSchema):
     ssh_known_hosts = fields.String(allow_none=True)
 
 
+class SignalResponse(ResponseSchema):
+    name = fields.String()
+    state = fields.String()
+    detail = fields.String()
+
+
+class ActivityResponse(ResponseSchema):
+    session_id = fields.String()
+    state = fields.String()
+    policy = fields.String()
+    read_at = UtcTime(allow_none=True)
+    idle_since = UtcTime(allow_none=True)
+    ends_at = UtcTime(allow_none=True)
+    keep_until = UtcTime(allow_none=True)
+    signals = fields.List(fields.Nested(SignalResponse))
+
+
 class OpenedResponse(SessionResponse):
     ssh_private_key = fields.String(metadata={OPTIONAL: True})  # only if the gateway made the pair
 
@@ -152,6 +169,8 @@ class PolicyResponse(ResponseSchema):
     images = fields.List(fields.String(), allow_none=True)
     gpu_hours_per_week = fields.Float(allow_none=True)
     may_start = fields.Boolean(allow_none=True)
+    idle_minutes = fields.Integer(allow_none=True)
+    max_keep_hours = fields.Integer(allow_none=True)
 
 
 class ImageResponse(ResponseSchema):

@@ -8,6 +8,7 @@ from flask import Flask, current_app
 from gateway.api.entry_point import EntryPoint
 from gateway.services.events import AuditLog
 from gateway.services.gpus import GpuInventory
+from gateway.services.idle import Idle
 from gateway.services.images import Images
 from gateway.services.leases import Leases
 from gateway.services.messages import Messages
@@ -37,6 +38,7 @@ class ApiServices:
     webhooks: Webhooks
     policies: Policies
     images: Images
+    idle: Idle
     gpus: GpuInventory
     audit_log: AuditLog
     metrics: Metrics

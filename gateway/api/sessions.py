@@ -7,8 +7,16 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user, require_operator, require_own
 from gateway.api.endpoints import Fields, describes
-from gateway.api.requests import EndRequest, ExtensionRequest, KeysRequest, MessageRequest, SessionRequest
+from gateway.api.requests import (
+    EndRequest,
+    ExtensionRequest,
+    KeepRequest,
+    KeysRequest,
+    MessageRequest,
+    SessionRequest,
+)
 from gateway.api.responses import (
+    ActivityResponse,
     KeysResponse,
     MessageResponse,
     OpenedResponse,
@@ -19,10 +27,11 @@ from gateway.api.responses import (
 from gateway.api.services import services
 from gateway.domain.lease import Extension
 from gateway.domain.models import Session
+from gateway.services.idle import Activity
 
 routes = Blueprint("sessions", __name__, url_prefix="/sessions")
 
-_response = SessionResponse()
+_response, _activity_response = SessionResponse(), ActivityResponse()
 
 
 def _session_request() -> SessionRequest:
@@ -78,6 +87,21 @@ def extend(given: Fields, session_id: str) -> ResponseReturnValue:
     return _shown(services().leases.extend(session_id, extension, own_user()))
 
 
+@routes.get("/<session_id>/activity")
+@describes({200: ActivityResponse}, problems=(404, 410))
+def activity(session_id: str) -> ResponseReturnValue:
+    """Whether anybody uses a live session, by each signal, and when it ends for that."""
+    return _activity(services().idle.activity(session_id, own_user()))
+
+
+@routes.post("/<session_id>/keep")
+@describes({200: ActivityResponse}, body=KeepRequest, problems=(403, 404, 410, 422, 507))
+def keep(given: Fields, session_id: str) -> ResponseReturnValue:
+    """Do not end a session for idleness for so many minutes."""
+    by = timedelta(minutes=given["minutes"])
+    return _activity(services().idle.keep(session_id, by, own_user()))
+
+
 @routes.post("/<session_id>/message")
 @describes({200: MessageResponse}, body=MessageRequest, problems=(404, 410, 422, 507))
 def send_message(given: Fields, session_id: str) -> ResponseReturnValue:
@@ -102,6 +126,25 @@ def delete(given: Fields, session_id: str) -> ResponseReturnValue:
     if sessions.close(session_id, note=given["note"]):
         return "", 204
     return _shown(sessions.get(session_id)), 202
+
+
+def _activity(found: Activity) -> Fields:
+    reading, session = found.reading, found.session
+    state = "unknown" if reading is None else "idle" if reading.is_idle else "active"
+    return {
+        **_activity_response.dump(
+            {
+                "session_id": session.id,
+                "state": state if found.is_watched else "off",
+                "policy": found.policy,
+                "read_at": reading.at if reading else None,
+                "idle_since": session.idle_since,
+                "ends_at": found.ends_at,
+                "keep_until": session.keep_until,
+                "signals": reading.signals if reading else (),
+            }
+        )
+    }
 
 
 def _shown(session: Session) -> Fields:

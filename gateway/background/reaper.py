@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
+from gateway.background.idler import Idler
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
@@ -45,6 +46,7 @@ class Reaper:
         disk_use: DiskUse,
         gauges: Gauges,
         sender: Sender,
+        idler: Idler,
         leadership: Leadership,
     ) -> None:
         self._reconciler = reconciler
@@ -53,6 +55,7 @@ class Reaper:
         self._disk_use = disk_use
         self._gauges = gauges
         self._sender = sender
+        self._idler = idler
         self._leadership = leadership
         self._stop = threading.Event()
         self._wake = threading.Event()  # reconcile now, before the next regular time
@@ -116,8 +119,8 @@ class Reaper:
     @contextmanager
     def _helpers(self) -> Iterator[None]:
         """Run the leader's other threads until the end of the block."""
-        following = self._watch.following(self._wake.set)
-        with following, self._warner.working(), self._sender.working(), self._measuring():
+        following, working = self._watch.following(self._wake.set), self._warner.working()
+        with following, working, self._sender.working(), self._idler.working(), self._measuring():
             yield
 
     @contextmanager

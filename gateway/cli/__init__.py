@@ -25,6 +25,7 @@ from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
 from gateway.cli.usage import usage
 from gateway.cli.webhook import webhook
+from gateway.cli.why import keep, why
 from gateway.client import Refused
 from gateway.errors import GatewayError, Unavailable
 
@@ -49,6 +50,8 @@ _OF_CLIENTS = (
     extend,
     end,
     message,
+    why,
+    keep,
     keys,
     gpus,
     events,

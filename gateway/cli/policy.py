@@ -123,6 +123,7 @@ def _rules(
     max_lease: timedelta | None,
     gpu_hours: float | None,
     may_start: bool | None,
+    **numbers: int | None,
 ) -> Iterator[tuple[str, Any]]:
     lengths = {
         Rule.DEFAULT_TTL_MINUTES: default_ttl,
@@ -133,6 +134,7 @@ def _rules(
     for rule, names in ((Rule.PROFILES, profiles), (Rule.IMAGES, images)):
         if names is not None:
             yield rule.value, [each.strip() for each in names.split(",") if each.strip()]
+    yield from ((rule, number) for rule, number in numbers.items() if number is not None)
     if gpu_hours is not None:
         yield Rule.GPU_HOURS_PER_WEEK.value, gpu_hours
     if may_start is not None:

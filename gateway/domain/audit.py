@@ -21,6 +21,8 @@ class Action(StrEnum):
     OPENED = "opened"
     EXTENDED = "extended"
     WARNED = "warned"  # of the end of the lease; the detail says how many terminals got it
+    IDLE = "idle"  # the user was warned that the session ends because nobody uses it
+    KEPT = "kept"  # by its user, from ending because nobody uses it
     BEFORE_END = "before-end"  # the user's own program was started
     SIGNALLED = "signalled"  # the user's programs got SIGTERM
     MESSAGE = "message"

@@ -63,6 +63,8 @@ def of_event(what: str, detail: str, mig_profile: str, reason: str) -> Iterator[
             yield Increment(Counter.EXTENDS, ("granted",))
         case Action.WARNED:
             yield Increment(Counter.WARNINGS, ("lease", "yes" if "terminal" in detail else "no"))
+        case Action.IDLE:
+            yield Increment(Counter.WARNINGS, ("idle", "yes" if "terminal" in detail else "no"))
         case Action.DENIED:
             yield Increment(Counter.DENIED)
         case Action.RETRY:

@@ -51,6 +51,7 @@ METRICS = (
         ("session_id", "user_id", "gpu", "UUID", "GPU_I_ID", "GPU_I_PROFILE", "mig_uuid"),
     ),
     Metric("session_expires_timestamp_seconds", _G, "When the lease of a session ends.", ("session_id",)),
+    Metric("session_idle_seconds", _G, "How long nobody has used an idle session.", ("session_id",)),
     Metric(
         "memory_slices",
         _G,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import Any
 
 from sqlalchemy import (
     JSON,
@@ -50,6 +51,7 @@ class Reason(StrEnum):
     """Why a session ended."""
 
     DELETED = "deleted"
+    IDLE = "idle"  # nobody used it
     EXPIRED = "expired"
     USER_EXIT = "user_exit"
     FAILED = "failed"
@@ -127,6 +129,9 @@ class Session(Base):
     container from. `ended_by` is the caller who deleted the
     session, and `note` the caller's words about it, or None.
     `gpu_share` is the share of a GPU that the slice is, None if the profile's name must tell.
+    `signals` is the last `activity.Reading`, None before the first. `idle_since` is when all signals were
+    idle first, None if one is not. The user was warned at `idle_warned_at`, and asked that the session be
+    kept until `keep_until`.
     `max_lease_minutes` is the user's policy on the length of the lease, None if there is none.
     """
 
@@ -173,6 +178,10 @@ class Session(Base):
     gpu_share: Mapped[float | None] = mapped_column(Double)
     max_lease_minutes: Mapped[int | None]
     image_id: Mapped[str | None] = mapped_column(String(255))
+    signals: Mapped[dict[str, Any] | None] = mapped_column(JSON(none_as_null=True))
+    idle_since: Mapped[datetime | None]
+    idle_warned_at: Mapped[datetime | None]
+    keep_until: Mapped[datetime | None]
 
     @classmethod
     def planned(

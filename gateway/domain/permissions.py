@@ -32,6 +32,8 @@ _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "sessions.read": _AND_IN_SESSION,
     "sessions.delete": _AND_IN_SESSION,
     "sessions.extend": _AND_IN_SESSION,
+    "sessions.activity": _ALL_AND_OWN,
+    "sessions.keep": _ALL_AND_OWN,
     "sessions.send_message": _ALL,
     "sessions.replace_keys": _ALL,
     "users.read": _ALL_AND_OWN,

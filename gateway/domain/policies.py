@@ -32,6 +32,8 @@ class Rule(StrEnum):
     IMAGES = "images"
     GPU_HOURS_PER_WEEK = "gpu_hours_per_week"
     MAY_START = "may_start"
+    IDLE_MINUTES = "idle_minutes"
+    MAX_KEEP_HOURS = "max_keep_hours"
 
 
 @dataclass(frozen=True, slots=True)

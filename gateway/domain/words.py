@@ -9,6 +9,7 @@ from gateway.domain.durations import in_words
 from gateway.domain.models import EndedSession, Reason
 
 _REASONS = {
+    Reason.IDLE: "nobody used it",
     Reason.USER_EXIT: "its main process ended",
     Reason.FAILED: "it could not be opened, or its container was removed",
     Reason.GPU_LOST: "its GPU slice was lost, which was not your fault",
@@ -92,6 +93,16 @@ class Words:
         """What the user reads who asks for the lease."""
         extension = f"can be extended to {self.time(latest_end, now)}" if latest_end else "cannot be extended"
         return f"{profile} until {self.time(ends, now)}: {in_words(ends - now)} left, {extension}."
+
+    def idle(self, ends: datetime, limit: timedelta, now: datetime) -> str:
+        """What every terminal gets before a session ends because nobody uses it."""
+        return on_terminal(
+            [
+                f"Nobody has used this session for a while. Unused sessions end after {in_words(limit)}: "
+                f"this one at {self.time(ends, now)}.",
+                "Type anything, or log in, to keep it. Files in your home are kept in any case.",
+            ]
+        )
 
     def last_time(self, before: EndedSession) -> str:
         """The line of the message of the day that says why the session before this one ended."""

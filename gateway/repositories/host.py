@@ -13,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement
 from gateway.domain.models import Session
@@ -51,9 +52,12 @@ class Script(StrEnum):
     TELL = "tell"
     HOOK = "hook"
     SIGNAL = "signal"
+    ACTIVITY = "activity"
 
     def prints(self, text: str) -> bool:
         """Whether the script prints `text` when it succeeds."""
+        if self is Script.ACTIVITY:
+            return Probe.parse(text) is not None
         return text in ("started", "none", "already") if self is Script.HOOK else text.isdecimal()
 
 
@@ -65,6 +69,7 @@ class Gpus(Protocol):
     def destroy(
         self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
     ) -> None: ...
+    def processes(self, mig_uuid: str) -> int: ...
     def tidy(self) -> None: ...
     def check(self) -> None: ...
 
@@ -214,6 +219,12 @@ class LocalHost:
 
     def signal(self, session: Session) -> int:
         return int(self._inside(session, Script.SIGNAL))
+
+    def activity(self, session: Session) -> Probe | None:
+        return Probe.parse(self._inside(session, Script.ACTIVITY))
+
+    def gpu_use(self, session: Session) -> GpuUse:
+        return GpuUse(self.gpus.processes(session.gpu_uuid)) if session.gpu_uuid else GpuUse(None)
 
     def disconnect(self, session_id: str) -> None:
         self.containers.disconnect(session_id)

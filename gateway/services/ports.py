@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
 
+from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.mig import Gpu
@@ -169,6 +170,12 @@ class Host(Protocol):
     def signal(self, session: Session) -> int:
         """Send SIGTERM to the user's programs, but not to shells, terminal multiplexers and SSH connections.
         Return the number of programs. Raises `Unavailable`."""
+
+    def activity(self, session: Session) -> Probe | None:
+        """Return what the session says about its use; None if that makes no sense. Raises `Unavailable`."""
+
+    def gpu_use(self, session: Session) -> GpuUse:
+        """Return the use of the session's slice. Raises `DriverUnavailable`."""
 
     def disconnect(self, session_id: str) -> None:
         """Close every SSH connection into the session. The user's programs continue."""

@@ -15,6 +15,7 @@ import marshmallow
 
 from gateway import logs
 from gateway.database_url import DatabaseUrl
+from gateway.domain.activity import IdlePolicy
 from gateway.domain.mig import MigPolicy
 from gateway.domain.uids import UidRange
 from gateway.errors import StartRefused
@@ -186,6 +187,15 @@ class Settings:
     )
     end_signal_seconds: int = _setting(
         Whole(0, 3600), 30, "N", "Programs get SIGTERM so many seconds before a lease ends; 0: never."
+    )
+    idle_minutes: int = _setting(
+        Whole(0, 525600), 0, "N", "Sessions that nobody uses end after this many minutes; 0: never."
+    )
+    idle_policy: str = _setting(
+        kinds.one_of(tuple(IdlePolicy)),
+        "waiting",
+        "POLICY",
+        "Unused sessions end if somebody is waiting, or always.",
     )
     timezone: tzinfo | None = _setting(
         Parsed(kinds.time_zone), None, "ZONE", "Users read times in this time zone.", "the host's"

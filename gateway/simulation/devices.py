@@ -92,6 +92,16 @@ def get_memory_info_v2(machine: Machine, device: Any, memory: Any) -> None:
     put_fields(memory, reserved=0)
 
 
+@c_function("nvmlDeviceGetComputeRunningProcesses_v3")
+def get_compute_running_processes(machine: Machine, device: Any, count: Any, _processes: Any) -> None:
+    """No program can use a simulated GPU."""
+    if Handle.at(device).kind is HandleKind.MIG_DEVICE:
+        mig_device(machine, device)
+    else:
+        gpu_index(machine, device)
+    put(count, 0)
+
+
 def _memory_mib(machine: Machine, device: Any) -> int:
     if Handle.at(device).kind is HandleKind.MIG_DEVICE:
         gpu, instance, _ = mig_device(machine, device)

@@ -16,6 +16,8 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "sessions.delete": ("DELETE", "/sessions/abc", None),
     "sessions.replace_keys": ("PUT", "/sessions/abc/keys", {"ssh_public_keys": []}),
     "sessions.extend": ("POST", "/sessions/abc/extend", {"minutes": 1}),
+    "sessions.activity": ("GET", "/sessions/abc/activity", None),
+    "sessions.keep": ("POST", "/sessions/abc/keep", {"minutes": 60}),
     "sessions.send_message": ("POST", "/sessions/abc/message", {"text": "hello"}),
     "users.read": ("GET", "/users/user123/keys", None),
     "users.replace": ("PUT", "/users/user123/keys", {"ssh_public_keys": []}),

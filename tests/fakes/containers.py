@@ -193,6 +193,9 @@ class FakeInside:
     shown: list[str] = field(default_factory=list)
     hooks: dict[str, int] = field(default_factory=dict)  # by the lease, the seconds that were left
     signals: int = 0
+    connections: int = 0
+    terminal_seconds: int | None = None  # since one was used
+    cpu_microseconds: int = 0
 
     def run(self, script: Script, *arguments: str) -> str:
         match script:
@@ -201,6 +204,9 @@ class FakeInside:
                 return f"{self.terminals}\n"
             case Script.HOOK:
                 return self._hook(*arguments)
+            case Script.ACTIVITY:
+                terminal = "none" if self.terminal_seconds is None else self.terminal_seconds
+                return f"{self.connections} {terminal} {self.cpu_microseconds}\n"
             case Script.SIGNAL:
                 self.signals += 1
                 return f"{self.programs}\n"

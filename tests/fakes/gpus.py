@@ -17,6 +17,7 @@ class FakeGpus:
     def __init__(self, kinds: Sequence[str] = ("A100-40GB",)) -> None:
         self._gpus = {gpu.uuid: gpu for gpu in (_gpu(i, KINDS[kind]) for i, kind in enumerate(kinds))}
         self._failures: dict[str, Exception] = {}
+        self.programs: dict[str, int] = {}  # by the MIG device that they use
         self._made: set[tuple[str, int]] = set()  # GPU and gi_id of what was created through this object
 
     def another_program(self) -> "FakeGpus":
@@ -72,6 +73,10 @@ class FakeGpus:
             if (one.profile, one.placement) == (profile_name, placement) and is_mine:
                 self._made.discard((gpu_uuid, one.gi_id))
                 self._stand(gpu, [other for other in gpu.instances if other != one])
+
+    def processes(self, mig_uuid: str) -> int:
+        self._maybe_fail("processes")
+        return self.programs.get(mig_uuid, 0)
 
     def tidy(self) -> None:
         self._maybe_fail("tidy")

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from queue import SimpleQueue
 
+from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, Reason, Session
@@ -142,6 +143,14 @@ class MemoryHost:
         self._ask()
         self._runs[session.id].signals += 1
         return self._runs[session.id].connections
+
+    def activity(self, session: Session) -> Probe | None:
+        self._ask()
+        return Probe(self._runs[session.id].connections, None, 0)
+
+    def gpu_use(self, session: Session) -> GpuUse:
+        self._ask()
+        return GpuUse(0)
 
     def disconnect(self, session_id: str) -> None:
         self._ask()

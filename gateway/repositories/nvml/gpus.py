@@ -76,6 +76,13 @@ class Gpus:
                 self._sleep(pause)
         return self._destroy(gpu_uuid, profile_name, placement, mig_uuid)
 
+    def processes(self, mig_uuid: str) -> int:
+        """Return the number of compute processes on a MIG device."""
+        self._count()
+        with translated(f"reading the processes of {mig_uuid}"):
+            device = pynvml.nvmlDeviceGetHandleByUUID(mig_uuid)
+            return len(pynvml.nvmlDeviceGetComputeRunningProcesses(device))
+
     def tidy(self) -> None:
         """Destroy the instances that the driver finished after it had reported a time-out."""
         for gpu_uuid in gpus_with_late_instances(self._lock_dir):

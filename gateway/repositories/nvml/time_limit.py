@@ -42,6 +42,9 @@ class TimeLimitedGpus:
     ) -> None:
         self._in_time(partial(self._gpus.destroy, gpu_uuid, profile_name, placement, mig_uuid))
 
+    def processes(self, mig_uuid: str) -> int:
+        return self._in_time(partial(self._gpus.processes, mig_uuid))
+
     def tidy(self) -> None:
         self._in_time(self._gpus.tidy)
 

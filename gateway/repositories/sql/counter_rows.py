@@ -76,6 +76,11 @@ class CounterRows:
         )
         return self._session.execute(select(*columns)).all()
 
+    def idle_sessions(self) -> Sequence[tuple[str, datetime]]:
+        """Return the ids of the idle sessions, and since when they are idle."""
+        idle = select(Session.id, Session.idle_since).where(Session.idle_since.is_not(None))
+        return [(session_id, since) for session_id, since in self._session.execute(idle) if since]
+
     def workspace_sizes(self) -> Sequence[tuple[str, int]]:
         """Return the users whose workspace was measured, with its size in bytes."""
         sizes = select(User.id, User.workspace_bytes).where(User.workspace_bytes.is_not(None))

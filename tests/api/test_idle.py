@@ -1,0 +1,235 @@
+"""Idle sessions: found by signals, warned, kept, and ended."""
+
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from gateway.cli import gateway as command
+from gateway.domain.models import Session
+from gateway.errors import ContainerFailed, DriverUnavailable
+from gateway.services.idle import Idle
+from gateway.services.ports import Rows
+from tests.conftest import Bench, BenchMaker
+from tests.fakes.containers import FakeInside
+from tests.fakes.gpus import FakeGpus
+
+
+@pytest.fixture
+def bench(bench_of: BenchMaker) -> Bench:
+    return bench_of(FakeGpus(["A100-40GB"]), idle_minutes=60, idle_policy="always")
+
+
+def open_session(bench: Bench, user_id: str = "user123") -> str:
+    response = bench.client.post("/sessions", json={"user_id": user_id, "ttl_minutes": 1440})
+    bench.containers.insides.setdefault(user_id, FakeInside())
+    return str(response.json["session_id"])
+
+
+def inside(bench: Bench, user_id: str = "user123") -> FakeInside:
+    return bench.containers.insides[user_id]
+
+
+def run(bench: Bench, minutes: int, idle: Idle | None = None) -> None:
+    """So many minutes of the thread's rounds."""
+    idle = idle or bench.gateway.idle
+    for _ in range(minutes):
+        bench.clock.advance(minutes=1)
+        for session in idle.due():
+            idle.examine(session)
+
+
+def activity(bench: Bench, id: str) -> dict[str, Any]:
+    response = bench.client.get(f"/sessions/{id}/activity")
+    assert response.status_code == 200, response.text
+    found: dict[str, Any] = response.json
+    return found
+
+
+def lives(bench: Bench, id: str) -> bool:
+    return bool(bench.client.get(f"/sessions/{id}").status_code == 200)
+
+
+def test_a_session_that_nobody_uses_is_warned_and_ends(bench: Bench) -> None:
+    id = open_session(bench)
+    inside(bench).terminals = 1
+    run(bench, 60)
+    assert lives(bench, id)
+    assert len(inside(bench).shown) == 1
+    assert "Nobody has used this session" in inside(bench).shown[0]
+    run(bench, 20)
+    ended = bench.client.get(f"/sessions/{id}")
+    assert (ended.status_code, ended.json["reason"]) == (410, "idle")
+    events = bench.client.get(f"/sessions/{id}/events").json["events"]
+    assert [event["what"] for event in events[2:]] == ["idle", "closing", "ended"]
+    assert bench.leftovers() == {name: [] for name in bench.leftovers()}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda bench: setattr(inside(bench), "connections", 1),
+        lambda bench: setattr(inside(bench), "terminal_seconds", 3),
+        lambda bench: setattr(inside(bench), "cpu_microseconds", inside(bench).cpu_microseconds + 9 * 10**8),
+        lambda bench: bench.gpus.programs.update({bench.gpus.list()[0].instances[0].mig_uuid: 1}),
+        lambda bench: bench.gpus.fail("processes", DriverUnavailable("The driver hangs.")),
+        lambda bench: bench.containers.fail("run_inside", ContainerFailed("The exec hangs.")),
+    ],
+    ids=["connection", "keystroke", "cpu", "gpu process", "driver hangs", "exec hangs"],
+)
+def test_a_session_that_is_used_or_unknown_never_ends(bench: Bench, use: Any) -> None:
+    id = open_session(bench)
+    for _ in range(30):
+        use(bench)
+        run(bench, 5)
+    assert lives(bench, id)
+    assert activity(bench, id)["state"] == "active"
+
+
+def test_a_login_after_the_warning_keeps_the_session(bench: Bench) -> None:
+    id = open_session(bench)
+    run(bench, 63)
+    assert len(inside(bench).shown) == 1
+    inside(bench).connections = 1
+    run(bench, 5)
+    inside(bench).connections = 0
+    run(bench, 50)
+    assert lives(bench, id)
+    assert len(inside(bench).shown) == 1
+    run(bench, 30)
+    assert not lives(bench, id)
+    assert len(inside(bench).shown) == 2
+
+
+def test_a_login_just_before_the_end_keeps_the_session(bench: Bench) -> None:
+    id = open_session(bench)
+    while activity(bench, id)["ends_at"] is None or not inside(bench).shown:
+        run(bench, 1)
+    [session] = bench.sessions.list()
+    bench.clock.advance(minutes=10)
+    inside(bench).connections = 1
+    bench.gateway.idle.examine(session)
+    assert lives(bench, id)
+
+
+def test_a_wish_keeps_the_session_for_as_long_as_asked(bench: Bench) -> None:
+    id = open_session(bench)
+    run(bench, 60)
+    assert bench.client.post(f"/sessions/{id}/keep", json={"minutes": 300}).status_code == 200
+    run(bench, 299)
+    assert lives(bench, id)
+    run(bench, 80)
+    assert not lives(bench, id)
+
+
+def test_nobody_keeps_a_session_for_longer_than_the_policy_allows(bench: Bench) -> None:
+    id = open_session(bench)
+    refused = bench.client.post(f"/sessions/{id}/keep", json={"minutes": 25 * 60})
+    assert (refused.status_code, refused.json["rule"], refused.json["limit"]) == (403, "max_keep_hours", 24)
+    bench.client.put("/policies/default", json={"max_keep_hours": 2})
+    assert bench.client.post(f"/sessions/{id}/keep", json={"minutes": 121}).status_code == 403
+    assert bench.client.post(f"/sessions/{id}/keep", json={"minutes": 120}).status_code == 200
+    assert bench.client.post(f"/sessions/{id}/keep", json={"minutes": 0}).json["keep_until"] is None
+
+
+def test_the_limit_is_the_users_own(bench: Bench) -> None:
+    bench.client.put("/policies/user:user123", json={"idle_minutes": 0})
+    bench.client.put("/policies/user:user456", json={"idle_minutes": 20})
+    never, soon = open_session(bench), open_session(bench, "user456")
+    run(bench, 45)
+    assert lives(bench, never)
+    assert not lives(bench, soon)
+    run(bench, 200)
+    assert lives(bench, never)
+    assert activity(bench, never)["state"] == "off"
+
+
+def test_without_the_setting_no_session_is_examined(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB"]))
+    id = open_session(bench)
+    run(bench, 300)
+    assert "run_inside" not in bench.containers.calls
+    assert lives(bench, id)
+
+
+class Line:
+    """A waiting line in which somebody gains by an end, or not."""
+
+    is_waiting = False
+
+    def gain(self, rows: Rows, session: Session) -> bool:
+        return self.is_waiting
+
+
+def test_an_idle_session_stays_while_nobody_gains_by_its_end(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB"]), idle_minutes=60, idle_policy="waiting")
+    line, assembled = Line(), bench.gateway.idle
+    idle = Idle(
+        assembled.database,
+        assembled.host,
+        assembled.closing,
+        assembled.notices,
+        line,
+        assembled.limit,
+        assembled.policy,
+        assembled.clock,
+    )
+    id = open_session(bench)
+    run(bench, 200, idle)
+    assert lives(bench, id)
+    assert inside(bench).shown == []
+    line.is_waiting = True
+    run(bench, 9, idle)
+    assert lives(bench, id)
+    assert len(inside(bench).shown) == 1
+    run(bench, 5, idle)
+    assert not lives(bench, id)
+
+
+def test_the_signals_of_a_session_are_explained(bench: Bench) -> None:
+    id = open_session(bench)
+    assert activity(bench, id)["state"] == "unknown"
+    inside(bench).connections = 2
+    run(bench, 6)
+    found = activity(bench, id)
+    assert found["state"] == "active"
+    signals = {signal["name"]: (signal["state"], signal["detail"]) for signal in found["signals"]}
+    assert signals["connections"] == ("active", "2 open")
+    assert signals["gpu"] == ("idle", "no process")
+    inside(bench).connections = 0
+    run(bench, 6)
+    found = activity(bench, id)
+    assert found["state"] == "idle"
+    assert found["idle_since"] < found["ends_at"]
+    assert 'gpu_gateway_session_idle_seconds{session_id="' + id in bench.client.get("/metrics").text
+
+
+def test_the_command_says_why(bench: Bench, url: str) -> None:
+    open_session(bench)
+
+    def why() -> list[str]:
+        done = CliRunner().invoke(command, ["why", "user123", "--url", url], catch_exceptions=False)
+        return done.output.splitlines()
+
+    assert why()[0] == "UNKNOWN: the signals were not read yet."
+    inside(bench).connections = 1
+    run(bench, 6)
+    assert why()[0] == "ACTIVE: not every signal is idle."
+    assert why()[2].split() == ["connections", "active", "1", "open"]
+    inside(bench).connections = 0
+    run(bench, 6)
+    assert why()[0].startswith("IDLE for ")
+    kept = CliRunner().invoke(command, ["keep", "user123", "8h", "--url", url])
+    assert kept.output.startswith("user123: kept until ")
+
+
+def test_other_users_sessions_are_not_found(bench: Bench) -> None:
+    from gateway.domain.permissions import Role
+    from gateway.services.tokens import Tokens
+
+    id = open_session(bench)
+    other = bench.client
+    secret = Tokens(bench.database, bench.clock).create("other", Role.USER, "user456")
+    other.environ_base["HTTP_AUTHORIZATION"] = f"Bearer {secret}"
+    assert other.get(f"/sessions/{id}/activity").status_code == 404
+    assert other.post(f"/sessions/{id}/keep", json={"minutes": 5}).status_code == 404
