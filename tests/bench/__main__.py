@@ -27,6 +27,7 @@ PARTS: Mapping[str, Callable[[int], list[Row]]] = {
     "login": routing.login,
     "publish": routing.publish,
     "throughput": serving.throughput,
+    "metrics": serving.scrapes,
     "lease": lifecycle.lease_end,
     "memory": serving.memory,
 }

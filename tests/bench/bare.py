@@ -1,11 +1,20 @@
-"""A bare Flask view under the gateway's own gunicorn settings: `python -m tests.bench.bare PORT`."""
+"""Bare views under the gateway's own gunicorn settings: `python -m tests.bench.bare PORT [DATABASE]`.
+
+Without a database, /sessions/ID is a constant. With one, it is the row by SQLAlchemy and marshmallow alone.
+"""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
 from flask.typing import ResponseReturnValue
+from sqlalchemy import orm
 
+from gateway.api.responses import SessionResponse
+from gateway.database_url import DatabaseUrl
+from gateway.domain.models import Session
+from gateway.repositories.sql.database import make_engine
 from gateway.server import Server
 from gateway.settings import Settings
 
@@ -44,5 +53,24 @@ class BareServer(Server):
         return app
 
 
+class RowServer(BareServer):
+    """The least that a view of a row can be: no tokens, no roles, no errors."""
+
+    database = ""
+
+    def load(self) -> Any:
+        app, schema = Flask("row"), SessionResponse()
+        session = orm.sessionmaker(make_engine(DatabaseUrl(Path(self.database))))
+
+        @app.get("/sessions/<session_id>")
+        def read(session_id: str) -> ResponseReturnValue:
+            with session() as reading:
+                return {**schema.dump(reading.get(Session, session_id))}
+
+        return app
+
+
 if __name__ == "__main__":
-    BareServer(Settings(port=int(sys.argv[1]))).run()
+    server = RowServer if len(sys.argv) > 2 else BareServer
+    RowServer.database = sys.argv[-1]
+    server(Settings(port=int(sys.argv[1]))).run()

@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from sqlalchemy import Engine, orm, select, update
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
@@ -12,6 +13,8 @@ from gateway.domain.models import Deployment
 from gateway.errors import DatabaseReadOnly, DatabaseUnavailable, DiskFull, InvalidRequest
 from gateway.repositories.sql import postgresql, sqlite
 from gateway.repositories.sql.rows import SessionRows
+
+_shared: ContextVar[tuple["SqlDatabase", SessionRows] | None] = ContextVar("shared", default=None)
 
 
 def make_engine(db: DatabaseUrl) -> Engine:
@@ -57,8 +60,24 @@ class SqlDatabase:
 
         Each statement sees what is committed when it runs.
         """
+        shared = _shared.get()
+        if shared and shared[0] is self:
+            with translated_errors():
+                yield shared[1]
+            return
         with translated_errors(), self._read() as session:
             yield SessionRows(session)
+
+    @contextmanager
+    def sharing(self) -> Iterator[None]:
+        """Let every `read` of this thread in the block use the same connection, and objects that are read
+        already. Do not call the host in the block: it may wait, and there are few connections."""
+        with self.read() as rows:
+            before = _shared.set((self, rows))
+            try:
+                yield
+            finally:
+                _shared.reset(before)
 
     def check(self) -> None:
         """Raise `DatabaseUnavailable` if the database does not answer or cannot be written."""
