@@ -60,7 +60,7 @@ from gateway.repositories.host import LocalHost
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.nvml.time_limit import TimeLimitedGpus
 from gateway.repositories.receivers import HttpReceivers
-from gateway.repositories.sql import owner, schema
+from gateway.repositories.sql import owner
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.repositories.sql.leadership import DatabaseLeadership, FileLeadership
 from gateway.services import readiness
@@ -133,7 +133,9 @@ class Gateway:
 
 def require_own_database(settings: Settings) -> None:
     """Raises `StartRefused` when the database does not have this version's schema, or holds the sessions of
-    another machine."""
+    another machine. Alembic is imported only here, because it would be a tenth of a worker's memory."""
+    from gateway.repositories.sql import schema
+
     schema.require_current(settings.db)
     owner.require_own(settings.db, lambda: Docker().engine_id)
 

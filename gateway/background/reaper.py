@@ -14,6 +14,7 @@ from datetime import datetime
 from typing import TypeVar
 
 from gateway.background.idler import Idler
+from gateway.background.memory import return_free_memory
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
@@ -110,6 +111,7 @@ class Reaper:
             if leads() and (self._wake.is_set() or time.monotonic() >= reconcile_at):
                 self._wake.clear()
                 self._guarded(self.reconcile)
+                return_free_memory()
                 reconcile_at = time.monotonic() + RECONCILE_SECONDS
             self._guarded(self._leadership.tick)
             self._wake.wait(self._pause())
