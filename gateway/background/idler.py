@@ -1,4 +1,4 @@
-"""The thread that looks for idle sessions. A session that does not answer delays no other."""
+"""The thread that looks for idle sessions. Sessions that do not answer delay others, but end none."""
 
 import logging
 import threading

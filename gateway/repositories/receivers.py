@@ -90,9 +90,13 @@ class HttpReceivers:
         host, port = address
         found = {info[4][0]: None for info in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)}
         allowed = [each for each in found if self._allows(ipaddress.ip_address(str(each).partition("%")[0]))]
-        if not allowed:
-            raise OSError(_not_allowed(host))
-        return socket.create_connection((str(allowed[0]), port), timeout=self.seconds)
+        failure = OSError(_not_allowed(host))
+        for each in allowed:
+            try:
+                return socket.create_connection((str(each), port), timeout=self.seconds)
+            except OSError as error:
+                failure = error
+        raise failure
 
     def _problem_with(self, url: str) -> str | None:
         try:

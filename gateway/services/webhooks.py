@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SECRET_BYTES = 32
-_AT_ONCE = 200  # deliveries that a round sends
+_AT_ONCE = 50  # deliveries that a round sends to one webhook
 
 Target = tuple[Webhook, Sequence[Delivery]]
 
@@ -95,13 +95,12 @@ class Webhooks:
             return rows.deliveries(name, 1)[-1]
 
     def due(self) -> Sequence[Target]:
-        """Return the deliveries that are due, by webhook."""
+        """Return the deliveries that are due, by webhook. One with many cannot crowd out the others."""
+        now = self.clock().wall
         with self.database.read() as rows:
-            due = rows.due_deliveries(self.clock().wall, _AT_ONCE)
-        by_name: dict[str, tuple[Webhook, list[Delivery]]] = {}
-        for webhook, delivery in due:
-            by_name.setdefault(webhook.name, (webhook, []))[1].append(delivery)
-        return list(by_name.values())
+            enabled = [webhook for webhook in rows.webhooks() if webhook.disabled_at is None]
+            targets = [(each, rows.due_deliveries(each.name, now, _AT_ONCE)) for each in enabled]
+        return [target for target in targets if target[1]]
 
     def send(self, target: Target, go_on: Callable[[], bool] = lambda: True) -> None:
         """Send the deliveries of one webhook, one after the other, until the receiver fails."""

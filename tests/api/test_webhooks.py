@@ -386,6 +386,16 @@ def test_a_slow_receiver_delays_no_other(bench: Bench, receiver: Receiver) -> No
     assert len(slow.requests) == 1
 
 
+def test_a_receiver_that_is_down_does_not_crowd_out_another(bench: Bench, receiver: Receiver) -> None:
+    hook(bench, receiver, "policy.*", name="down", url="http://127.0.0.1:9/hook")
+    for number in range(300):
+        bench.client.put("/policies/default", json={"max_ttl_minutes": 60 + number})
+    hook(bench, receiver, "session.opened", name="up")
+    create(bench)
+    send(bench)
+    assert receiver.types == ["session.opened"]
+
+
 def test_only_administrators_manage_webhooks(bench: Bench) -> None:
     operator = bench.client
     secret = Tokens(bench.database, bench.clock).create("operator", Role.OPERATOR)

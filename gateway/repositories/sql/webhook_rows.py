@@ -38,16 +38,10 @@ class WebhookRows:
         latest = select(Delivery).where(Delivery.webhook == webhook).order_by(Delivery.id.desc())
         return self._session.scalars(latest.limit(limit)).all()[::-1]
 
-    def due_deliveries(self, now: datetime, limit: int) -> Sequence[tuple[Webhook, Delivery]]:
-        """Return the deliveries whose next attempt is due, each with its webhook, oldest first."""
-        due = (
-            select(Webhook, Delivery)
-            .join(Webhook, Webhook.name == Delivery.webhook)
-            .where(Delivery.next_at <= now, Webhook.disabled_at.is_(None))
-            .order_by(Delivery.id)
-            .limit(limit)
-        )
-        return [(webhook, delivery) for webhook, delivery in self._session.execute(due)]
+    def due_deliveries(self, webhook: str, now: datetime, limit: int) -> Sequence[Delivery]:
+        """Return the deliveries to a webhook whose next attempt is due, oldest first."""
+        due = select(Delivery).where(Delivery.webhook == webhook, Delivery.next_at <= now)
+        return self._session.scalars(due.order_by(Delivery.id).limit(limit)).all()
 
     def post(self, webhook: Webhook, event: Event, session: Session | EndedSession | None) -> None:
         """Put the event into the outbox of a webhook."""
