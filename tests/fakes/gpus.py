@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from gateway.domain.mig import FreeCapacity, Gpu, Instance, MigMode, Placement, Profile
 from gateway.domain.placement import Occupied
-from gateway.errors import GpuLost, PlacementTaken, UnknownProfile
+from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, UnknownProfile
 from gateway.simulation.catalogue import KINDS, Kind
 
 
@@ -76,6 +76,8 @@ class FakeGpus:
 
     def processes(self, mig_uuid: str) -> int:
         self._maybe_fail("processes")
+        if not any(one.mig_uuid == mig_uuid for gpu in self._gpus.values() for one in gpu.instances):
+            raise DriverUnavailable(f"The driver knows no device {mig_uuid}.")
         return self.programs.get(mig_uuid, 0)
 
     def tidy(self) -> None:

@@ -39,6 +39,7 @@ MIG_KINDS = [name for name, kind in KINDS.items() if kind.profiles]
 
 class AnyGpus(Protocol):
     def check(self) -> None: ...
+    def processes(self, mig_uuid: str) -> int: ...
     def list(self) -> list[Gpu]: ...
     def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance: ...
     def destroy(
@@ -116,6 +117,17 @@ def test_instances_are_listed_by_where_they_start(gpus: AnyGpus) -> None:
         gpus.create(gpu.uuid, gpu.profiles[0].name, place)
     places = [instance.placement for instance in gpus.list()[0].instances]
     assert places == sorted(gpu.profiles[0].placements)
+
+
+def test_a_new_slice_has_no_process_and_one_that_is_gone_has_no_answer(gpus: AnyGpus) -> None:
+    (gpu,) = gpus.list()
+    for profile in gpu.profiles[:1]:
+        made = gpus.create(gpu.uuid, profile.name, profile.placements[0])
+        assert made.mig_uuid
+        assert gpus.processes(made.mig_uuid) == 0
+        gpus.destroy(gpu.uuid, profile.name, profile.placements[0], made.mig_uuid)
+        with pytest.raises(DriverUnavailable):
+            gpus.processes(made.mig_uuid)
 
 
 def test_what_is_refused_changes_nothing(gpus: AnyGpus) -> None:
