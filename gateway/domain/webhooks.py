@@ -115,6 +115,8 @@ def _text(kind: str, event: Event, session: Session | EndedSession | None) -> st
         "session.opened": f"{who} is open until {until}.",
         "session.extended": f"{who} is extended until {until}.",
         "session.expiring": f"{who} ends at {until}. What runs in it is not kept.",
+        "session.idle": f"Nobody uses a session any more. {who} ends soon, unless its user logs in.",
+        "session.kept": f"{who} is kept although nobody uses it: {event.detail}.",
         "session.failed": f"{who} could not be opened: {event.detail}",
         "session.closing": f"{who} is closing: {reason}.",
         "session.ended": f"{who} has ended: {reason}. The workspace is kept.",
