@@ -44,6 +44,7 @@ from gateway.domain.mig import MigPolicy
 from gateway.domain.warnings import WarningPlan
 from gateway.domain.words import Words
 from gateway.errors import DockerUnavailable, NetworkUnavailable, StartRefused
+from gateway.repositories.dcgm import DcgmExporter
 from gateway.repositories.disk import NO_DISK, disk_of
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
@@ -317,6 +318,7 @@ def parts_of_this_machine(settings: Settings, door: Path | None = None) -> Parts
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,
+        meter=DcgmExporter(settings.dcgm_exporter) if settings.dcgm_exporter else None,
     )
     pipes = PipesOnDisk(settings.piper_config, has_lobby=settings.lobby is not None)
     receivers = HttpReceivers(settings.webhook_networks)

@@ -74,6 +74,11 @@ class Gpus(Protocol):
     def check(self) -> None: ...
 
 
+class Meter(Protocol):
+    def busy(self, gpu_uuid: str, gi_id: int) -> float | None:
+        """Return the part of the time in which a slice worked; None if that is unknown."""
+
+
 class Containers(Protocol):
     """Session containers; raises `DockerUnavailable`, `ImageMissing`, `ContainerFailed`."""
 
@@ -153,6 +158,7 @@ class LocalHost:
     subnet: ipaddress.IPv4Network
     mig_policy: MigPolicy
     uid_range: UidRange = UidRange()
+    meter: Meter | None = None
 
     def list_gpus(self) -> list[Gpu]:
         return self.gpus.list()
@@ -224,7 +230,15 @@ class LocalHost:
         return Probe.parse(self._inside(session, Script.ACTIVITY))
 
     def gpu_use(self, session: Session) -> GpuUse:
-        return GpuUse(self.gpus.processes(session.gpu_uuid)) if session.gpu_uuid else GpuUse(None)
+        if session.gpu_uuid is None:
+            return GpuUse(None)
+        processes = self.gpus.processes(session.gpu_uuid)
+        return GpuUse(processes, self._busy(session.gpu_uuid) if processes else None)
+
+    def _busy(self, mig_uuid: str) -> float | None:
+        found = (one for gpu in self.list_gpus() for one in gpu.instances if one.mig_uuid == mig_uuid)
+        instance = next(found, None) if self.meter else None
+        return self.meter.busy(instance.gpu_uuid, instance.gi_id) if self.meter and instance else None
 
     def disconnect(self, session_id: str) -> None:
         self.containers.disconnect(session_id)

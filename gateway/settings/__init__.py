@@ -197,6 +197,9 @@ class Settings:
         "POLICY",
         "Unused sessions end if somebody is waiting, or always.",
     )
+    dcgm_exporter: str = _setting(
+        Parsed(kinds.public_url), "", "URL", "NVIDIA's dcgm-exporter says here how busy slices are.", "none"
+    )
     timezone: tzinfo | None = _setting(
         Parsed(kinds.time_zone), None, "ZONE", "Users read times in this time zone.", "the host's"
     )
