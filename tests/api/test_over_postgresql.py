@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from gateway.database_url import DatabaseUrl
+from gateway.domain.counters import Counter as Counted
+from gateway.domain.metrics import Reading, Sample
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -59,3 +61,30 @@ def test_stored_keys_and_tokens_are_kept(bench: Bench, public_key: str) -> None:
     assert stored.status_code == 200
     assert bench.client.get("/users/ann/keys").json == stored.json
     assert "ssh_private_key" not in create(bench, "ann").json
+
+
+def test_counters_usage_policies_webhooks_and_signals_are_kept(bench: Bench) -> None:
+    assert bench.client.put("/policies/default", json={"max_ttl_minutes": 90}).status_code == 200
+    hook = {"url": "https://hooks.example.org/gpu", "events": ["session.*"]}
+    assert bench.client.put("/webhooks/lab", json=hook).status_code == 201
+    assert create(bench, "ann", ttl_minutes=91).status_code == 403
+    id = create(bench, "ann", mig_profile="3g.20gb", ttl_minutes=60).json["session_id"]
+    bench.clock.advance(minutes=7)
+    with bench.database.begin() as rows:
+        rows.publish_reading(Reading((Sample("part_ready", ("gpus",), 1.0),)), bench.clock.now)
+        counted = {(each.counter, each.labels): each.by for each in rows.counts(bench.clock.now)}
+        assert rows.last_reading() is not None
+    assert counted[Counted.GPU_SECONDS, ("3g.20gb", "ann")] == 420
+    assert counted[Counted.OPENS, ("3g.20gb", "opened")] == 1
+    [session] = bench.sessions.list()
+    bench.gateway.idle.examine(session)
+    assert bench.client.get(f"/sessions/{id}/activity").status_code == 200
+    assert bench.client.post(f"/sessions/{id}/keep", json={"minutes": 5}).status_code == 200
+    bench.client.delete(f"/sessions/{id}")
+    [line] = bench.client.get("/usage?since=2000-01-01&until=2100-01-01").json["usage"]
+    assert (line["user"], line["lease_seconds"]) == ("ann", 420)
+    types = [each["type"] for each in bench.client.get("/webhooks/lab/deliveries").json["deliveries"]]
+    assert types == ["session.created", "session.opened", "session.kept", "session.closing", "session.ended"]
+    [target] = bench.gateway.webhooks.due()
+    assert len(target[1]) == 5
+    assert bench.client.delete("/webhooks/lab").status_code == 204
