@@ -154,3 +154,9 @@ def _all_engines(profiles: Iterable[Profile]) -> MediaEngines:
     7g has one decoder, and each of seven 1g has one too."""
     needs = [[count * profile.max_instances for count in profile.engines] for profile in profiles]
     return MediaEngines(*map(max, zip(*needs, strict=True)))
+
+
+def host_share(placement: Placement, gpus: Iterable[Gpu]) -> float:
+    """Return the part of the memory slices of all GPUs that a placement occupies."""
+    total = sum(gpu.memory_slices for gpu in gpus)
+    return placement.size / total if total else 0.0

@@ -48,13 +48,16 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """Where a session goes. A host with its own scheduler leaves `gpu`, `allocation` and `address` None."""
+    """Where a session goes. A host with its own scheduler leaves `gpu`, `allocation` and `address` None.
+
+    `host_share` is the allocation's part of all memory slices of the host; 0 if it is not known."""
 
     request: SessionRequest
     mig_profile: str
     gpu: Gpu | None = None
     allocation: Allocation | None = None
     address: str | None = None
+    host_share: float = 0.0
 
     @property
     def gpu_share(self) -> float | None:

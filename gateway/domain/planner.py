@@ -5,7 +5,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.addresses import free_address
-from gateway.domain.mig import Gpu, MigPolicy
+from gateway.domain.mig import Gpu, MigPolicy, host_share
 from gateway.domain.models import Cordon, Session
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest
@@ -40,4 +40,5 @@ class LocalPlanner:
             refused=[(one.gpu, one.placement) for one in refused],
         )
         used = {session.address for session in live if session.address} | set(self.taken)
-        return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used))
+        share = host_share(allocation.placement, self.gpus)
+        return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used), share)

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
-from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement
+from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement, host_share
 from gateway.domain.models import Session
 from gateway.domain.observation import Container, Observation, Place, ServerView
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
@@ -36,6 +36,7 @@ class ContainerSpec:
     """The input of the containers repository for one session's container.
 
     `gpu_uuid` is the MIG device; `workspace` and `files` (as `SessionFiles` wrote them) are host directories.
+    `host_share` is the allocation's part of all memory slices of the host.
     """
 
     request: SessionRequest
@@ -44,6 +45,7 @@ class ContainerSpec:
     address: str
     workspace: Path
     files: Path
+    host_share: float = 0.0
 
 
 class Script(StrEnum):
@@ -93,6 +95,7 @@ class Containers(Protocol):
     def run_inside(self, container_id: str, script: Script, *arguments: str) -> str: ...
     def up_since(self) -> datetime: ...
     def endings(self) -> Endings: ...
+    def describe_limits(self, host_share: float) -> str: ...
     def check(self) -> str: ...
     def require_isolation(self) -> None: ...
     def check_image(self) -> None: ...
@@ -182,7 +185,9 @@ class LocalHost:
         allocation = replace(plan.allocation, mig_uuid=gpu_uuid)
         files = self.files.write(request, plan.gpu, allocation)
         reach("after-session-files-write")
-        container_id = self._run(ContainerSpec(request, allocation, gpu_uuid, plan.address, workspace, files))
+        container_id = self._run(
+            ContainerSpec(request, allocation, gpu_uuid, plan.address, workspace, files, plan.host_share)
+        )
         self.containers.wait_for_ssh(container_id, plan.address)
         self.containers.check_gpu(container_id, gpu_uuid)
         reach("after-sshd-answer", ContainerFailed)
@@ -324,6 +329,7 @@ class LocalHost:
             "network": _ok(self.network.check),
             "egress": self.egress.describe,
             "gpus": self._describe_gpus,
+            "limits": self._describe_limits,
             "workspace-root": self._describe_workspace_root,
         }
 
@@ -343,6 +349,20 @@ class LocalHost:
         faults = [f"GPU {gpu.index} {gpu.fault}" for gpu in found if gpu.fault]
         simulated = ", simulated" if any(gpu.simulated for gpu in found) else ""
         return "; ".join([f"ok: {len(found)} GPUs{simulated}", *faults])
+
+    def _describe_limits(self) -> str:
+        """What a session of each profile may use."""
+        describe = self.containers.describe_limits
+        try:
+            gpus = self.list_gpus()
+        except GatewayError:  # the check of the GPUs reports it
+            return "ok: unknown while the driver does not answer"
+        profiles = [profile for gpu in gpus for profile in gpu.profiles if profile.placements]
+        by_size = sorted(profiles, key=lambda profile: (profile.placements[0].size, profile.name))
+        limits = {each.name: describe(host_share(each.placements[0], gpus)) for each in by_size}
+        if len(set(limits.values())) <= 1:
+            return f"ok: {next(iter(limits.values()), describe(0.0))} for each session"
+        return "ok: " + "; ".join(f"{name} {limit}" for name, limit in limits.items())
 
     def _inside(self, session: Session, script: Script, *arguments: str) -> str:
         """Return the output of the script. Raises `ContainerFailed` if it is not that of a success."""

@@ -21,7 +21,7 @@ from gateway.domain.uids import UidRange
 from gateway.errors import StartRefused
 from gateway.settings import kinds
 from gateway.settings.contradictions import contradictions
-from gateway.settings.kinds import Minutes, Number, Parsed, Size, Switch, Whole
+from gateway.settings.kinds import Minutes, NumberOrAuto, Parsed, Size, Switch, Whole
 from gateway.settings.names import title, typing_errors, variable
 
 _STATE_DIR = Path("/var/lib/orchestrator")
@@ -142,11 +142,19 @@ class Settings:
     allow_weaker: tuple[str, ...] = _setting(
         Parsed(kinds.weaknesses), (), "NAMES", "Open sessions without seccomp, apparmor, memory, pids, cpu."
     )
-    session_memory: Size = _setting(
-        kinds.size("6m", "1024t"), Size("16g"), "SIZE", "A session may use this much memory."
+    session_memory: Size | None = _setting(
+        kinds.size_or_auto("6m", "1024t"),
+        None,
+        "SIZE|auto",
+        "A session may use this much memory, or its slice's share.",
+        "auto",
     )
-    session_cpus: float = _setting(
-        Number(0.01, _CPUS), float(min(8, _CPUS)), "N", "A session may use this many CPUs."
+    session_cpus: float | None = _setting(
+        NumberOrAuto(0.01, _CPUS),
+        None,
+        "N|auto",
+        "A session may use this many CPUs, or its slice's share.",
+        "auto",
     )
     session_pids: int = _setting(Whole(1, 4194304), 1024, "N", "A session may have this many processes.")
     session_open_files: int = _setting(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from gateway.domain.host_share import FLOOR_MEMORY, GIB
 from gateway.settings.names import flag
 
 if TYPE_CHECKING:
@@ -55,11 +56,13 @@ def _egress(settings: "Settings") -> Iterator[Contradiction]:
 def _temporary_files(settings: "Settings") -> Iterator[Contradiction]:
     """Temporary files are memory: a session that fills them above its limit is killed by the kernel."""
     tmp, shm, memory = settings.session_tmp, settings.session_shm, settings.session_memory
-    if tmp.bytes + shm.bytes > memory.bytes:
+    smallest = FLOOR_MEMORY if memory is None else memory.bytes
+    if tmp.bytes + shm.bytes > smallest:
+        limit = memory or f"auto, which is {FLOOR_MEMORY // GIB}g for the smallest slice"
         yield Contradiction(
             ("session_tmp", "session_shm", "session_memory"),
-            f"{tmp} and --session-shm {shm} are together more than --session-memory {memory}, so a user who "
-            "fills /tmp ends the session: lower them, or raise the memory.",
+            f"{tmp} and --session-shm {shm} are together more than --session-memory {limit}, so a user who "
+            "fills /tmp ends the session: lower them, or set more memory.",
         )
 
 

@@ -33,6 +33,7 @@ _MINUTES = re.compile(r"[1-9][0-9]{0,4}")
 _LONGEST_WARNING = 10080  # minutes
 _UID_RANGE = re.compile(r"([0-9]{1,10})-([0-9]{1,10})")
 _HIGHEST_UID = 2**31 - 1  # what PostgreSQL's integer holds
+AUTO = "auto"
 _LONGEST_CONTACT = 200  # characters
 _LONGEST_SOCKET_PATH = 107  # bytes: unix(7)
 _LARGEST_SUBNET, _SMALLEST_SUBNET = 8, 29  # prefix lengths
@@ -67,10 +68,10 @@ class Parsed(fields.Field[Any]):
 
     def __init__(self, parse: Callable[[str], Any]) -> None:
         super().__init__()
-        self._parse = parse
+        self.parse = parse
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> Any:
-        return self._parse(value)
+        return self.parse(value)
 
 
 class Switch(fields.Boolean):
@@ -139,6 +140,31 @@ def size(low: str, high: str) -> Parsed:
         return parsed
 
     return Parsed(parse)
+
+
+def size_or_auto(low: str, high: str) -> Parsed:
+    """As `size`; `auto` is None."""
+    parse = size(low, high).parse
+
+    def parse_or_auto(text: str) -> Size | None:
+        if text.lower() == AUTO:
+            return None
+        try:
+            parsed: Size = parse(text)
+        except ValidationError as error:
+            raise ValidationError(f"{str(error.messages[0]).removesuffix('.')}, or auto.") from None
+        return parsed
+
+    return Parsed(parse_or_auto)
+
+
+class NumberOrAuto(Number):
+    """As `Number`; `auto` is None."""
+
+    def deserialize(self, value: Any, *arguments: Any, **options: Any) -> Any:
+        if isinstance(value, str) and value.lower() == AUTO:
+            return None
+        return super().deserialize(value, *arguments, **options)
 
 
 def absolute_path(text: str) -> Path:

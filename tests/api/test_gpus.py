@@ -416,3 +416,18 @@ def test_the_most_requested_profile_decides_the_next_placement(bench: Bench) -> 
     assert fit(bench, "4g.20gb")["fits"]
     opened(bench, "small", "1g.5gb")
     assert fit(bench, "4g.20gb")["fits"], "the half that only a 4g can have is kept for it"
+
+
+def test_readyz_shows_what_a_session_of_each_profile_may_use(bench: Bench) -> None:
+    limits = bench.client.get("/readyz").json["parts"]["limits"]
+    assert limits.startswith("ok: 1g.5gb 0.1250 of the host; ")
+    assert limits.endswith("; 7g.40gb 1.0000 of the host")
+
+
+def test_a_session_s_limits_follow_its_share_of_all_gpus(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB", "A100-40GB"]))
+    shares = {}
+    for user, profile in (("small", "1g.5gb"), ("large", "7g.40gb")):
+        answer = bench.client.post("/sessions", json={"user_id": user, "mig_profile": profile})
+        shares[user] = bench.containers.spec(answer.json["session_id"]).host_share
+    assert shares == {"small": 1 / 16, "large": 8 / 16}

@@ -58,6 +58,9 @@ class FakeContainers:
         self._running[spec.request.session_id] = (container, spec)
         return container.id
 
+    def describe_limits(self, host_share: float) -> str:
+        return f"{host_share:.4f} of the host"
+
     def remove(self, session_id: str) -> None:
         self._did("remove")
         if self._running.pop(session_id, None):

@@ -23,6 +23,7 @@ from docker.types import EndpointConfig
 from gateway.doctor.attack.catalogue import INSIDE
 from gateway.doctor.attack.outcome import Verdict
 from gateway.doctor.attack.probe import Targets, judge
+from gateway.domain.host_share import Machine
 from gateway.domain.models import Reason
 from gateway.domain.observation import Container as ObservedContainer
 from gateway.domain.ssh_keys import KeyPair
@@ -43,6 +44,8 @@ from tests.repositories.specs import of_session
 from tests.whole_gateway import eventually
 
 LIMITS = Limits(memory="512m", cpus=1, pids=64, open_files=4096, shm="64m", tmp="32m", read_only_root=True)
+
+_NO_TARGETS = ("neighbours", "neighbour_sessions", "users", "hosts", "links", "ports")
 
 
 def docker_containers(docker: Docker, **changes: Any) -> DockerContainers:
@@ -648,9 +651,9 @@ def test_tcp_buffers_are_limited_where_the_memory_limit_leaves_them_out(
         pytest.skip("cgroup v2 counts them as memory")
     container_id = real.run(spec)
     [limit] = TCP_GROUP.glob(f"**/*{container_id}*/memory.kmem.tcp.limit_in_bytes")
-    assert int(limit.read_text()) == LIMITS.tcp_bytes == 32 * 2**20
+    assert int(limit.read_text()) == LIMITS.of_slice(0).tcp_bytes == 32 * 2**20
     [probe] = [probe for probe in INSIDE if probe.attempt == "fill_tcp_buffers"]
-    nothing: dict[str, Any] = {name: [] for name in ("neighbours", "users", "hosts", "links", "ports")}
+    nothing: dict[str, Any] = {name: [] for name in _NO_TARGETS}
     excess = Targets(neighbour_names=[], memory_mib=1, tcp_mib=96, filler_mib=1, files=1, **nothing)
     outcome = judge(*Inside(docker).run(container_id, probe.command(excess)))
     assert outcome.verdict is Verdict.STOPPED, outcome
@@ -742,3 +745,23 @@ def can_connect(address: str, port: int) -> bool:
     except OSError:
         return False
     return True
+
+
+def test_a_larger_slice_brings_more_memory_and_cpus(
+    docker: Docker, worknet: Worknet, spec: ContainerSpec
+) -> None:
+    automatic = dataclasses.replace(
+        LIMITS, memory=None, cpus=None, machine=Machine(32 * 2**30, os.cpu_count() or 1)
+    )
+    containers = docker_containers(docker, limits=automatic)
+    limits = {}
+    for share in (0.0, 0.5):
+        container_id = containers.run(dataclasses.replace(spec, host_share=share))
+        found = docker.client.api.inspect_container(container_id)["HostConfig"]
+        limits[share] = found["Memory"] / 2**30, found["MemorySwap"] / 2**30, found["NanoCpus"] / 1e9
+        [listed] = [each for each in containers.list() if each.id == container_id]
+        assert not listed.deviations
+        containers.remove(spec.request.session_id)
+    assert limits[0.0] == (4, 4, 1)
+    assert limits[0.5][:2] == pytest.approx((14.4, 14.4), abs=0.01)
+    assert limits[0.5][2] == max(1.0, (os.cpu_count() or 1) / 2)

@@ -29,7 +29,6 @@ from gateway.repositories.docker.exec import Inside
 from gateway.repositories.files.pipes import Pipes
 from gateway.services.tokens import Tokens
 from gateway.settings import Settings
-from gateway.settings.kinds import Size
 from tests.conftest import NOTHING, Bench
 
 MIB = 2**20
@@ -42,6 +41,7 @@ class FakeInside:
         self.reports = reports
         self.tried: list[str] = []
         self.log = 10 * MIB
+        self.memory = 16 * 1024 * MIB
 
     def run(self, container_id: str, command: Sequence[str]) -> tuple[int, str]:
         assert command[:2] == ["timeout", "--signal=KILL"]
@@ -51,6 +51,9 @@ class FakeInside:
         if isinstance(report, BaseException):
             raise report
         return report
+
+    def memory_limit(self, container_id: str) -> int:
+        return self.memory
 
     def log_size(self, container_id: str) -> int:
         return self.log
@@ -290,8 +293,9 @@ def test_an_attempt_without_time_has_not_failed(
 
 
 def test_a_memory_limit_that_cannot_be_reached_in_time_is_untried(bench: Bench, url: str) -> None:
-    large = replace(bench.settings, session_memory=Size("64g"))
-    found = try_all(outside_of(bench, url), large, FakeInside())
+    inside = FakeInside()
+    inside.memory = 64 * 2**30
+    found = try_all(outside_of(bench, url), bench.settings, inside)
     attempts = {one.name: one for one in found}
     assert attempts["a memory hog"].outcome.verdict == Verdict.UNTRIED
 
@@ -369,7 +373,7 @@ def test_the_hosts_addresses_and_open_ports_are_read_from_the_kernel(tmp_path: P
 
 
 def test_the_targets_exceed_the_limits_of_the_settings(bench: Bench) -> None:
-    found = targets(bench.settings, VICTIM, "an-id", "10.213.0.2")
+    found = targets(bench.settings, VICTIM, "an-id", "10.213.0.2", 16 * 2**30)
     assert (found.memory_mib, found.filler_mib, found.processes) == (20 * 1024, 4 * 1024, 2024)
     assert {2222, 8080, 22} <= set(found.ports)
     assert [mib("512m"), mib("2g"), mib("64k")] == [512, 2048, 1]

@@ -128,6 +128,8 @@ def test_a_wrong_value_is_refused_in_one_line_by_name(name: str, text: str) -> N
         ("ssh_host", "2001:db8::7", "2001:db8::7"),
         ("session_memory", "32G", "32g"),
         ("session_cpus", "0.5", 0.5),
+        ("session_cpus", "AUTO", None),
+        ("session_memory", "auto", None),
         ("read_only_root", "FALSE", False),
         ("read_only_root", "no", False),
         ("read_only_root", "On", True),
@@ -162,7 +164,12 @@ def test_all_wrong_settings_are_reported_at_once() -> None:
 @pytest.mark.parametrize(
     ("given", "first", "also"),
     [
-        ({"session_tmp": "12g", "session_shm": "5g"}, "session_tmp", "--session-memory 16g"),
+        (
+            {"session_tmp": "12g", "session_shm": "5g", "session_memory": "16g"},
+            "session_tmp",
+            "--session-memory 16g",
+        ),
+        ({"session_tmp": "4g"}, "session_tmp", "--session-memory auto, which is 4g for the smallest slice"),
         ({"session_memory": "2g"}, "session_tmp", "--session-memory 2g"),
         ({"egress_hosts": "pypi.org:443"}, "egress_hosts", "--egress allowlist"),
         ({"egress": "allowlist"}, "egress", "--egress-hosts"),
@@ -185,7 +192,8 @@ def test_settings_that_contradict_each_other_stop_the_start(
 @pytest.mark.parametrize(
     "given",
     [
-        {"session_tmp": "12g", "session_shm": "4g"},
+        {"session_tmp": "12g", "session_shm": "4g", "session_memory": "16g"},
+        {"session_tmp": "3g", "session_shm": "1g", "session_memory": "auto", "session_cpus": "auto"},
         {"egress": "allowlist", "egress_hosts": "pypi.org:443"},
         {"port": "22", "listen": "unix:/run/gateway.sock"},
         {"workspace_root": "/var/lib/orchestrator/workspaces"},

@@ -35,15 +35,15 @@ def group(root: Path, path: str) -> Path:
 )
 def test_the_limit_is_set_wherever_docker_makes_the_control_group(cgroup_v1: Path, path: str) -> None:
     own, other = group(cgroup_v1, path), group(cgroup_v1, "docker/another")
-    tcp_memory = TcpMemory(2**24, cgroup_v1)
-    tcp_memory.limit(ID)
+    tcp_memory = TcpMemory(cgroup_v1)
+    tcp_memory.limit(ID, 2**24)
     assert (own.read_text(), other.read_text()) == (str(2**24), UNLIMITED)
     assert tcp_memory.weakness() is None
 
 
 def test_a_host_with_cgroup_v2_needs_no_limit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    tcp_memory = TcpMemory(2**24, tmp_path / "memory")
-    tcp_memory.limit(ID)
+    tcp_memory = TcpMemory(tmp_path / "memory")
+    tcp_memory.limit(ID, 2**24)
     assert tcp_memory.weakness() is None
     assert caplog.records == []
 
@@ -52,11 +52,11 @@ def test_a_session_whose_control_group_is_hidden_runs_and_the_log_names_it(
     cgroup_v1: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING):
-        TcpMemory(2**24, cgroup_v1).limit(ID)
+        TcpMemory(cgroup_v1).limit(ID, 2**24)
     assert f"not limited container_id={ID}" in caplog.text
 
 
 def test_a_kernel_without_the_limit_is_a_weakness(tmp_path: Path) -> None:
-    weakness = TcpMemory(2**24, tmp_path).weakness()
+    weakness = TcpMemory(tmp_path).weakness()
     assert weakness is not None
     assert "the gateway cannot limit them (no such file or directory): use cgroup v2, or" in weakness

@@ -132,7 +132,9 @@ def arena(client: Client, settings: Settings, inside: Inside) -> Iterator[Arena]
         _session(client, ATTACKER, settings.workspace_root) as attacker,
     ):
         victim_address = _address(settings.db, victim["session_id"])
-        yield Arena(inside, victim, attacker, targets(settings, VICTIM, victim["session_id"], victim_address))
+        memory_bytes = inside.memory_limit(attacker["container_id"])
+        found = targets(settings, VICTIM, victim["session_id"], victim_address, memory_bytes)
+        yield Arena(inside, victim, attacker, found)
 
 
 @contextmanager

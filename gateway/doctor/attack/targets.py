@@ -4,10 +4,10 @@ import ipaddress
 import re
 from pathlib import Path
 
-from gateway.app import limits_of
 from gateway.doctor.attack.probe import Targets
 from gateway.domain.addresses import proxy
 from gateway.domain.plan import SSH_PORT
+from gateway.repositories.docker.limits import tcp_bytes
 from gateway.settings import Settings
 
 _COMMON_PORTS = {22, 53, 80, 111, 443, 2375, 2376}
@@ -18,8 +18,11 @@ _LISTENING = "0A"  # include/net/tcp_states.h
 _MIB = {"k": 1 / 1024, "m": 1, "g": 1024}
 
 
-def targets(settings: Settings, victim: str, victim_session: str, victim_address: str) -> Targets:
-    """Return the targets. Each limit is exceeded by a margin, so that the attempt reaches it."""
+def targets(
+    settings: Settings, victim: str, victim_session: str, victim_address: str, memory_bytes: int
+) -> Targets:
+    """Return the targets. Each limit is exceeded by a margin, so that the attempt reaches it. `memory_bytes`
+    is the attacker's memory limit."""
     addresses = host_addresses(Path("/proc/net"))
     required = {*_COMMON_PORTS, SSH_PORT, settings.port, settings.ssh_port}
     others = listening_ports(Path("/proc/net")) - required
@@ -33,8 +36,8 @@ def targets(settings: Settings, victim: str, victim_session: str, victim_address
         hosts=[address for address in addresses if not address.startswith("fe80")],
         links=[address for address in addresses if address.startswith("fe80")],
         ports=[*sorted(required), *sorted(others)][:_MAX_PORTS],
-        memory_mib=round(1.25 * mib(settings.session_memory)),
-        tcp_mib=0 if _CGROUP_V2.exists() else limits_of(settings).tcp_bytes // 2**20 + _MORE_TCP_MIB,
+        memory_mib=round(1.25 * memory_bytes / 2**20),
+        tcp_mib=0 if _CGROUP_V2.exists() else tcp_bytes(memory_bytes) // 2**20 + _MORE_TCP_MIB,
         filler_mib=2 * mib(max(settings.session_tmp, settings.session_shm, key=mib)),
         processes=settings.session_pids + 1000,
         files=110_000,

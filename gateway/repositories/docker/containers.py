@@ -76,7 +76,7 @@ class DockerContainers:
         self._daemon_has_gpus = True
         self._deployment = cache(deployment)
         self._inspection = Inspection(docker, network, limits.bandwidth)
-        self._tcp_memory = tcp_memory or TcpMemory(limits.tcp_bytes)
+        self._tcp_memory = tcp_memory or TcpMemory()
         self._allowed_weaknesses = allowed_weaknesses
         self._isolated_until = 0.0
         self._gpu_access = GpuAccess(opens_gpu or opens_device(docker))
@@ -204,6 +204,9 @@ class DockerContainers:
     def endings(self) -> DockerEndings:
         return DockerEndings(self._docker, self._network)
 
+    def describe_limits(self, host_share: float) -> str:
+        return str(self._limits.of_slice(host_share))
+
     def check(self) -> str:
         """Return Docker's versions. Raises `DockerUnavailable`, also if it cannot isolate sessions."""
         with translated_errors():
@@ -258,7 +261,7 @@ class DockerContainers:
             container_id = self._create(spec, devices, name)
         reach("after-container-create", DockerUnavailable)
         self._docker.client.api.start(container_id)
-        self._tcp_memory.limit(container_id)
+        self._tcp_memory.limit(container_id, self._limits.of_slice(spec.host_share).tcp_bytes)
         self._close_namespace(container_id)
         reach("after-container-start", DockerUnavailable)
         return container_id
@@ -275,7 +278,8 @@ class DockerContainers:
         mounts, networks = _mounts(spec), {self._network: spec.address}
         image = self._image_of(spec)
         volumes = self._volumes(image) - {mount["Target"] for mount in mounts}
-        limits = self._limits.docker_options(volumes, self._limited_disk(spec.workspace))
+        limits = self._limits.of_slice(spec.host_share)
+        options = limits.docker_options(volumes, self._limited_disk(spec.workspace))
         api = self._docker.client.api
         host_config = api.create_host_config(
             network_mode=self._network,
@@ -290,7 +294,7 @@ class DockerContainers:
             dns=["127.0.0.1"],
             log_config=LogConfig(type=LogConfig.types.JSON, config={"max-size": "10m", "max-file": "2"}),
             # Docker's default is no restart policy: the reconciler closes a session that stops.
-            **limits,
+            **options,
         )
         planned = setup.label(networks, mounts, host_config)
         created = api.create_container(

@@ -26,6 +26,12 @@ class Inside:
         text: bytes = (stdout or b"") + ((stderr or b"") if code else b"")
         return int(code), text.decode(errors="replace")
 
+    def memory_limit(self, container_id: str) -> int:
+        """Return the memory limit of the container, in bytes."""
+        with translated_errors():
+            api: Any = self._docker.client.api
+            return int(api.inspect_container(container_id)["HostConfig"]["Memory"])
+
     def log_size(self, container_id: str) -> int:
         """Return the size of the log that Docker keeps of the container's main process, in bytes."""
         with translated_errors():

@@ -16,14 +16,13 @@ _GROUPS = ("*/{id}", "*/docker-{id}.scope", "*/*/{id}", "*/*/docker-{id}.scope")
 
 
 class TcpMemory:
-    """`limit_bytes` is the limit of each session. `root` is the root of cgroup v1's memory controller."""
+    """`root` is the root of cgroup v1's memory controller."""
 
-    def __init__(self, limit_bytes: int, root: Path = _ROOT) -> None:
-        self._limit_bytes = limit_bytes
+    def __init__(self, root: Path = _ROOT) -> None:
         self._root = root
 
-    def limit(self, container_id: str) -> None:
-        """Set the limit, if this host needs it. Sockets that exist already are not counted.
+    def limit(self, container_id: str, limit_bytes: int) -> None:
+        """Set the limit of a session, if this host needs it. Sockets that exist already are not counted.
 
         If that is not possible, the session runs without this limit, and `weakness` says so.
         """
@@ -34,7 +33,7 @@ class TcpMemory:
         try:
             if group is None:
                 raise FileNotFoundError(2, "no such control group", container_id)
-            (group / _LIMIT).write_text(str(self._limit_bytes))
+            (group / _LIMIT).write_text(str(limit_bytes))
         except OSError as error:
             log.warning(
                 "the TCP buffers of a session are not limited container_id=%s problem=%s", container_id, error
