@@ -219,8 +219,13 @@ def test_a_session_that_is_being_opened_can_be_extended(bench: Bench) -> None:
     assert opened["expires_at"] in etc(bench, opened, "lease")
 
 
-def test_an_extension_at_the_last_moment_is_granted_or_the_session_ends_never_both(bench: Bench) -> None:
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_an_extension_at_the_last_moment_is_granted_or_the_session_ends_never_both(
+    database: str, request: pytest.FixtureRequest, bench_of: BenchMaker
+) -> None:
     """An extension and the reaper race a thousand times, while the clock steps over the end of the lease."""
+    changes = {"db": request.getfixturevalue("postgresql_url")} if database == "postgresql" else {}
+    bench = bench_of(FakeGpus(["A100-40GB"]), **changes)
     outcomes, random = Counter[bool](), Random(7)
     session_id = bench.sessions.open("user123", timedelta(minutes=1)).session.id
     for _ in range(1000):

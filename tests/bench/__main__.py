@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import lifecycle, routing, serving
+from tests.bench import leases, lifecycle, routing, serving
 from tests.bench.ground import alone
 from tests.bench.measure import Row, table
 
@@ -29,6 +29,9 @@ PARTS: Mapping[str, Callable[[int], list[Row]]] = {
     "throughput": serving.throughput,
     "metrics": serving.scrapes,
     "lease": lifecycle.lease_end,
+    "extend": leases.extend,
+    "warn": leases.warn,
+    "tick": leases.tick,
     "memory": serving.memory,
 }
 PACKING = "packing"  # the pool bench, a program of its own
