@@ -20,12 +20,14 @@ def replacing(
     draft: Path | None = None,
     ready: Callable[[], None] = lambda: None,
     like: Path | None = None,
+    is_durable: bool = True,
 ) -> Iterator[IO[bytes]]:
     """Write a new file that takes the place of `path` when the block ends without an error.
 
     Readers see the old file or the new one. The new file is on the disk before it gets the name, with `mode`
     and the owner of the file that it replaces, or of `like`. Until then its path is `draft`, in the same
-    directory. `ready` is called when the new file is on the disk; if it raises, nothing is replaced.
+    directory. `ready` is called when the new file is on the disk; if it raises, nothing is replaced. Without
+    `is_durable`, nothing waits for the disk: after a power failure the file may be empty or old.
     """
     draft = draft or path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)  # a killed process left it
@@ -38,12 +40,14 @@ def replacing(
                 os.fchown(descriptor, owner.st_uid, owner.st_gid)
             yield file
             file.flush()
-            os.fsync(descriptor)
+            if is_durable:
+                os.fsync(descriptor)
         ready()
         draft.rename(path)
     finally:
         draft.unlink(missing_ok=True)
-    sync_directory(path.parent)
+    if is_durable:
+        sync_directory(path.parent)
 
 
 def sync_directory(path: Path) -> None:

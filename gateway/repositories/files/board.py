@@ -65,7 +65,8 @@ def _read(path: Path) -> str | None:
 
 
 def _replace(path: Path, content: str) -> None:
-    with replacing(path, 0o444) as file:
+    """No session survives a power failure, so the files need not."""
+    with replacing(path, 0o444, is_durable=False) as file:
         file.write(content.encode())
 
 

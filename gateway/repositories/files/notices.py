@@ -60,9 +60,10 @@ class NoticeFiles:
         return path
 
     def _write(self, path: Path, content: bytes) -> None:
-        """User ids begin with a letter or a digit, so the draft's name is never that of a notice."""
+        """User ids begin with a letter or a digit, so the draft's name is never that of a notice. A notice
+        that a power failure has damaged counts as none, and the reaper writes it again."""
         draft = path.with_name(f".{path.name}.draft")
-        with replacing(path, _MODE, draft, like=self._pipe_file) as file:
+        with replacing(path, _MODE, draft, like=self._pipe_file, is_durable=False) as file:
             file.write(content)
 
     @contextmanager
