@@ -31,6 +31,7 @@ from gateway.api.entry_point import EntryPoint
 from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
 from gateway.api.services import ApiServices
 from gateway.background.idler import Idler
+from gateway.background.login_recorder import LoginRecorder
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
@@ -52,6 +53,7 @@ from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.files.lobby import Lobby, LobbyNotices
+from gateway.repositories.files.login_socket import LoginSocket
 from gateway.repositories.files.notices import NoticeFiles as NoticesOnDisk
 from gateway.repositories.files.pipes import Pipes as PipesOnDisk
 from gateway.repositories.files.session_contents import EgressProxy
@@ -78,14 +80,16 @@ from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
 from gateway.services.notices import Notices
 from gateway.services.policies import Policies
-from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes, Receivers
+from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes, Receivers, RouterReports
 from gateway.services.quota import WorkspaceQuota
+from gateway.services.readiness import Readiness
 from gateway.services.recovery import Recovery
 from gateway.services.routing import Routing
 from gateway.services.session_callers import SessionCallers
 from gateway.services.sessions import Sessions
 from gateway.services.sign_ins import SignIns
 from gateway.services.ssh_keys import UserKeys
+from gateway.services.ssh_logins import SshLogins
 from gateway.services.tokens import Tokens
 from gateway.services.uids import Uids
 from gateway.services.usage import UsageLog, UsageReport
@@ -107,6 +111,7 @@ class Parts:
     notices: NoticeFiles
     clock: Clock = clock.read
     receivers: Receivers = field(default_factory=HttpReceivers)
+    reports: RouterReports | None = None
 
 
 @dataclass(frozen=True)
@@ -219,7 +224,15 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     gauges = Gauges(database, inventory, checks, clock)
     sender = Webhooks(database, parts.receivers, clock)
     reaper = Reaper(
-        reconciler, watch, Warner(warnings), disk_use, gauges, Sender(sender), Idler(idle), leadership
+        reconciler,
+        watch,
+        Warner(warnings),
+        LoginRecorder(parts.reports, SshLogins(database, clock)),
+        disk_use,
+        gauges,
+        Sender(sender),
+        Idler(idle),
+        leadership,
     )
     flask = Flask("gateway", static_folder=None)
     flask.config["MAX_CONTENT_LENGTH"] = LARGEST_BODY
@@ -254,7 +267,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         audit_log=audit_log,
         metrics=Metrics(database, clock, __version__, settings.metrics_users, gateway.reaper.last_tick),
         sign_ins=sign_ins,
-        checks=gateway.gauges.checks,
+        readiness=Readiness(gateway.gauges.checks, clock),
         entry_point=EntryPoint(settings.ssh_host, settings.ssh_port, settings.entry_host_keys),
         max_ttl_minutes=settings.max_ttl_minutes,
         public_url=settings.public_url,
@@ -322,7 +335,14 @@ def parts_of_this_machine(settings: Settings, door: Path | None = None) -> Parts
     )
     pipes = PipesOnDisk(settings.piper_config, has_lobby=settings.lobby is not None)
     receivers = HttpReceivers(settings.webhook_networks)
-    return Parts(database, host, pipes, _notices(settings, pipes), receivers=receivers)
+    return Parts(
+        database,
+        host,
+        pipes,
+        _notices(settings, pipes),
+        receivers=receivers,
+        reports=LoginSocket(settings.piper_config),
+    )
 
 
 def _notices(settings: Settings, pipes: PipesOnDisk) -> NoticeFiles:

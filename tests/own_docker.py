@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,10 +27,10 @@ _CLONE_NEWNET = 0x40000000  # linux/sched.h; Python's own os.unshare is of 3.12
 
 
 @contextmanager
-def own_docker(**environment: str) -> Iterator["OwnDocker"]:
+def own_docker(*arguments: str, **environment: str) -> Iterator["OwnDocker"]:
     """Until the end of the block this thread, and all that it starts, is in the daemon's network namespace,
-    and DOCKER_HOST names the daemon. `environment` is added to the daemon's own."""
-    docker = OwnDocker(environment)
+    and DOCKER_HOST names the daemon. `arguments` and `environment` are added to the daemon's own."""
+    docker = OwnDocker(arguments, environment)
     with own_network(), pytest.MonkeyPatch.context() as patch:
         try:
             docker.start()
@@ -58,8 +58,9 @@ class OwnDocker:
     """Keeps containers running while it is down, unless `live_restore` is switched off before the next
     start."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, arguments: Sequence[str], environment: Mapping[str, str]) -> None:
         self.live_restore = True
+        self._arguments = arguments
         self._environment = os.environ | environment
         self._directory = Path(tempfile.mkdtemp(prefix="gateway-tests-docker-", dir="/var/lib"))
 
@@ -75,6 +76,7 @@ class OwnDocker:
         command += [
             f"--containerd-namespace={own.name('')}",
             f"--containerd-plugins-namespace={own.name('p')}",
+            *self._arguments,
         ]
         with open(self._directory / "log", "ab") as log:
             self._process = subprocess.Popen(

@@ -11,11 +11,11 @@ from contextlib import ExitStack, suppress
 from flask import Flask, g, request
 
 from gateway.api import in_session
-from gateway.api.failures import Failures
 from gateway.domain import permissions
 from gateway.domain.audit import ANONYMOUS, GATEWAY, actor
 from gateway.domain.clock import Clock
 from gateway.domain.permissions import Caller, Role, Scope
+from gateway.domain.rate import PerMinute
 from gateway.errors import Forbidden, GatewayError, TooManyChanges, TooManyFailures, Unauthenticated
 from gateway.services.events import AuditLog
 from gateway.services.session_callers import SessionCallers
@@ -25,6 +25,7 @@ from gateway.services.tokens import Tokens
 log = logging.getLogger(__name__)
 
 _PER_CALLER, _UNAUTHENTICATED_TOTAL = 20, 200  # recorded denials a minute
+_PROBES = 120  # a minute, of one address, to endpoints that need no token
 _CHANGES = 60  # a minute, that a caller of role `user` or `session` may make
 # These never wait for the host, so the token and the answer can be read over one connection.
 _ONLY_READ_ROWS = frozenset({"sessions.read", "sessions.list_live"})
@@ -43,7 +44,7 @@ def register(
     audit_log: AuditLog,
     clock: Clock,
 ) -> None:
-    denials, changes = Denials(clock, audit_log), Failures(clock, _CHANGES)
+    denials, changes = Denials(clock, audit_log), PerMinute(clock, _CHANGES)
 
     @app.before_request
     def authorise() -> None:
@@ -68,6 +69,8 @@ def register(
                 if is_page
                 else denials.unauthenticated("Authorization" in request.headers)
             )
+        if caller is permissions.NOBODY:
+            denials.require_few_probes()
         if scope is None and request.endpoint:  # an unknown path is a 404, not a 403
             denials.record(f"role {caller.role}", caller.user_id)
             raise Forbidden(f"The role {caller.role} may not {request.method} {request.path}.")
@@ -133,9 +136,16 @@ class Denials:
     """Records denials, each with its reason and its request, in the log and in the audit log."""
 
     def __init__(self, clock: Clock, audit_log: AuditLog) -> None:
-        self._per_caller = Failures(clock, _PER_CALLER)
-        self._unauthenticated = Failures(clock, _UNAUTHENTICATED_TOTAL)
+        self._per_caller = PerMinute(clock, _PER_CALLER)
+        self._unauthenticated = PerMinute(clock, _UNAUTHENTICATED_TOTAL)
+        self._probes = PerMinute(clock, _PROBES)
         self._audit_log = audit_log
+
+    def require_few_probes(self) -> None:
+        """Raise `TooManyFailures` if the address sends too many requests that need no token."""
+        excess, wait = self._probes.note(_network())
+        if excess:
+            raise TooManyFailures(wait)
 
     def record(self, reason: str, user_id: str | None = None) -> None:
         """Record the denial of a caller who has a valid token."""

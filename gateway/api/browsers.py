@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
 
-from gateway.api.failures import Failures
 from gateway.domain.clock import Clock
+from gateway.domain.rate import PerMinute
 from gateway.errors import ForeignOrigin, UntrustedHost
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ def register(app: Flask, trusted_hosts: Collection[str], clock: Clock) -> None:
     """`trusted_hosts` are names and addresses without a port; `.example.org` stands for all its subdomains.
     Loopback names and the address that a connection arrived at are always trusted."""
     trusted = [*LOOPBACK, *(name.lower() for name in trusted_hosts)]
-    refusals = Failures(clock, _REFUSALS_LOGGED)
+    refusals = PerMinute(clock, _REFUSALS_LOGGED)
 
     @app.before_request
     def refuse_pages() -> None:
@@ -82,7 +82,7 @@ def _foreign_origin(host: str) -> str | None:
     return f"a {site} page" if site not in ("none", "same-origin") else None
 
 
-def _log(refusals: Failures, why: str) -> None:
+def _log(refusals: PerMinute, why: str) -> None:
     too_many, _ = refusals.note(request.remote_addr or "unix-socket")
     if not too_many:
         log.warning(

@@ -7,8 +7,7 @@ from gateway.api.authorisation import own_user
 from gateway.api.endpoints import describes
 from gateway.api.responses import HealthResponse, ReadinessResponse
 from gateway.api.services import services
-from gateway.errors import GatewayError
-from gateway.services.ports import Check
+from gateway.services.readiness import Result
 
 routes = Blueprint("health", __name__)
 
@@ -25,18 +24,12 @@ def healthz() -> ResponseReturnValue:
 def readyz() -> ResponseReturnValue:
     """Whether each part is ready, with one line for each; only administrators get the details."""
     details = own_user() is None
-    results = {name: _run(check) for name, check in services().checks.items()}
-    is_ready = all(ready for ready, _ in results.values())
-    parts = {name: line if details else _brief(ready) for name, (ready, line) in results.items()}
+    readiness = services().readiness
+    results = readiness.examine() if details else readiness.recent()
+    is_ready = all(result.is_ready for result in results.values())
+    parts = {name: result.line if details else _brief(result) for name, result in results.items()}
     return {"status": "ready" if is_ready else "not ready", "parts": parts}, 200 if is_ready else 503
 
 
-def _run(check: Check) -> tuple[bool, str]:
-    try:
-        return True, check()
-    except GatewayError as error:
-        return False, str(error)
-
-
-def _brief(ready: bool) -> str:
-    return "ok" if ready else "not ready"
+def _brief(result: Result) -> str:
+    return "ok" if result.is_ready else "not ready"

@@ -1,6 +1,5 @@
 """The services that the views of one application use."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from flask import Flask, current_app
@@ -14,7 +13,7 @@ from gateway.services.leases import Leases
 from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
 from gateway.services.policies import Policies
-from gateway.services.ports import Check
+from gateway.services.readiness import Readiness
 from gateway.services.sessions import Sessions
 from gateway.services.sign_ins import SignIns
 from gateway.services.ssh_keys import UserKeys
@@ -27,7 +26,7 @@ _NAME = "gateway.api"  # in `Flask.extensions`
 
 @dataclass(frozen=True)
 class ApiServices:
-    """`checks` are the parts of /readyz. `public_url` is the address at which clients find the API."""
+    """`public_url` is the address at which clients find the API."""
 
     sessions: Sessions
     leases: Leases
@@ -43,7 +42,7 @@ class ApiServices:
     audit_log: AuditLog
     metrics: Metrics
     sign_ins: SignIns
-    checks: Mapping[str, Check]
+    readiness: Readiness
     entry_point: EntryPoint
     max_ttl_minutes: int
     public_url: str

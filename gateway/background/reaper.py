@@ -9,11 +9,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from typing import TypeVar
 
 from gateway.background.idler import Idler
+from gateway.background.login_recorder import LoginRecorder
 from gateway.background.memory import return_free_memory
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
@@ -44,6 +45,7 @@ class Reaper:
         reconciler: Reconciler,
         watch: Watch,
         warner: Warner,
+        recorder: LoginRecorder,
         disk_use: DiskUse,
         gauges: Gauges,
         sender: Sender,
@@ -53,6 +55,7 @@ class Reaper:
         self._reconciler = reconciler
         self._watch = watch
         self._warner = warner
+        self._recorder = recorder
         self._disk_use = disk_use
         self._gauges = gauges
         self._sender = sender
@@ -121,8 +124,17 @@ class Reaper:
     @contextmanager
     def _helpers(self) -> Iterator[None]:
         """Run the leader's other threads until the end of the block."""
-        following, working = self._watch.following(self._wake.set), self._warner.working()
-        with following, working, self._sender.working(), self._idler.working(), self._measuring():
+        helpers = (
+            self._watch.following(self._wake.set),
+            self._warner.working(),
+            self._recorder.working(),
+            self._sender.working(),
+            self._idler.working(),
+            self._measuring(),
+        )
+        with ExitStack() as running:
+            for helper in helpers:
+                running.enter_context(helper)
             yield
 
     @contextmanager

@@ -31,7 +31,7 @@ _Event = dict[str, Any]
 @client_options
 @click.argument("session_id", required=False)
 @click.option("--user", "user_id", help="Show only events of this user.")
-@click.option("--since", help="Show only events from this time on, such as 2025-01-17T08:00:00Z.")
+@click.option("--since", help="Begin at this time: 2025-01-17T08:00:00Z.")
 @click.option("--limit", type=int, help="Show this many of the latest events [100].")
 @click.option("--follow", is_flag=True, help="Wait for further events until interrupted.")
 @click.option("--json", "as_json", is_flag=True, help="Print each event as a line of JSON, for scripts.")

@@ -16,7 +16,7 @@ from gateway.settings.names import flag, variable
 Command = Callable[..., None]
 
 as_json_option = click.option(
-    "--json", "as_json", is_flag=True, help="Print the response of the API as JSON, for scripts."
+    "--json", "as_json", is_flag=True, help="Print the response of the API as JSON."
 )
 
 

@@ -62,9 +62,7 @@ def serve(**flags: str | bool | None) -> None:
     type=click.Path(path_type=Path),
     metavar="PATH",
     envvar="GATEWAY_ROUTER_LOBBY_KEY",
-    help=two_lines(
-        "Be the lobby behind SSHPiper: trust this public key for every user.", "GATEWAY_ROUTER_LOBBY_KEY"
-    ),
+    help=two_lines("Be the lobby for the SSHPiper with this key.", "GATEWAY_ROUTER_LOBBY_KEY"),
 )
 @click.option(
     "--metrics-listen",

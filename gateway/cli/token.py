@@ -34,10 +34,8 @@ def token(context: click.Context) -> None:
 @token.command()
 @click.argument("name")
 @click.option("--role", type=click.Choice(_ROLES), required=True, help="Give the token this role.")
-@click.option("--user", default=None, help="For role user: the user whose sessions and keys it may use.")
-@click.option(
-    "--expires", default=None, help="Let the token expire after 30d, or on a day such as 2026-12-31 [never]."
-)
+@click.option("--user", default=None, help="A token of role user is for this user.")
+@click.option("--expires", default=None, help="Expire after 30d, or on 2026-12-31 [never].")
 @db_option
 def create(name: str, role: str, user: str | None, expires: str | None, db: str | None) -> None:
     """Create the token NAME and print it once.

@@ -18,7 +18,7 @@ _HEADINGS = {By.USER: ["USER", "GROUP"], By.GROUP: ["GROUP"], By.PROFILE: ["PROF
 
 @click.command()
 @client_options
-@click.option("--since", type=_DAY, metavar="DAY", help="Report from this day on [the first of this month].")
+@click.option("--since", type=_DAY, metavar="DAY", help="Begin on this day [the 1st of the month].")
 @click.option("--until", type=_DAY, metavar="DAY", help="Report until the end of this day [today].")
 @click.option(
     "--by",

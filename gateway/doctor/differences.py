@@ -109,7 +109,7 @@ class _Active:
     def _mark(self) -> Iterator[Finding]:
         if self._session.problem and not self._state.problem:
             what = f"the session has recovered but is still marked: {self._session.problem}"
-            yield Finding(Place.DRIVER, what, f"the mark is removed {NEXT_TICK}")
+            yield Finding(Place.DATABASE, what, f"the mark is removed {NEXT_TICK}")
 
     def _route(self) -> Iterator[Finding]:
         session = self._session

@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from enum import StrEnum
 
-REAPER, GATEWAY = "reaper", "gateway"  # reserved: no token can have these names
+REAPER, GATEWAY, ROUTER = "reaper", "gateway", "router"
+RESERVED = frozenset({REAPER, GATEWAY, ROUTER})  # no token can have these names
 ANONYMOUS = "anonymous@"  # before the address of a caller without a token
 
 # A new thread starts with the default, so set the actor there again.
@@ -41,7 +42,9 @@ class Action(StrEnum):
     UNCORDONED = "uncordoned"
     GPU_UNHEALTHY = "gpu-unhealthy"  # a GPU has a fault, whether or not it has sessions
     GPU_RECOVERED = "gpu-recovered"
-    DENIED = "denied"
+    LOGGED_IN = "logged-in"  # over SSH, as the embedded router reports it
+    LOGGED_OUT = "logged-out"
+    DENIED = "denied"  # a request, or an SSH login
     TOKEN_CREATED = "token-created"
     TOKEN_REVOKED = "token-revoked"
     SIGNED_IN = "signed-in"  # to the web pages

@@ -1,11 +1,20 @@
-"""What isolating sessions requires of the Docker daemon, judged by what `docker info` reports. Pure."""
+"""What isolating sessions requires of Docker, as `docker info` and a process in a session show it. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 SECCOMP, APPARMOR, MEMORY, PIDS, CPU = "seccomp", "apparmor", "memory", "pids", "cpu"
-WEAKNESSES = (SECCOMP, APPARMOR, MEMORY, PIDS, CPU)  # those that an administrator may allow
+CAPABILITIES, NO_NEW_PRIVILEGES = "capabilities", "no-new-privileges"
+WEAKNESSES = (
+    SECCOMP,
+    APPARMOR,
+    MEMORY,
+    PIDS,
+    CPU,
+    CAPABILITIES,
+    NO_NEW_PRIVILEGES,
+)  # those that an administrator may allow
 OLDEST_ENGINE = 24
 # A distribution may have repaired an older version without a new number, so these are notes.
 _REPAIRED = {
@@ -13,6 +22,8 @@ _REPAIRED = {
     "runc": ("1.2.8", "CVE-2024-21626, CVE-2025-31133, CVE-2025-52565, CVE-2025-52881"),
     "NVIDIA container toolkit": ("1.17.8", "CVE-2024-0132, CVE-2025-23359, CVE-2025-23266"),
 }
+_SECCOMP_FILTER = "2"  # proc(5)
+_CAPABILITY_SETS = ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")
 _LIMITS = {MEMORY: "MemoryLimit", PIDS: "PidsLimit", CPU: "CPUCfsQuota"}
 
 
@@ -41,6 +52,23 @@ def weaknesses(info: Mapping[str, Any], *, kernel_has_apparmor: bool) -> Iterato
     for name, key in _LIMITS.items():
         if info.get(key) is False:
             yield Weakness(name, f"The kernel has no cgroup controller for Docker's {name} limit.")
+
+
+def is_status(text: str) -> bool:
+    """Whether the text is that of a process in /proc/PID/status."""
+    return "Uid" in _status(text)
+
+
+def weaknesses_of_process(status: str) -> Iterator[Weakness]:
+    """`status` is /proc/self/status of a process in a session."""
+    found = _status(status)
+    if found.get("Seccomp") != _SECCOMP_FILTER:
+        yield Weakness(SECCOMP, "Processes in sessions run without a seccomp filter.")
+    if found.get("NoNewPrivs") != "1":
+        yield Weakness(NO_NEW_PRIVILEGES, "Processes in sessions can gain privileges (NoNewPrivs is not 1).")
+    held = [name for name in _CAPABILITY_SETS if found.get(name, "0").strip("0")]
+    if held:
+        yield Weakness(CAPABILITIES, f"Processes in sessions have capabilities ({', '.join(held)}).")
 
 
 def forbidden(found: Collection[Weakness], allowed: Collection[str]) -> str | None:
@@ -78,6 +106,10 @@ def _noted(name: str, version: str) -> str:
 
 def is_too_old(version: Mapping[str, Any]) -> bool:
     return _number(str(version.get("Version")))[0] < OLDEST_ENGINE
+
+
+def _status(text: str) -> Mapping[str, str]:
+    return dict(line.split(":\t", 1) for line in text.splitlines() if ":\t" in line)
 
 
 def _fields(option: str) -> Mapping[str, str]:

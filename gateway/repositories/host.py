@@ -98,6 +98,7 @@ class Containers(Protocol):
     def describe_limits(self, host_share: float) -> str: ...
     def check(self) -> str: ...
     def require_isolation(self) -> None: ...
+    def require_confined(self, container_id: str) -> None: ...
     def check_image(self) -> None: ...
     def image_id(self, reference: str) -> str: ...
 
@@ -136,6 +137,7 @@ class Workspaces(Protocol):
 class SessionFiles(Protocol):
     """The files that a session's sshd reads, in a directory for each session; raises `DiskFull`."""
 
+    def check(self) -> None: ...
     def claim(self, session_id: str) -> AbstractContextManager[None]: ...
     def is_claimed(self, session_id: str) -> bool | None: ...
     def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path: ...
@@ -167,7 +169,9 @@ class LocalHost:
         return self.gpus.list()
 
     def planner(self) -> LocalPlanner:
-        """Check the daemon and the network, and return a planner. This runs before a session is recorded."""
+        """Check the daemon, the network and the state directory, and return a planner. This runs before a
+        session is recorded."""
+        self.files.check()
         self.containers.require_isolation()
         unavailable_addresses = self.network.ensure()
         return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy, unavailable_addresses)
@@ -189,6 +193,7 @@ class LocalHost:
             ContainerSpec(request, allocation, gpu_uuid, plan.address, workspace, files, plan.host_share)
         )
         self.containers.wait_for_ssh(container_id, plan.address)
+        self.containers.require_confined(container_id)
         self.containers.check_gpu(container_id, gpu_uuid)
         reach("after-sshd-answer", ContainerFailed)
         return Started(container_id, plan.address, allocation)
@@ -330,6 +335,7 @@ class LocalHost:
             "egress": self.egress.describe,
             "gpus": self._describe_gpus,
             "limits": self._describe_limits,
+            "session-files": _ok(self.files.check),
             "workspace-root": self._describe_workspace_root,
         }
 

@@ -32,9 +32,10 @@ def serve(
     notice, and no other key opens any.
 
     SIGTERM ends the listening. The process ends with its last connection, after a minute, or at the
-    second SIGTERM. `metrics` is where Prometheus finds /metrics. With `account`, a router that root starts
-    gives up root before it speaks to any client. Raises StartRefused where a key, a port or the account
-    cannot be used.
+    second SIGTERM. SIGHUP ends the process at once, so that another can take its place; the workers stay
+    until their last connection has ended. `metrics` is where Prometheus finds /metrics. With `account`, a
+    router that root starts gives up root before it speaks to any client. Raises StartRefused where a key, a
+    port or the account cannot be used.
     """
     keys = _host_keys(piper_config, host_keys, account)
     sockets = _passed_sockets() or [_bound(host, port) for host, port in listen]

@@ -19,6 +19,7 @@ from gateway.router.entrance import Entrance
 from gateway.router.limits import Limits
 from gateway.router.metrics import Counts, MetricsPage
 from gateway.router.pool import Pool, Process
+from gateway.router.reports import Reports
 from gateway.router.routes import Routes
 from gateway.router.ssh.keys import PrivateKey
 
@@ -51,7 +52,8 @@ class Supervisor:
         self._routes = Routes(piper_config)  # it reports the file's faults, for all workers
         self._pool = Pool(workers, self._work)
         counts = Counts()
-        self._entrance = Entrance(self._pool, Limits(), _raised_descriptor_limit(), counts)
+        self._reports = Reports(piper_config.parent)
+        self._entrance = Entrance(self._pool, Limits(), self._reports, _raised_descriptor_limit(), counts)
         self._selector = selectors.DefaultSelector()
         self._page: MetricsPage | None = None
         if metrics_listener:
@@ -62,6 +64,7 @@ class Supervisor:
             self._page = MetricsPage(metrics_listener, exposition, self._selector)
         self._wakeup = socket.socketpair()
         self._signals = 0
+        self._is_replaced = False
 
     def run(self) -> None:
         self._catch_signals()
@@ -74,7 +77,11 @@ class Supervisor:
         while not self._signals:
             self._step()
             self._start_missing_workers()
-        self._drain()
+        self._stop_listening()
+        if self._is_replaced:
+            log.info("stopped: the workers keep their connections")
+        else:
+            self._drain()
 
     # One round.
 
@@ -91,12 +98,15 @@ class Supervisor:
                 self._routes.refresh()
                 self._entrance.accept(key.fileobj, now)  # type: ignore[arg-type]
             else:
-                self._signals += len(self._wakeup[0].recv(4096))
+                numbers = self._wakeup[0].recv(4096)
+                self._signals += len(numbers)
+                self._is_replaced |= signal.SIGHUP in numbers
         for process in self._pool.processes:
             process.send_unsent()
         self._entrance.close_lingering(time.monotonic())
         if self._page:
             self._page.drop_slow(time.monotonic())
+        self._reports.send(time.monotonic())
 
     def _read(self, process: Process, now: float) -> None:
         try:
@@ -104,7 +114,7 @@ class Supervisor:
                 self._entrance.handle(process, received[0], now)
         except EOFError:
             self._selector.unregister(process.channel)
-            self._entrance.lost(process)
+            self._entrance.lost(process, now)
             self._pool.remove(process)
             if not self._signals:
                 log.error("a worker process died", extra={"pid": process.pid})
@@ -132,15 +142,17 @@ class Supervisor:
             end.setblocking(False)
         self._selector.register(self._wakeup[0], selectors.EVENT_READ)
         signal.set_wakeup_fd(self._wakeup[1].fileno(), warn_on_full_buffer=False)
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, _ignore)
 
-    def _drain(self) -> None:
-        """Let connections go on for a while, or until the second signal; then end them."""
+    def _stop_listening(self) -> None:
         for listener in self._listeners:
             self._selector.unregister(listener)
             listener.close()
         log.info("stopping: no longer listening", extra={"connections": self._entrance.connections})
+
+    def _drain(self) -> None:
+        """Let connections go on for a while, or until the second signal; then end them."""
         self._command_all({"command": "stop"})
         self._wait(DRAIN_SECONDS, while_signals=1)
         self._command_all({"command": "end all", "reason": _STOPPING})

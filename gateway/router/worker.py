@@ -23,7 +23,7 @@ def work(
     channel: Channel, piper_config: Path, host_keys: Mapping[str, PrivateKey], lobby_keys: Collection[bytes]
 ) -> None:
     """Serve until the supervisor stops the worker or is gone, and the last connection has ended."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # the supervisor decides when a worker stops
     asyncio.run(Worker(channel, piper_config, host_keys, lobby_keys).run())
 

@@ -19,6 +19,7 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.records import Webhook
 from gateway.domain.recovery import Survivor
+from gateway.domain.ssh_logins import Datagram
 from gateway.services.row_ports import CounterRows, PolicyRows, UsageRows, WebhookRows
 
 Check = Callable[[], str]  # returns one line about a part; raises GatewayError if the part is not ready
@@ -233,6 +234,17 @@ class Receivers(Protocol):
 
     def post(self, webhook: Webhook, message_id: str, body: Mapping[str, Any], now: datetime) -> int:
         """Sign and send the body, and return the status of the response. Raises `DeliveryFailed`."""
+
+
+ReceiveReports = Callable[[float], Datagram | None]  # waits so many seconds
+
+
+class RouterReports(Protocol):
+    """The embedded router's reports of SSH logins. SSHPiper sends none."""
+
+    def listening(self) -> AbstractContextManager[ReceiveReports]:
+        """Receive the reports until the end of the block, instead of every other process. Raises
+        `PipesUnavailable`."""
 
 
 class Leadership(Protocol):

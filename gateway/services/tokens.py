@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from gateway.domain import users
-from gateway.domain.audit import GATEWAY, REAPER, Action
+from gateway.domain.audit import RESERVED, Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, Token
 from gateway.domain.permissions import Caller, Role
@@ -41,7 +41,7 @@ class Tokens:
             raise InvalidRequest(
                 f"{name!r} cannot be a token's name: use 1 to 64 of A-Z, a-z, 0-9, '.', '_' and '-'."
             )
-        if name in (REAPER, GATEWAY):
+        if name in RESERVED:
             raise InvalidRequest(
                 f"{name!r} is the name of the gateway itself in the audit log: choose another name."
             )

@@ -140,7 +140,10 @@ class Settings:
         Parsed(kinds.private_subnets), (), "SUBNETS", "Those hosts may be in these private subnets.", "none"
     )
     allow_weaker: tuple[str, ...] = _setting(
-        Parsed(kinds.weaknesses), (), "NAMES", "Open sessions without seccomp, apparmor, memory, pids, cpu."
+        Parsed(kinds.weaknesses),
+        (),
+        "NAMES",
+        "Accept these weaknesses of Docker.",
     )
     session_memory: Size | None = _setting(
         kinds.size_or_auto("6m", "1024t"),
@@ -328,7 +331,7 @@ class Settings:
 
 
 def _bytes(size: Size | None) -> int | None:
-    return size.bytes if size else None
+    return Size(size).bytes if size else None
 
 
 def _given(environ: Mapping[str, str], flags: Flags) -> dict[str, str | bool]:

@@ -5,6 +5,7 @@ import pytest
 
 from gateway.domain import permissions
 from gateway.domain.permissions import Role
+from gateway.errors import DockerUnavailable
 from gateway.services.tokens import Tokens, parse_expiry
 from tests.client import Answer, ApiClient
 from tests.conftest import Bench
@@ -203,6 +204,33 @@ def test_only_operators_see_the_details_of_readiness(bench: Bench, caller: Calla
         brief = client.get("/readyz").json["parts"]
         assert set(brief) == set(full)
         assert set(brief.values()) <= {"ok", "not ready"}
+
+
+def test_health_probes_without_a_token_share_one_round_of_checks_a_second(
+    bench: Bench, caller: Callable[..., ApiClient]
+) -> None:
+    admin = caller(Role.ADMIN)
+    assert bench.client.get("/readyz").json["parts"]["docker"] == "ok"
+    bench.containers.fail("check", DockerUnavailable("Docker is out of reach."))
+    assert bench.client.get("/readyz").json["parts"]["docker"] == "ok"
+    assert admin.get("/readyz").json["parts"]["docker"] != "ok"
+    assert bench.client.get("/readyz").json["parts"]["docker"] == "not ready"
+    bench.containers.fail("check", None)
+    bench.clock.advance(seconds=1)
+    assert bench.client.get("/readyz").json["parts"]["docker"] == "ok"
+
+
+def test_health_probes_without_a_token_are_limited_for_each_address(
+    bench: Bench, caller: Callable[..., ApiClient]
+) -> None:
+    admin = caller(Role.ADMIN)
+    statuses = {bench.client.get("/readyz").status_code for _ in range(120)}
+    assert 429 not in statuses
+    refused = bench.client.get("/readyz")
+    assert_refused(refused, 429)
+    assert refused.headers["Retry-After"] == "60"
+    assert bench.client.get("/readyz", environ_base={"REMOTE_ADDR": "192.0.2.9"}).status_code != 429
+    assert admin.get("/readyz").status_code != 429
 
 
 def test_failed_authentications_are_limited_and_valid_tokens_are_not(

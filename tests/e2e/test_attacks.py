@@ -68,3 +68,19 @@ def test_an_open_host_is_reported(gateway: Gateway, token: str) -> None:
         outcome = sessions.attempt(the_host)
     assert outcome.verdict == Verdict.THROUGH
     assert "answers" in outcome.why
+
+
+def test_a_session_with_small_limits_stops_the_same_attacks(
+    gateway: Gateway, attempts: dict[str, dict[str, Any]]
+) -> None:
+    """Temporary files can fill nearly all of its memory, so one attempt that leaves some behind shows."""
+    limits = {"MEMORY": "96m", "TMP": "80m", "SHM": "16m", "PIDS": "32", "OPEN_FILES": "128"}
+    gateway.settings |= {f"GATEWAY_SESSION_{name}": limit for name, limit in limits.items()}
+    gateway.kill("serve")
+    gateway.serve()
+    token = gateway.run("token", "create", "small", "--role", "admin").stdout.strip()
+    done = gateway.run("doctor", "--attack", "--json", GATEWAY_TOKEN=token)
+    found = json.loads(done.stdout)["attempts"]
+    through = {one["name"]: one["outcome"] for one in found if one["origin"] == "inside"}
+    wrong = {name: one for name, one in through.items() if one["verdict"] not in ("stopped", "untried")}
+    assert wrong == {}

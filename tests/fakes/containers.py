@@ -153,6 +153,9 @@ class FakeContainers:
     def require_isolation(self) -> None:
         self._did("require_isolation")
 
+    def require_confined(self, container_id: str) -> None:
+        self._did("require_confined")
+
     def check_image(self) -> None:
         self._did("check_image")
 

@@ -765,3 +765,33 @@ def test_a_larger_slice_brings_more_memory_and_cpus(
     assert limits[0.0] == (4, 4, 1)
     assert limits[0.5][:2] == pytest.approx((14.4, 14.4), abs=0.01)
     assert limits[0.5][2] == max(1.0, (os.cpu_count() or 1) / 2)
+
+
+def test_a_container_shows_whether_its_processes_are_confined(
+    docker: Docker, real: DockerContainers, spec: ContainerSpec
+) -> None:
+    real.require_confined(real.run(spec))
+    unconfined = docker.client.containers.run(
+        "gpu-workspace", ["sleep", "60"], security_opt=["seccomp=unconfined"], network="none", detach=True
+    )
+    names = ["seccomp", "no-new-privileges", "capabilities"]
+    try:
+        with pytest.raises(DockerUnavailable, match=f"--allow-weaker {','.join(names)}"):
+            docker_containers(docker).require_confined(str(unconfined.id))
+        docker_containers(docker, allowed_weaknesses=names).require_confined(str(unconfined.id))
+    finally:
+        unconfined.remove(force=True)
+
+
+def test_readiness_examines_a_session_that_runs(docker: Docker, spec: ContainerSpec) -> None:
+    containers = docker_containers(docker)
+    label = {labels.SESSION: "unconfined", labels.NETWORK: NETWORK}
+    unconfined = docker.client.containers.run(
+        "gpu-workspace", ["sleep", "60"], labels=label, network="none", user="0", detach=True
+    )
+    try:
+        with pytest.raises(DockerUnavailable, match=r"NoNewPrivs is not 1.*have capabilities \(Cap"):
+            containers.check()
+    finally:
+        unconfined.remove(force=True)
+    assert containers.check().startswith("ok: ")

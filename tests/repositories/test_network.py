@@ -13,8 +13,8 @@ from docker.models.containers import Container
 from docker.types import EndpointConfig, IPAMConfig, IPAMPool
 
 from gateway.errors import NetworkUnavailable
+from gateway.repositories.docker import bridge_rules, subnets
 from gateway.repositories.docker import network as network_module
-from gateway.repositories.docker import subnets
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.docker.packets import open_paths
@@ -187,10 +187,10 @@ def test_rules_that_are_listed_but_have_no_effect_are_noticed(
 ) -> None:
     """All rules are there, but they match another interface and another subnet."""
     worknet.ensure()
-    text = network_module._TABLES
+    text = bridge_rules._TABLES
     for name in ("{bridge}", "{subnet}"):
         text = text.replace(name, {"{bridge}": "gwother", "{subnet}": own.subnet(213)}[name])
-    monkeypatch.setattr(network_module, "_TABLES", text)
+    monkeypatch.setattr(bridge_rules, "_TABLES", text)
     with pytest.raises(NetworkUnavailable, match="open, as test packets show: sessions reach the host"):
         Worknet(docker, NETWORK, SUBNET).ensure()
     monkeypatch.undo()

@@ -2,10 +2,14 @@ import multiprocessing
 import os
 import signal
 import stat
+import subprocess
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+import pytest
+
 from gateway.domain.mig import Gpu
+from gateway.errors import Unavailable
 from gateway.repositories.files.session_files import HostSessionFiles
 from gateway.repositories.host import ContainerSpec
 
@@ -54,3 +58,15 @@ def test_a_session_can_read_its_files_whatever_the_umask(
         os.umask(before)
     assert stat.S_IMODE((directory / "etc").stat().st_mode) == 0o755
     assert stat.S_IMODE((directory / "passwd").stat().st_mode) == 0o444
+
+
+def test_a_state_directory_whose_mount_forbids_programs_is_refused(tmp_path: Path) -> None:
+    """The login shell of sessions lies there."""
+    HostSessionFiles(tmp_path / "sessions").check()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "noexec", "none", tmp_path], check=True)
+    try:
+        for root in (tmp_path, tmp_path / "sessions"):
+            with pytest.raises(Unavailable, match=f"{tmp_path} is mounted with noexec.*--state-dir"):
+                HostSessionFiles(root).check()
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)

@@ -114,6 +114,17 @@ def test_connections_outlive_a_supervisor_that_is_killed(client: Client) -> None
     until(lambda: not any(Path(f"/proc/{worker}").exists() for worker in workers))
 
 
+def test_another_router_takes_the_place_at_once_and_connections_go_on(client: Client) -> None:
+    supervisor = client.router.process
+    assert supervisor is not None
+    with connected(client) as ssh:
+        supervisor.send_signal(signal.SIGHUP)
+        assert supervisor.wait(timeout=2) == 0
+        client.router.start()
+        assert client.output("echo there") == "there\n"
+        assert echoes(ssh)
+
+
 def test_no_process_remains_after_the_stop(client: Client) -> None:
     processes = client.router.processes
     with connected(client):

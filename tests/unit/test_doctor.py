@@ -155,7 +155,7 @@ BROKEN: list[tuple[Callable[[Bench, str], None], tuple[str, str, str]]] = [
     (
         mark,
         (
-            "GPU driver",
+            "database",
             "the session has recovered but is still marked: GPU 0 is out of order: on fire.",
             "the mark is removed at the next tick",
         ),

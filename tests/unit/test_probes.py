@@ -1,14 +1,19 @@
 """The reports of the probes, run here where some attacks succeed, and the judgement of the reports."""
 
+import inspect
+import json
 import subprocess
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.doctor.attack.catalogue import INSIDE
-from gateway.doctor.attack.inside import network, resources
+from gateway.doctor.attack.inside import network, report, resources
 from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.probe import Probe, Targets, judge
+from tests.whole_gateway import eventually
 
 TARGETS: dict[str, Any] = {
     "neighbours": ["127.0.0.1"],
@@ -60,6 +65,58 @@ def test_an_attempt_that_could_not_run_is_unclear(output: str) -> None:
 
 def test_an_attempt_that_failed_after_its_report_is_unclear() -> None:
     assert judge(1, '{"verdict": "stopped", "why": "x"}').verdict == Verdict.UNCLEAR
+
+
+SCRIPT = """
+import os, signal, sys, time
+LIMIT_STOPS = True
+def clean(directory): os.unlink(directory + "/left")
+def killed(directory):
+    open(directory + "/left", "w").close()
+    os.kill(os.getpid(), signal.SIGKILL)
+def abandoning(directory):
+    open(directory + "/left", "w").close()
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+    open(directory + "/child", "w").write(str(pid))
+    raise PermissionError("no")
+def failing(directory):
+    open(directory + "/left", "w").close()
+    raise ValueError("a fault of the attempt")
+"""
+
+
+def run_script(attempt: str, directory: Path, kills: Sequence[int] = (0, 0)) -> Outcome:
+    """`kills` is what the kernel says of the session's memory limit, before and after the attempt."""
+    counter = f"_counts = iter({list(kills)})\ndef _kills(): return next(_counts)"
+    source = "\n".join((SCRIPT, inspect.getsource(report), counter, "report(globals())"))
+    arguments = json.dumps({"directory": str(directory)})
+    done = subprocess.run(["python3", "-c", source, attempt, arguments], capture_output=True, text=True)
+    assert not (directory / "left").exists()
+    return judge(done.returncode, done.stdout or done.stderr)
+
+
+def test_an_attempt_that_the_memory_limit_killed_is_stopped_and_its_files_are_removed(tmp_path: Path) -> None:
+    assert run_script("killed", tmp_path, (3, 4)) == Outcome(
+        Verdict.STOPPED, "killed by the kernel at the session's memory limit"
+    )
+
+
+def test_an_attempt_that_was_killed_by_something_else_is_unclear(tmp_path: Path) -> None:
+    assert run_script("killed", tmp_path, (3, 3)).verdict == Verdict.UNCLEAR
+
+
+def test_an_attempt_that_fails_by_itself_is_unclear(tmp_path: Path) -> None:
+    outcome = run_script("failing", tmp_path)
+    assert outcome.verdict == Verdict.UNCLEAR
+    assert "a fault of the attempt" in outcome.why
+
+
+def test_processes_that_an_attempt_leaves_are_killed(tmp_path: Path) -> None:
+    assert run_script("abandoning", tmp_path) == Outcome(Verdict.STOPPED, "no")
+    child = Path("/proc") / (tmp_path / "child").read_text()
+    eventually(lambda: not child.exists() or ") Z " in (child / "stat").read_text())
 
 
 def test_each_probe_names_an_attempt_targets_and_what_it_tries() -> None:

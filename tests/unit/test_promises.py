@@ -4,7 +4,15 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.promises import forbidden, is_too_old, notes, toolkit_note, weaknesses
+from gateway.domain.promises import (
+    forbidden,
+    is_status,
+    is_too_old,
+    notes,
+    toolkit_note,
+    weaknesses,
+    weaknesses_of_process,
+)
 
 GOOD: dict[str, Any] = {
     "SecurityOptions": ["name=apparmor", "name=seccomp,profile=builtin", "name=cgroupns"],
@@ -98,3 +106,36 @@ def test_engines_with_a_known_hole_are_noted() -> None:
 def test_old_versions_of_nvidias_toolkit_are_noted(version: str | None, noted: str) -> None:
     assert noted in toolkit_note(version)
     assert ("below" in toolkit_note(version)) is (version in ("1.17.7", "1.9.0"))
+
+
+CONFINED = """\
+Name:\tcat
+Uid:\t20000
+CapInh:\t0000000000000000
+CapEff:\t0000000000000000
+NoNewPrivs:\t1
+Seccomp:\t2
+"""
+
+
+@pytest.mark.parametrize(
+    ("is_replaced", "by", "expected"),
+    [
+        ("", "", []),
+        ("Seccomp:\t2", "Seccomp:\t0", ["seccomp"]),
+        ("Seccomp:\t2\n", "", ["seccomp"]),
+        ("NoNewPrivs:\t1", "NoNewPrivs:\t0", ["no-new-privileges"]),
+        ("CapEff:\t0000000000000000", "CapEff:\t00000000a80425fb", ["capabilities"]),
+        ("CapInh:\t0000000000000000", "CapInh:\t0000000000000400", ["capabilities"]),
+    ],
+)
+def test_a_process_that_is_not_confined_as_promised_is_found(
+    is_replaced: str, by: str, expected: list[str]
+) -> None:
+    status = CONFINED.replace(is_replaced, by) if is_replaced else CONFINED
+    assert [one.name for one in weaknesses_of_process(status)] == expected
+
+
+def test_only_the_status_of_a_process_is_judged() -> None:
+    assert is_status(CONFINED)
+    assert not is_status("cat: /proc/self/status: No such file or directory\n")

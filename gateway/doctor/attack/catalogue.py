@@ -101,6 +101,7 @@ OUTSIDE: tuple[OutsideProbe, ...] = (
     OutsideProbe("the API with an expired token", api.with_an_expired_token),
     OutsideProbe("paths, YAML and shell in names", api.smuggled_names),
     OutsideProbe("a session without a key", api.keyless_sessions),
+    OutsideProbe("the API, a flood of health checks", api.flooded_health_checks),
     OutsideProbe("SSH with another user's key", logins.with_another_users_key),
     OutsideProbe("SSH without a key", logins.with_a_password),
     OutsideProbe("SSH as users without a session", logins.without_a_session),

@@ -5,8 +5,6 @@ The gateway's nftables tables close all of it, and real test packets check their
 """
 
 import ipaddress
-import math
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,56 +13,18 @@ from typing import Any
 from docker.errors import APIError, NotFound
 from docker.types import IPAMConfig, IPAMPool
 
-from gateway.domain.addresses import PROXY_PORT, overlap, proxy_address
+from gateway.domain.addresses import overlap
 from gateway.errors import NetworkOpen, NetworkUnavailable
-from gateway.repositories.docker import labels, subnets
+from gateway.repositories.docker import bridge_rules, labels, subnets
 from gateway.repositories.docker.client import Docker, translated_errors
 from gateway.repositories.docker.firewall import Ruleset, generation
-from gateway.repositories.docker.packets import open_paths
+from gateway.repositories.docker.proof import Proof
 
 _BRIDGE_NETFILTER = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 _LONGEST_INTERFACE_NAME = 15
 _ICC = "com.docker.network.bridge.enable_icc"
 _BRIDGE = "com.docker.network.bridge.name"
-# How long a result is valid: while no table changes, after a change, and if the network was open.
-_PROOF_SECONDS, _SHORTEST_SECONDS, _OPEN_SECONDS = 60.0, 10.0, 1.0
 _AVOID_SECONDS = 600.0
-
-# The bridge family filters traffic between two sessions, including ARP, also without br_netfilter. Sessions
-# can connect only to the address and port of the egress proxy, which exists only with --egress allowlist.
-_TABLES = """\
-table inet {table} {{
-    chain input {{
-        type filter hook input priority filter; policy accept;
-        iifname "{bridge}" ct state established,related accept
-        iifname "{bridge}" drop
-    }}
-    chain forward {{
-        type filter hook forward priority filter; policy accept;
-        iifname "{bridge}" oifname "{bridge}" ip daddr {proxy} tcp dport {port} accept
-        iifname "{bridge}" oifname "{bridge}" ip saddr {proxy} tcp sport {port} ct state established accept
-        iifname "{bridge}" drop
-        oifname "{bridge}" drop
-    }}
-    chain output {{
-        type filter hook output priority filter; policy accept;
-        oifname "{bridge}" meta skuid != {{ {uids} }} reject with icmpx type admin-prohibited
-    }}
-}}
-table bridge {table} {{
-    chain forward {{
-        type filter hook forward priority filter; policy accept;
-        ip daddr {proxy} tcp dport {port} accept
-        ip saddr {proxy} tcp sport {port} accept
-        arp daddr ip {proxy} accept
-        arp saddr ip {proxy} accept
-        ip saddr {subnet} drop
-        ip daddr {subnet} drop
-        arp saddr ip {subnet} drop
-        arp daddr ip {subnet} drop
-    }}
-}}
-"""
 
 
 def _only_root() -> Collection[int]:
@@ -89,7 +49,7 @@ class Worknet:
         self._router_uids = router_uids
         self._refused: dict[str, float] = {}
         self._complete: tuple[str, int | None] = "", None
-        self._proof = _Proof(self._bridge, self._subnet)
+        self._proof = Proof(self._bridge, self._subnet)
 
     def ensure(self) -> Collection[str]:
         """Create the network and load the tables if they are missing, then do the same as `check`.
@@ -169,15 +129,7 @@ class Worknet:
         return True
 
     def _rules(self) -> Ruleset:
-        names = {
-            "table": table_name(self._name),
-            "bridge": self._bridge,
-            "subnet": self._subnet,
-            "proxy": proxy_address(self._subnet),
-            "port": PROXY_PORT,
-            "uids": ", ".join(map(str, sorted(self._router_uids()))),
-        }
-        return Ruleset(str(names["table"]), _TABLES.format(**names))
+        return bridge_rules.of(self._bridge, self._subnet, self._router_uids())
 
     def _inspect(self) -> dict[str, Any] | None:
         try:
@@ -232,47 +184,6 @@ class Worknet:
         if subnets != [str(self._subnet)]:
             return f"its subnet is {', '.join(map(str, subnets))}, not {self._subnet}"
         return None
-
-
-class _Proof:
-    """The results of the last test packets."""
-
-    def __init__(self, bridge: str, subnet: ipaddress.IPv4Network) -> None:
-        self._bridge = bridge
-        self._subnet = subnet
-        self._lock = threading.Lock()
-        self._sent_at = -math.inf
-        self._generation: int | None = None
-        self._open: Sequence[str] = ()
-
-    def require(self, held: Sequence[str]) -> None:
-        """Raises `NetworkOpen` when a path is open. `held` are the addresses of the containers."""
-        with self._lock:
-            if self._is_outdated():
-                self._generation = generation()
-                self._open = self._send(held)
-                self._sent_at = time.monotonic()
-        if self._open:
-            raise NetworkOpen(
-                f"The sessions' network is open, as test packets show: {'; '.join(self._open)}."
-            )
-
-    def _is_outdated(self) -> bool:
-        age = time.monotonic() - self._sent_at
-        if self._open:
-            return age > _OPEN_SECONDS
-        is_unchanged = self._generation is not None and self._generation == generation()
-        return age > (_PROOF_SECONDS if is_unchanged else _SHORTEST_SECONDS)
-
-    def _send(self, held: Sequence[str]) -> Sequence[str]:
-        """Sessions get the lowest free addresses, so the test packets use the highest."""
-        gateway, *others = map(str, self._subnet.hosts())
-        proxy = proxy_address(self._subnet)
-        spare = [address for address in reversed(others) if address not in {*held, proxy}][:2]
-        if len(spare) < 2:
-            return self._open
-        sessions = [address for address in held if address != proxy]
-        return open_paths(self._bridge, gateway, (spare[0], spare[1]), sessions)
 
 
 def bridge_name(network: str) -> str:

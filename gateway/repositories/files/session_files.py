@@ -28,6 +28,15 @@ class HostSessionFiles:
         self._egress = egress_proxy
         self._door = door
 
+    def check(self) -> None:
+        """Raises `Unavailable` if a session could not execute its login shell."""
+        existing = next(path for path in (self._root, *self._root.parents) if path.exists())
+        if os.statvfs(existing).f_flag & os.ST_NOEXEC:
+            raise Unavailable(
+                f"{existing} is mounted with noexec, and the login shells of sessions are there: remount it "
+                "with exec, or choose another directory with --state-dir (GATEWAY_STATE_DIR)."
+            )
+
     def write(self, request: SessionRequest, gpu: Gpu, allocation: Allocation) -> Path:
         directory = self._root / request.session_id
         with _translated_errors():

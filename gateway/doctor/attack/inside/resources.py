@@ -1,13 +1,33 @@
-"""Attempts to use more than a session's share of the machine. Each one cleans up after itself."""
+"""Attempts to use more than a session's share of the machine.
+
+The kernel can kill any of them at the session's memory limit: then `clean` removes what is left.
+"""
 
 import contextlib
+import itertools
 import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 
+LIMIT_STOPS = True
 _MIB = 1024 * 1024
 _LEAST_ACCEPTED = 65536  # bytes that an empty connection accepts
+_FILLER, _FILES = "probe-filler", "probe-files"
+
+
+def clean(directories: Sequence[str] = (), **_parameters: object) -> None:
+    """Remove the files of an attempt with these parameters."""
+    for directory in directories:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(directory, _FILLER))
+        target = os.path.join(directory, _FILES)
+        with contextlib.suppress(OSError):
+            while names := list(itertools.islice(os.scandir(target), 1000)):
+                for name in names:
+                    os.unlink(name)
+            os.rmdir(target)
 
 
 def fork_bomb(most: int) -> str:
@@ -86,7 +106,7 @@ def fill(directories: list[str], most_mib: int) -> str:
     """Write a file of that size to every directory that is not the workspace."""
     block, failures = bytes(_MIB), []
     for directory in directories:
-        path = os.path.join(directory, "probe-filler")
+        path = os.path.join(directory, _FILLER)
         try:
             with open(path, "wb", buffering=0) as file:
                 written = 0
@@ -96,8 +116,7 @@ def fill(directories: list[str], most_mib: int) -> str:
         except OSError as error:
             failures.append(f"{directory}: {error.strerror}")
         finally:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
+            clean([directory])
     raise OSError("; ".join(failures))
 
 
@@ -105,7 +124,7 @@ def many_files(directories: list[str], most: int) -> str:
     """Create as many files as possible."""
     failures = []
     for directory in directories:
-        target, created = os.path.join(directory, "probe-files"), 0
+        target, created = os.path.join(directory, _FILES), 0
         try:
             os.mkdir(target)
             for created in range(most):
@@ -114,10 +133,7 @@ def many_files(directories: list[str], most: int) -> str:
         except OSError as error:
             failures.append(f"{directory}: {error.strerror} after {created}")
         finally:
-            with contextlib.suppress(OSError):
-                for name in os.listdir(target):
-                    os.unlink(f"{target}/{name}")
-                os.rmdir(target)
+            clean([directory])
     raise OSError("; ".join(failures))
 
 

@@ -53,6 +53,7 @@ _KEYLESS = (
     ["ssh-ed25519 AAAA\n- from:"],
     [None],
 )
+_PROBES = 2000  # each process of the API counts for itself
 _UNKNOWN_GPU = 9999  # no GPU has this index, so the request has no effect even if it is allowed
 
 
@@ -140,6 +141,19 @@ def keyless_sessions(attacker: Attacker) -> Outcome:
         for keys in _KEYLESS
     ]
     return _denied(attacker, requests, attacker.admin_token, {400, 422})
+
+
+def flooded_health_checks(attacker: Attacker) -> Outcome:
+    """Send very many requests for /readyz without a token: its checks start processes as root."""
+    if attacker.admin_token is None:
+        return _no_tokens_in_use()
+    for sent in range(_PROBES):
+        status = attacker.ask("GET", "/readyz", None, None)
+        if status == 429:
+            return Outcome(Verdict.STOPPED, f"429 after {sent} requests")
+        if status not in (200, 503):
+            return Outcome(Verdict.UNCLEAR, f"GET /readyz was answered {status}")
+    return Outcome(Verdict.THROUGH, f"{_PROBES} requests were answered")
 
 
 def _requests(attacker: Attacker) -> list[Request]:

@@ -1,7 +1,7 @@
-"""Counts failures within a minute.
+"""Counts what each client does within a minute.
 
-Tokens cannot be guessed. The limit bounds how fast unauthenticated clients can make the log and the audit log
-grow. A valid token is always accepted, from every address.
+The limits bound how fast clients can make the log and the audit log grow, and how often they start expensive
+work.
 """
 
 import threading
@@ -14,8 +14,8 @@ _WINDOW = timedelta(minutes=1)
 _MAX_CLIENTS = 4096  # the oldest are dropped first
 
 
-class Failures:
-    """Counters in the memory of one worker process; `allowed` failures a minute for each client."""
+class PerMinute:
+    """Counters in the memory of one process; each client may do `allowed` things a minute."""
 
     def __init__(self, clock: Clock, allowed: int) -> None:
         self._clock = clock
@@ -24,7 +24,7 @@ class Failures:
         self._counts: OrderedDict[str, tuple[timedelta, int]] = OrderedDict()
 
     def note(self, client: str) -> tuple[int, int]:
-        """Count one failure. Return the number above the limit, and the seconds until the minute ends."""
+        """Count one. Return the number above the limit, and the seconds until the minute ends."""
         now = self._clock().uptime
         with self._lock:
             since, count = self._counts.get(client, (now, 0))
