@@ -32,7 +32,9 @@ pytestmark = pytest.mark.may_be_skipped
 def server() -> Iterator[Server]:
     with running("gpu-workspace") as server:
         server.run(f"(umask 077; printf '{SETTINGS}' > /etc/default/gpu-ssh-gateway)\n{INSTALL}")
-        eventually(server.is_ready, seconds=60)
+        # The router's account is new: the gateway's firewall knows it within a minute.
+        eventually(server.is_ready, seconds=90)
+        eventually(server.has_entry_point)
         yield server
 
 
