@@ -13,9 +13,9 @@ from gateway.domain.host_share import GIB, Machine
 # The host's core_pattern may name a program. With an RLIMIT_CORE of 0 the kernel starts this program, as root
 # on the host, for each crash in a session. With 1 it does not (core(5), fs/coredump.c).
 _NO_CORE_DUMPS = 1
-# The default of nr_inodes is half of the machine's memory pages. exec: builds in /tmp run programs there.
 # In cgroup v1, TCP buffers are not part of the memory limit: a session can have a 16th more for them.
 _TCP_SHARE, _LEAST_TCP_BYTES = 16, 2**24
+# The default of nr_inodes is half of the machine's memory pages. exec: builds in /tmp run programs there.
 _TMPFS = "rw,nosuid,nodev,mode=1777,nr_inodes=100k"
 
 
