@@ -22,6 +22,7 @@ from gateway.api import (
     metrics,
     openapi,
     policies,
+    queue,
     usage,
     users,
     webhooks,
@@ -32,6 +33,7 @@ from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
 from gateway.api.services import ApiServices
 from gateway.background.idler import Idler
 from gateway.background.login_recorder import LoginRecorder
+from gateway.background.opener import Opener
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
@@ -72,7 +74,7 @@ from gateway.services.disk_use import DiskUse
 from gateway.services.events import AuditLog
 from gateway.services.gauges import Gauges
 from gateway.services.gpus import GpuInventory
-from gateway.services.idle import Idle, NobodyWaits
+from gateway.services.idle import Idle
 from gateway.services.images import Images
 from gateway.services.leases import Leases
 from gateway.services.login_notices import LoginNotices
@@ -81,6 +83,7 @@ from gateway.services.metrics import Metrics
 from gateway.services.notices import Notices
 from gateway.services.policies import Policies
 from gateway.services.ports import Database, Host, Leadership, NoticeFiles, Pipes, Receivers, RouterReports
+from gateway.services.queue import Queue
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.readiness import Readiness
 from gateway.services.recovery import Recovery
@@ -121,6 +124,8 @@ class Gateway:
     flask: Flask
     sessions: Sessions
     leases: Leases
+    queue: Queue
+    opener: Opener
     login_notices: LoginNotices
     warnings: Warnings
     reconciler: Reconciler
@@ -202,6 +207,8 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     images = Images(host, settings.named_images)
     policies, ttl = Policies(database, clock), timedelta(minutes=settings.max_ttl_minutes)
     sessions = Sessions(database, host, pipes, closing, routing, quota, notices, images, policies, ttl, clock)
+    claim = timedelta(minutes=settings.claim_minutes)
+    waiting_line = Queue(database, host, sessions, login_notices, claim, clock)
     leases = Leases(database, notices, limit, policies, clock)
     history = timedelta(days=settings.history_days)
     reconciler = Reconciler(database, host, closing, routing, notices, history, clock)
@@ -213,7 +220,7 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
         host,
         closing,
         notices,
-        NobodyWaits(),
+        waiting_line,
         timedelta(minutes=settings.idle_minutes),
         IdlePolicy(settings.idle_policy),
         clock,
@@ -223,6 +230,7 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     inventory = GpuInventory(database, host, MigPolicy(settings.mig_policy), clock)
     gauges = Gauges(database, inventory, checks, clock)
     sender = Webhooks(database, parts.receivers, clock)
+    opener = Opener(waiting_line)
     reaper = Reaper(
         reconciler,
         watch,
@@ -232,6 +240,7 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
         gauges,
         Sender(sender),
         Idler(idle),
+        opener,
         leadership,
     )
     flask = Flask("gateway", static_folder=None)
@@ -239,7 +248,19 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     flask.json.sort_keys = False  # type: ignore[attr-defined]
     flask.url_map.converters |= {"int": PathNumber, "default": PathText}
     gateway = Gateway(
-        flask, sessions, leases, login_notices, warnings, reconciler, disk_use, gauges, sender, idle, reaper
+        flask,
+        sessions,
+        leases,
+        waiting_line,
+        opener,
+        login_notices,
+        warnings,
+        reconciler,
+        disk_use,
+        gauges,
+        sender,
+        idle,
+        reaper,
     )
     flask.extensions["gateway"] = gateway
     _serve(gateway, settings, parts, routing)
@@ -255,6 +276,7 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
     ApiServices(
         gateway.sessions,
         gateway.leases,
+        gateway.queue,
         messages=Messages(database, parts.host, gateway.disk_use.notices, clock),
         user_keys=UserKeys(database, routing, uids, gateway.login_notices, clock),
         users=Users(database, uids, gateway.leases.policies, clock),
@@ -273,7 +295,20 @@ def _serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing)
         public_url=settings.public_url,
     ).install(app)
     browsers.register(app, settings.api_hosts, clock)
-    for module in (sessions_api, users, usage, gpus, events, policies, images, webhooks, health, metrics):
+    blueprints = (
+        sessions_api,
+        users,
+        usage,
+        gpus,
+        events,
+        policies,
+        images,
+        webhooks,
+        health,
+        metrics,
+        queue,
+    )
+    for module in blueprints:
         app.register_blueprint(module.routes)
     authorisation.register(app, tokens, sign_ins, SessionCallers(database), audit_log, clock)
     in_session.register(app, gateway.login_notices.words, clock)

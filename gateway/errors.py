@@ -24,7 +24,8 @@ secret.
     ├── SessionEnded            the session has ended
     ├── LeaseMoved              the lease has another end than the caller saw
     ├── LeaseTooLong            the lease would become longer than the limit
-    ├── SessionExists           the user has a live session already
+    ├── WaitedFor               the slice of the lease was promised to a request in line
+    ├── SessionExists           the user has a live session already, or waits for one
     ├── UserRouted              a hand-written pipe routes the user elsewhere
     ├── NoCapacity              no GPU has room for the profile now
     ├── Unavailable             a part of the host does not answer or is not ready
@@ -49,6 +50,7 @@ secret.
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from typing import NamedTuple
 
 
 class GatewayError(Exception):
@@ -204,11 +206,35 @@ class LeaseTooLong(GatewayError):
         self.latest_end = latest_end
 
 
-class SessionExists(GatewayError):
-    def __init__(self, user_id: str, session_id: str) -> None:
-        super().__init__(
-            f"{user_id} already has the live session {session_id}: use it, or DELETE it and create another."
+class WaitedFor(GatewayError):
+    """The lease would reach into a promise or a maintenance. `latest_end` is the latest end possible, None if
+    the lease cannot be extended. `waiting` is the promise, None for a maintenance."""
+
+    def __init__(self, latest_end: datetime | None, until: datetime, waiting: "Promise | None") -> None:
+        what = "its GPU is in maintenance" if waiting is None else "somebody else was promised this slice"
+        advice = (
+            f"Extend to {latest_end:%Y-%m-%d %H:%M:%S} UTC at the latest"
+            if latest_end
+            else "Wait in line again"
         )
+        super().__init__(
+            f"The lease cannot last beyond {until:%Y-%m-%d %H:%M:%S} UTC, because then {what}. {advice}."
+        )
+        self.latest_end, self.waiting = latest_end, waiting
+
+
+class Promise(NamedTuple):
+    """What a request in line was promised. `user_id` is for operators only."""
+
+    user_id: str
+    mig_profile: str
+    promised_at: datetime | None
+
+
+class SessionExists(GatewayError):
+    def __init__(self, user_id: str, session_id: str, is_waiting: bool = False) -> None:
+        what = "waits in line already with the request" if is_waiting else "already has the live session"
+        super().__init__(f"{user_id} {what} {session_id}: use it, or DELETE it and create another.")
         self.session_id = session_id
 
 

@@ -34,10 +34,11 @@ DELETE = (
     "after-end",
     "after-session-files-remove",
 )
+LINE = ("after-line-join", "after-line-move", "after-line-leave", "after-put-back")
 EXTEND = ("after-extend-commit", "after-lease-files-write")
 WARN = ("after-warning-shown", "after-warning-commit")
 WEBHOOK = ("after-webhook-sent", "after-webhook-recorded")
-PLACES = CREATE + DELETE + EXTEND + WARN + WEBHOOK
+PLACES = CREATE + DELETE + LINE + EXTEND + WARN + WEBHOOK
 ACTIONS = ("kill", "error")
 
 _armed: dict[str, str] = {}

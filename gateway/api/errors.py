@@ -9,6 +9,7 @@ from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
 
 from gateway import errors
+from gateway.api.authorisation import own_user
 from gateway.api.responses import utc
 
 log = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.SessionEnded, 410, "session-ended", "The session has ended"),
     (errors.LeaseMoved, 409, "lease-moved", "The lease has another end"),
     (errors.LeaseTooLong, 403, "policy", "The lease would become too long"),
+    (errors.WaitedFor, 409, "waited-for", "The slice was promised to somebody else"),
     (errors.SessionExists, 409, "session-exists", "The user has a live session"),
     (errors.UserRouted, 409, "user-routed", "A hand-written pipe routes the user"),
     (errors.NoCapacity, 503, "no-capacity", "No GPU slice is free"),
@@ -100,6 +102,8 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
             return {"session_id": error.session_id}
         case errors.LeaseMoved():
             return {"expires_at": utc(error.expires_at)}
+        case errors.WaitedFor():
+            return _promise(error)
         case errors.LeaseTooLong():
             latest_end = error.latest_end
             return {"rule": error.rule, "max_expires_at": utc(latest_end) if latest_end else None}
@@ -112,6 +116,20 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
         case errors.NoCapacity(retry_at=datetime() as retry_at):
             return {"retry_at": utc(retry_at)}
     return {}
+
+
+def _promise(error: errors.WaitedFor) -> dict[str, Any]:
+    """Only operators read whose promise it is."""
+    latest_end, promise = error.latest_end, error.waiting
+    members: dict[str, Any] = {"max_expires_at": utc(latest_end) if latest_end else None, "waiting": None}
+    if promise:
+        at = promise.promised_at
+        members["waiting"] = {
+            "user_id": promise.user_id if own_user() in (None, promise.user_id) else None,
+            "mig_profile": promise.mig_profile,
+            "promised_at": utc(at) if at else None,
+        }
+    return members
 
 
 def _validation_error(error: ValidationError) -> Response:

@@ -53,8 +53,8 @@ def fit(query: Fields) -> ResponseReturnValue:
 @routes.put("/<int:index>/cordon")
 @describes({204: None}, optional_body=CordonRequest, problems=(404, 422, 507))
 def cordon(given: Fields, index: int) -> ResponseReturnValue:
-    """Keep new sessions off a GPU."""
-    services().gpus.cordon(index, given["reason"])
+    """Keep new sessions off a GPU, at once or from a time on."""
+    services().gpus.cordon(index, given["reason"], given["starts_at"])
     return "", 204
 
 
@@ -68,6 +68,7 @@ def uncordon(index: int) -> ResponseReturnValue:
 
 def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
     occupied = [piece for piece in occupancy.occupied if piece.gpu_uuid == gpu.uuid]
+    scheduled = occupancy.scheduled.get(gpu.uuid)
     return {
         "index": gpu.index,
         "uuid": gpu.uuid,
@@ -81,6 +82,7 @@ def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
         "instances": list(_instances(gpu, occupied, occupancy, owner)),
         "healthy": gpu.fault is None,
         "cordoned": gpu.uuid in occupancy.cordons,
+        "cordoned_from": scheduled.starts_at if scheduled else None,
         "reason": occupancy.why_closed(gpu),
         "simulated": gpu.simulated,
     }

@@ -59,6 +59,9 @@ class Flag(fields.Boolean):
         return value
 
 
+_LONGEST_WAIT_MINUTES = 10080
+
+
 class SessionRequest(Schema):
     """Body of `POST /sessions`."""
 
@@ -75,6 +78,10 @@ class SessionRequest(Schema):
         validate=validate.Length(1, ssh_keys.MAX_KEYS),
     )
 
+    wait_minutes = WholeNumber(
+        load_default=0,
+        validate=validate.Range(0, _LONGEST_WAIT_MINUTES, error="Must be between {min} and {max} minutes."),
+    )
     override = Flag(load_default=False)
     image = fields.String(load_default=None, validate=[validate.Length(1, 64), _text])
 
@@ -165,6 +172,18 @@ class FitRequest(Schema):
     profile = fields.String(required=True, validate=validate.Length(1, 64))
 
 
+_PRIORITIES = 1000
+
+
+class PriorityRequest(Schema):
+    """Body of `PUT /queue/{id}`."""
+
+    priority = WholeNumber(
+        required=True,
+        validate=validate.Range(-_PRIORITIES, _PRIORITIES, error="Must be between {min} and {max}."),
+    )
+
+
 class MessageRequest(Schema):
     """Body of `POST /sessions/{id}/message`. An empty text takes the last message away."""
 
@@ -181,6 +200,7 @@ class CordonRequest(Schema):
     """Optional body of `PUT /gpus/{index}/cordon`."""
 
     reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
+    starts_at = Instant(data_key="from", load_default=None)
 
 
 class KeepRequest(Schema):

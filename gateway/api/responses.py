@@ -16,8 +16,9 @@ def utc(at: datetime) -> str:
 class UtcTime(fields.DateTime):
     """`2025-01-17T08:00:00Z`, whole seconds."""
 
-    def __init__(self, **options: Any) -> None:
-        shown = {"pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
+    def __init__(self, optional: bool = False, **options: Any) -> None:
+        shown: dict[str, Any] = {"pattern": r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ$"}
+        shown |= {OPTIONAL: True} if optional else {}
         super().__init__(format="%Y-%m-%dT%H:%M:%SZ", metadata=shown, **options)
 
 
@@ -34,7 +35,7 @@ class SessionResponse(ResponseSchema):
     status = fields.String()
     problem = fields.String(allow_none=True)
     created_at = UtcTime()
-    expires_at = UtcTime()
+    expires_at = UtcTime(allow_none=True)
     max_expires_at = UtcTime(allow_none=True)
     opened_at = UtcTime(allow_none=True)
     extended_minutes = fields.Integer()
@@ -45,6 +46,26 @@ class SessionResponse(ResponseSchema):
     ssh_port = fields.Integer()
     ssh_command = fields.String()
     ssh_known_hosts = fields.String(allow_none=True)
+    # only while the request waits in line
+    position = fields.Integer(allow_none=True, metadata={OPTIONAL: True})
+    priority = fields.Integer(metadata={OPTIONAL: True})
+    promised_at = UtcTime(allow_none=True, optional=True)
+    wait_until = UtcTime(optional=True)
+
+
+class WaitingResponse(ResponseSchema):
+    session_id = fields.String(attribute="id", allow_none=True)
+    user_id = fields.String(allow_none=True)
+    mig_profile = fields.String()
+    position = fields.Integer(allow_none=True)
+    priority = fields.Integer()
+    asked_at = UtcTime()
+    promised_at = UtcTime(attribute="starts_at", allow_none=True)
+    wait_until = UtcTime()
+
+
+class QueueResponse(ResponseSchema):
+    requests = fields.List(fields.Nested(WaitingResponse))
 
 
 class SignalResponse(ResponseSchema):
@@ -118,6 +139,7 @@ class GpuResponse(ResponseSchema):
     instances = fields.List(fields.Nested(InstanceResponse))
     healthy = fields.Boolean()
     cordoned = fields.Boolean()
+    cordoned_from = UtcTime(allow_none=True)
     reason = fields.String(allow_none=True)
     simulated = fields.Boolean()
 

@@ -13,6 +13,7 @@ from gateway.services.leases import Leases
 from gateway.services.messages import Messages
 from gateway.services.metrics import Metrics
 from gateway.services.policies import Policies
+from gateway.services.queue import Queue
 from gateway.services.readiness import Readiness
 from gateway.services.sessions import Sessions
 from gateway.services.sign_ins import SignIns
@@ -30,6 +31,7 @@ class ApiServices:
 
     sessions: Sessions
     leases: Leases
+    queue: Queue
     messages: Messages
     user_keys: UserKeys
     users: Users

@@ -27,7 +27,10 @@ from gateway.api.responses import (
 from gateway.api.services import services
 from gateway.domain.lease import Extension
 from gateway.domain.models import Session
+from gateway.domain.words import one_line
+from gateway.errors import NoCapacity
 from gateway.services.idle import Activity
+from gateway.services.queue import Place
 
 routes = Blueprint("sessions", __name__, url_prefix="/sessions")
 
@@ -39,27 +42,29 @@ def _session_request() -> SessionRequest:
 
 
 @routes.post("")
-@describes({201: OpenedResponse}, body=_session_request, problems=(403, 409, 422, 507))
+@describes({201: OpenedResponse, 202: OpenedResponse}, body=_session_request, problems=(403, 409, 422, 507))
 def create(given: Fields) -> ResponseReturnValue:
-    """Open a session. The response comes when the user can log in."""
+    """Open a session: 201 when the user can log in. With `wait_minutes`, 202 if the request waits in line."""
     require_own(given["user_id"])
     if given["override"]:
         require_operator("override")
-    minutes = given["ttl_minutes"]
-    lease = None if minutes is None else timedelta(minutes=minutes)
-    opened = services().sessions.open(
+    minutes, sessions = given["ttl_minutes"], services().sessions
+    wanted = sessions.wanted(
         given["user_id"],
-        lease,
+        None if minutes is None else timedelta(minutes=minutes),
         given["mig_profile"],
         given["ssh_public_keys"],
         given["override"],
         given["image"],
     )
-    body = _shown(opened.session)
-    if opened.private_key is not None:
-        body["ssh_private_key"] = opened.private_key
-    path = url_for("sessions.read", session_id=opened.session.id)
-    return body, 201, {"Location": services().public_url + path}
+    try:
+        opened = sessions.open_wanted(wanted)
+    except NoCapacity:
+        if not given["wait_minutes"]:
+            raise
+        place = services().queue.join(wanted, timedelta(minutes=given["wait_minutes"]))
+        return _created(_waiting(place), place.private_key, 202)
+    return _created(_shown(opened.session), opened.private_key, 201)
 
 
 @routes.get("")
@@ -72,7 +77,9 @@ def list_live() -> ResponseReturnValue:
 @routes.get("/<session_id>")
 @describes({200: SessionResponse}, problems=(404, 410))
 def read(session_id: str) -> ResponseReturnValue:
-    """Read a live session."""
+    """Read a live session, or a request that waits for one."""
+    if place := services().queue.find(session_id, own_user()):
+        return _waiting(place)
     return _shown(services().sessions.get(session_id, own_user()))
 
 
@@ -120,7 +127,10 @@ def replace_keys(given: Fields, session_id: str) -> ResponseReturnValue:
 @routes.delete("/<session_id>")
 @describes({204: None, 202: SessionResponse}, optional_body=EndRequest, problems=(404, 410, 422, 507))
 def delete(given: Fields, session_id: str) -> ResponseReturnValue:
-    """Close a session: 204 when everything is removed, 202 if the gateway must repeat a step."""
+    """Close a session, or give a place in line up: 204 when everything is removed, 202 if the gateway must
+    repeat a step."""
+    if services().queue.leave(session_id, own_user(), one_line(given["note"]) or None):
+        return "", 204
     sessions = services().sessions
     sessions.get(session_id, own_user())
     if sessions.close(session_id, note=given["note"]):
@@ -153,3 +163,31 @@ def _shown(session: Session) -> Fields:
     latest_end = services().leases.limit.latest_end(session)
     fields["max_expires_at"] = utc(latest_end) if latest_end else None
     return {**fields, **services().entry_point.describe(session.user_id)}
+
+
+def _waiting(place: Place) -> Fields:
+    """Return a request in line in the form of a session that has nothing yet."""
+    request = place.request
+    fields: Fields = dict.fromkeys(_response.fields)
+    fields |= _response.dump(
+        {
+            "id": request.id,
+            "user_id": request.user_id,
+            "mig_profile": request.mig_profile,
+            "status": "waiting",
+            "created_at": request.asked_at,
+            "extended_minutes": 0,
+            "position": place.position,
+            "priority": request.priority,
+            "promised_at": request.starts_at,
+            "wait_until": request.wait_until,
+        }
+    )
+    return {**fields, **services().entry_point.describe(request.user_id)}
+
+
+def _created(body: Fields, private_key: str | None, status: int) -> ResponseReturnValue:
+    if private_key is not None:
+        body["ssh_private_key"] = private_key
+    path = url_for("sessions.read", session_id=body["session_id"])
+    return body, status, {"Location": services().public_url + path}

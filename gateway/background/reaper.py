@@ -16,6 +16,7 @@ from typing import TypeVar
 from gateway.background.idler import Idler
 from gateway.background.login_recorder import LoginRecorder
 from gateway.background.memory import return_free_memory
+from gateway.background.opener import Opener
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
@@ -50,6 +51,7 @@ class Reaper:
         gauges: Gauges,
         sender: Sender,
         idler: Idler,
+        opener: Opener,
         leadership: Leadership,
     ) -> None:
         self._reconciler = reconciler
@@ -60,6 +62,7 @@ class Reaper:
         self._gauges = gauges
         self._sender = sender
         self._idler = idler
+        self._opener = opener
         self._leadership = leadership
         self._stop = threading.Event()
         self._wake = threading.Event()  # reconcile now, before the next regular time
@@ -130,6 +133,7 @@ class Reaper:
             self._recorder.working(),
             self._sender.working(),
             self._idler.working(),
+            self._opener.working(),
             self._measuring(),
         )
         with ExitStack() as running:

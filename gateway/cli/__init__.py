@@ -20,6 +20,7 @@ from gateway.cli.image import image
 from gateway.cli.keys import keys
 from gateway.cli.message import message
 from gateway.cli.policy import policy
+from gateway.cli.queue import queue
 from gateway.cli.serving import router, serve
 from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
@@ -45,6 +46,7 @@ def gateway(context: click.Context) -> None:
 _OF_THE_HOST = (serve, router, migrate, backup, restore, take_over, token, doctor)
 _OF_CLIENTS = (
     create,
+    queue,
     sessions,
     show,
     extend,

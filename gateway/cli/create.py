@@ -13,6 +13,7 @@ from gateway.cli.durations import Duration, minutes
 from gateway.cli.options import as_json_option, client_options
 from gateway.cli.progress import progress
 from gateway.cli.session_text import date
+from gateway.cli.waiting import wait_for
 from gateway.client import Client
 
 
@@ -25,6 +26,12 @@ from gateway.client import Client
     "--key", "keys", type=click.File(), multiple=True, metavar="FILE", help="Let in the public keys of FILE."
 )
 @click.option("--image", metavar="NAME", help="Run the session on this image of `gateway image list`.")
+@click.option(
+    "--wait",
+    type=Duration(),
+    metavar="DURATION",
+    help="If no slice is free, wait in line this long, such as 4h.",
+)
 @as_json_option
 def create(
     client: Client,
@@ -33,12 +40,16 @@ def create(
     ttl: timedelta | None,
     keys: Sequence[TextIO],
     image: str | None,
+    wait: timedelta | None,
     as_json: bool,
 ) -> None:
     """Open a session for USER, and print the line to connect with.
 
     Without --key the keys that are stored for USER open it. If there are none, the gateway makes a pair, and
     its private key is written to USER.key.
+
+    With --wait the command shows the place in line and the promised time until the session is open. An
+    interrupt leaves the request in line.
     """
     body: dict[str, Any] = {"user_id": user}
     if profile is not None:
@@ -49,13 +60,18 @@ def create(
         body["image"] = image
     if keys:
         body["ssh_public_keys"] = _public_keys(keys)
+    if wait is not None:
+        body["wait_minutes"] = minutes(wait)
     with progress(f"Opening a session for {user}"):
-        session = client.ask("POST", "/sessions", body)
+        answer = client.ask("POST", "/sessions", body)
+    if as_json and answer["status"] != "active":
+        click.echo(json.dumps(answer, indent=2))  # the only answer with the private key
+    identity = "" if as_json else _keep_private_key(answer)
+    session = answer if answer["status"] == "active" else wait_for(client, answer)
     if as_json:
         click.echo(json.dumps(session, indent=2))
         return
     click.echo(f"{session['user_id']} has a {session['mig_profile']} until {date(session['expires_at'])}.")
-    identity = _keep_private_key(session)
     click.echo(f"Connect with:  {session['ssh_command'].replace('ssh ', f'ssh {identity}', 1)}")
 
 

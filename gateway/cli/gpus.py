@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 import click
 
 from gateway.cli import slice_map
+from gateway.cli.durations import TimeOfDay
 from gateway.cli.options import client_options
 from gateway.cli.table import colour
 from gateway.client import Client
@@ -30,10 +31,18 @@ def gpus(context: click.Context, client: Client, as_json: bool) -> None:
 @gpus.command()
 @click.argument("index", type=click.IntRange(0))
 @click.option("--reason", default="", help="Show this reason to everyone who lists the GPUs.")
+@click.option("--from", "begin", type=TimeOfDay(), metavar="TIME", help="Begin at this time, such as 18:00.")
 @click.pass_obj
-def cordon(client: Client, index: int, reason: str) -> None:
-    """Keep new sessions off the GPU with this INDEX."""
-    client.ask("PUT", f"/gpus/{index}/cordon", {"reason": reason})
+def cordon(client: Client, index: int, reason: str, begin: datetime | None) -> None:
+    """Keep new sessions off the GPU with this INDEX.
+
+    Until the time of --from, sessions that end before it still start there, and no lease is extended beyond
+    it.
+    """
+    body: dict[str, str] = {"reason": reason}
+    if begin is not None:
+        body["from"] = begin.astimezone(UTC).isoformat()
+    client.ask("PUT", f"/gpus/{index}/cordon", body)
 
 
 @gpus.command()

@@ -14,11 +14,16 @@ whose_argument = click.argument("whose", metavar="USER|ID", shell_complete=compl
 
 
 def find(client: Client, whose: str) -> Session:
-    """The live session of a user, or the session with this id. Raises `GatewayError`."""
+    """The live session of a user, the user's request in line, or the session with this id. Raises
+    `GatewayError`."""
     live: Sequence[Session] = client.ask("GET", "/sessions")["sessions"]
     for session in live:
         if whose in (session["user_id"], session["session_id"]):
             return session
+    whose = next(
+        (each["session_id"] for each in client.ask("GET", "/queue")["requests"] if each["user_id"] == whose),
+        whose,
+    )
     try:
         found: Session = client.ask("GET", f"/sessions/{quote(whose, safe='')}")
     except Refused as refusal:

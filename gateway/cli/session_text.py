@@ -5,7 +5,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from gateway.client import Client
-from gateway.domain.words import Words
+from gateway.domain.durations import in_words
+from gateway.domain.words import Words, ordinal
 from gateway.errors import GatewayError
 
 Session = Mapping[str, Any]
@@ -37,7 +38,22 @@ def row(session: Session, gpus: Mapping[str, str]) -> list[str]:
     ]
 
 
+def waiting_row(request: Session) -> list[str]:
+    """A request in line, as a row of the table of sessions."""
+    promised_at = request["promised_at"]
+    by = f"by {Words().time(time(promised_at), datetime.now(UTC))}" if promised_at else "-"
+    place = f"{ordinal(request['position'])} in line"
+    return [request["user_id"], request["mig_profile"], "-", "waiting", by, place]
+
+
 def facts(session: Session, gpus: Mapping[str, str]) -> dict[str, str]:
+    if session["status"] == "waiting":
+        return {
+            "slice": session["mig_profile"],
+            "state": place(session, datetime.now(UTC)),
+            "gives up": date(session["wait_until"]),
+            "connect": session["ssh_command"],
+        }
     latest, gpu = session["max_expires_at"], gpus.get(session["session_id"])
     further = f", can be extended to {date(latest)}" if latest else ", cannot be extended"
     facts = {
@@ -49,6 +65,19 @@ def facts(session: Session, gpus: Mapping[str, str]) -> dict[str, str]:
         "connect": session["ssh_command"],
     }
     return facts | ({"problem": session["problem"]} if session["problem"] else {})
+
+
+def place(request: Session, now: datetime) -> str:
+    """`2nd in line, by 14:20 KST (38 minutes) at the latest`."""
+    if request["status"] != "waiting":
+        return "the session opens now"
+    if request["promised_at"] is None:
+        return f"{ordinal(request['position'])} in line, nothing can be promised before the wait ends"
+    at = time(request["promised_at"])
+    left = max(timedelta(minutes=1), at - now)
+    whole = timedelta(minutes=-(-left // timedelta(minutes=1)))
+    by = f"by {Words().time(at, now)} ({in_words(whole)}) at the latest"
+    return f"{ordinal(request['position'])} in line, {by}"
 
 
 def left(session: Session) -> str:

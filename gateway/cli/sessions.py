@@ -10,13 +10,22 @@ from gateway.cli.durations import Duration, TimeOfDay, minutes
 from gateway.cli.lookup import find, whose_argument
 from gateway.cli.options import as_json_option, client_options
 from gateway.cli.progress import progress
-from gateway.cli.session_text import Session, date, facts, gpu_indexes, left, row, time
+from gateway.cli.session_text import (
+    Session,
+    date,
+    facts,
+    gpu_indexes,
+    left,
+    row,
+    time,
+    waiting_row,
+)
 from gateway.cli.table import Table, colour, printable
 from gateway.client import Client
 from gateway.domain.durations import in_words
 from gateway.errors import GatewayError
 
-_COLOURS = {"active": None, "pending": "cyan", "closing": "red"}
+_COLOURS = {"active": None, "pending": "cyan", "closing": "red", "waiting": "yellow"}
 
 
 @click.command()
@@ -29,9 +38,11 @@ def sessions(client: Client, as_json: bool) -> None:
         click.echo(json.dumps(response, indent=2))
         return
     found, gpus = response["sessions"], gpu_indexes(client)
+    waiting = [request for request in client.ask("GET", "/queue")["requests"] if request["user_id"]]
     table = Table(["USER", "PROFILE", "GPU", "STATE", "LEFT", "MAY EXTEND TO"])
-    rows = [row(session, gpus) for session in found]
-    for line in table.lines(rows, [_COLOURS[session["status"]] for session in found]):
+    rows = [*(row(session, gpus) for session in found), *map(waiting_row, waiting)]
+    colours = [*(_COLOURS[session["status"]] for session in found), *(_COLOURS["waiting"] for _ in waiting)]
+    for line in table.lines(rows, colours):
         click.echo(line, color=colour())
 
 
@@ -71,6 +82,10 @@ def extend(
     if [by is not None, until is not None, as_far_as_possible].count(True) != 1:
         raise click.UsageError("Give a DURATION, or --until, or --max.")
     before = find(client, whose)
+    if before["status"] == "waiting":
+        raise GatewayError(
+            f"{before['user_id']} waits in line and has no lease yet: there is nothing to extend."
+        )
     body = {"minutes": _minutes(before, by, until), "ends": before["expires_at"], "override": override}
     session = client.ask("POST", f"/sessions/{before['session_id']}/extend", body)
     if as_json:
@@ -91,6 +106,10 @@ def end(client: Client, whose: str, yes: bool, note: str) -> None:
     user = session["user_id"]
     if not yes:
         _confirm_end(session)
+    if session["status"] == "waiting":
+        client.ask("DELETE", f"/sessions/{session['session_id']}", {"note": note})
+        click.echo(f"{user} waits in line no more.")
+        return
     with progress(f"Ending the session of {user}"):
         closing = client.ask("DELETE", f"/sessions/{session['session_id']}", {"note": note})
     if closing is None:
@@ -113,5 +132,8 @@ def _minutes(session: Session, by: timedelta | None, until: datetime | None) -> 
 def _confirm_end(session: Session) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("There is no terminal to ask on: give --yes to end the session.")
+    if session["status"] == "waiting":
+        click.confirm(f"Give up the place in line of {session['user_id']}?", abort=True)
+        return
     description = f"the {session['mig_profile']} session of {session['user_id']}, {left(session)} left"
     click.confirm(f"End {description}? What runs in it is killed", abort=True)

@@ -20,6 +20,9 @@ actor: ContextVar[str] = ContextVar("actor", default=GATEWAY)
 class Action(StrEnum):
     CREATED = "created"  # the session's row is committed; nothing else exists yet
     OPENED = "opened"
+    WAITING = "waiting"  # a request joined the waiting line, or is in line again after a failure
+    PROMISE_DELAYED = "promise-delayed"  # the time that a waiting request was promised got later
+    PRIORITY = "priority"  # of a waiting request
     EXTENDED = "extended"
     WARNED = "warned"  # of the end of the lease; the detail says how many terminals got it
     IDLE = "idle"  # the user was warned that the session ends because nobody uses it

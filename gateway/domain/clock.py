@@ -27,6 +27,14 @@ class Moment:
             return timedelta()
         return (self.wall - before.wall) - (self.uptime - before.uptime)
 
+    def shown(self, at: datetime, boot: str | None, uptime: float | None) -> datetime:
+        """Return when a moment comes by the wall clock. It was planned for `at`, when the server has been up
+        for `uptime` seconds since the boot `boot`. The two differ if the wall clock was set since."""
+        if boot != self.boot or uptime is None:
+            return at
+        due = self.wall + (timedelta(seconds=uptime) - self.uptime)
+        return at if abs(due - at) <= JUMP else due.replace(microsecond=0)
+
 
 Clock = Callable[[], Moment]
 

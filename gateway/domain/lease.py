@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from gateway.domain.clock import Moment
 from gateway.domain.durations import in_words
 from gateway.domain.models import Reason, Session, Status
-from gateway.errors import LeaseMoved, LeaseTooLong, SessionEnded
+from gateway.errors import LeaseMoved, LeaseTooLong, SessionEnded, WaitedFor
 
 MINUTE = timedelta(minutes=1)
 _LONGEST = timedelta(days=3650)  # the limit for an override
@@ -34,21 +34,24 @@ class LeaseLimit:
 
     def latest_end(self, session: Session) -> datetime | None:
         """Return the latest end that an extension can give the session; None if it cannot be extended."""
-        headroom = self._headroom(session)
+        headroom = min(self._headroom(session), _room(session))
         return session.expires_at + headroom if headroom and session.status != Status.CLOSING else None
 
     def grant(self, session: Session, extension: Extension, now: Moment) -> timedelta:
         """Return how much the extension adds to the lease, in whole minutes.
 
         Raises `SessionEnded` if the lease is over, `LeaseMoved` if the end is not the one that the caller
-        expects, and `LeaseTooLong` if the lease would become longer than the limit.
+        expects, `WaitedFor` if it would reach into a promise to the waiting line or a maintenance, and
+        `LeaseTooLong` if the lease would become longer than the limit.
         """
         if session.status == Status.CLOSING or session.time_left(now) <= timedelta():
             raise SessionEnded(session.id, session.end_reason or Reason.EXPIRED, now.wall)
         if extension.ends not in (None, session.expires_at):
             raise LeaseMoved(session.expires_at)
-        headroom = self._headroom(session)
-        by = headroom if extension.by is None else extension.by
+        headroom, room = self._headroom(session), _room(session)
+        by = min(headroom, room) if extension.by is None else extension.by
+        if session.latest_end and (by > room or not room):
+            raise WaitedFor(self.latest_end(session), session.latest_end, None)
         if not by or by > (_LONGEST - session.lease if extension.is_override else headroom):
             raise self._refusal(session)
         return by
@@ -70,3 +73,10 @@ class LeaseLimit:
             advice = "this one cannot be extended any more. The workspace is kept for the next session"
         message = f"A lease lasts at most {in_words(self._longest(session))}, extensions included: {advice}."
         return LeaseTooLong(message, latest_end)
+
+
+def _room(session: Session) -> timedelta:
+    """How much the promises to the waiting line let the lease grow, in whole minutes."""
+    if session.latest_end is None:
+        return _LONGEST
+    return max(timedelta(), (session.latest_end - session.expires_at) // MINUTE * MINUTE)

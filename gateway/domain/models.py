@@ -22,7 +22,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
 from gateway.domain.audit import Action, actor
-from gateway.domain.clock import JUMP, Moment
+from gateway.domain.clock import Moment
 from gateway.domain.mig import Placement
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import SSH_PORT, Allocation, SessionPlan, Started
@@ -55,6 +55,8 @@ class Reason(StrEnum):
     EXPIRED = "expired"
     USER_EXIT = "user_exit"
     FAILED = "failed"
+    GAVE_UP = "gave_up"  # nothing became free while the request waited
+    UNCLAIMED = "unclaimed"  # it was opened for a request that waited, and nobody logged in
     GPU_LOST = "gpu_lost"
     RESTARTED = "restarted"  # its container, Docker or the whole server was restarted
     STOPPED = "stopped"  # by `docker stop`
@@ -125,6 +127,9 @@ class Session(Base):
     The last warning was given `warned_level` minutes before the end. `warned_for`, `hook_for` and
     `signalled_for` are the `lease_seconds` for which each step before the end was done. An extension makes
     the steps due again; a change of the wall clock does not. `message` is an administrator's, or None.
+    `latest_end` is the latest end that the promises to the waiting line allow, None if they allow any;
+    `waited_for_by` is the request that waits for the slice, None for a maintenance. `is_unclaimed`: it was
+    opened for a request that waited, and its user has not logged in yet.
     `image` is the name of the image, None if it is not known, and `image_id` what Docker created the
     container from. `ended_by` is the caller who deleted the
     session, and `note` the caller's words about it, or None.
@@ -172,6 +177,9 @@ class Session(Base):
     hook_for: Mapped[int | None]
     signalled_for: Mapped[int | None]
     message: Mapped[str | None] = mapped_column(Text)
+    latest_end: Mapped[datetime | None]
+    waited_for_by: Mapped[str | None] = mapped_column(String(36))
+    is_unclaimed: Mapped[bool] = mapped_column(default=False, server_default=false())
     image: Mapped[str | None] = mapped_column(String(255))
     ended_by: Mapped[str | None] = mapped_column(String(80))
     note: Mapped[str | None] = mapped_column(Text)
@@ -295,9 +303,15 @@ class Session(Base):
 
     def follow_wall_clock(self, now: Moment) -> None:
         """If the wall clock was set, correct `expires_at`, the end of the lease that users see."""
-        ends = now.wall + self.time_left(now)
-        if abs(ends - self.expires_at) > JUMP:
-            self.expires_at = ends.replace(microsecond=0)
+        self.expires_at = self.ends_at(now)
+
+    def ends_at(self, now: Moment) -> datetime:
+        """The end of the lease by the wall clock as it is now."""
+        return now.shown(self.expires_at, self.boot, self.expires_uptime)
+
+    def make_room(self, latest_end: datetime | None, waited_for_by: str | None) -> None:
+        """Limit extensions for the sake of the waiting line; None removes the limit."""
+        self.latest_end, self.waited_for_by = latest_end, waited_for_by
 
     def is_being_opened(self, now: Moment, claimed: bool | None) -> bool:
         """Whether a process may still be making the session's parts.
@@ -406,13 +420,16 @@ class ProfileRequest(Base):
 
 
 class Cordon(Base):
-    """A GPU, by its UUID, that gets no new slices because an administrator excluded it."""
+    """A GPU, by its UUID, that gets no new slices because an administrator excluded it.
+
+    Until `starts_at` it gets slices of sessions that end before; None: the cordon is in force."""
 
     __tablename__ = "cordons"
 
     gpu: Mapped[str] = mapped_column(String(96), primary_key=True)
     since: Mapped[datetime]
     reason: Mapped[str] = mapped_column(Text)
+    starts_at: Mapped[datetime | None]
 
 
 class Event(Base):

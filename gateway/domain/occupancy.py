@@ -17,7 +17,8 @@ from gateway.errors import NoCapacity, UnknownProfile
 
 
 class Occupancy:
-    """`occupied` are all placements that are not free: those of instances, and those of planned slices."""
+    """`occupied` are all placements that are not free: those of instances, and those of planned slices.
+    `scheduled` are the cordons that begin after `now`; without `now`, all cordons are in force."""
 
     def __init__(
         self,
@@ -25,11 +26,17 @@ class Occupancy:
         sessions: Sequence[Session],
         cordons: Mapping[str, Cordon],
         policy: MigPolicy,
+        now: datetime | None = None,
     ) -> None:
         self.gpus = gpus
         self.sessions = {session.id: session for session in sessions}
-        self.cordons = cordons
-        self._policy = policy
+        self.scheduled = {
+            gpu: cordon
+            for gpu, cordon in cordons.items()
+            if now and cordon.starts_at and cordon.starts_at > now
+        }
+        self.cordons = {gpu: cordon for gpu, cordon in cordons.items() if gpu not in self.scheduled}
+        self.policy = policy
 
     @cached_property
     def occupied(self) -> Sequence[Occupied]:
@@ -55,7 +62,7 @@ class Occupancy:
             profile.name: (gpu, profile)
             for gpu in reversed(self.gpus)
             for profile in gpu.profiles
-            if self._policy is not MigPolicy.STATIC
+            if self.policy is not MigPolicy.STATIC
             or any(instance.profile == profile.name for instance in gpu.instances)
         }
 
@@ -82,16 +89,21 @@ class Occupancy:
         now: datetime,
         demand: Mapping[str, float],
         refused: Collection[Spot] = (),
+        among: Collection[Spot] | None = None,
     ) -> tuple[Gpu, Allocation]:
         """Return the GPU and the allocation for a session's slice.
 
-        A `refused` placement is never chosen, and its GPU only if no other GPU has free capacity. Raises
-        `NoCapacity` with the time when there will be free capacity.
+        A `refused` placement is never chosen, and its GPU only if no other GPU has free capacity. With
+        `among`, only these placements are chosen. Raises `NoCapacity` with the time when there will be free
+        capacity.
         """
         for gpu, instance in self._idle(profile):
-            if (gpu.uuid, instance.placement) not in refused:
+            spot = (gpu.uuid, instance.placement)
+            if spot not in refused and (among is None or spot in among):
                 return gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True)
-        chosen = placement.choose(self._divisible, self.occupied, profile, expires_at, now, demand, refused)
+        chosen = placement.choose(
+            self._divisible, self.occupied, profile, expires_at, now, demand, refused, among
+        )
         if chosen is None:
             fit = self.fit(profile, now)
             message = " ".join([f"No GPU has room for a {profile} now.", *self._out_of_use()])
@@ -113,9 +125,18 @@ class Occupancy:
 
     def capacity(self, profile: str) -> int:
         """Return how many slices of the profile fit if there are no sessions."""
-        if self._policy is MigPolicy.STATIC:
-            return sum(instance.profile == profile for gpu in self._open for instance in gpu.instances)
+        if self.policy is MigPolicy.STATIC:
+            return sum(instance.profile == profile for gpu in self.open for instance in gpu.instances)
         return placement.capacity(self._divisible, profile)
+
+    @property
+    def open(self) -> Sequence[Gpu]:
+        """The GPUs on which sessions may begin."""
+        return [
+            gpu
+            for gpu in self.gpus
+            if gpu.mig_mode is MigMode.ENABLED and gpu.fault is None and gpu.uuid not in self.cordons
+        ]
 
     def why_closed(self, gpu: Gpu) -> str | None:
         """Return the fault or the cordon that keeps new sessions off the GPU; None if there is neither."""
@@ -125,27 +146,18 @@ class Occupancy:
         return f"cordoned: {cordon.reason}" if cordon.reason else "cordoned"
 
     @property
-    def _open(self) -> Sequence[Gpu]:
-        """The GPUs on which sessions may begin."""
-        return [
-            gpu
-            for gpu in self.gpus
-            if gpu.mig_mode is MigMode.ENABLED and gpu.fault is None and gpu.uuid not in self.cordons
-        ]
-
-    @property
     def _divisible(self) -> Sequence[Gpu]:
         """The GPUs on which the gateway may make instances."""
-        return [] if self._policy is MigPolicy.STATIC else self._open
+        return [] if self.policy is MigPolicy.STATIC else self.open
 
     def _idle(self, profile: str) -> Sequence[tuple[Gpu, Instance]]:
         """The existing instances that a session can get."""
-        if self._policy is MigPolicy.DYNAMIC:
+        if self.policy is MigPolicy.DYNAMIC:
             return []
         held = {(lease.gpu_uuid, lease.placement) for lease in self.occupied if lease.session_id}
         return [
             (gpu, instance)
-            for gpu in self._open
+            for gpu in self.open
             for instance in gpu.instances
             if instance.profile == profile
             and instance.mig_uuid is not None
@@ -154,7 +166,7 @@ class Occupancy:
 
     def _next_borrowed(self, profile: str, now: datetime) -> Fit | None:
         """The borrowed slice whose session ends first."""
-        may_begin = {gpu.uuid for gpu in self._open}
+        may_begin = {gpu.uuid for gpu in self.open}
         ends = [
             Fit(lease.gpu_uuid, lease.placement, max(now, session.expires_at), (lease,))
             for lease in self.occupied
@@ -170,7 +182,7 @@ class Occupancy:
                 yield f"GPU {gpu.index} is out of order: {gpu.fault}; see nvidia-smi and dmesg."
             elif gpu.mig_mode is MigMode.PENDING_RESET:
                 yield f"GPU {gpu.index} waits for a reset; run `nvidia-smi --gpu-reset` or reboot."
-            elif self._policy is MigPolicy.STATIC and not gpu.complete:
+            elif self.policy is MigPolicy.STATIC and not gpu.complete:
                 yield f"The driver does not list all instances of GPU {gpu.index}; try again."
 
     def _out_of_use(self) -> Sequence[str]:

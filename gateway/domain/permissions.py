@@ -36,6 +36,8 @@ _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "sessions.keep": _ALL_AND_OWN,
     "sessions.send_message": _ALL,
     "sessions.replace_keys": _ALL,
+    "queue.show": _ALL_AND_OWN,
+    "queue.move": _ALL,
     "users.read": _ALL_AND_OWN,
     "users.replace": _ALL_AND_OWN,
     "users.show": _ALL_AND_OWN,

@@ -5,10 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.addresses import free_address
+from gateway.domain.clock import Moment
+from gateway.domain.forecast import Forecast, Line
 from gateway.domain.mig import Gpu, MigPolicy, host_share
 from gateway.domain.models import Cordon, Session
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest
+from gateway.domain.waiting import Plan, Waiter
+from gateway.errors import NoCapacity
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,17 +32,53 @@ class LocalPlanner:
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
+        line: Line | None = None,
     ) -> SessionPlan:
         """Raises `NoCapacity` and `UnknownProfile`."""
-        occupancy = Occupancy(self.gpus, live, cordons, self.policy)
+        occupancy = Occupancy(self.gpus, live, cordons, self.policy, request.created_at)
         profile = occupancy.offered(request.mig_profile)
-        gpu, allocation = occupancy.place(
-            profile,
-            request.expires_at,
-            request.created_at,
-            demand,
-            refused=[(one.gpu, one.placement) for one in refused],
-        )
+        gpu, allocation = self._place(occupancy, request, profile, demand, refused, line)
         used = {session.address for session in live if session.address} | set(self.taken)
         share = host_share(allocation.placement, self.gpus)
         return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used), share)
+
+    def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:
+        """As `Occupancy.offered`."""
+        return Occupancy(self.gpus, (), cordons, self.policy).offered(name)
+
+    def plan_line(
+        self,
+        waiters: Sequence[Waiter],
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+        now: Moment,
+        overtaking: str | None = None,
+        ending: str | None = None,
+    ) -> Plan:
+        occupancy = Occupancy(self.gpus, live, cordons, self.policy, now.wall)
+        return Forecast(occupancy, now, ending).plan(waiters, demand, overtaking)
+
+    def _place(
+        self,
+        occupancy: Occupancy,
+        request: SessionRequest,
+        profile: str,
+        demand: Mapping[str, float],
+        refused: Sequence[Allocation],
+        line: Line | None,
+    ) -> tuple[Gpu, Allocation]:
+        begin, end = request.created_at, request.expires_at
+        spots = [(one.gpu, one.placement) for one in refused]
+        if line is None or not (line.waiters or line.reservation or occupancy.scheduled):
+            return occupancy.place(profile, end, begin, demand, spots)
+        forecast = Forecast(occupancy, line.now)
+        try:
+            among = forecast.spots(profile, end - begin, line)
+            return occupancy.place(profile, end, begin, demand, spots, among)
+        except NoCapacity as refusal:
+            waits = len(line.waiters)
+            message = (
+                f"{refusal} What is free was promised to others: {waits} in line." if waits else str(refusal)
+            )
+            raise NoCapacity(message, forecast.earliest(profile, end - begin, line), profile) from None

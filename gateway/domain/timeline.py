@@ -5,7 +5,7 @@ on it, so that a timeline of many reservations costs little.
 """
 
 from bisect import bisect_left
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import NamedTuple
@@ -22,11 +22,13 @@ class Slice(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """A slice that is in use from `begin` until `end`; infinity if the end is unknown."""
+    """A slice that is in use from `begin` until `end`, infinity if the end is unknown. Nothing is planned
+    before `end`; what was planned before stays if it begins at `sure_end` or later."""
 
     slice: Slice
     begin: float
     end: float
+    sure_end: float
 
 
 class Gap(NamedTuple):
@@ -70,6 +72,10 @@ class _Kind:
 
     def slices(self, state: int) -> list[Slice]:
         return [self._slices[bit.bit_length() - 2] for bit in _bits(state & ~_TWICE)]
+
+    def known_free(self, profile: str) -> Mapping[int, int]:
+        """What `free` has computed for the profile so far, by the state."""
+        return self._free.setdefault(profile, {})
 
     def free(self, state: int, profile: str) -> int:
         """The new slices of the profile that fit beside those of `state`, as bits."""
@@ -129,6 +135,15 @@ class OpenGpu:
     closes_at: float = inf
 
 
+class _Coded(NamedTuple):
+    """A hold, its slice as a bit."""
+
+    bit: int
+    begin: float
+    end: float
+    sure_end: float
+
+
 class Timeline:
     """The holds of one GPU from `now` on."""
 
@@ -137,7 +152,7 @@ class Timeline:
         self._kind = _kind(open_gpu.gpu)
         self._now = now
         self._leases = [self._coded(hold) for hold in leases]
-        self._reservations: dict[str, tuple[int, float, float]] = {}
+        self._reservations: dict[str, _Coded] = {}
         self._base = sum({self._kind.bit(Slice(name, place)) for name, place, _ in open_gpu.standing})
         self._is_dynamic = open_gpu.policy is MigPolicy.DYNAMIC and not any(
             hold.slice.is_borrowed for hold in leases
@@ -180,24 +195,24 @@ class Timeline:
 
     def can_shift(self, name: str, profile: str) -> bool:
         """Return False if the reservation certainly cannot begin within its own length before its begin."""
-        _, begin, _ = self._reservations[name]
+        begin = self._reservations[name].begin
         segments = self._sweep()
         index = bisect_left(segments, (begin, 0)) - 1
         return index >= 0 and bool(self._free(segments[index][1], profile))
 
     def fits(self, hold: Hold) -> bool:
-        """Whether the hold fits beside all leases and reservations."""
+        """Whether a hold that was planned before still fits beside all leases and reservations."""
+        gaps = self._find_gaps(hold.slice.profile, self._sure_sweep())
         return any(
-            gap.slice == hold.slice and gap.begin <= hold.begin and hold.end <= gap.end
-            for gap in self.gaps(hold.slice.profile)
+            gap.slice == hold.slice and gap.begin <= hold.begin and hold.sure_end <= gap.end for gap in gaps
         )
 
     def has_conflicts(self) -> bool:
         """Whether a reservation overlaps another hold, or time at which the GPU is closed."""
-        if any(end > self._open.closes_at for _, _, end in self._reservations.values()):
+        if any(each.sure_end > self._open.closes_at for each in self._reservations.values()):
             return True
-        reserved = {bit for bit, _, _ in self._reservations.values()}
-        concerned = [state for _, state in self._sweep() if any(state & bit for bit in reserved)]
+        reserved = {each.bit for each in self._reservations.values()}
+        concerned = [state for _, state in self._sure_sweep() if any(state & bit for bit in reserved)]
         return any(not self._is_consistent(state) for state in concerned)
 
     def free_until(self, hold: Hold) -> float:
@@ -209,8 +224,8 @@ class Timeline:
         ]
         return max(ends, default=hold.end)
 
-    def _coded(self, hold: Hold) -> tuple[int, float, float]:
-        return self._kind.bit(hold.slice), max(hold.begin, self._now), hold.end
+    def _coded(self, hold: Hold) -> "_Coded":
+        return _Coded(self._kind.bit(hold.slice), max(hold.begin, self._now), hold.end, hold.sure_end)
 
     def _forget(self) -> None:
         self._segments = None
@@ -221,10 +236,14 @@ class Timeline:
             self._segments = self._swept([*self._leases, *self._reservations.values()])
         return self._segments
 
-    def _swept(self, holds: Iterable[tuple[int, float, float]]) -> list[tuple[float, int]]:
+    def _sure_sweep(self) -> list[tuple[float, int]]:
+        holds = [*self._leases, *self._reservations.values()]
+        return self._swept([each._replace(end=each.sure_end) for each in holds])
+
+    def _swept(self, holds: Iterable["_Coded"]) -> list[tuple[float, int]]:
         """The states of the GPU, each with its begin; the last one lasts for ever."""
         changes: dict[float, list[tuple[int, int]]] = {self._now: []}
-        for bit, begin, end in holds:
+        for bit, begin, end, _ in holds:
             if end > begin:
                 changes.setdefault(begin, []).append((bit, 1))
                 changes.setdefault(end, []).append((bit, -1))
@@ -242,11 +261,14 @@ class Timeline:
     def _find_gaps(self, profile: str, segments: Sequence[tuple[float, int]]) -> list[Gap]:
         began: dict[int, float] = {}
         found: list[tuple[float, float, int]] = []
-        before = 0
+        known = self._kind.known_free(profile) if self._is_dynamic else {}  # fast, for long lines
+        before, closes_at = 0, self._open.closes_at
         for at, state in segments:
-            if at >= self._open.closes_at:
+            if at >= closes_at:
                 break
-            free = self._free(state, profile)
+            free = known.get(state | self._base)
+            if free is None:
+                free = self._free(state, profile)
             if free == before:
                 continue
             for bit in _bits(before & ~free):

@@ -21,7 +21,8 @@ from typing import NamedTuple
 from gateway.domain.placement import Occupied, choose
 from gateway.domain.timeline import Gap, Hold, OpenGpu, Slice, Timeline
 
-# From the end of a lease until the next session is open in its slice: the promise includes this time.
+# From the end of a lease until the next session is open in its slice: each promise includes this time. If a
+# session opens later by less than this, the promises behind it stay.
 TURNOVER = timedelta(minutes=1)
 
 
@@ -216,13 +217,15 @@ class Book:
 
     def _held(self, lease: Lease) -> Hold:
         """A lease that is over holds its slice until the session is closed."""
-        end = (lease.ends + TURNOVER).timestamp()
-        turnover = TURNOVER.total_seconds()
-        return Hold(lease.slice, self._seconds, end if end > self._seconds else self._seconds + turnover)
+        ends, turnover = lease.ends.timestamp(), TURNOVER.total_seconds()
+        over = self._seconds + turnover if ends + turnover <= self._seconds else ends + turnover
+        return Hold(lease.slice, self._seconds, over, max(ends, self._seconds + 1))
 
     def _hold(self, waiter: Waiter, reservation: Reservation) -> Hold:
-        begin = max(reservation.start.timestamp(), self._seconds)
-        return Hold(reservation.slice, begin, begin + _length(waiter))
+        """A session that opens a little late uses up the turnover, and delays nobody."""
+        start = reservation.start.timestamp()
+        begin, end = max(start, self._seconds), max(start, self._seconds) + _length(waiter)
+        return Hold(reservation.slice, begin, end, end - min(begin - start, TURNOVER.total_seconds()))
 
     def _enter(self, waiter: Waiter, reservation: Reservation) -> None:
         self.reservations[waiter.id] = reservation

@@ -12,6 +12,7 @@ _REASONS = {
     Reason.IDLE: "nobody used it",
     Reason.USER_EXIT: "its main process ended",
     Reason.FAILED: "it could not be opened, or its container was removed",
+    Reason.UNCLAIMED: "nobody logged in to it after the wait",
     Reason.GPU_LOST: "its GPU slice was lost, which was not your fault",
     Reason.RESTARTED: "the server or its Docker was restarted",
     Reason.STOPPED: "an administrator stopped its container",
@@ -44,6 +45,8 @@ def why(ended: EndedSession) -> str:
         return f"its lease was over, {in_words(ended.expires_at - ended.created_at)}"
     if ended.reason == Reason.DELETED:
         return f"{_who(ended)} ended it{f': {ended.note}' if ended.note else ''}"
+    if ended.reason == Reason.GAVE_UP:
+        return f"nothing became free within {in_words(ended.expires_at - ended.created_at)}"
     return _REASONS[Reason(ended.reason)]
 
 
@@ -59,6 +62,17 @@ def _who(ended: EndedSession) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks and without characters that steer a terminal."""
     return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+
+
+def ordinal(number: int) -> str:
+    """`1st`, `2nd`, `3rd`, `11th`."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _next_minute(at: datetime) -> datetime:
+    """The whole minute at which, or before which, it is certain."""
+    return at if not at.second else at.replace(second=0) + timedelta(minutes=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +125,22 @@ class Words:
     def ended(self, ended: EndedSession) -> str:
         """What a user who logs in after the end gets to read."""
         administrator = f"your administrator ({self.contact})" if self.contact else "your administrator"
+        what = "wait for a session" if ended.reason == Reason.GAVE_UP else "session"
         return (
-            f"Your session ({ended.mig_profile}) ended {self.date(ended.ended_at)}: {why(ended)}.\n"
+            f"Your {what} ({ended.mig_profile}) ended {self.date(ended.ended_at)}: {why(ended)}.\n"
             f"Your files are kept. For a new session, ask {administrator}."
         )
+
+    def waiting(self, mig_profile: str, position: int, promised_at: datetime | None, now: datetime) -> str:
+        """What a user who logs in while waiting gets to read."""
+        place = f"No {mig_profile} is free. You are {ordinal(position)} in line"
+        if promised_at is None:
+            return f"{place}: no time can be promised before your wait ends."
+        by = self.time(_next_minute(promised_at), now)
+        return f"{place}: yours by {by} at the latest, sooner if somebody ends early."
+
+    def opening(self, mig_profile: str) -> str:
+        return f"Your session ({mig_profile}) opens now."
 
     def ending(self, ends: datetime) -> str:
         """The line of the message of the day, once the end was warned of."""

@@ -93,6 +93,7 @@ class Containers(Protocol):
     def disconnect(self, session_id: str) -> None: ...
     def repair(self, session_id: str) -> None: ...
     def run_inside(self, container_id: str, script: Script, *arguments: str) -> str: ...
+    def was_used(self, container_id: str) -> bool: ...
     def up_since(self) -> datetime: ...
     def endings(self) -> Endings: ...
     def describe_limits(self, host_share: float) -> str: ...
@@ -179,6 +180,9 @@ class LocalHost:
     def pin_image(self, reference: str) -> str:
         return self.containers.image_id(reference)
 
+    def line_planner(self) -> LocalPlanner:
+        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy)
+
     def start(self, plan: SessionPlan) -> Started:
         if plan.gpu is None or plan.allocation is None or plan.address is None:
             raise ValueError("this server starts only what its own planner planned")
@@ -249,6 +253,11 @@ class LocalHost:
         found = (one for gpu in self.list_gpus() for one in gpu.instances if one.mig_uuid == mig_uuid)
         instance = next(found, None) if self.meter else None
         return self.meter.busy(instance.gpu_uuid, instance.gi_id) if self.meter and instance else None
+
+    def was_used(self, session: Session) -> bool:
+        if session.container_id is None:
+            raise ContainerFailed("The session has no container yet.")
+        return self.containers.was_used(session.container_id)
 
     def disconnect(self, session_id: str) -> None:
         self.containers.disconnect(session_id)

@@ -62,8 +62,10 @@ class Entrance:
         """What a worker reports."""
         event, number = message["event"], message.get("number", 0)
         if event == "login":
-            refusal = self._refusal_of_login(process, number, message["user_id"], now)
+            refusal = self._refusal_of_login(process, number, message["user_id"], message["held"], now)
             process.send({"command": "verdict", "number": number, "refusal": refusal})
+        elif event == "released":
+            self._limits.release(number)
         elif event == "gone":
             self._left(process, number)
         else:
@@ -107,12 +109,14 @@ class Entrance:
             if number in process.connections:
                 process.send({"command": "end", "number": number, "reason": _CROWDED_OUT})
 
-    def _refusal_of_login(self, process: Process, number: int, user: str, now: float) -> str | None:
+    def _refusal_of_login(
+        self, process: Process, number: int, user: str, held: bool, now: float
+    ) -> str | None:
         if number not in process.connections:
             return FULL
         if process.descriptors >= self._most_sockets:
             return FULL
-        refusal = self._limits.log_in(number, user, now)
+        refusal = self._limits.log_in(number, user, now, held)
         if refusal is None:
             process.logins.add(number)
         return refusal

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 MAX_UNAUTHENTICATED = 400
 MAX_LOGINS_PER_USER = 200
+MAX_HELD_PER_USER = 5  # logins that wait for a session
 CONNECTIONS_AT_ONCE, CONNECTIONS_PER_SECOND = 300, 30  # from one address
 
 # Points that an address collects; one is forgiven each second, and some at a login.
@@ -63,6 +64,7 @@ class Limits:
         self._unauthenticated: dict[str, set[int]] = defaultdict(set)
         self._users: dict[int, str] = {}
         self._logins: Counter[str] = Counter()
+        self._held: dict[int, str] = {}
         self._forgotten_at = 0.0
 
     def refusal(self, address: str, now: float) -> str | None:
@@ -86,8 +88,10 @@ class Limits:
         crowd = max(self._unauthenticated.values(), key=len)
         return self._choose(sorted(crowd - {number}) or [number])
 
-    def log_in(self, number: int, user: str, now: float) -> str | None:
-        """Count a login, or return why there must not be another."""
+    def log_in(self, number: int, user: str, now: float, held: bool = False) -> str | None:
+        """Count a login, or return why there must not be another. A `held` one waits until `release`."""
+        if held and list(self._held.values()).count(user) >= MAX_HELD_PER_USER:
+            return f"{MAX_HELD_PER_USER} of your logins wait already; close some of them first"
         if self._logins[user] >= MAX_LOGINS_PER_USER:
             return (
                 f"you have {MAX_LOGINS_PER_USER} connections through this gateway; close some of them first"
@@ -97,8 +101,14 @@ class Limits:
         standing = self._standing(source, now)
         standing.points = max(0.0, standing.points - FORGIVEN_AT_A_LOGIN)
         self._users[number] = user
+        if held:
+            self._held[number] = user
         self._logins[user] += 1
         return None
+
+    def release(self, number: int) -> None:
+        """A held login goes on, or ends."""
+        self._held.pop(number, None)
 
     def failed(self, number: int, points: float, now: float) -> None:
         """A connection ended without a login."""
@@ -109,6 +119,7 @@ class Limits:
     def left(self, number: int) -> None:
         self._no_more_unauthenticated(number)
         self._sources.pop(number, None)
+        self.release(number)
         user = self._users.pop(number, None)
         if user is not None:
             self._logins -= Counter((user,))

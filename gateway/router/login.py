@@ -8,9 +8,11 @@ import socket
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from gateway.domain.notice import Notice
+from gateway.domain.notice import Notice, NoticeState
 from gateway.router import limits
+from gateway.router.hold import hold
 from gateway.router.route import Route, Upstream
+from gateway.router.ssh import wire
 from gateway.router.ssh.authentication import ServerAuthentication
 from gateway.router.ssh.handshake import ServerHandshake
 from gateway.router.ssh.keys import PrivateKey
@@ -33,6 +35,7 @@ class Office(Protocol):
     """What a login needs of its process."""
 
     host_keys: Mapping[str, PrivateKey]
+    is_lobby: bool
 
     def find(self, user: str) -> Route | None:
         """The user's route as the pipe file is now."""
@@ -44,8 +47,11 @@ class Office(Protocol):
 
     def may_read(self, notice: Notice, key: bytes) -> bool: ...
 
-    async def log_in(self, number: int, user: str) -> str | None:
-        """Count a login, or return why there must not be another."""
+    async def log_in(self, number: int, user: str, held: bool = False) -> str | None:
+        """Count a login, or return why there must not be another. A `held` one waits for its session."""
+
+    def release(self, number: int) -> None:
+        """The login is held no more."""
 
     def report(self, number: int, event: str, **facts: Any) -> None: ...
 
@@ -159,14 +165,49 @@ class Login:
 
     async def _open(self, user: str) -> None:
         """Go on with what `_admits` has found for this key just now."""
-        refusal = await self._office.log_in(self.number, user)
+        is_waiting = self._notice is not None and self._notice.state is not NoticeState.ENDED
+        refusal = await self._office.log_in(self.number, user, held=is_waiting)
         if refusal:
             self.end(refusal)
+        elif is_waiting:
+            await self._hold(user)
         elif self._notice:
-            self._authentication.show("".join(f"  {line}\n" for line in self._notice.lines))
+            self.show(self._notice.lines)
             self.end(NO_SESSION)
         else:
             await self._connect(user)
+
+    async def _hold(self, user: str) -> None:
+        outcome = await hold(self, NO_SESSION)
+        self._office.release(self.number)
+        self._route = outcome.route
+        if outcome.route is None:
+            self.end(outcome.refusal)
+        elif not self._office.admits(outcome.route, user, self._key):
+            self.end(KEY_REMOVED)
+        else:
+            await self._connect(user)
+
+    # What a hold calls.
+
+    def route(self) -> Route | None:
+        return self._office.find(self.user)
+
+    def notice(self) -> Notice | None:
+        notice = self._office.notice(self.user)
+        return notice if notice and self._office.may_read(notice, self._key) else None
+
+    def show(self, lines: list[str]) -> None:
+        self._authentication.show("".join(f"  {line}\n" for line in lines))
+        self.transport.flush()
+
+    def heartbeat(self) -> None:
+        """SSHPiper passes banners on, and no packets of this kind."""
+        if self._office.is_lobby:
+            self._authentication.show("")
+        else:
+            self.transport.send(bytes((wire.IGNORE,)) + wire.string(""))
+        self.transport.flush()
 
     async def _connect(self, user: str) -> None:
         assert self._route is not None

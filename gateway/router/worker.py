@@ -40,6 +40,7 @@ class Worker:
         lobby_keys: Collection[bytes] = (),
     ) -> None:
         self._lobby_keys = lobby_keys
+        self.is_lobby = bool(lobby_keys)
         self.host_keys = host_keys
         self._channel = channel
         self._piper_config = piper_config
@@ -81,14 +82,17 @@ class Worker:
     def may_read(self, notice: Notice, key: bytes) -> bool:
         return key in self._lobby_keys if self._lobby_keys else notice.admits(key)
 
-    async def log_in(self, number: int, user: str) -> str | None:
+    async def log_in(self, number: int, user: str, held: bool = False) -> str | None:
         verdict: asyncio.Future[str | None] = asyncio.get_running_loop().create_future()
         self._verdicts[number] = verdict
         try:
-            self._send({"event": "login", "number": number, "user_id": user})
+            self._send({"event": "login", "number": number, "user_id": user, "held": held})
             return await verdict
         finally:
             del self._verdicts[number]
+
+    def release(self, number: int) -> None:
+        self._send({"event": "released", "number": number})
 
     def report(self, number: int, event: str, **facts: Any) -> None:
         self._send({"event": event, "number": number, **facts})
@@ -131,7 +135,7 @@ class Worker:
         try:
             self._channel.send(message)
         except OSError:
-            if message["event"] not in ("login", "gone"):
+            if message["event"] not in ("login", "released", "gone"):
                 journal.write(message["event"], message)
         if self._channel.has_unsent:
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._channel.send_unsent)

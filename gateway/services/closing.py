@@ -1,9 +1,11 @@
 """Closes a session: removes its route, container, slice and row, in this order, for every caller."""
 
 import logging
+import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
@@ -11,6 +13,7 @@ from gateway.domain import counters
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event, Reason, Session, Status, cause
+from gateway.domain.waiting_request import WaitingRequest
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.failpoints import reach
 from gateway.services.login_notices import LoginNotices
@@ -28,6 +31,8 @@ class Closing:
     login_notices: LoginNotices
     usage: UsageLog
     clock: Clock
+    _at_work: Counter[str] = field(default_factory=Counter, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def close(self, session_id: str, reason: Reason, note: str | None = None) -> bool:
         """Close a live session. Return True when all of its parts are removed.
@@ -55,6 +60,8 @@ class Closing:
         words of the caller who closes it."""
         if session.status != Status.CLOSING:
             session.close(reason, note)
+            if reason == Reason.DELETED:
+                rows.leave_line(session.id)
             rows.record(Event.of(self.clock().wall, Action.CLOSING, cause(reason, note), session=session))
 
     def finish(self, session: Session) -> bool:
@@ -65,13 +72,40 @@ class Closing:
         removed, the container and the slice are still removed. The row then stays, so that no other session
         gets the address.
         """
+        with self._finishing(session.id):
+            return self._finish(session)
+
+    def is_finishing(self, session_id: str) -> bool:
+        """Whether this process removes parts of the session right now."""
+        with self._lock:
+            return self._at_work[session_id] > 0
+
+    @contextmanager
+    def _finishing(self, session_id: str) -> Iterator[None]:
+        with self._lock:
+            self._at_work[session_id] += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._at_work.subtract((session_id,))
+                if not self._at_work[session_id]:
+                    del self._at_work[session_id]
+
+    def _finish(self, session: Session) -> bool:
         try:
             self.login_notices.attempt(session.user_id)
             reach("after-notice-write")
             with _failing_last(partial(self._remove_pipe, session.id)):
                 self.host.stop(session.id, session.allocation)
             with self.database.begin() as rows:
-                if row := rows.get(session.id):
+                row, request = rows.get(session.id), rows.waiting(session.id)
+                if row is None or row.status != Status.CLOSING:
+                    pass  # another thread has ended it; a request in line may be opening its session again
+                elif request:
+                    self._put_back(rows, row, request)
+                    reach("after-put-back", DatabaseUnavailable)
+                else:
                     ended = self.usage.end(rows, row, self.clock().wall)
                     rows.record(Event.of(self.clock().wall, Action.ENDED, ended.cause, session=row))
             reach("after-end", DatabaseUnavailable)
@@ -82,6 +116,7 @@ class Closing:
                 self.note({session.id: str(failure)})
             return False
         log.info("session ended", extra={**session.named, "reason": session.end_reason})
+        self.login_notices.attempt(session.user_id)
         return True
 
     def note(self, problems: Mapping[str, str | None]) -> None:
@@ -97,6 +132,14 @@ class Closing:
                     action = Action.RECOVERED if problem is None else Action.PROBLEM
                     action = Action.RETRY if session.status == Status.CLOSING else action
                     rows.record(Event.of(self.clock().wall, action, problem or "", session=session))
+
+    def _put_back(self, rows: Rows, session: Session, request: WaitingRequest) -> None:
+        """The session of a waiting request could not be opened: the request is in its place in line again."""
+        now = self.clock().wall
+        request.fail(now)
+        detail = f"in line again after {session.end_reason}, attempt {request.attempts}"
+        rows.record(Event.of(now, Action.WAITING, detail, session=session))
+        rows.put_back(session)
 
     def _finish_begun(self, session: Session) -> bool:
         reach("after-closing-commit", DatabaseUnavailable)

@@ -1,6 +1,7 @@
 """Lists what occupies the host's GPUs, and keeps new slices off a GPU."""
 
 from dataclasses import dataclass
+from datetime import datetime
 
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
@@ -8,6 +9,7 @@ from gateway.domain.mig import MigPolicy
 from gateway.domain.models import Event
 from gateway.domain.occupancy import Occupancy
 from gateway.errors import GpuNotFound
+from gateway.services.line import replan
 from gateway.services.ports import Database, Host
 
 
@@ -21,20 +23,27 @@ class GpuInventory:
     def occupancy(self) -> Occupancy:
         gpus = self.host.list_gpus()
         with self.database.read() as rows:
-            return Occupancy(gpus, rows.list(), rows.cordons(), self.policy)
+            return Occupancy(gpus, rows.list(), rows.cordons(), self.policy, self.clock().wall)
 
-    def cordon(self, index: int, reason: str) -> None:
-        """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`."""
-        gpu = self._uuid(index)
+    def cordon(self, index: int, reason: str, starts_at: datetime | None = None) -> None:
+        """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`.
+
+        Until `starts_at`, sessions that end before start there, and leases are extended up to then.
+        """
+        gpu, planner = self._uuid(index), self.host.line_planner()
         with self.database.begin() as rows:
-            rows.cordon(gpu, reason, self.clock().wall)
-            detail = f"GPU {index} {gpu}" + (f": {reason}" if reason else "")
+            now = self.clock()
+            rows.cordon(gpu, reason, now.wall, starts_at)
+            replan(rows, planner, now)
+            begins = f" from {starts_at:%Y-%m-%d %H:%M:%S} UTC" if starts_at else ""
+            detail = f"GPU {index} {gpu}{begins}" + (f": {reason}" if reason else "")
             rows.record(Event.of(self.clock().wall, Action.CORDONED, detail))
 
     def uncordon(self, index: int) -> None:
-        gpu = self._uuid(index)
+        gpu, planner = self._uuid(index), self.host.line_planner()
         with self.database.begin() as rows:
             rows.uncordon(gpu)
+            replan(rows, planner, self.clock())
             rows.record(Event.of(self.clock().wall, Action.UNCORDONED, f"GPU {index} {gpu}"))
 
     def _uuid(self, index: int) -> str:

@@ -30,11 +30,6 @@ class Waiters(Protocol):
         """Whether somebody gets a session earlier if this one ends now."""
 
 
-class NobodyWaits:
-    def gain(self, rows: Rows, session: Session) -> bool:
-        return False
-
-
 @dataclass(frozen=True, slots=True)
 class Activity:
     """What is known about the use of a live session. `ends_at` is None if it is not idle, or if idle sessions

@@ -10,11 +10,19 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.lease import MINUTE, Extension, LeaseLimit
 from gateway.domain.models import Event, Session
-from gateway.errors import DatabaseUnavailable, GatewayError, LeaseMoved, LeaseTooLong, PolicyRefused
+from gateway.errors import (
+    DatabaseUnavailable,
+    GatewayError,
+    LeaseMoved,
+    LeaseTooLong,
+    PolicyRefused,
+    Promise,
+    WaitedFor,
+)
 from gateway.failpoints import reach
 from gateway.services.notices import Notices
 from gateway.services.policies import Policies
-from gateway.services.ports import Database
+from gateway.services.ports import Database, Rows
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +39,8 @@ class Leases:
         """Move the end of a live session's lease, and return the session.
 
         With `owner`, sessions of other users are not found. Raises `SessionNotFound`, `SessionEnded`,
-        `LeaseMoved`, `LeaseTooLong` and `PolicyRefused`. The row is what counts: if the session's files
-        cannot be written now, the reconciler writes them later.
+        `LeaseMoved`, `WaitedFor`, `LeaseTooLong` and `PolicyRefused`. The row is what counts: if the
+        session's files cannot be written now, the reconciler writes them later.
         """
         try:
             return self._extend(session_id, extension, owner)
@@ -45,7 +53,10 @@ class Leases:
         with self.database.begin() as rows:
             session = rows.live(session_id, owner)
             now = self.clock()
-            by = self.limit.grant(session, extension, now)
+            try:
+                by = self.limit.grant(session, extension, now)
+            except WaitedFor as refusal:
+                raise _named(rows, session, refusal) from None
             if not extension.is_override:
                 self.policies.require_extension(rows, session, by)
             session.extend(by)
@@ -55,6 +66,13 @@ class Leases:
         reach("after-lease-files-write", DatabaseUnavailable)
         log.info("lease extended", extra={**session.named, "minutes": by // MINUTE})
         return session
+
+
+def _named(rows: Rows, session: Session, refusal: WaitedFor) -> WaitedFor:
+    """The refusal with the promise that is in the way."""
+    request = rows.waiting(session.waited_for_by) if session.waited_for_by else None
+    promise = Promise(request.user_id, request.mig_profile, request.starts_at) if request else None
+    return WaitedFor(refusal.latest_end, session.latest_end or session.expires_at, promise)
 
 
 def _detail(session: Session, by: timedelta, extension: Extension) -> str:

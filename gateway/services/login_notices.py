@@ -1,4 +1,5 @@
-"""Keeps the notices for users who log in without a session: why their last session ended, for some days."""
+"""Keeps the notices for users who log in without a session: their place in line, or for some days why their
+last session ended."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,8 +9,10 @@ from datetime import datetime, timedelta
 from gateway.domain.clock import Clock
 from gateway.domain.models import EndedSession, Session, Status
 from gateway.domain.notice import Notice, NoticeState
+from gateway.domain.waiting_request import WaitingRequest
 from gateway.domain.words import Words
 from gateway.errors import GatewayError
+from gateway.services.line import positions
 from gateway.services.ports import Database, NoticeFiles, Rows
 
 log = logging.getLogger(__name__)
@@ -31,7 +34,10 @@ class LoginNotices:
         def wanted() -> Notice | None:
             with self.database.read() as rows:
                 last, keys = rows.last_ended(user_id), rows.public_keys(user_id)
-                return self._notice(rows.of_user(user_id), last, keys, self.clock().wall)
+                live, now = rows.of_user(user_id), self.clock().wall
+                if waiting := rows.waiting_of_user(user_id):
+                    return self._of_waiting(waiting, positions(rows.line()), live, keys, now)
+                return self._notice(live, last, keys, now)
 
         self.files.update(user_id, wanted)
 
@@ -42,6 +48,15 @@ class LoginNotices:
         except GatewayError as error:
             failure = {"user_id": user_id, "error": str(error)}
             log.warning("the notice of a user could not be written and is tried again", extra=failure)
+
+    def settle_line(self) -> None:
+        """Make the notices of those who wait agree with the rows."""
+        with self.database.read() as rows:
+            live = {session.user_id: session for session in rows.list()}
+            expected = self._of_line(rows, live, rows.stored_keys(), self.clock().wall)
+        for user_id, notice in sorted(expected.items()):
+            if self.files.get(user_id) != notice:
+                self.attempt(user_id)
 
     def settle(self) -> None:
         """Make every notice agree with the rows."""
@@ -57,10 +72,39 @@ class LoginNotices:
         now = self.clock().wall
         live = {session.user_id: session for session in rows.list()}
         last, keys = rows.last_ends(now - self.kept_for), rows.stored_keys()
-        return {
+        expected = {
             user_id: self._notice(live.get(user_id), last.get(user_id), keys.get(user_id, ()), now)
             for user_id in live.keys() | last.keys()
         }
+        return {**expected, **self._of_line(rows, live, keys, now)}
+
+    def _of_line(
+        self, rows: Rows, live: Mapping[str, Session], keys: Mapping[str, Sequence[str]], now: datetime
+    ) -> Mapping[str, Notice | None]:
+        line = rows.line()
+        opening = [each for session in rows.opened_from_line() if (each := rows.waiting(session.id))]
+        return {
+            each.user_id: self._of_waiting(
+                each, positions(line), live.get(each.user_id), keys.get(each.user_id, ()), now
+            )
+            for each in (*line, *opening)
+        }
+
+    def _of_waiting(
+        self,
+        request: WaitingRequest,
+        places: Mapping[str, int],
+        live: Session | None,
+        stored_keys: Sequence[str],
+        now: datetime,
+    ) -> Notice | None:
+        keys = tuple(dict.fromkeys([*request.public_keys, *stored_keys]))
+        if not keys or (live and live.status == Status.ACTIVE):
+            return None
+        if request.id not in places:
+            return Notice(request.id, NoticeState.READY, keys, self.words.opening(request.mig_profile))
+        text = self.words.waiting(request.mig_profile, places[request.id], request.starts_at, now)
+        return Notice(request.id, NoticeState.WAITING, keys, text)
 
     def _notice(
         self, live: Session | None, last: EndedSession | None, stored_keys: Sequence[str], now: datetime

@@ -107,6 +107,15 @@ class Policies:
             wanted = Held(now, request.expires_at, share)
             terms.policy.require_hours(_held(rows, request.user_id, now), wanted, now)
 
+    def require_hours_for(
+        self, rows: Rows, terms: Terms, user_id: str, mig_profile: str, lease: timedelta
+    ) -> None:
+        """As `require_hours`, for a request that waits: as if its lease began now."""
+        now = self.clock().wall
+        if not terms.is_override:
+            wanted = Held(now, now + lease, share_of(mig_profile))
+            terms.policy.require_hours(_held(rows, user_id, now), wanted, now)
+
     def require_extension(self, rows: Rows, session: Session, by: timedelta) -> None:
         """Raise `PolicyRefused` if the lease, longer by this, does not fit into the user's week."""
         now = self.clock().wall

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
+from gateway.domain.forecast import Line
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, EndedSession, Event, Session, SignIn, Token, User
 from gateway.domain.notice import Notice
@@ -20,12 +21,13 @@ from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest
 from gateway.domain.records import Webhook
 from gateway.domain.recovery import Survivor
 from gateway.domain.ssh_logins import Datagram
-from gateway.services.row_ports import CounterRows, PolicyRows, UsageRows, WebhookRows
+from gateway.domain.waiting import Plan, Waiter
+from gateway.services.row_ports import CounterRows, PolicyRows, UsageRows, WaitingRows, WebhookRows
 
 Check = Callable[[], str]  # returns one line about a part; raises GatewayError if the part is not ready
 
 
-class Rows(CounterRows, UsageRows, WebhookRows, PolicyRows, Protocol):
+class Rows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows, Protocol):
     """The operations of one transaction on the database's rows."""
 
     def add(self, session: Session) -> None: ...
@@ -53,7 +55,7 @@ class Rows(CounterRows, UsageRows, WebhookRows, PolicyRows, Protocol):
     def record_request(self, user_id: str, mig_profile: str, now: datetime) -> None: ...
     def demand(self) -> Mapping[str, int]: ...
     def cordons(self) -> Mapping[str, Cordon]: ...
-    def cordon(self, gpu: str, reason: str, now: datetime) -> None: ...
+    def cordon(self, gpu: str, reason: str, now: datetime, starts_at: datetime | None = None) -> None: ...
     def uncordon(self, gpu: str) -> None: ...
     def record(self, event: Event) -> None: ...
     def events(
@@ -119,10 +121,27 @@ class Planner(Protocol):
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
+        line: Line | None = None,
     ) -> SessionPlan:
         """Return the plan of a session. `live` are all sessions with a row. `demand` is the number of
-        requests for each profile. `refused` are allocations that the host could not make. Raises `NoCapacity`
-        and `UnknownProfile`."""
+        requests for each profile. `refused` are allocations that the host could not make. `line` is what was
+        promised to others. Raises `NoCapacity` and `UnknownProfile`."""
+
+    def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:
+        """Return the profile of a request that leaves it open, or `name`. Raises `NoCapacity` and
+        `UnknownProfile`."""
+
+    def plan_line(
+        self,
+        waiters: Sequence[Waiter],
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+        now: Moment,
+        overtaking: str | None = None,
+        ending: str | None = None,
+    ) -> Plan:
+        """Plan the waiting line, as `domain.waiting.plan`, as if the session `ending` ended now."""
 
 
 class Host(Protocol):
@@ -138,6 +157,13 @@ class Host(Protocol):
     def pin_image(self, reference: str) -> str:
         """Return what names this image for ever, whatever becomes of its tag. Raises `ImageMissing`. Do not
         call it in a transaction."""
+
+    def line_planner(self) -> Planner:
+        """Return a planner for the waiting line alone, without the checks that a new session needs. Raises
+        `DriverUnavailable`. Do not call it in a transaction."""
+
+    def was_used(self, session: Session) -> bool:
+        """Whether anybody has logged in to the session. Raises `Unavailable`."""
 
     def start(self, plan: SessionPlan) -> Started:
         """Make everything that `plan` names. Return when the session accepts SSH and sees its slice.

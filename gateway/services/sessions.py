@@ -8,14 +8,17 @@ import logging
 import uuid
 from collections.abc import MutableSequence, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 from gateway.domain import counters, ssh_keys
 from gateway.domain.audit import Action
-from gateway.domain.clock import Clock
+from gateway.domain.clock import Clock, Moment
+from gateway.domain.forecast import Line
 from gateway.domain.models import Event, KeysFrom, Reason, Session, Status, User
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
+from gateway.domain.waiting import Plan
+from gateway.domain.waiting_request import WaitingRequest
 from gateway.domain.words import one_line
 from gateway.errors import (
     AddressTaken,
@@ -25,15 +28,19 @@ from gateway.errors import (
     PlacementTaken,
     SessionEnded,
     SessionExists,
+    SessionNotFound,
+    Unavailable,
     UserRouted,
+    WorkspaceRefused,
 )
 from gateway.failpoints import reach
 from gateway.services.closing import Closing
 from gateway.services.disk_use import require_room
 from gateway.services.images import DEFAULT, Images
+from gateway.services.line import is_concerned, line_of, replan
 from gateway.services.notices import Notices
 from gateway.services.policies import Policies
-from gateway.services.ports import Database, Host, Pipes
+from gateway.services.ports import Database, Host, Pipes, Planner, Rows
 from gateway.services.quota import WorkspaceQuota
 from gateway.services.routing import Routing
 from gateway.services.uids import Uids
@@ -53,9 +60,10 @@ class Opened:
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
+class Wanted:
     """The caller's request. `public_keys` are parsed; None if the caller gave none. `ttl` is None for the
-    user's default. `is_override`: the user's policy does not matter."""
+    user's default. `is_override`: the user's policy does not matter. `waited` is the id of the request in
+    line that becomes the session; its policy was checked when it joined the line."""
 
     user_id: str
     ttl: timedelta | None
@@ -63,10 +71,18 @@ class _Wanted:
     public_keys: tuple[str, ...] | None
     image: str | None
     is_override: bool
+    keys_from: KeysFrom = KeysFrom.GIVEN
+    waited: str | None = None
+
+    @classmethod
+    def of(cls, request: WaitingRequest) -> "Wanted":
+        keys, source = tuple(request.public_keys) or None, KeysFrom(request.keys_from)
+        lease, profile = request.lease, request.mig_profile
+        return cls(request.user_id, lease, profile, keys, request.image, True, source, request.id)
 
 
 @dataclass(frozen=True, slots=True)
-class _UserKeys:
+class UserKeys:
     """The keys that open a session, and the private key of a pair that was made for it."""
 
     public: Sequence[str]
@@ -74,11 +90,11 @@ class _UserKeys:
     private: str | None = None
 
     @classmethod
-    def of(cls, wanted: _Wanted, user: User) -> "_UserKeys":
+    def of(cls, wanted: Wanted, user: User) -> "UserKeys":
         """Use the keys of the request, otherwise the keys stored for the user, otherwise a new pair."""
         if wanted.public_keys:
-            return cls(wanted.public_keys, KeysFrom.GIVEN)
-        if user.public_keys:
+            return cls(wanted.public_keys, wanted.keys_from)
+        if user.public_keys or wanted.keys_from == KeysFrom.STORED:
             return cls(user.public_keys, KeysFrom.STORED)
         pair = ssh_keys.make_pair()
         return cls([pair.public], KeysFrom.MADE, pair.private)
@@ -113,11 +129,36 @@ class Sessions:
         Raises `SessionExists`, `UserRouted`, `PolicyRefused`, `WorkspaceFull`, `NoCapacity`,
         `InvalidRequest`, `Unavailable`, `DiskFull`.
         """
+        return self.open_wanted(self.wanted(user_id, ttl, mig_profile, public_keys, is_override, image))
+
+    def wanted(
+        self,
+        user_id: str,
+        ttl: timedelta | None,
+        mig_profile: str | None,
+        public_keys: Sequence[str] | None,
+        is_override: bool,
+        image: str | None,
+    ) -> Wanted:
+        """Check a request and return it. Raises `InvalidRequest`, `UserRouted`, `PipesUnavailable`."""
         parsed = ssh_keys.parse_public_keys(public_keys) if public_keys else None
-        wanted = _Wanted(user_id, ttl, mig_profile, parsed, image, is_override)
         if self.pipes.routed_elsewhere([user_id]):
             raise UserRouted(user_id)
-        return self._open_somewhere(wanted)
+        return Wanted(user_id, ttl, mig_profile, parsed, image, is_override)
+
+    def open_waiting(self, session_id: str) -> Session:
+        """Open the session of a request in line, whose reservation begins. If that fails, the request is in
+        line again. Raises as `open`, and `SessionNotFound` if the request has left the line."""
+        with self.database.read() as rows:
+            request = rows.waiting(session_id)
+        if request is None:
+            raise SessionNotFound(session_id)
+        if self.closing.is_finishing(session_id):
+            raise Unavailable("The last attempt to open the session is still being undone.")
+        wanted = Wanted.of(request)
+        if self.pipes.routed_elsewhere([wanted.user_id]):
+            raise UserRouted(wanted.user_id)
+        return self._open(wanted, []).session
 
     def get(self, session_id: str, owner: str | None = None) -> Session:
         """As `Rows.live`."""
@@ -132,8 +173,8 @@ class Sessions:
         """As `Closing.close`."""
         return self.closing.close(session_id, reason, one_line(note) or None)
 
-    def _open_somewhere(self, wanted: _Wanted) -> Opened:
-        """Try other placements or addresses if the host cannot allocate the first one."""
+    def open_wanted(self, wanted: Wanted) -> Opened:
+        """As `open`. Try other placements or addresses if the host cannot allocate the first one."""
         refused: list[Allocation] = []
         failures: list[PlacementTaken | AddressTaken] = []
         while len(failures) < _ATTEMPTS:
@@ -147,15 +188,15 @@ class Sessions:
                 break
         raise failures[-1]
 
-    def _open(self, wanted: _Wanted, refused: MutableSequence[Allocation]) -> Opened:
+    def _open(self, wanted: Wanted, refused: MutableSequence[Allocation]) -> Opened:
         """Raise `PlacementTaken` if the host cannot make the allocation, and add it to `refused`."""
-        session_id = str(uuid.uuid4())
+        session_id = wanted.waited or str(uuid.uuid4())
         with self.host.claim(session_id):  # before the row exists, so that its readers see the claim
             try:
                 session, plan, private_key = self._reserve(session_id, wanted, refused)
             except BaseException as error:
                 self.host.forget(session_id)
-                if isinstance(error, NoCapacity) and error.mig_profile:
+                if isinstance(error, NoCapacity) and error.mig_profile and not wanted.waited:
                     self._record_refusal(wanted.user_id, error.mig_profile)
                 raise
             try:
@@ -166,6 +207,8 @@ class Sessions:
                 if not self.routing.admit(session.id):
                     raise SessionEnded(session.id, str(session.end_reason), self.clock().wall)
                 reach("after-pipe-publish")
+                if wanted.waited:
+                    self._leave_line(session.id)
                 self.closing.login_notices.attempt(session.user_id)
             except BaseException as error:
                 self._undo(session, error)
@@ -182,7 +225,7 @@ class Sessions:
             rows.count([counters.refused(mig_profile)])
 
     def _reserve(
-        self, session_id: str, wanted: _Wanted, refused: Sequence[Allocation]
+        self, session_id: str, wanted: Wanted, refused: Sequence[Allocation]
     ) -> tuple[Session, SessionPlan, str | None]:
         """Commit the row. Return it with its plan, and with the user's private key if a pair was made."""
         planner, quota = self.host.planner(), self.quota.watched()
@@ -191,13 +234,12 @@ class Sessions:
         free_uids = Uids(self.database, self.host).free_for(wanted.user_id)
         router, sshd = ssh_keys.make_pair(), ssh_keys.make_pair()
         with self.database.begin() as rows:
-            if existing := rows.of_user(wanted.user_id):
-                raise SessionExists(wanted.user_id, existing.id)
+            self._require_turn(rows, wanted)
             user = rows.user(wanted.user_id, free_uids)
             require_room(user, quota)
             terms = self.policies.terms(rows, user, wanted.is_override)
             terms.image(image)
-            keys = _UserKeys.of(wanted, user)
+            keys = UserKeys.of(wanted, user)
             now = self.clock()
             begins = now.wall.replace(microsecond=0)
             request = SessionRequest(
@@ -211,7 +253,8 @@ class Sessions:
                 host_key=sshd,
                 image=image_id,
             )
-            plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand(), refused)
+            line = self._line(rows, wanted, planner, now)
+            plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand(), refused, line)
             self.policies.require_hours(rows, terms, plan)
             session = Session.planned(
                 plan,
@@ -223,11 +266,48 @@ class Sessions:
                 now=now,
             )
             rows.add(session)
-            rows.record_request(user.id, plan.mig_profile, begins)
+            session.is_unclaimed = wanted.waited is not None
+            if is_concerned(rows):
+                replan(rows, planner, now)
+            if not wanted.waited:
+                rows.record_request(user.id, plan.mig_profile, begins)
             detail = f"{plan.mig_profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-            detail += ", beyond the policy" if wanted.is_override else ""
+            detail += ", beyond the policy" if wanted.is_override and not wanted.waited else ""
             rows.record(Event.of(begins, Action.CREATED, detail, session=session))
         return session, plan, keys.private
+
+    def _require_turn(self, rows: Rows, wanted: Wanted) -> None:
+        """Raise `SessionExists` if the user has a session or waits for one, and `SessionNotFound` if the
+        request is not in line any more."""
+        if existing := rows.of_user(wanted.user_id):
+            raise SessionExists(wanted.user_id, existing.id)
+        waiting = rows.waiting_of_user(wanted.user_id)
+        if wanted.waited and (waiting is None or waiting.id != wanted.waited):
+            raise SessionNotFound(wanted.waited)
+        if waiting and not wanted.waited:
+            raise SessionExists(wanted.user_id, waiting.id, is_waiting=True)
+
+    def _line(self, rows: Rows, wanted: Wanted, planner: Planner, now: Moment) -> Line:
+        """What the new session must respect. What has become free goes to the line first. A request that
+        waited gets the slice of its reservation. Raises
+        `NoCapacity` if its reservation does not begin now."""
+        made = replan(rows, planner, now) if rows.line() else Plan({})
+        line = line_of(rows, now, besides=wanted.waited)
+        if wanted.waited is None:
+            return line
+        if wanted.waited not in made.due:
+            raise NoCapacity("The slice that was promised is not free yet.", mig_profile=wanted.mig_profile)
+        return replace(line, reservation=made.reservations.get(wanted.waited))
+
+    def _leave_line(self, session_id: str) -> None:
+        """The session is open: its request is not needed any more. After a failure the opener removes it."""
+        try:
+            with self.database.begin() as rows:
+                rows.leave_line(session_id)
+            reach("after-line-leave", DatabaseUnavailable)
+        except GatewayError as error:
+            failure = {"session_id": session_id, "error": str(error)}
+            log.warning("the request of an open session is removed later", extra=failure)
 
     def _activate(self, opened: Session, started: Started) -> Session:
         """Record what the host made. Raises `SessionEnded` if the session was closed meanwhile."""
@@ -251,6 +331,8 @@ class Sessions:
                 session = rows.live(opened.id)
                 rows.record(Event.of(self.clock().wall, Action.FAILED, _why(error), session=session))
                 session.close(Reason.FAILED)
+                if isinstance(error, WorkspaceRefused):  # another attempt would fail in the same way
+                    rows.leave_line(session.id)
                 if isinstance(error, PlacementTaken):
                     session.forget_slice()
             self.closing.finish(session)

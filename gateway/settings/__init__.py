@@ -226,6 +226,9 @@ class Settings:
     webhook_networks: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = _setting(
         Parsed(kinds.networks), (), "NETWORKS", "Webhooks may go to these networks, such as 127.0.0.0/8."
     )
+    claim_minutes: int = _setting(
+        Whole(0, 5256000), 15, "N", "A user who waited has this long to log in; 0: for ever."
+    )
     history_days: int = _setting(
         Whole(1, 36500), 30, "N", "Ended sessions and events are kept this many days."
     )

@@ -38,6 +38,8 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "policies.of_user": ("GET", "/users/user123/policy", None),
     "policies.change": ("PUT", "/policies/students", {"max_ttl_minutes": 60}),
     "policies.remove": ("DELETE", "/policies/students", None),
+    "queue.show": ("GET", "/queue", None),
+    "queue.move": ("PUT", "/queue/abc", {"priority": 5}),
     "webhooks.list_all": ("GET", "/webhooks", None),
     "webhooks.change": ("PUT", "/webhooks/chat", {"url": "https://chat.example/hook", "events": ["*"]}),
     "webhooks.remove": ("DELETE", "/webhooks/chat", None),

@@ -35,16 +35,17 @@ PARTS: Mapping[str, Callable[[int], list[Row]]] = {
     "memory": serving.memory,
 }
 PACKING = "packing"  # the pool bench, a program of its own
+WAITING = "waiting"  # the bench of the waiting line, as well
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.partition("\n")[0])
     parser.add_argument("--runs", type=int, default=20, help="repetitions of each (default 20)")
-    parser.add_argument("--only", choices=[*PARTS, PACKING], help="one part of it")
+    parser.add_argument("--only", choices=[*PARTS, PACKING, WAITING], help="one part of it")
     parser.add_argument("--json", type=Path, default=Path("build/bench.json"), metavar="FILE")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that what was started is taken away
-    chosen = [options.only] if options.only else [*PARTS, PACKING]
+    chosen = [options.only] if options.only else [*PARTS, PACKING, WAITING]
     options.json.parent.mkdir(parents=True, exist_ok=True)
     with alone():
         rows, failed = _measured([name for name in chosen if name in PARTS], max(1, options.runs))
@@ -54,6 +55,8 @@ def main() -> int:
         print(f"\nAll figures: {options.json}", flush=True)
     if PACKING in chosen and _pool_bench(options.json.with_name("bench-packing.json")):
         failed.append(PACKING)
+    if WAITING in chosen and _waiting_bench(options.json.with_name("bench-waiting.json")):
+        failed.append(WAITING)
     if failed:
         print(f"could not be measured: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -76,6 +79,12 @@ def _measured(names: list[str], runs: int) -> tuple[list[Row], list[str]]:
 def _pool_bench(file: Path) -> int:
     print("\nPlacement in a pool, simulated:", flush=True)
     command = [sys.executable, "-m", "tests.bench.pool", "--quick", "--json", str(file)]
+    return subprocess.run(command, check=False).returncode
+
+
+def _waiting_bench(file: Path) -> int:
+    print("\nThe waiting line, simulated; minutes:", flush=True)
+    command = [sys.executable, "-m", "tests.bench.waiting", "--json", str(file)]
     return subprocess.run(command, check=False).returncode
 
 

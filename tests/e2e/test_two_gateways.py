@@ -113,3 +113,37 @@ def test_when_the_leader_is_killed_the_other_takes_over_and_ends_a_lease_once(pa
     told = gateway.get(f"/sessions/{session['session_id']}/events")["events"]
     assert [event["what"] for event in told] == ["created", "opened", "closing", "ended"]
     assert "Traceback" not in gateway.log(survivor)
+
+
+def test_two_gateways_have_one_line(pair: Pair) -> None:
+    """Each takes requests, and the leader serves them; if it dies, the other one does."""
+    blocker = pair.first.create(ANN, mig_profile="4g.24gb")
+    users = [own.user(f"line{number}") for number in range(4)]
+    made = []
+    for number, user in enumerate(users):
+        gateway = (pair.first, pair.second)[number % 2]
+        body = {"user_id": user, "mig_profile": "4g.24gb", "wait_minutes": 600, "ttl_minutes": 1}
+        answer = requests.post(f"{gateway.url}/sessions", json=body, timeout=30)
+        assert answer.status_code == 202, answer.text
+        made.append(answer.json())
+    promised = [each["promised_at"] for each in made]
+    assert promised == sorted(promised)
+    lists = [gateway.get("/queue")["requests"] for gateway in (pair.first, pair.second)]
+    assert lists[0] == lists[1]
+    assert [each["user_id"] for each in lists[0]] == users
+    leader = pair.leader()
+    follower = {"first": "second", "second": "first"}[leader]
+    pair.gateways[leader].kill(leader)
+    other = pair.gateways[follower]
+    assert other.delete(blocker["session_id"]).status_code == 204
+
+    def first_is_served() -> bool:
+        return bool(other.get(f"/sessions/{made[0]['session_id']}").get("status") == "active")
+
+    while made:
+        eventually(first_is_served, seconds=60)
+        request = made.pop(0)
+        assert other.delete(request["session_id"]).status_code == 204
+    assert other.get("/queue") == {"requests": []}
+    assert pair.ask("SELECT count(*) FROM waiting") == [(0,)]
+    pair.serve(leader)

@@ -24,6 +24,7 @@ class FakeContainers:
     deployments: dict[str, str | None] = field(default_factory=dict)
     insides: "dict[str, FakeInside]" = field(default_factory=dict)
     image_ids: dict[str, str] = field(default_factory=lambda: {"gpu-workspace": "sha256:1"})  # by tag
+    used: set[str] = field(default_factory=set)  # the containers that somebody has logged in to
     _running: dict[str, tuple[Container, ContainerSpec]] = field(default_factory=dict)
     _failures: dict[str, Exception] = field(default_factory=dict)
     _up_since: datetime = datetime(2020, 1, 1, tzinfo=UTC)
@@ -131,6 +132,10 @@ class FakeContainers:
             if container.id == container_id:
                 return self.insides.setdefault(spec.request.user_id, FakeInside()).run(script, *arguments)
         raise ContainerFailed("Docker refused: no such container")
+
+    def was_used(self, container_id: str) -> bool:
+        self._did("was_used")
+        return container_id in self.used
 
     def up_since(self) -> datetime:
         self._did("up_since")

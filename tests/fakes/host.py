@@ -13,6 +13,8 @@ from queue import SimpleQueue
 
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
+from gateway.domain.clock import Moment
+from gateway.domain.forecast import Line, first_come
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, Reason, Session
 from gateway.domain.observation import Observation, Place, SessionState, State
@@ -20,6 +22,7 @@ from gateway.domain.placement import Occupied
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.recovery import Survivor
 from gateway.domain.uids import UidRange
+from gateway.domain.waiting import Plan, Waiter
 from gateway.errors import GatewayError, NoCapacity, UnknownProfile
 from tests.fakes.gpus import FakeGpus, free_placements
 
@@ -79,14 +82,36 @@ class MemoryHost:
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
+        line: Line | None = None,
     ) -> SessionPlan:
         """Only the profile is decided here; the scheduler does the rest at the start."""
+        return SessionPlan(request, self.profile(request.mig_profile, cordons))
+
+    def line_planner(self) -> "MemoryHost":
+        return self.planner()
+
+    def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:
         [gpu] = self._gpus.list()
         offered = sorted(gpu.profiles, key=lambda profile: profile.memory_mib)
-        name = request.mig_profile or offered[0].name
-        if gpu.profile(name) is None:
+        if name is not None and gpu.profile(name) is None:
             raise UnknownProfile(name, [profile.name for profile in offered])
-        return SessionPlan(request, name)
+        return name or offered[0].name
+
+    def plan_line(
+        self,
+        waiters: Sequence[Waiter],
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+        now: Moment,
+        overtaking: str | None = None,
+        ending: str | None = None,
+    ) -> Plan:
+        return first_come(waiters)
+
+    def was_used(self, session: Session) -> bool:
+        self._ask()
+        return self._runs[session.id].connections > 0
 
     def start(self, plan: SessionPlan) -> Started:
         self._ask()

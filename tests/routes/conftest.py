@@ -1,5 +1,7 @@
 """The ground of the route suite: one real sshd, a router in front of it and the stock clients.
 
+With ROUTE_HELD=0.5 each login of the stock clients waits in line for half a second first.
+
 The embedded router always runs; SSHPiper does where SSHPIPERD and SSHPIPER_YAML name its daemon and
 its yaml plugin (of one release).
 """
@@ -49,7 +51,7 @@ def client(router: Router, sshd: Sshd, keys: Keys, tmp_path: Path) -> Client:
     """A user whose pipe is there."""
     pipe = sshd.pipe(USER, [keys.public])
     router.pipes.replace(lambda: [pipe])
-    return Client(router, sshd, tmp_path, keys)
+    return Client(router, sshd, tmp_path, keys, held_seconds=float(os.environ.get("ROUTE_HELD", "0")))
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from pathlib import Path
 from gateway.domain.pipe import Pipe
 from gateway.repositories.files.pipes import Pipes
 from tests.fakes.pipe_parts import key_pair
+from tests.paths import REPOSITORY
 
 IMAGE = os.environ.get("GATEWAY_IMAGE", "gpu-workspace")
 USER = "user123"
@@ -264,6 +265,7 @@ class Client:
     directory: Path
     keys: Keys
     username: str = USER
+    held_seconds: float = 0.0  # each login waits in line first, for so long
 
     def options(self, *more: str) -> list[str]:
         known_hosts = self.directory / "known_hosts"
@@ -278,6 +280,10 @@ class Client:
             "StrictHostKeyChecking": "yes",
             "UserKnownHostsFile": str(known_hosts),
         }
+        if self.held_seconds:
+            command = [sys.executable, "-m", "tests.routes.held", self.router.config, self.router.port]
+            waits = shlex.join(map(str, [*command, self.username, self.held_seconds]))
+            options["ProxyCommand"] = f"env -C {shlex.quote(str(REPOSITORY))} {waits}"
         given = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         return ["-F", "none", *more, *given]
 

@@ -6,6 +6,7 @@ takes SSHPiper's part.
 
 import os
 import subprocess
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -79,6 +80,32 @@ def test_a_user_without_notice_is_refused_by_the_lobby(piper: Client) -> None:
     assert b"Permission denied (publickey)" in login(piper).stderr
 
 
+def wait_in_line(lobby: Router, keys: Keys) -> None:
+    notice = Notice(f"session-of-{USER}", NoticeState.WAITING, (keys.public,), "You are 1st in line.")
+    pipes = Pipes(lobby.config, has_lobby=True)
+    LobbyNotices(NoticeFiles(lobby.config), pipes, facts(lobby)).update(USER, lambda: notice)
+
+
+def opening_later(lobby: Router, sshd: Sshd, keys: Keys, seconds: float) -> threading.Timer:
+    pipe = sshd.pipe(USER, [keys.public])
+    timer = threading.Timer(seconds, lambda: Pipes(lobby.config, has_lobby=True).add(pipe))
+    timer.start()
+    return timer
+
+
+def test_the_lobby_holds_the_login_of_a_user_who_waits(
+    lobby: Router, piper: Client, sshd: Sshd, keys: Keys
+) -> None:
+    """Its heartbeats are empty banners, which print nothing and keep an impatient client."""
+    wait_in_line(lobby, keys)
+    timer = opening_later(lobby, sshd, keys, seconds=9)
+    patience = ("-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=2")
+    done = piper.run("-o", "LogLevel=INFO", *patience, "--", "echo inside")
+    timer.join()
+    assert done.stdout == b"inside\n", done.stderr.decode()
+    assert done.stderr.decode().replace("\r", "") == "  You are 1st in line.\n"
+
+
 # With the genuine SSHPiper in front.
 
 
@@ -110,3 +137,16 @@ def test_sshpiper_passes_the_notice_on(
     assert b"ended" not in login(stranger).stderr
     Pipes(lobby.config, has_lobby=True).add(sshd.pipe(USER, [keys.public]))
     assert client.output("echo inside") == "inside\n"
+
+
+@pytest.mark.may_be_skipped
+def test_a_login_through_sshpiper_waits_in_the_lobby(
+    lobby: Router, sshpiper: Router, sshd: Sshd, keys: Keys, tmp_path: Path
+) -> None:
+    client = Client(sshpiper, sshd, tmp_path, keys)
+    wait_in_line(lobby, keys)
+    timer = opening_later(lobby, sshd, keys, seconds=5)
+    done = login(client)
+    timer.join()
+    assert done.stdout == b"inside\n", done.stderr.decode()
+    assert "You are 1st in line." in done.stderr.decode()

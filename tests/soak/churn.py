@@ -12,12 +12,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pynvml
 
 from gateway.database_url import DatabaseUrl
+from gateway.domain.audit import REAPER, acting
 from gateway.domain.mig import Instance
 from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, PipesUnavailable
 from gateway.repositories.nvml.gpus import Gpus
@@ -49,12 +50,15 @@ class Churn:
         self.events: Counter[str] = Counter()
         gpus = bench.gpus.list()
         self._count, self._gpus = len(gpus), gpus
+        self._promised: dict[str, datetime] = {}
         self._foreign: set[tuple[object, ...]] = set()  # instances that another program has made
         self._profiles = sorted({profile.name for gpu in gpus for profile in gpu.profiles})
 
     def run(self, cycles: int) -> None:
         for cycle in range(cycles):
             self._open()
+            self._ask_and_wait()
+            self._serve_the_line()
             for chance, act in self._ACTS:
                 if self.chance.random() < chance:
                     self.events[act.__name__.strip("_")] += 1
@@ -71,6 +75,7 @@ class Churn:
         self.faults.finish_late()
         self.bench.gateway.reaper.reap()
         self.bench.reconciler.reconcile()
+        self._serve_the_line()
 
     def require_agreement(self) -> None:
         """Driver, database, containers, routes and files are of the same sessions."""
@@ -82,11 +87,31 @@ class Churn:
         standing = [instance for gpu in self.bench.gpus.list() for instance in gpu.instances]
         assert len(standing) == len(leased) + len(self._foreign), standing
         assert {_identity(instance) for instance in standing} == leased | self._foreign
+        self._require_a_sound_line(set(sessions))
         self.events["agreements"] += 1
+
+    def _require_a_sound_line(self, sessions: set[str]) -> None:
+        """Nobody waits and has a session. A promise is as it was or earlier, or its delay is on record."""
+        with self.bench.database.read() as rows:
+            line = rows.line()
+            assert not rows.opened_from_line()
+        assert not {request.id for request in line} & sessions
+        promised = {request.id: request.starts_at for request in line if request.starts_at}
+        for session_id, before in self._promised.items():
+            later = session_id in promised and promised[session_id] > before
+            if later or (session_id in {request.id for request in line} and session_id not in promised):
+                with self.bench.database.read() as rows:
+                    recorded = [event.what for event in rows.events(session_id=session_id)]
+                assert "promise-delayed" in recorded, (session_id, before, promised.get(session_id))
+                self.events["delayed"] += 1
+        self._promised = promised
 
     def drain(self) -> None:
         self.bench.clock.advance(days=1)
         self.heal()
+        self.bench.clock.advance(days=1)
+        self.heal()
+        assert self.bench.gateway.queue.places() == []
         left = [_identity(instance) for gpu in self.bench.gpus.list() for instance in gpu.instances]
         assert set(left) == self._foreign
         assert {**self.bench.leftovers(), "instances": []} == NOTHING
@@ -98,6 +123,28 @@ class Churn:
             self.events["opened"] += 1
         except GatewayError as error:
             self.events[type(error).__name__] += 1
+
+    def _ask_and_wait(self) -> None:
+        """Half of those who find no slice wait for one."""
+        if self.chance.random() < 0.5:
+            return
+        user, profile = self.chance.choice(USERS), self.chance.choice(self._profiles)
+        lease, wait = timedelta(minutes=self.chance.randint(5, 120)), self.chance.choice((10, 60, 600))
+        try:
+            wanted = self.bench.sessions.wanted(user, lease, profile, None, False, None)
+            self.bench.gateway.queue.join(wanted, timedelta(minutes=wait))
+            self.events["asked to wait"] += 1
+        except GatewayError as error:
+            self.events[f"not in line: {type(error).__name__}"] += 1
+
+    def _serve_the_line(self) -> None:
+        queue = self.bench.gateway.queue
+        with suppress(GatewayError), acting(REAPER):
+            for session_id in queue.serve():
+                queue.open(session_id)
+                with self.bench.database.read() as rows:
+                    session = rows.get(session_id)
+                self.events["opened from the line" if session else "in line again"] += 1
 
     def _close(self) -> None:
         if sessions := self.bench.sessions.list():

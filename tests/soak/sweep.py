@@ -20,7 +20,7 @@ CASES = [
     (place, action) for place in failpoints.PLACES for action in sorted(failpoints.ACTIONS, reverse=True)
 ]
 _WEBHOOK = "sweep"
-USER, WITNESS = own.user("unlucky"), own.user("witness")
+USER, WITNESS, BLOCKER = own.user("unlucky"), own.user("witness"), own.user("blocker")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,8 @@ class Sweep:
 
     def fail(self, place: str, action: str) -> Outcome:
         """Fail there and see all of it agree; raises where it does not after one tick, which a start is."""
+        if place in failpoints.LINE:
+            return self._fail_in_line(place, action)
         self._restart(f"{place}={action}")
         answer = self._request(place, action)
         remained = agreement.problems(self._look())
@@ -65,6 +67,42 @@ class Sweep:
         if place in failpoints.WEBHOOK:
             eventually(self._is_delivered, seconds=20)
         return Outcome(place, action, answer, remained, time.monotonic() - began)
+
+    def _fail_in_line(self, place: str, action: str) -> Outcome:
+        """The user waits behind another one, and gets the session after that one's end."""
+        blocker = self.gateway.create(BLOCKER, mig_profile="7g.40gb")["session_id"]
+        wanted: dict[str, Any] = {
+            "user_id": USER,
+            "mig_profile": "7g.40gb",
+            "ssh_public_keys": [self.public_key],
+        }
+        wanted["wait_minutes"] = 60
+        if place != "after-line-join":
+            assert self._ask("POST", "/sessions", json=wanted) == 202
+        before = "after-container-start=error," if place == "after-put-back" else ""
+        self._restart(f"{before}{place}={action}")
+        trace = "SIGKILL" if action == "kill" else "failed this step on purpose"
+        seen, answer = self.gateway.log("serve").count(trace), None
+        if place == "after-line-join":
+            answer = self._ask("POST", "/sessions", json=wanted)
+        elif place == "after-line-move":
+            [request] = self.gateway.get("/queue")["requests"]
+            answer = self._ask("PUT", f"/queue/{request['session_id']}", json={"priority": 5})
+        else:
+            self._ask("DELETE", f"/sessions/{blocker}")
+        eventually(lambda: self.gateway.log("serve").count(trace) > seen or answer == 503, seconds=20)
+        remained = agreement.problems(self._look())
+        began = time.monotonic()
+        self._restart()
+        if place in ("after-line-join", "after-line-move"):
+            assert [each["user_id"] for each in self.gateway.get("/queue")["requests"]] == [USER]
+            self._ask("DELETE", f"/sessions/{blocker}")
+        eventually(lambda: self._is_opened() and self._agrees(), seconds=30)
+        return Outcome(place, action, answer, remained, time.monotonic() - began)
+
+    def _is_opened(self) -> bool:
+        found = [each for each in self.gateway.get("/sessions")["sessions"] if each["user_id"] == USER]
+        return bool(found) and found[0]["status"] == "active" and not self.gateway.get("/queue")["requests"]
 
     def require_the_healthy_one_unharmed(self) -> None:
         row = self._look().rows[self.healthy["session_id"]]

@@ -7,6 +7,7 @@ import select
 import subprocess
 import sys
 import threading
+import time
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
@@ -359,3 +360,94 @@ def test_a_message_is_sent_to_one_session_or_to_all(bench: Bench, url: str) -> N
 @pytest.mark.parametrize("arguments", [[], ["user123"], ["--all"], ["user123", "hi", "--clear"]])
 def test_a_message_without_a_text_is_a_wrong_command(url: str, arguments: list[str]) -> None:
     assert run(url, "message", *arguments).exit_code == 2
+
+
+@pytest.fixture
+def _quick_polls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.cli.waiting.POLL_SECONDS", 0.02)
+
+
+def full(bench: Bench) -> Any:
+    body = {"user_id": "ann", "mig_profile": "7g.40gb", "ttl_minutes": 60}
+    return bench.client.post("/sessions", json=body).json
+
+
+@pytest.mark.usefixtures("_quick_polls")
+def test_create_waits_in_line_and_shows_the_place_until_the_session_is_open(bench: Bench, url: str) -> None:
+    ann = full(bench)
+
+    def free_it() -> None:
+        while not bench.client.get("/queue").json["requests"]:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        bench.client.delete(f"/sessions/{ann['session_id']}")
+
+    with bench.gateway.opener.working():
+        thread = threading.Thread(target=free_it)
+        thread.start()
+        done = run(url, "create", "ben", "--profile", "7g.40gb", "--wait", "4h")
+        thread.join()
+    assert done.exit_code == 0, done.output
+    lines = done.output.splitlines()
+    assert lines[0].startswith("The gateway made a key pair. The private key is in ben.key")
+    assert lines[1].startswith("1st in line, by ")
+    assert "(61 minutes) at the latest" in lines[1]
+    assert lines[-2].startswith("ben has a 7g.40gb until ")
+    assert lines[-1] == "Connect with:  ssh -i ben.key ben@ssh.gw"
+
+
+@pytest.mark.usefixtures("_quick_polls")
+def test_create_that_gives_up_may_succeed_later(bench: Bench, url: str) -> None:
+    full(bench)
+
+    def let_it_pass() -> None:
+        while not bench.client.get("/queue").json["requests"]:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        bench.clock.advance(minutes=30)
+        bench.gateway.queue.serve()
+
+    thread = threading.Thread(target=let_it_pass)
+    thread.start()
+    done = process(url, "create", "ben", "--profile", "7g.40gb", "--wait", "30m")
+    thread.join()
+    assert done.returncode == 75
+    assert "1st in line, nothing can be promised before the wait ends" in done.stderr
+    assert done.stderr.splitlines()[-1] == "gateway: Nothing became free for ben in time: try again later."
+
+
+def test_the_queue_and_the_sessions_show_who_waits(bench: Bench, url: str) -> None:
+    full(bench)
+    body = {"user_id": "ben", "mig_profile": "7g.40gb", "wait_minutes": 240}
+    ben = bench.client.post("/sessions", json=body).json
+    by = f"{datetime.fromisoformat(ben['promised_at']).astimezone():%H:%M}"
+    listed = run(url, "queue").output.splitlines()
+    headings = "PLACE USER PROFILE PRIORITY PROMISED BY GIVES UP ID"
+    assert listed[0].split() == headings.split()
+    assert listed[1].split()[:4] == ["1st", "ben", "7g.40gb", "0"]
+    assert by in listed[1]
+    assert json.loads(run(url, "queue", "--json").output)["requests"][0]["session_id"] == ben["session_id"]
+    row = run(url, "sessions").output.splitlines()[2]
+    assert row.split()[:5] == ["ben", "7g.40gb", "-", "waiting", "by"]
+    assert "1st in line" in row
+    assert "1st in line, by" in run(url, "show", "ben").output
+    assert "nothing to extend" in str(run(url, "extend", "ben", "2h").exception)
+
+
+def test_a_place_in_line_is_moved_and_given_up(bench: Bench, url: str) -> None:
+    full(bench)
+    for user in ("ben", "cem"):
+        bench.client.post("/sessions", json={"user_id": user, "mig_profile": "7g.40gb", "wait_minutes": 240})
+    done = CliRunner().invoke(gateway, ["queue", "--url", url, "move", "cem", "--priority", "10"])
+    assert done.output.startswith("cem is 1st in line, by "), done.output
+    assert run(url, "end", "cem", "--yes").output == "cem waits in line no more.\n"
+    assert [each["user_id"] for each in bench.client.get("/queue").json["requests"]] == ["ben"]
+
+
+def test_a_gpu_is_cordoned_from_a_time_on(bench: Bench, url: str) -> None:
+    tomorrow = f"{datetime.now() + timedelta(days=1):%Y-%m-%dT%H:%M}"
+    done = CliRunner().invoke(gateway, ["gpus", "--url", url, "cordon", "0", "--from", tomorrow])
+    assert done.exit_code == 0, done.output
+    [gpu] = bench.client.get("/gpus").json["gpus"]
+    assert local(gpu["cordoned_from"]).startswith(tomorrow.replace("T", " "))
+    assert not gpu["cordoned"]

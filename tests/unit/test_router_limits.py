@@ -9,6 +9,7 @@ from gateway.router import limits
 from gateway.router.limits import (
     CONNECTIONS_AT_ONCE,
     FEW_ENOUGH_POINTS,
+    MAX_HELD_PER_USER,
     MAX_LOGINS_PER_USER,
     MAX_UNAUTHENTICATED,
     REFUSED,
@@ -164,3 +165,23 @@ def test_logins_of_a_user_are_limited_and_those_of_others_are_not(
     another = next(numbers)
     rules.arrived(another, FLOODER, 0)
     assert rules.log_in(another, "user123", 0) is None
+
+
+def test_few_logins_of_a_user_wait_at_a_time(rules: Limits, numbers: Iterator[int]) -> None:
+    held = [next(numbers) for _ in range(MAX_HELD_PER_USER + 1)]
+    for number in held:
+        rules.arrived(number, OTHER, 0)
+    assert [rules.log_in(number, "ann", 0, held=True) for number in held[:-1]] == [None] * MAX_HELD_PER_USER
+    assert "wait already" in str(rules.log_in(held[-1], "ann", 0, held=True))
+    assert rules.log_in(held[-1], "ann", 0) is None
+    rules.release(held[0])
+    assert _arrives_and_waits(rules, next(numbers), "ann") is None
+    assert _arrives_and_waits(rules, next(numbers), "ann") is not None
+    rules.left(held[1])
+    assert _arrives_and_waits(rules, next(numbers), "ann") is None
+    assert _arrives_and_waits(rules, next(numbers), "ben") is None
+
+
+def _arrives_and_waits(rules: Limits, number: int, user: str) -> str | None:
+    rules.arrived(number, OTHER, 0)
+    return rules.log_in(number, user, 0, held=True)

@@ -127,6 +127,12 @@ class DockerContainers:
     def wait_for_ssh(self, container_id: str, address: str) -> None:
         starting.wait_for_sshd(self._docker, container_id, address, self._start_timeout)
 
+    def was_used(self, container_id: str) -> bool:
+        """Whether the session's sshd has accepted a login, by its log, which users cannot write to."""
+        with translated_errors():
+            log = self._docker.client.containers.get(container_id).logs()
+        return b"Accepted publickey" in log
+
     def check_gpu(self, container_id: str, gpu_uuid: str) -> None:
         """Raises `ContainerFailed` unless the container sees exactly this MIG device. Simulated devices are
         not checked, because nvidia-smi cannot list them."""

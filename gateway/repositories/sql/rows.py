@@ -25,13 +25,14 @@ from gateway.errors import SessionEnded, SessionNotFound, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
 from gateway.repositories.sql.policy_rows import PolicyRows
 from gateway.repositories.sql.usage_rows import UsageRows
+from gateway.repositories.sql.waiting_rows import WaitingRows
 from gateway.repositories.sql.webhook_rows import WebhookRows
 
 _DEMAND_SAMPLE = 1000  # requests
 _REPETITION = timedelta(minutes=10)
 
 
-class SessionRows(CounterRows, UsageRows, WebhookRows, PolicyRows):
+class SessionRows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows):
     """The operations of one transaction; `SqlDatabase.begin()` and `.read()` return it."""
 
     def __init__(self, session: orm.Session) -> None:
@@ -199,13 +200,13 @@ class SessionRows(CounterRows, UsageRows, WebhookRows, PolicyRows):
         """Return the cordons by the UUID of their GPU."""
         return {cordon.gpu: cordon for cordon in self._session.scalars(select(Cordon))}
 
-    def cordon(self, gpu: str, reason: str, now: datetime) -> None:
-        """Cordon a GPU, or change the reason of its cordon."""
+    def cordon(self, gpu: str, reason: str, now: datetime, starts_at: datetime | None = None) -> None:
+        """Cordon a GPU, or change the reason and the begin of its cordon."""
         existing = self._session.get(Cordon, gpu)
         if existing is None:
-            self._session.add(Cordon(gpu=gpu, since=now, reason=reason))
+            self._session.add(Cordon(gpu=gpu, since=now, reason=reason, starts_at=starts_at))
         else:
-            existing.reason = reason
+            existing.reason, existing.starts_at = reason, starts_at
 
     def uncordon(self, gpu: str) -> None:
         self._session.execute(delete(Cordon).where(Cordon.gpu == gpu))

@@ -1,0 +1,37 @@
+"""/queue: the waiting line, and the priorities of its requests."""
+
+from flask import Blueprint
+from flask.typing import ResponseReturnValue
+
+from gateway.api.authorisation import own_user
+from gateway.api.endpoints import Fields, describes
+from gateway.api.requests import PriorityRequest
+from gateway.api.responses import QueueResponse, WaitingResponse
+from gateway.api.services import services
+from gateway.services.queue import Place
+
+routes = Blueprint("queue", __name__, url_prefix="/queue")
+
+_response = WaitingResponse()
+
+
+@routes.get("")
+@describes({200: QueueResponse})
+def show() -> ResponseReturnValue:
+    """List the waiting requests, the first one first. Other users' names and ids are redacted."""
+    owner = own_user()
+    return {"requests": [_shown(place, owner) for place in services().queue.places()]}
+
+
+@routes.put("/<session_id>")
+@describes({200: WaitingResponse}, body=PriorityRequest, problems=(404, 422, 507))
+def move(given: Fields, session_id: str) -> ResponseReturnValue:
+    """Set the priority of a waiting request. A higher one overtakes requests of lower priority."""
+    return _shown(services().queue.move(session_id, given["priority"]), None)
+
+
+def _shown(place: Place, owner: str | None) -> Fields:
+    fields: Fields = {**_response.dump(place.request), "position": place.position}
+    if owner not in (None, place.request.user_id):
+        fields |= {"session_id": None, "user_id": None}
+    return fields

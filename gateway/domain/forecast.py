@@ -1,0 +1,95 @@
+"""The waiting line on the GPUs of one server: what `waiting` needs of the occupancy. Pure."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from math import inf
+
+from gateway.domain import waiting
+from gateway.domain.clock import Moment
+from gateway.domain.models import Session, Status
+from gateway.domain.occupancy import Occupancy
+from gateway.domain.placement import Spot
+from gateway.domain.timeline import OpenGpu, Slice
+from gateway.domain.waiting import Lease, Plan, Reservation, Waiter
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """What a new session must respect: the requests that wait, and the `reservation` of the request that the
+    session is for, if it waited."""
+
+    waiters: tuple[Waiter, ...]
+    now: Moment
+    reservation: Reservation | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """The occupancy of the GPUs from `now` on, as if the session `ending` ended now."""
+
+    occupancy: Occupancy
+    now: Moment
+    ending: str | None = None
+
+    def plan(
+        self, waiters: Sequence[Waiter], demand: Mapping[str, float], overtaking: str | None = None
+    ) -> Plan:
+        return waiting.plan(self._gpus(), self._leases(), waiters, self.now.wall, demand, overtaking)
+
+    def spots(self, profile: str, lease: timedelta, line: Line) -> set[Spot]:
+        """Return where a session may begin now without delaying a request in line or a maintenance."""
+        if line.reservation:
+            return {(line.reservation.gpu, line.reservation.slice.placement)}
+        now = self.now.wall
+        free = waiting.spots(self._gpus(), self._leases(), line.waiters, profile, lease, now)
+        return {(each.gpu, each.slice.placement) for each in free}
+
+    def earliest(self, profile: str, lease: timedelta, line: Line) -> datetime | None:
+        """Return when a session could begin if it were the last in line; None if that is unknown."""
+        last = Waiter("", profile, lease, self.now.wall, self.now.wall + timedelta(days=3650), -(2**31))
+        return self._start_of(last, line)
+
+    def _start_of(self, last: Waiter, line: Line) -> datetime | None:
+        kept = [each for each in line.waiters if each.reservation]
+        made = waiting.plan(self._gpus(), self._leases(), [*kept, last], self.now.wall)
+        reservation = made.reservations.get(last.id)
+        return reservation.start if reservation else None
+
+    def _gpus(self) -> list[OpenGpu]:
+        standing: dict[str, list[Slice]] = {}
+        for each in self.occupancy.occupied:
+            if each.expires_at is None:
+                standing.setdefault(each.gpu_uuid, []).append(Slice(each.profile, each.placement))
+        return [
+            OpenGpu(gpu, self.occupancy.policy, standing.get(gpu.uuid, ()), self._closes_at(gpu.uuid))
+            for gpu in self.occupancy.open
+        ]
+
+    def _closes_at(self, uuid: str) -> float:
+        cordon = self.occupancy.scheduled.get(uuid)
+        return cordon.starts_at.timestamp() if cordon and cordon.starts_at else inf
+
+    def _leases(self) -> list[Lease]:
+        return [
+            Lease(
+                session.id,
+                session.gpu,
+                Slice(session.mig_profile, session.placement, session.borrowed),
+                self._end(session),
+            )
+            for session in self.occupancy.sessions.values()
+            if session.gpu is not None and session.placement is not None
+        ]
+
+    def _end(self, session: Session) -> datetime:
+        """A session that closes ends now."""
+        ends = session.ends_at(self.now)
+        is_over = session.status == Status.CLOSING or session.id == self.ending
+        return min(ends, self.now.wall) if is_over else ends
+
+
+def first_come(waiters: Sequence[Waiter]) -> Plan:
+    """The plan for a host that chooses by itself where sessions go: no promises, one request at a time."""
+    first = min(waiters, key=lambda waiter: waiter.order, default=None)
+    return Plan({}, (first.id,) if first else ())

@@ -1,0 +1,55 @@
+"""The rows of the waiting line."""
+
+from collections.abc import Sequence
+from datetime import datetime
+
+from sqlalchemy import orm, select
+
+from gateway.domain.models import EndedSession, Reason, Session
+from gateway.domain.waiting_request import WaitingRequest
+
+
+class WaitingRows:
+    """A part of `SessionRows`."""
+
+    _session: orm.Session
+
+    def join_line(self, request: WaitingRequest) -> None:
+        self._session.add(request)
+        self._session.flush()
+
+    def waiting(self, session_id: str) -> WaitingRequest | None:
+        return self._session.get(WaitingRequest, session_id)
+
+    def waiting_of_user(self, user_id: str) -> WaitingRequest | None:
+        return self._session.scalar(select(WaitingRequest).where(WaitingRequest.user_id == user_id))
+
+    def line(self) -> Sequence[WaitingRequest]:
+        """Return the requests in line, the first one first, without those whose session is being opened."""
+        order = (WaitingRequest.priority.desc(), WaitingRequest.asked_at, WaitingRequest.id)
+        waits = select(WaitingRequest).where(WaitingRequest.id.not_in(select(Session.id)))
+        return self._session.scalars(waits.order_by(*order)).all()
+
+    def opened_from_line(self) -> Sequence[Session]:
+        """Return the live sessions whose request is still in the table."""
+        return self._session.scalars(select(Session).where(Session.id.in_(select(WaitingRequest.id)))).all()
+
+    def leave_line(self, session_id: str) -> None:
+        if request := self.waiting(session_id):
+            self._session.delete(request)
+            self._session.flush()
+
+    def put_back(self, session: Session) -> None:
+        """Delete the session of a request that goes on waiting."""
+        self._session.delete(session)
+        self._session.flush()
+
+    def end_waiting(
+        self, request: WaitingRequest, reason: Reason, now: datetime, note: str | None = None
+    ) -> EndedSession:
+        """Move the request to the history."""
+        ended = request.ended(reason, now, note)
+        self._session.delete(request)
+        self._session.add(ended)
+        self._session.flush()
+        return ended
