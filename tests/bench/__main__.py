@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import leases, lifecycle, routing, serving
+from tests.bench import leases, lifecycle, routing, serving, streams
 from tests.bench.ground import alone
 from tests.bench.measure import Row, table
 
@@ -25,6 +25,7 @@ PARTS: Mapping[str, Callable[[int], list[Row]]] = {
     "create": lifecycle.create_and_delete,
     "burst": lifecycle.create_at_once,
     "login": routing.login,
+    "streams": streams.streams,
     "publish": routing.publish,
     "throughput": serving.throughput,
     "metrics": serving.scrapes,
