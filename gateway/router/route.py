@@ -54,7 +54,7 @@ class _Data:
 class Route:
     """`username` is a regular expression when `pattern` is set."""
 
-    session_id: str
+    session_id: str | None
     match: UserMatch
     host: str
     port: int
@@ -69,7 +69,7 @@ class Route:
         target = entry.get("to") or {}
         host, port = _address(str(target.get("host") or ""))
         return cls(
-            session_id=str(entry.get("session_id") or ""),
+            session_id=str(entry["session_id"]) if entry.get("session_id") else None,
             match=UserMatch.of(source),
             host=host,
             port=port,

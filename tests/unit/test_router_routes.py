@@ -41,6 +41,10 @@ def publish(path: Path, *pipes: Any, above: str = "") -> None:
     new.rename(path)
 
 
+def test_a_handwritten_pipe_has_no_session_so_its_log_lines_name_none(tmp_path: Path) -> None:
+    assert route(tmp_path).session_id is None
+
+
 # `ReplaceAllString`, checked against Go's.
 @pytest.mark.parametrize(
     ("pattern", "template", "upstream"),
