@@ -304,7 +304,7 @@ def test_dockers_resolver_answers_nobody(real: DockerContainers, docker: Docker,
 
 
 def targets_named(name: str) -> Targets:
-    nothing: dict[str, Any] = {"neighbours": [], "users": [], "hosts": [], "links": [], "ports": []}
+    nothing: dict[str, Any] = {name: [] for name in _NO_TARGETS}
     return Targets(neighbour_names=[name], memory_mib=1, tcp_mib=1, filler_mib=1, files=1, **nothing)
 
 
