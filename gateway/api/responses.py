@@ -263,6 +263,7 @@ class UsageLineResponse(ResponseSchema):
     sessions = fields.Integer()
     lease_seconds = fields.Integer()
     gpu_seconds = fields.Float()
+    idle_seconds = fields.Integer()
 
 
 class UsageResponse(ResponseSchema):

@@ -41,8 +41,9 @@ def report(query: Fields) -> ResponseReturnValue:
 def _csv(lines: Sequence[Line], by: By) -> str:
     written = io.StringIO()
     table = csv.writer(written, lineterminator="\r\n")  # RFC 4180
-    table.writerow([*_COLUMNS[by], "sessions", "lease_hours", "gpu_hours"])
+    table.writerow([*_COLUMNS[by], "sessions", "lease_hours", "gpu_hours", "idle_hours"])
     for line in lines:
-        hours = [f"{seconds / _HOUR:.2f}" for seconds in (line.lease_seconds, line.gpu_seconds)]
+        seconds = (line.lease_seconds, line.gpu_seconds, line.idle_seconds)
+        hours = [f"{each / _HOUR:.2f}" for each in seconds]
         table.writerow([*(getattr(line, name) for name in _COLUMNS[by]), line.sessions, *hours])
     return written.getvalue()

@@ -45,7 +45,7 @@ def usage(
     if as_json:
         click.echo(json.dumps(response, indent=2))
         return
-    table = Table([*_HEADINGS[By(by)], "SESSIONS", "LEASE HOURS", "GPU-HOURS"])
+    table = Table([*_HEADINGS[By(by)], "SESSIONS", "LEASE HOURS", "GPU-HOURS", "IDLE HOURS"])
     rows = [_row(line, By(by)) for line in response["usage"]]
     for line in table.lines(rows, [None] * len(rows)):
         click.echo(line, color=colour())
@@ -53,5 +53,5 @@ def usage(
 
 def _row(line: dict[str, Any], by: By) -> list[str]:
     subject = [line["user"] or "-", line["group"] or "-"] if by is By.USER else [line[by.value] or "-"]
-    hours = [f"{line[name] / 3600:.2f}" for name in ("lease_seconds", "gpu_seconds")]
+    hours = [f"{line[name] / 3600:.2f}" for name in ("lease_seconds", "gpu_seconds", "idle_seconds")]
     return [*subject, str(line["sessions"]), *hours]

@@ -44,6 +44,7 @@ class UsageRow(Base):
     sessions: Mapped[int]
     lease_seconds: Mapped[int] = mapped_column(BigInteger)
     gpu_seconds: Mapped[float] = mapped_column(Double)
+    idle_seconds: Mapped[int] = mapped_column(BigInteger, default=0, server_default="0")
 
 
 class Webhook(Base):

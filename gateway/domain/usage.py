@@ -27,7 +27,8 @@ class Usage:
     """What the sessions of one kind held on one day. `group` is empty for a user without one.
 
     A session counts on the day on which it opened. `gpu_seconds` are the seconds of the leases, each times
-    the share of a GPU that its slice is.
+    the share of a GPU that its slice is. `idle_seconds` are those seconds of the leases in which nobody used
+    the session, as far as idle sessions are looked for.
     """
 
     day: date
@@ -37,6 +38,7 @@ class Usage:
     sessions: int
     lease_seconds: int
     gpu_seconds: float
+    idle_seconds: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,15 @@ class Line:
     sessions: int
     lease_seconds: int
     gpu_seconds: float
+    idle_seconds: int
+
+
+def idle(
+    session: Session, group: str, since: datetime, until: datetime, zone: tzinfo | None
+) -> Iterator[Usage]:
+    """Return the time for which nobody used the session, for each day of the time zone."""
+    for day, seconds in by_day(since, until, zone):
+        yield Usage(day, session.user_id, group, session.mig_profile, 0, 0, 0.0, seconds)
 
 
 def of_session(session: Session, group: str, until: datetime, zone: tzinfo | None) -> Iterator[Usage]:
@@ -97,6 +108,7 @@ def report(usages: Iterable[Usage], by: By) -> Sequence[Line]:
             sessions=before.sessions + usage.sessions,
             lease_seconds=before.lease_seconds + usage.lease_seconds,
             gpu_seconds=before.gpu_seconds + usage.gpu_seconds,
+            idle_seconds=before.idle_seconds + usage.idle_seconds,
         )
     return [lines[key] for key in sorted(lines)]
 
@@ -110,6 +122,7 @@ def _empty(usage: Usage, by: By) -> Line:
         sessions=0,
         lease_seconds=0,
         gpu_seconds=0.0,
+        idle_seconds=0,
     )
 
 

@@ -77,7 +77,9 @@ class Idle:
             if row is None or row.status != Status.ACTIVE:
                 return
             limit = self._limit_of(rows, row.user_id)
-            self._record(row, activity.read(probe, gpu, row.keep_until, reading_of(row), self.clock().wall))
+            self._record(
+                rows, row, activity.read(probe, gpu, row.keep_until, reading_of(row), self.clock().wall)
+            )
             ends_at = _ends_at(row, limit)
             may_end = ends_at is not None and self._may_end(rows, row)
             is_over = may_end and ends_at is not None and self._is_over(row, ends_at, limit)
@@ -129,7 +131,10 @@ class Idle:
         except GatewayError:
             return GpuUse(None)
 
-    def _record(self, row: Session, reading: Reading) -> None:
+    def _record(self, rows: Rows, row: Session, reading: Reading) -> None:
+        before = reading_of(row)
+        if reading.is_idle and row.idle_since and before:
+            self.closing.usage.idle(rows, row, before.at, reading.at)
         row.signals = reading.as_json()
         if not reading.is_idle:
             row.idle_since = row.idle_warned_at = None

@@ -23,6 +23,11 @@ class UsageLog:
         rows.add_usage(usage.of_session(session, group, now, self.zone))
         return rows.end(session, now)
 
+    def idle(self, rows: Rows, session: Session, since: datetime, until: datetime) -> None:
+        """Add the time for which nobody used the session."""
+        group = rows.groups().get(session.user_id, "")
+        rows.add_usage(usage.idle(session, group, since, until, self.zone))
+
 
 @dataclass(frozen=True)
 class UsageReport:

@@ -223,6 +223,17 @@ def test_the_command_says_why(bench: Bench, url: str) -> None:
     assert kept.output.startswith("user123: kept until ")
 
 
+def test_idle_time_is_in_the_report(bench: Bench) -> None:
+    open_session(bench)
+    inside(bench).connections = 1
+    run(bench, 30)
+    inside(bench).connections = 0
+    run(bench, 31)
+    [line] = bench.client.get("/usage?since=2000-01-01&until=2100-01-01").json["usage"]
+    assert line["lease_seconds"] == 61 * 60
+    assert 20 * 60 <= line["idle_seconds"] <= 30 * 60
+
+
 def test_other_users_sessions_are_not_found(bench: Bench) -> None:
     from gateway.domain.permissions import Role
     from gateway.services.tokens import Tokens

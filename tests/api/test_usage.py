@@ -111,7 +111,14 @@ def test_csv_is_for_spreadsheets(bench: Bench) -> None:
     response = bench.client.get(f"/usage?{ALWAYS}", headers={"Accept": "text/csv"})
     assert response.content_type == "text/csv; charset=utf-8"
     assert list(csv.DictReader(io.StringIO(response.text))) == [
-        {"user": "user1", "group": "vision", "sessions": "1", "lease_hours": "310.50", "gpu_hours": "133.07"}
+        {
+            "user": "user1",
+            "group": "vision",
+            "sessions": "1",
+            "lease_hours": "310.50",
+            "gpu_hours": "133.07",
+            "idle_hours": "0.00",
+        }
     ]
 
 
@@ -185,8 +192,11 @@ def test_the_command_prints_a_table_and_csv(bench: Bench, url: str) -> None:
     days = ["--since", "2025-01-01", "--until", f"{date(2025, 12, 31)}"]
     table = CliRunner().invoke(command, ["usage", "--url", url, *days])
     assert [line.split() for line in table.output.splitlines()] == [
-        ["USER", "GROUP", "SESSIONS", "LEASE", "HOURS", "GPU-HOURS"],
-        ["user1", "-", "1", "7.00", "3.00"],
+        ["USER", "GROUP", "SESSIONS", "LEASE", "HOURS", "GPU-HOURS", "IDLE", "HOURS"],
+        ["user1", "-", "1", "7.00", "3.00", "0.00"],
     ]
     as_csv = CliRunner().invoke(command, ["usage", "--url", url, *days, "--by", "profile", "--csv"])
-    assert as_csv.output.splitlines() == ["profile,sessions,lease_hours,gpu_hours", "3g.20gb,1,7.00,3.00"]
+    assert as_csv.output.splitlines() == [
+        "profile,sessions,lease_hours,gpu_hours,idle_hours",
+        "3g.20gb,1,7.00,3.00,0.00",
+    ]

@@ -26,6 +26,7 @@ class UsageRows:
                 row.sessions += usage.sessions
                 row.lease_seconds += usage.lease_seconds
                 row.gpu_seconds += usage.gpu_seconds
+                row.idle_seconds += usage.idle_seconds
 
     def usage(self, since: date, until: date, user_id: str | None = None) -> Sequence[Usage]:
         """Return the usage of ended sessions on these days, both included; with `user_id`, of one user."""
@@ -49,6 +50,7 @@ def _row(usage: Usage) -> UsageRow:
         sessions=usage.sessions,
         lease_seconds=usage.lease_seconds,
         gpu_seconds=usage.gpu_seconds,
+        idle_seconds=usage.idle_seconds,
     )
 
 
@@ -61,4 +63,5 @@ def _usage(row: UsageRow) -> Usage:
         row.sessions,
         row.lease_seconds,
         row.gpu_seconds,
+        row.idle_seconds,
     )
