@@ -17,6 +17,7 @@ from prometheus_client.registry import Collector, CollectorRegistry
 from gateway.api.endpoints import Text, describes
 from gateway.api.services import services
 from gateway.domain import counters
+from gateway.domain.counters import Counter
 from gateway.domain.metrics import PREFIX, Kind, Sample
 from gateway.services.metrics import Metrics
 
@@ -51,7 +52,7 @@ class _Exposition(Collector):
             name = PREFIX + metric.name
             if metric.kind is Kind.HISTOGRAM:
                 counted = {sample.labels[0]: sample.value for sample in samples[metric.name]}
-                buckets, total = counters.cumulated(counted)
+                buckets, total = counters.cumulated(Counter(metric.name), counted)
                 yield HistogramMetricFamily(name, metric.help, buckets=buckets, sum_value=total)
                 continue
             make = CounterMetricFamily if metric.kind is Kind.COUNTER else GaugeMetricFamily

@@ -12,7 +12,6 @@ from enum import StrEnum
 from gateway.domain.audit import Action
 from gateway.domain.containers import GPU_LOST
 
-OPEN_SECONDS_BUCKETS = (0.5, 1.0, 2.0, 3.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0)
 _SUM, _ABOVE = "sum", "+Inf"
 
 Labels = tuple[str, ...]
@@ -31,6 +30,13 @@ class Counter(StrEnum):
     GPUS_LOST_INSIDE = "gpus_lost_inside"
     GPU_SECONDS = "gpu_seconds"
     OPEN_SECONDS = "open_seconds"  # a histogram: one label, the bucket or `sum`
+    WAIT_SECONDS = "wait_seconds"  # the same
+
+
+_BUCKETS = {
+    Counter.OPEN_SECONDS: (0.5, 1, 2, 3, 5, 10, 20, 30, 60, 120),
+    Counter.WAIT_SECONDS: (60, 300, 900, 1800, 3600, 7200, 14400, 28800, 86400),
+}
 
 
 class Opening(StrEnum):
@@ -91,13 +97,10 @@ def refused_extension() -> Increment:
     return Increment(Counter.EXTENDS, ("refused",))
 
 
-def opened_after(seconds: float) -> Sequence[Increment]:
-    """What an opening of this length adds to the histogram: one to its bucket, and its length to the sum."""
-    bucket = next((f"{limit:g}" for limit in OPEN_SECONDS_BUCKETS if seconds <= limit), _ABOVE)
-    return [
-        Increment(Counter.OPEN_SECONDS, (bucket,)),
-        Increment(Counter.OPEN_SECONDS, (_SUM,), max(0.0, seconds)),
-    ]
+def observed(histogram: Counter, seconds: float) -> Sequence[Increment]:
+    """What one observation adds to a histogram: one to its bucket, and its length to the sum."""
+    bucket = next((f"{limit:g}" for limit in _BUCKETS[histogram] if seconds <= limit), _ABOVE)
+    return [Increment(histogram, (bucket,)), Increment(histogram, (_SUM,), max(0.0, seconds))]
 
 
 def held(mig_profile: str, user_id: str, since: datetime, until: datetime) -> Increment:
@@ -110,10 +113,10 @@ def whole_seconds(since: datetime, until: datetime) -> int:
     return max(0, round((until.replace(microsecond=0) - since.replace(microsecond=0)).total_seconds()))
 
 
-def cumulated(counts: dict[str, float]) -> tuple[list[tuple[str, float]], float]:
+def cumulated(histogram: Counter, counts: dict[str, float]) -> tuple[list[tuple[str, float]], float]:
     """Return the buckets of a histogram, each with the number of values up to its limit, and the sum."""
     total, buckets = 0.0, []
-    for limit in [*(f"{limit:g}" for limit in OPEN_SECONDS_BUCKETS), _ABOVE]:
+    for limit in [*(f"{limit:g}" for limit in _BUCKETS[histogram]), _ABOVE]:
         total += counts.get(limit, 0.0)
         buckets.append((limit, total))
     return buckets, counts.get(_SUM, 0.0)

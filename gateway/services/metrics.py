@@ -45,6 +45,8 @@ class Metrics:
                 yield from reading[0].samples
                 yield Sample("reading_timestamp_seconds", (), reading[1].timestamp())
             yield from _sessions(rows, reading[0] if reading else None)
+            waiting = Tally(request.mig_profile for request in rows.line())
+            yield from (Sample("waiting", (profile,), number) for profile, number in waiting.items())
             for session_id, since in rows.idle_sessions():
                 yield Sample("session_idle_seconds", (session_id,), max(0.0, (now - since).total_seconds()))
             yield from (Sample("workspace_bytes", (user,), size) for user, size in rows.workspace_sizes())

@@ -14,6 +14,7 @@ from datetime import timedelta
 from gateway.domain import counters, ssh_keys
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock, Moment
+from gateway.domain.counters import Counter
 from gateway.domain.forecast import Line
 from gateway.domain.models import Event, KeysFrom, Reason, Session, Status, User
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
@@ -318,7 +319,10 @@ class Sessions:
             if session.status == Status.ACTIVE:
                 detail = f"container {started.container_id[:12]}, slice {started.allocation.mig_uuid}"
                 rows.record(Event.of(now.wall, Action.OPENED, detail, session=session))
-                rows.count(counters.opened_after(session.age(now).total_seconds()))
+                rows.count(counters.observed(Counter.OPEN_SECONDS, session.age(now).total_seconds()))
+                if request := rows.waiting(session.id):
+                    waited = (now.wall - request.asked_at).total_seconds()
+                    rows.count(counters.observed(Counter.WAIT_SECONDS, waited))
         if session.status == Status.CLOSING:
             raise SessionEnded(session.id, str(session.end_reason), self.clock().wall)
         return session

@@ -192,6 +192,21 @@ def test_the_histogram_of_openings_counts_each_one(bench: Bench) -> None:
     assert value(bench, "open_seconds_bucket", le="0.5") == 2
 
 
+def test_requests_that_wait_are_counted_and_timed(bench: Bench) -> None:
+    id = create(bench, "user1", mig_profile="7g.40gb")
+    waits = {"user_id": "user2", "mig_profile": "7g.40gb", "wait_minutes": 600}
+    assert bench.client.post("/sessions", json=waits).status_code == 202
+    assert value(bench, "waiting", mig_profile="7g.40gb") == 1
+    bench.clock.advance(minutes=10)
+    bench.client.delete(f"/sessions/{id}")
+    for due in bench.gateway.queue.serve():
+        bench.gateway.queue.open(due)
+    assert value(bench, "waiting", mig_profile="7g.40gb") is None
+    assert value(bench, "wait_seconds_sum") == 600
+    assert value(bench, "wait_seconds_bucket", le="900") == 1
+    assert value(bench, "wait_seconds_bucket", le="300") == 0
+
+
 def client_of(bench: Bench, role: Role, name: str) -> ApiClient:
     client = bench.client
     secret = Tokens(bench.database, bench.clock).create(name, role)
