@@ -6,10 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import gateway as command
-from gateway.domain.models import Session
 from gateway.errors import ContainerFailed, DriverUnavailable
-from gateway.services.idle import Idle
-from gateway.services.ports import Rows
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.containers import FakeInside
 from tests.fakes.gpus import FakeGpus
@@ -30,11 +27,12 @@ def inside(bench: Bench, user_id: str = "user123") -> FakeInside:
     return bench.containers.insides[user_id]
 
 
-def run(bench: Bench, minutes: int, idle: Idle | None = None) -> None:
+def run(bench: Bench, minutes: int) -> None:
     """So many minutes of the thread's rounds."""
-    idle = idle or bench.gateway.idle
+    idle = bench.gateway.idle
     for _ in range(minutes):
         bench.clock.advance(minutes=1)
+        bench.gateway.queue.serve()
         for session in idle.due():
             idle.examine(session)
 
@@ -152,38 +150,68 @@ def test_without_the_setting_no_session_is_examined(bench_of: BenchMaker) -> Non
     assert lives(bench, id)
 
 
-class Line:
-    """A waiting line in which somebody gains by an end, or not."""
-
-    is_waiting = False
-
-    def gain(self, rows: Rows, session: Session) -> bool:
-        return self.is_waiting
+@pytest.fixture
+def courteous(bench_of: BenchMaker) -> Bench:
+    """Idle sessions end only if somebody gains."""
+    return bench_of(FakeGpus(["A100-40GB"]), idle_minutes=60, idle_policy="waiting")
 
 
-def test_an_idle_session_stays_while_nobody_gains_by_its_end(bench_of: BenchMaker) -> None:
-    bench = bench_of(FakeGpus(["A100-40GB"]), idle_minutes=60, idle_policy="waiting")
-    line, assembled = Line(), bench.gateway.idle
-    idle = Idle(
-        assembled.database,
-        assembled.host,
-        assembled.closing,
-        assembled.notices,
-        line,
-        assembled.limit,
-        assembled.policy,
-        assembled.clock,
-    )
-    id = open_session(bench)
-    run(bench, 200, idle)
-    assert lives(bench, id)
-    assert inside(bench).shown == []
-    line.is_waiting = True
-    run(bench, 9, idle)
-    assert lives(bench, id)
-    assert len(inside(bench).shown) == 1
-    run(bench, 5, idle)
-    assert not lives(bench, id)
+def fill(bench: Bench) -> tuple[str, str]:
+    """Two sessions that leave no room for another 3g; the first one is idle from now on."""
+    ids = [
+        bench.client.post(
+            "/sessions", json={"user_id": user, "mig_profile": "3g.20gb", "ttl_minutes": 1440}
+        ).json["session_id"]
+        for user in ("user123", "user456")
+    ]
+    for user in ("user123", "user456"):
+        bench.containers.insides.setdefault(user, FakeInside())
+    inside(bench, "user456").connections = 1
+    return str(ids[0]), str(ids[1])
+
+
+def wait_for(bench: Bench, profile: str) -> None:
+    body = {"user_id": "user789", "mig_profile": profile, "ttl_minutes": 60, "wait_minutes": 5000}
+    response = bench.client.post("/sessions", json=body)
+    assert response.status_code == 202, response.text
+
+
+def test_an_idle_session_stays_while_nobody_gains_by_its_end(courteous: Bench) -> None:
+    idle, _ = fill(courteous)
+    run(courteous, 200)
+    assert lives(courteous, idle)
+    assert inside(courteous).shown == []
+
+
+def test_an_idle_session_ends_if_somebody_then_begins_earlier(courteous: Bench) -> None:
+    idle, used = fill(courteous)
+    run(courteous, 100)
+    wait_for(courteous, "3g.20gb")
+    run(courteous, 9)
+    assert lives(courteous, idle)
+    assert len(inside(courteous).shown) == 1
+    run(courteous, 6)
+    assert not lives(courteous, idle)
+    assert lives(courteous, used)
+
+
+def test_an_idle_session_whose_end_helps_nobody_stays(courteous: Bench) -> None:
+    idle, used = fill(courteous)
+    wait_for(courteous, "7g.40gb")  # waits for the other session in any case
+    courteous.client.post(f"/sessions/{used}/extend", json={"minutes": 60})
+    run(courteous, 200)
+    assert lives(courteous, idle)
+    assert inside(courteous).shown == []
+
+
+def test_asking_who_gains_changes_no_lease(courteous: Bench) -> None:
+    idle, _ = fill(courteous)
+    before = courteous.client.get(f"/sessions/{idle}").json["expires_at"]
+    wait_for(courteous, "3g.20gb")
+    run(courteous, 58)
+    assert courteous.client.get(f"/sessions/{idle}").json["expires_at"] == before
+    with courteous.database.read() as rows:
+        assert rows.live(idle).boot is not None
 
 
 def test_the_signals_of_a_session_are_explained(bench: Bench) -> None:
