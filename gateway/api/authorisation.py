@@ -6,7 +6,7 @@ unauthenticated clients together, because an attacker can use any number of addr
 
 import ipaddress
 import logging
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 from flask import Flask, g, request
 
@@ -27,8 +27,6 @@ log = logging.getLogger(__name__)
 _PER_CALLER, _UNAUTHENTICATED_TOTAL = 20, 200  # recorded denials a minute
 _PROBES = 120  # a minute, of one address, to endpoints that need no token
 _CHANGES = 60  # a minute, that a caller of role `user` or `session` may make
-# These never wait for the host, so the token and the answer can be read over one connection.
-_ONLY_READ_ROWS = frozenset({"sessions.read", "sessions.list_live"})
 _RECORDED_PATH = 200  # characters
 
 
@@ -49,9 +47,6 @@ def register(
     @app.before_request
     def authorise() -> None:
         g.denials, endpoint = denials, request.endpoint or ""
-        if endpoint in _ONLY_READ_ROWS:
-            g.reading = ExitStack()
-            g.reading.enter_context(tokens.database.sharing())
         actor.set(f"{ANONYMOUS}{_peer()}")
         if permissions.scope(Role.NOBODY, endpoint) is Scope.ALL:
             return
@@ -82,8 +77,6 @@ def register(
 
     @app.teardown_request
     def forget(_error: BaseException | None) -> None:
-        if reading := g.pop("reading", None):
-            reading.close()
         actor.set(GATEWAY)  # the thread serves another request next
 
 

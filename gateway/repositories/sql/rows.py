@@ -261,9 +261,7 @@ class SessionRows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows):
         return self._session.scalars(select(Token).order_by(Token.created_at, Token.name)).all()
 
     def has_tokens(self) -> bool:
-        """Every request asks this, so the statement goes to the driver as it is."""
-        found = self._session.connection().exec_driver_sql("SELECT 1 FROM tokens LIMIT 1")
-        return found.first() is not None
+        return self._session.scalar(select(Token.name).limit(1)) is not None
 
     def token_of_hash(self, hashed: str) -> Token | None:
         return self._session.scalar(select(Token).where(Token.hash == hashed))
