@@ -20,6 +20,7 @@ from gateway.server.gate import Client, Gate, problem
 
 MOST_CONNECTIONS = 4  # of one uid
 REQUESTS_PER_SECOND, REQUESTS_AT_ONCE = 1.0, 4.0  # of one uid
+CONNECTIONS_PER_SECOND, CONNECTIONS_IN_A_ROW = 10.0, 20.0  # of one uid, also if they close at once
 LARGEST_HEAD, LARGEST_BODY = 8192, 1024  # bytes
 _BACKLOG = 64
 _MODE = 0o666  # the directories above decide who reaches the socket
@@ -73,19 +74,36 @@ class Door:
                     os.close(directory)
 
 
+class _Budgets:
+    """What each uid may still do at once. It grows with time up to a limit."""
+
+    def __init__(self) -> None:
+        self._left: dict[int, tuple[float, float]] = {}  # how much, and when it was so much
+
+    def spend(self, uid: int, now: float, per_second: float, at_most: float) -> bool:
+        """Take one from the budget of `uid`. Return False, and take nothing, if it is used up."""
+        left, since = self._left.get(uid, (at_most, now))
+        left = min(at_most, left + (now - since) * per_second)
+        may = left >= 1
+        self._left[uid] = (left - may, now)
+        return may
+
+
 class DoorGate(Gate):
     """A gate whose clients are identified by the uid of their process."""
 
     def __init__(self, listener: Any, is_open: Callable[[], bool]) -> None:
         super().__init__(listener, is_open)
         self._clients: defaultdict[int, set[Client]] = defaultdict(set)
-        self._budgets: dict[int, tuple[float, float]] = {}  # requests, and when it was so many
+        self._requests = _Budgets()
+        self._arrivals = _Budgets()
 
     def _admit(self, accepted: socket.socket, peer: Any) -> Client | None:
         credentials = accepted.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         _, uid, _ = _CREDENTIALS.unpack(credentials)
-        client = Client(accepted, peer, uid)
-        if len(self._clients[uid]) >= MOST_CONNECTIONS:
+        client, now = Client(accepted, peer, uid), time.monotonic()
+        may_come = self._arrivals.spend(uid, now, CONNECTIONS_PER_SECOND, CONNECTIONS_IN_A_ROW)
+        if not may_come or len(self._clients[uid]) >= MOST_CONNECTIONS:
             self._respond_and_close(client, _TOO_MANY_CONNECTIONS)
             self._pause()
             return None
@@ -100,14 +118,9 @@ class DoorGate(Gate):
         if progress is Progress.REFUSED:
             return _TOO_LARGE
         assert client.session_uid is not None
-        return None if self._may_ask(client.session_uid, time.monotonic()) else _TOO_MANY_REQUESTS
-
-    def _may_ask(self, uid: int, now: float) -> bool:
-        requests, since = self._budgets.get(uid, (REQUESTS_AT_ONCE, now))
-        requests = min(REQUESTS_AT_ONCE, requests + (now - since) * REQUESTS_PER_SECOND)
-        may = requests >= 1
-        self._budgets[uid] = (requests - may, now)
-        return may
+        now = time.monotonic()
+        may_ask = self._requests.spend(client.session_uid, now, REQUESTS_PER_SECOND, REQUESTS_AT_ONCE)
+        return None if may_ask else _TOO_MANY_REQUESTS
 
     def _left(self, client: Client) -> None:
         assert client.session_uid is not None
@@ -118,7 +131,8 @@ _TOO_MANY_CONNECTIONS = problem(
     429,
     "too-many-requests",
     "Too Many Requests",
-    f"A session has at most {MOST_CONNECTIONS} connections to the gateway: try again in a moment.",
+    f"A session has at most {MOST_CONNECTIONS} connections to the gateway, and makes at most "
+    f"{CONNECTIONS_PER_SECOND:g} a second: try again in a moment.",
 )
 _TOO_MANY_REQUESTS = problem(
     429, "too-many-requests", "Too Many Requests", "A session may ask once a second: try again in a moment."

@@ -46,6 +46,7 @@ def ground(short_path: Path) -> Iterator[Ground]:
 @pytest.fixture
 def generous(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "REQUESTS_AT_ONCE", 1000.0)
+    monkeypatch.setattr(module, "CONNECTIONS_PER_SECOND", 1000.0)
 
 
 def is_accepted(ground: Ground) -> bool:
@@ -68,6 +69,19 @@ def test_a_uid_has_a_few_connections_at_once(ground: Ground, generous: None) -> 
     assert b"429" in received(ground.client())
     accepted[0].close()
     clients[0].close()
+    eventually(lambda: is_accepted(ground))
+
+
+def test_connections_that_close_at_once_are_limited_as_well(
+    ground: Ground, generous: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each costs the gate some work, and the gate's thread shares a lock with those of the API."""
+    monkeypatch.setattr(module, "CONNECTIONS_PER_SECOND", 0.0)
+    monkeypatch.setattr(module, "CONNECTIONS_IN_A_ROW", 5.0)
+    for _ in range(5):
+        ground.client().close()
+    assert b"429" in received(ground.client())
+    monkeypatch.setattr(module, "CONNECTIONS_PER_SECOND", 1e6)
     eventually(lambda: is_accepted(ground))
 
 
