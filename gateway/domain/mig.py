@@ -52,6 +52,9 @@ class MediaEngines(NamedTuple):
     def minus(self, used: "MediaEngines") -> "MediaEngines":
         return MediaEngines(*(total - part for total, part in zip(self, used, strict=True)))
 
+    def plus(self, freed: "MediaEngines") -> "MediaEngines":
+        return MediaEngines(*(free + part for free, part in zip(self, freed, strict=True)))
+
     def covers(self, wanted: "MediaEngines") -> bool:
         return all(free >= needed for free, needed in zip(self, wanted, strict=True))
 
@@ -71,6 +74,15 @@ class Profile:
     max_instances: int
     placements: tuple[Placement, ...]
     engines: MediaEngines = MediaEngines()
+
+
+FULL = "full"  # the profile of a GPU without MIG that is leased whole
+WHOLE = Placement(0, 1)  # a GPU without MIG counts as one memory slice and one compute slice
+
+
+def whole_profile(memory_mib: int) -> Profile:
+    """Return the only profile of a GPU without MIG. It exists in the gateway only, so it has no driver id."""
+    return Profile(FULL, -1, 1, memory_mib, 1, (WHOLE,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +117,17 @@ class Gpu:
     simulated: bool = False
     complete: bool = True
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the GPU is leased as a whole: it has no MIG, and the gateway may lease such GPUs."""
+        without_mig = self.mig_mode in (MigMode.DISABLED, MigMode.UNSUPPORTED)
+        return without_mig and self.profile(FULL) is not None
+
+    @property
+    def is_leasable(self) -> bool:
+        """Whether slices can be made on the GPU, or it is leased whole."""
+        return self.mig_mode is MigMode.ENABLED or self.is_whole
+
     def profile(self, name: str) -> Profile | None:
         return next((profile for profile in self.profiles if profile.name == name), None)
 
@@ -131,6 +154,17 @@ class FreeCapacity:
             compute=self.compute - (profile.compute_slices if profile else 0),
             engines=self.engines.minus(profile.engines) if profile else self.engines,
             standing=tuple(sorted((*self.standing, name))),
+        )
+
+    def freed(self, name: str, profile: Profile | None, placement: Placement) -> "FreeCapacity":
+        """Return what is left without one `name` at `placement`, the inverse of `without`."""
+        standing = list(self.standing)
+        standing.remove(name)
+        return FreeCapacity(
+            mask=self.mask | placement.mask,
+            compute=self.compute + (profile.compute_slices if profile else 0),
+            engines=self.engines.plus(profile.engines) if profile else self.engines,
+            standing=tuple(standing),
         )
 
     def places(self, profile: Profile) -> list[Placement]:

@@ -282,6 +282,7 @@ class Book:
             self._now,
             self._demand,
             among={(uuid, gap.slice.placement) for uuid, gap in free},
+            foresight=False,
         )
         if chosen is None:
             return None
