@@ -331,7 +331,13 @@ def parts_of_this_machine(settings: Settings, door: Path | None = None) -> Parts
     """Return the parts without a connection to any of them, and without creating anything."""
     docker, database = Docker(), SqlDatabase(settings.db)
     host = LocalHost(
-        gpus=TimeLimitedGpus(Gpus(settings.state_dir / "gpu-locks", simulated=bool(settings.simulate_gpus))),
+        gpus=TimeLimitedGpus(
+            Gpus(
+                settings.state_dir / "gpu-locks",
+                simulated=bool(settings.simulate_gpus),
+                whole_gpus=settings.whole_gpus,
+            )
+        ),
         containers=DockerContainers(
             docker,
             image=settings.image,

@@ -85,6 +85,7 @@ def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
         "cordoned_from": scheduled.starts_at if scheduled else None,
         "reason": occupancy.why_closed(gpu),
         "simulated": gpu.simulated,
+        "leased_whole": gpu.is_whole,
     }
 
 
@@ -93,11 +94,12 @@ def _instances(
 ) -> Iterator[dict[str, Any]]:
     """Existing and reserved GPU instances, lowest start first; with `owner`, other users are redacted."""
     existing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
+    whole = gpu.uuid if gpu.is_whole else None
     for piece in sorted(occupied, key=lambda piece: piece.placement):
         session = occupancy.sessions.get(piece.session_id or "")
         named = session if session and owner in (None, session.user_id) else None
         yield {
-            "gpu_uuid": existing.get(piece.placement),
+            "gpu_uuid": existing.get(piece.placement) or whole,
             "profile": piece.profile,
             "start": piece.placement.start,
             "size": piece.placement.size,
@@ -170,6 +172,8 @@ _USES = (
 
 
 def _describe(gpu: Gpu, profile: Profile) -> str:
+    if gpu.is_whole:
+        return f"a whole GPU without MIG, {profile.memory_mib} MiB"
     share = profile.compute_slices / gpu.compute_slices
     use = next(use for limit, use in _USES if share <= limit)
     return f"{profile.compute_slices} of {gpu.compute_slices} compute slices, {profile.memory_mib} MiB: {use}"

@@ -142,6 +142,7 @@ class GpuResponse(ResponseSchema):
     cordoned_from = UtcTime(allow_none=True)
     reason = fields.String(allow_none=True)
     simulated = fields.Boolean()
+    leased_whole = fields.Boolean()
 
 
 class ProfileResponse(ResponseSchema):

@@ -27,6 +27,7 @@ _SETTINGS = (
     "ssh_host_key",
     "simulate_gpus",
     "mig_policy",
+    "whole_gpus",
     "image",
     "network",
     "subnet",

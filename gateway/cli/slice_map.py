@@ -26,7 +26,7 @@ def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
     simulated = ", simulated" if gpu["simulated"] else ""
     heading = click.style(f"GPU {gpu['index']}  {gpu['name']}", bold=True)
     yield f"{heading}  {gpu['memory_mib']} MiB{_free(gpu)}{simulated}"
-    if gpu["mig_mode"] in _MODES and gpu["healthy"]:
+    if gpu["mig_mode"] in _MODES and gpu["healthy"] and not gpu["leased_whole"]:
         yield "  " + _MODES[gpu["mig_mode"]].format(**gpu)
     if gpu["reason"]:
         yield "  " + click.style(gpu["reason"], fg="yellow" if gpu["healthy"] else "red")
@@ -40,6 +40,8 @@ def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
 
 def _free(gpu: _Json) -> str:
     slices = gpu["memory_slices"]
+    if gpu["leased_whole"]:
+        return ", leased whole" + ("" if slices["used"] else ", free")
     return f", {slices['total'] - slices['used']} of {slices['total']} slices free" if slices["total"] else ""
 
 

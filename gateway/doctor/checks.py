@@ -72,7 +72,9 @@ def _schema(db: DatabaseUrl) -> str:
 def _mig_modes(host: Host, policy: MigPolicy) -> str:
     gpus = host.list_gpus()
     Occupancy(gpus, (), {}, policy).offered(None)  # raises an error if no GPU can be used
-    return "ok: " + ", ".join(f"GPU {gpu.index} {gpu.mig_mode}" for gpu in gpus)
+    return "ok: " + ", ".join(
+        f"GPU {gpu.index} {'leased whole' if gpu.is_whole else gpu.mig_mode}" for gpu in gpus
+    )
 
 
 def _leader(leadership: Leadership) -> str:

@@ -117,6 +117,7 @@ def reading(occupancy: Occupancy | None, parts: Mapping[str, bool]) -> Reading:
         for instance in gpu.instances
         if instance.mig_uuid
     }
+    slices |= {gpu.uuid: (gpu.index, -1) for gpu in occupancy.gpus if gpu.is_whole}
     faults = {gpu.uuid: f"GPU {gpu.index} {gpu.fault}" for gpu in occupancy.gpus if gpu.fault}
     return Reading(tuple(samples), slices, faults)
 

@@ -190,7 +190,12 @@ def _all_engines(profiles: Iterable[Profile]) -> MediaEngines:
     return MediaEngines(*map(max, zip(*needs, strict=True)))
 
 
-def host_share(placement: Placement, gpus: Iterable[Gpu]) -> float:
-    """Return the part of the memory slices of all GPUs that a placement occupies."""
-    total = sum(gpu.memory_slices for gpu in gpus)
-    return placement.size / total if total else 0.0
+def host_share(on: Gpu, placement: Placement, gpus: Iterable[Gpu]) -> float:
+    """Return the part of the memory slices of all GPUs that a placement on the GPU `on` occupies. A whole GPU
+    counts as eight."""
+    total = sum(gpu.memory_slices * _slice_weight(gpu) for gpu in gpus)
+    return placement.size * _slice_weight(on) / total if total else 0.0
+
+
+def _slice_weight(gpu: Gpu) -> int:
+    return 8 if gpu.is_whole else 1

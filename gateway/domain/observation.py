@@ -10,7 +10,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from gateway.domain.containers import Deviation
-from gateway.domain.mig import Gpu, MigMode
+from gateway.domain.mig import FULL, Gpu, MigMode
 from gateway.domain.models import Reason, Session, Status
 
 _MARKED = "the session stays open; it is only marked"
@@ -187,7 +187,9 @@ def _then(deviation: Deviation) -> str:
 
 def has_lost_slice(gpu: Gpu, session: Session) -> bool:
     """Whether a GPU with a complete list of instances does not list the session's slice. An instance without
-    a compute instance has no UUID yet, so it may be the session's."""
+    a compute instance has no UUID yet, so it may be the session's. A whole GPU is lost once MIG is on."""
+    if session.mig_profile == FULL and gpu.mig_mode is not MigMode.ENABLED:
+        return False
     if gpu.fault is not None or not gpu.complete or gpu.mig_mode is MigMode.UNSUPPORTED:
         return False
     return not any(

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import cached_property
 
 from gateway.domain import placement
-from gateway.domain.mig import Gpu, Instance, MigMode, MigPolicy, Profile
+from gateway.domain.mig import FULL, Gpu, Instance, MigMode, MigPolicy, Placement, Profile
 from gateway.domain.models import Cordon, Session
 from gateway.domain.placement import Fit, Occupied, Spot
 from gateway.domain.plan import Allocation
@@ -43,7 +43,11 @@ class Occupancy:
         """The instance of a session counts once, as the session's."""
         held = {
             (session.gpu, session.placement): Occupied(
-                session.gpu, session.mig_profile, session.placement, _free_at(session), session.id
+                session.gpu,
+                session.mig_profile,
+                self._occupied_place(session.gpu, session.mig_profile, session.placement),
+                _free_at(session),
+                session.id,
             )
             for session in self.sessions.values()
             if session.gpu is not None and session.placement is not None
@@ -56,6 +60,14 @@ class Occupancy:
         ]
         return [*held.values(), *others]
 
+    def _occupied_place(self, gpu_uuid: str, profile: str, placement: Placement) -> Placement:
+        """A GPU whose MIG mode was changed under a session is occupied as a whole: a slice and the whole GPU
+        are never leased side by side."""
+        gpu = next((gpu for gpu in self.gpus if gpu.uuid == gpu_uuid), None)
+        if gpu is None or not gpu.is_leasable or gpu.is_whole == (profile == FULL):
+            return placement
+        return Placement(0, max(1, gpu.memory_slices))
+
     def offers(self) -> Mapping[str, tuple[Gpu, Profile]]:
         """Every profile that a caller can request, by name, with the first GPU that has it."""
         return {
@@ -63,6 +75,7 @@ class Occupancy:
             for gpu in reversed(self.gpus)
             for profile in gpu.profiles
             if self.policy is not MigPolicy.STATIC
+            or gpu.is_whole
             or any(instance.profile == profile.name for instance in gpu.instances)
         }
 
@@ -125,9 +138,10 @@ class Occupancy:
 
     def capacity(self, profile: str) -> int:
         """Return how many slices of the profile fit if there are no sessions."""
-        if self.policy is MigPolicy.STATIC:
-            return sum(instance.profile == profile for gpu in self.open for instance in gpu.instances)
-        return placement.capacity(self._divisible, profile)
+        new = placement.capacity(self._divisible, profile)
+        if self.policy is not MigPolicy.STATIC:
+            return new
+        return new + sum(instance.profile == profile for gpu in self.open for instance in gpu.instances)
 
     @property
     def open(self) -> Sequence[Gpu]:
@@ -135,7 +149,7 @@ class Occupancy:
         return [
             gpu
             for gpu in self.gpus
-            if gpu.mig_mode is MigMode.ENABLED and gpu.fault is None and gpu.uuid not in self.cordons
+            if gpu.is_leasable and gpu.fault is None and gpu.uuid not in self.cordons
         ]
 
     def why_closed(self, gpu: Gpu) -> str | None:
@@ -147,8 +161,8 @@ class Occupancy:
 
     @property
     def _divisible(self) -> Sequence[Gpu]:
-        """The GPUs on which the gateway may make instances."""
-        return [] if self.policy is MigPolicy.STATIC else self.open
+        """The GPUs on which the gateway may make instances, and those that it leases whole."""
+        return [gpu for gpu in self.open if self.policy is not MigPolicy.STATIC or gpu.is_whole]
 
     def _idle(self, profile: str) -> Sequence[tuple[Gpu, Instance]]:
         """The existing instances that a session can get."""
@@ -213,5 +227,8 @@ def _why_no_profiles(gpus: Sequence[Gpu]) -> str:
     if MigMode.PENDING_RESET in modes:
         return "MIG was switched but the GPUs were not reset since; run `nvidia-smi --gpu-reset` or reboot."
     if MigMode.DISABLED in modes:
-        return "MIG is off on every GPU here; an administrator turns it on with `nvidia-smi -i 0 -mig 1`."
-    return "No GPU of this host supports MIG."
+        return (
+            "MIG is off on every GPU here; an administrator turns it on with `nvidia-smi -i 0 -mig 1`, or "
+            "leases the GPUs whole with --whole-gpus."
+        )
+    return "No GPU of this host supports MIG; --whole-gpus leases them whole."

@@ -39,7 +39,7 @@ class LocalPlanner:
         profile = occupancy.offered(request.mig_profile)
         gpu, allocation = self._place(occupancy, request, profile, demand, refused, line)
         used = {session.address for session in live if session.address} | set(self.taken)
-        share = host_share(allocation.placement, self.gpus)
+        share = host_share(gpu, allocation.placement, self.gpus)
         return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used), share)
 
     def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:

@@ -372,9 +372,13 @@ class LocalHost:
             gpus = self.list_gpus()
         except GatewayError:  # the check of the GPUs reports it
             return "ok: unknown while the driver does not answer"
-        profiles = [profile for gpu in gpus for profile in gpu.profiles if profile.placements]
-        by_size = sorted(profiles, key=lambda profile: (profile.placements[0].size, profile.name))
-        limits = {each.name: describe(host_share(each.placements[0], gpus)) for each in by_size}
+        shares = sorted(
+            (host_share(gpu, profile.placements[0], gpus), profile.name)
+            for gpu in gpus
+            for profile in gpu.profiles
+            if profile.placements
+        )
+        limits = {name: describe(share) for share, name in shares}
         if len(set(limits.values())) <= 1:
             return f"ok: {next(iter(limits.values()), describe(0.0))} for each session"
         return "ok: " + "; ".join(f"{name} {limit}" for name, limit in limits.items())

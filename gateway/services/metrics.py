@@ -77,7 +77,8 @@ def _sessions(rows: Rows, reading: Reading | None) -> Iterator[Sample]:
         numbers[status, profile] += 1
         yield Sample("session_expires_timestamp_seconds", (session_id,), expires_at.timestamp())
         if gpu and mig_uuid and mig_uuid in slices:
-            index, gi_id = map(str, slices[mig_uuid])
-            labels = (session_id, user_id, index, gpu, gi_id, profile, mig_uuid)
+            index, gi_id = slices[mig_uuid]
+            instance = str(gi_id) if gi_id >= 0 else ""  # a whole GPU has none
+            labels = (session_id, user_id, str(index), gpu, instance, profile, mig_uuid)
             yield Sample("session_info", labels, 1.0)
     yield from (Sample("sessions", labels, number) for labels, number in numbers.items())

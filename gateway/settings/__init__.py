@@ -117,6 +117,7 @@ class Settings:
     mig_policy: str = _setting(
         kinds.one_of(tuple(MigPolicy)), "dynamic", "POLICY", "Make slices dynamic, static or mixed."
     )
+    whole_gpus: bool = _setting(Switch(), False, "", "GPUs without MIG are leased whole, as `full`.")
     image: str = _setting(Parsed(kinds.image_name), "gpu-workspace", "IMAGE", "Sessions run this image.")
     images: tuple[tuple[str, str], ...] = _setting(
         Parsed(kinds.named_images), (), "NAME=IMAGE,…", "Requests may name these images, too."

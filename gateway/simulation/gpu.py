@@ -49,11 +49,14 @@ class GpuInstance:
 
 @dataclass(slots=True)
 class SimulatedGpu:
+    """`processes` is the number of programs that compute on the GPU while its MIG mode is off."""
+
     kind_name: str
     uuid: str
     mig_current: int
     mig_pending: int
     lost: int = pynvml.NVML_SUCCESS
+    processes: int = 0
     instances: list[GpuInstance] = field(default_factory=list)
 
     @property

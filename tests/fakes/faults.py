@@ -98,6 +98,11 @@ class Faults:
         with self._store.change() as machine:
             machine.gpus[gpu].lost = code
 
+    def compute(self, gpu: int, processes: int) -> None:
+        """Let programs compute on a GPU without MIG."""
+        with self._store.change() as machine:
+            machine.gpus[gpu].processes = processes
+
     def set_mig_mode(self, gpu: int, current: int, pending: int) -> None:
         with self._store.change() as machine:
             machine.gpus[gpu].mig_current = current

@@ -5,7 +5,17 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gateway.domain.mig import FreeCapacity, Gpu, Instance, MigMode, Placement, Profile
+from gateway.domain.mig import (
+    FULL,
+    WHOLE,
+    FreeCapacity,
+    Gpu,
+    Instance,
+    MigMode,
+    Placement,
+    Profile,
+    whole_profile,
+)
 from gateway.domain.placement import Occupied
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, UnknownProfile
 from gateway.simulation.catalogue import KINDS, Kind
@@ -14,15 +24,16 @@ from gateway.simulation.catalogue import KINDS, Kind
 class FakeGpus:
     """`FakeGpus(["A100-40GB", "L4"])`. `failures` maps a verb to what it raises from now on."""
 
-    def __init__(self, kinds: Sequence[str] = ("A100-40GB",)) -> None:
+    def __init__(self, kinds: Sequence[str] = ("A100-40GB",), whole_gpus: bool = False) -> None:
         self._gpus = {gpu.uuid: gpu for gpu in (_gpu(i, KINDS[kind]) for i, kind in enumerate(kinds))}
+        self._whole_gpus = whole_gpus
         self._failures: dict[str, Exception] = {}
         self.programs: dict[str, int] = {}  # by the MIG device that they use
         self._made: set[tuple[str, int]] = set()  # GPU and gi_id of what was created through this object
 
     def another_program(self) -> "FakeGpus":
         """On the same GPUs."""
-        other = FakeGpus([])
+        other = FakeGpus([], self._whole_gpus)
         other._gpus = self._gpus
         return other
 
@@ -36,21 +47,31 @@ class FakeGpus:
         self._gpus[gpu_uuid] = replace(self._gpus[gpu_uuid], fault=fault)
 
     def set_mode(self, gpu_uuid: str, mode: MigMode) -> None:
-        gpu = self._gpus[gpu_uuid]
-        profiles = gpu.profiles if mode is MigMode.ENABLED else ()
-        self._gpus[gpu_uuid] = replace(gpu, mig_mode=mode, profiles=profiles)
+        self._gpus[gpu_uuid] = replace(self._gpus[gpu_uuid], mig_mode=mode)
 
     def check(self) -> None:
         self._maybe_fail("check")
 
     def list(self) -> builtins.list[Gpu]:
         self._maybe_fail("list")
-        return builtins.list(self._gpus.values())
+        return [self._shown(gpu) for gpu in self._gpus.values()]
+
+    def _shown(self, gpu: Gpu) -> Gpu:
+        if gpu.mig_mode is MigMode.ENABLED:
+            return gpu
+        if not self._whole_gpus or gpu.mig_mode is MigMode.PENDING_RESET:
+            return replace(gpu, profiles=())
+        profiles = (whole_profile(gpu.memory_mib),)
+        return replace(gpu, memory_slices=1, compute_slices=1, profiles=profiles, instances=())
 
     def create(self, gpu_uuid: str, profile_name: str, placement: Placement) -> Instance:
         self._maybe_fail("create")
-        gpu = self._gpu(gpu_uuid)
+        gpu = self._shown(self._gpu(gpu_uuid))
         profile = gpu.profile(profile_name)
+        if profile_name == FULL:
+            if not gpu.is_whole:
+                raise PlacementTaken(f"MIG mode of GPU {gpu_uuid} is {gpu.mig_mode}.")
+            return Instance(gpu_uuid, -1, FULL, WHOLE, gpu_uuid)
         if profile is None:
             raise UnknownProfile(profile_name, [profile.name for profile in gpu.profiles])
         standing = [Occupied(gpu_uuid, one.profile, one.placement) for one in gpu.instances]
@@ -67,6 +88,8 @@ class FakeGpus:
         self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
     ) -> None:
         self._maybe_fail("destroy")
+        if profile_name == FULL:
+            return
         gpu = self._gpu(gpu_uuid)
         for one in gpu.instances:
             is_mine = (gpu_uuid, one.gi_id) in self._made if mig_uuid is None else one.mig_uuid == mig_uuid

@@ -480,6 +480,13 @@ def test_a_container_is_looked_at_from_inside_for_exactly_its_slice(
             looking.check_gpu(container_id, spec.gpu_uuid)
     listing.write_text(right)
     looking.check_gpu(container_id, spec.gpu_uuid)
+    whole = "GPU-5d5ba0d6-d33d-2b2c-524d-9e3d8d2b8a70"
+    for wrong in (right, gpu.format(1, 1), gpu.format(0, 0) + gpu.format(1, 1), ""):
+        listing.write_text(wrong)
+        with pytest.raises(ContainerFailed, match=f"should see {whole} "):
+            looking.check_gpu(container_id, whole)
+    listing.write_text(gpu.format(0, 0))
+    looking.check_gpu(container_id, whole)
     real.check_gpu(container_id, other)  # simulated: there is nothing to be seen
 
 

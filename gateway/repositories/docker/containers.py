@@ -134,7 +134,7 @@ class DockerContainers:
         return b"Accepted publickey" in log
 
     def check_gpu(self, container_id: str, gpu_uuid: str) -> None:
-        """Raises `ContainerFailed` unless the container sees exactly this MIG device. Simulated devices are
+        """Raises `ContainerFailed` unless the container sees exactly this device. Simulated devices are
         not checked, because nvidia-smi cannot list them."""
         if not self._simulated_gpus:
             gpu_device.require_only(Inside(self._docker), container_id, gpu_uuid)

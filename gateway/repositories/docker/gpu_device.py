@@ -1,4 +1,4 @@
-"""The MIG device of a container: the request for it, and a check that the container sees no other."""
+"""The GPU device of a container: the request for it, and a check that the container sees no other."""
 
 import re
 
@@ -7,8 +7,8 @@ from docker.types import DeviceRequest
 from gateway.errors import ContainerFailed
 from gateway.repositories.docker.exec import Inside
 
-# `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470.
-_MIG_UUID = re.compile(r"MIG-[0-9A-Za-z/-]+")
+# `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470; `GPU-<uuid>` of a whole GPU.
+_DEVICE_UUID = re.compile(r"(MIG-[0-9A-Za-z/-]+|GPU-[0-9A-Za-z-]+)")
 # Lines of `nvidia-smi -L`: `GPU 0: NVIDIA A100 (UUID: GPU-…)`, `  MIG 3g.20gb  Device  0: (UUID: MIG-…)`.
 _GPU_LISTED = re.compile(r"\(UUID: (GPU-[^)]+)\)")
 _MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
@@ -17,20 +17,22 @@ _MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 def request(gpu_uuid: str) -> DeviceRequest:
     """The request that `docker run --gpus device=UUID` sends. An empty id would start a container without a
     GPU, and an id with a comma would add a second GPU."""
-    if not _MIG_UUID.fullmatch(gpu_uuid):
+    if not _DEVICE_UUID.fullmatch(gpu_uuid):
         raise ContainerFailed(
-            f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one MIG device."
+            f"The driver named the slice {gpu_uuid!r}, which is not the UUID of one device."
         )
     return DeviceRequest(driver="nvidia", device_ids=[gpu_uuid], capabilities=[["gpu", "compute", "utility"]])
 
 
 def require_only(inside: Inside, container_id: str, gpu_uuid: str) -> None:
-    """Raises `ContainerFailed` unless nvidia-smi in the container lists exactly one GPU and this MIG
-    device."""
+    """Raises `ContainerFailed` unless nvidia-smi in the container lists exactly one GPU and this MIG device,
+    or exactly this whole GPU."""
     code, listing = inside.run(container_id, ["nvidia-smi", "-L"])
     gpus = _GPU_LISTED.findall(listing)
     migs = _MIG_LISTED.findall(listing)
-    if code or len(gpus) != 1 or migs != [gpu_uuid]:
+    is_whole = gpu_uuid.startswith("GPU-")
+    expected = gpus == [gpu_uuid] and not migs if is_whole else len(gpus) == 1 and migs == [gpu_uuid]
+    if code or not expected:
         seen = ", ".join(gpus + migs) or " ".join(listing.split())[:200]
         raise ContainerFailed(
             f"The session's container should see {gpu_uuid} and no other GPU device, but sees: {seen}. "

@@ -9,7 +9,18 @@ from typing import Any
 
 import pynvml
 
-from gateway.domain.mig import FreeCapacity, Gpu, Instance, MediaEngines, MigMode, Placement, Profile
+from gateway.domain.mig import (
+    FULL,
+    WHOLE,
+    FreeCapacity,
+    Gpu,
+    Instance,
+    MediaEngines,
+    MigMode,
+    Placement,
+    Profile,
+    whole_profile,
+)
 from gateway.repositories.nvml.instances import VANISHED, Snapshot, Standing, describe
 
 _MIB = 1024 * 1024
@@ -27,8 +38,11 @@ class GpuDevice:
         self._memory_mib = int(pynvml.nvmlDeviceGetMemoryInfo(self._handle).total) // _MIB
         self._profiles: tuple[Profile, ...] = ()
 
-    def describe(self, simulated: bool) -> Gpu:
+    def describe(self, simulated: bool, whole_gpus: bool = False) -> Gpu:
+        """With `whole_gpus`, a GPU without MIG has the profile `full`."""
         mode = self.mig_mode()
+        if whole_gpus and mode in (MigMode.DISABLED, MigMode.UNSUPPORTED):
+            return self._whole(mode, simulated)
         snapshot = self.snapshot()
         gpu = self._empty(self.profiles())
         return replace(
@@ -39,6 +53,18 @@ class GpuDevice:
             simulated=simulated,
             complete=snapshot.complete,
         )
+
+    def _whole(self, mode: MigMode, simulated: bool) -> Gpu:
+        """A GPU on which programs compute shows an instance. It is the session's if there is a session."""
+        in_use = (Instance(self.uuid, -1, FULL, WHOLE, None),) if self._has_processes() else ()
+        whole = self._empty((whole_profile(self._memory_mib),))
+        return replace(whole, mig_mode=mode, instances=in_use, simulated=simulated)
+
+    def _has_processes(self) -> bool:
+        try:
+            return bool(pynvml.nvmlDeviceGetComputeRunningProcesses(self._handle))
+        except (pynvml.NVMLError_FunctionNotFound, pynvml.NVMLError_NotSupported):
+            return False  # an older driver cannot tell
 
     def _empty(self, profiles: tuple[Profile, ...]) -> Gpu:
         return Gpu(

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pynvml
 
-from gateway.domain.mig import Gpu, Instance, MigMode, Placement, Profile
-from gateway.errors import DriverUnavailable, GpuLost, SliceBusy, UnknownProfile
+from gateway.domain.mig import FULL, WHOLE, Gpu, Instance, MigMode, Placement, Profile
+from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy, UnknownProfile
 from gateway.repositories.lock import keep_private, locked
 from gateway.repositories.nvml.creation import Creation, take_back
 from gateway.repositories.nvml.errors import WHOLE_DRIVER, Initialiser, translated
@@ -25,18 +25,21 @@ _PATIENCE = (0.1, 0.2, 0.4, 0.8)
 
 class Gpus:
     """Creates and destroys one GPU instance at a time on each GPU, among all processes that share `lock_dir`.
-    A call waits for the lock for `lock_seconds` at most."""
+    A call waits for the lock for `lock_seconds` at most. With `whole_gpus`, GPUs without MIG are leased
+    whole: nothing is created on them."""
 
     def __init__(
         self,
         lock_dir: Path,
         simulated: bool = False,
+        whole_gpus: bool = False,
         sleep: Callable[[float], None] = time.sleep,
         lock_seconds: float = 20.0,
     ) -> None:
         self._lock_dir = lock_dir
         self._lock_seconds = lock_seconds
         self._simulated = simulated
+        self._whole_gpus = whole_gpus
         self._sleep = sleep
         self._initialise = Initialiser()
         self._devices: dict[int, GpuDevice] = {}
@@ -62,6 +65,8 @@ class Gpus:
         doing = f"creating a {profile_name} at memory slice {placement.start} of GPU {gpu_uuid}"
         with self._exclusive(gpu_uuid) as records, translated(doing):
             device = self._device(gpu_uuid)
+            if profile_name == FULL:
+                return self._whole(device)
             return Creation(device, records, _offered(device, profile_name), placement).run()
 
     def destroy(
@@ -69,6 +74,8 @@ class Gpus:
     ) -> None:
         """Return once the GPU instance is gone. This destroys only the gateway's own instances: the one with
         `mig_uuid`, or without a UUID the one that is in the records. Raises `SliceBusy`."""
+        if profile_name == FULL:
+            return None  # a whole GPU was not created
         for pause in _PATIENCE:
             try:
                 return self._destroy(gpu_uuid, profile_name, placement, mig_uuid)
@@ -89,6 +96,16 @@ class Gpus:
             with self._exclusive(gpu_uuid) as records, translated(f"tidying GPU {gpu_uuid}"):
                 for made in records.late():
                     take_back(self._device(gpu_uuid), records, made)
+
+    def _whole(self, device: GpuDevice) -> Instance:
+        gpu = device.describe(self._simulated, self._whole_gpus)
+        if not gpu.is_whole:
+            raise PlacementTaken(
+                f"MIG mode of GPU {gpu.uuid} is now {gpu.mig_mode}, so it is not leased whole."
+            )
+        if gpu.instances:
+            raise PlacementTaken(f"Another program computes on GPU {gpu.uuid}; see nvidia-smi.")
+        return Instance(device.uuid, -1, FULL, WHOLE, device.uuid)
 
     def _destroy(self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None) -> None:
         slice_ = f"the {profile_name} at memory slice {placement.start} of GPU {gpu_uuid}"
@@ -126,10 +143,10 @@ class Gpus:
     def _retried(self, index: int) -> Gpu:
         """Retry with a new handle if the known one has become invalid."""
         try:
-            return self._device_at(index).describe(self._simulated)
+            return self._device_at(index).describe(self._simulated, self._whole_gpus)
         except VANISHED:
             self._devices.pop(index, None)
-            return self._device_at(index).describe(self._simulated)
+            return self._device_at(index).describe(self._simulated, self._whole_gpus)
 
     def _last_seen(self, index: int) -> Gpu:
         never = Gpu(index, f"unknown-{index}", "unknown", 0, MigMode.UNSUPPORTED, 0, 0, (), ())
