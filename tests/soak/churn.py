@@ -19,7 +19,8 @@ import pynvml
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain.audit import REAPER, acting
-from gateway.domain.mig import Instance
+from gateway.domain.containers import GPU_LOST
+from gateway.domain.mig import FULL, Instance
 from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, PipesUnavailable
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.sql import schema
@@ -28,7 +29,8 @@ from tests.conftest import NOTHING, Bench, make_bench
 from tests.fakes.driver import simulated_driver
 from tests.fakes.faults import Faults
 
-GPUS = "2xA100-40GB,1xA30,1xRTX-PRO-6000"
+GPUS = "2xA100-40GB,1xA30,1xRTX-PRO-6000,2xL4"
+_SWITCHED, _WHOLE = 2, (4, 5)  # the indexes of the A30, whose MIG mode changes, and of the L4
 USERS = [f"user{number}" for number in range(40)]
 _CREATE, _CREATE_COMPUTE = "nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance"
 _DESTROY, _DESTROY_COMPUTE = "nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy"
@@ -51,8 +53,10 @@ class Churn:
         gpus = bench.gpus.list()
         self._count, self._gpus = len(gpus), gpus
         self._promised: dict[str, datetime] = {}
+        self._mig = True  # of the GPU whose MIG mode changes
         self._foreign: set[tuple[object, ...]] = set()  # instances that another program has made
         self._profiles = sorted({profile.name for gpu in gpus for profile in gpu.profiles})
+        self._profiles += [FULL] * 4
 
     def run(self, cycles: int) -> None:
         for cycle in range(cycles):
@@ -83,8 +87,14 @@ class Churn:
         there = self.bench.leftovers()
         for part in ("containers", "pipes", "files"):
             assert sorted(there[part]) == sorted(sessions), part
-        leased = {(s.gpu, s.mig_profile, s.placement, s.gpu_uuid) for s in sessions.values()}
-        standing = [instance for gpu in self.bench.gpus.list() for instance in gpu.instances]
+        gpus = self.bench.gpus.list()
+        whole = [session for session in sessions.values() if session.mig_profile == FULL]
+        assert {session.gpu for session in whole} <= {gpu.uuid for gpu in gpus if gpu.is_whole}
+        for session in whole:  # nobody is beside it
+            assert [other.id for other in sessions.values() if other.gpu == session.gpu] == [session.id]
+        slices = [session for session in sessions.values() if session.mig_profile != FULL]
+        leased = {(s.gpu, s.mig_profile, s.placement, s.gpu_uuid) for s in slices}
+        standing = [instance for gpu in gpus for instance in gpu.instances if instance.profile != FULL]
         assert len(standing) == len(leased) + len(self._foreign), standing
         assert {_identity(instance) for instance in standing} == leased | self._foreign
         self._require_a_sound_line(set(sessions))
@@ -112,7 +122,8 @@ class Churn:
         self.bench.clock.advance(days=1)
         self.heal()
         assert self.bench.gateway.queue.places() == []
-        left = [_identity(instance) for gpu in self.bench.gpus.list() for instance in gpu.instances]
+        instances = [instance for gpu in self.bench.gpus.list() for instance in gpu.instances]
+        left = [_identity(instance) for instance in instances if instance.profile != FULL]
         assert set(left) == self._foreign
         assert {**self.bench.leftovers(), "instances": []} == NOTHING
 
@@ -181,6 +192,21 @@ class Churn:
         self.faults.reset(index)
         self._foreign = {one for one in self._foreign if one[0] != self._gpus[index].uuid}
 
+    def _switch_mig(self) -> None:
+        """An administrator changes the MIG mode and resets the GPU, whoever is on it."""
+        on, off = pynvml.NVML_DEVICE_MIG_ENABLE, pynvml.NVML_DEVICE_MIG_DISABLE
+        self._mig = not self._mig
+        self.faults.set_mig_mode(_SWITCHED, off if self._mig else on, on if self._mig else off)
+        self.faults.reset(_SWITCHED)
+        self._foreign = {one for one in self._foreign if one[0] != self._gpus[_SWITCHED].uuid}
+
+    def _compute(self) -> None:
+        self.faults.compute(self.chance.choice(_WHOLE), self.chance.choice([0, 0, 1, 3]))
+
+    def _lose_gpu_inside(self) -> None:
+        if containers := self.bench.containers.list():
+            self.bench.containers.deviate(self.chance.choice(containers).session_id, GPU_LOST)
+
     def _list_nothing(self) -> None:
         self.faults.list_nothing(times=self.chance.choice([1, 11, 60, None]))
 
@@ -199,7 +225,9 @@ class Churn:
 
     def _another_program(self) -> None:
         """Makes an instance wherever one fits, as little as it takes."""
-        index = self.chance.randrange(self._count)
+        index = self.chance.randrange(_WHOLE[0])
+        if index == _SWITCHED and not self._mig:
+            return
         profile = self.chance.choice(self._gpus[index].profiles)
         start = self.chance.choice(profile.placements).start
         if len(self._foreign) < 4 and self.faults.stand(index, profile.driver_id, start):
@@ -240,6 +268,9 @@ class Churn:
         (0.01, _hide_gpus),
         (0.05, _hold_slice),
         (0.02, _reset_gpu),
+        (0.02, _switch_mig),
+        (0.03, _compute),
+        (0.02, _lose_gpu_inside),
         (0.05, _list_nothing),
         (0.05, _lose_handles),
         (0.05, _time_out),
@@ -262,7 +293,7 @@ def churn(directory: Path, cycles: int, seed: int) -> Counter[str]:
     template = directory / "empty.db"
     schema.upgrade(DatabaseUrl(template))
     with simulated_driver(GPUS, directory / "simulated-gpus.json") as faults:
-        gpus = Gpus(directory / "locks", simulated=True, sleep=lambda _: None)
+        gpus = Gpus(directory / "locks", simulated=True, whole_gpus=True, sleep=lambda _: None)
         bench = make_bench(directory, template, gpus)
         run = Churn(bench, faults, seed)
         run.run(cycles)
