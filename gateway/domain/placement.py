@@ -258,11 +258,11 @@ class _Pool:
             )
             for lease in self._leases.get(gpu.uuid, ())
         ]
-        return futures.Busy(state, leases, gpu.memory_mib, _sizes(gpu))
+        return futures.Busy(state, leases, max(1, gpu.memory_mib), _sizes(gpu))
 
 
 def _sizes(gpu: Gpu) -> Mapping[str, float]:
-    slice_mib = gpu.memory_mib / gpu.memory_slices
+    slice_mib = max(1, gpu.memory_mib) / gpu.memory_slices
     return {
         profile.name: profile.placements[0].size * slice_mib for profile in gpu.profiles if profile.placements
     }

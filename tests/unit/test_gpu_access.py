@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
-from gateway.errors import ContainerFailed
+from gateway.errors import ContainerFailed, DockerUnavailable
 from gateway.repositories.docker.gpu_access import GpuAccess
 
 
@@ -12,6 +12,7 @@ class Inside:
     def __init__(self) -> None:
         self.lost: set[str] = set()
         self.silent: set[str] = set()
+        self.refusing: set[str] = set()
         self.failing: set[str] = set()
         self.checked: list[str] = []
         self.now = 0.0
@@ -19,8 +20,10 @@ class Inside:
     def opens(self, id: str, gpu_uuid: str) -> bool | None:
         assert gpu_uuid == f"MIG-{id}"
         self.checked.append(id)
+        if id in self.refusing:
+            raise ContainerFailed("is paused")
         if id in self.failing:
-            raise ContainerFailed("no answer")
+            raise DockerUnavailable("no answer")
         return None if id in self.silent else id not in self.lost
 
     def round(self, access: GpuAccess, running: Mapping[str, str], after: float = 0) -> list[str]:
@@ -80,7 +83,14 @@ def test_a_round_that_finds_a_lost_gpu_checks_all_and_the_next_one_is_short_agai
     assert len(checks(40, 300)) == 16
 
 
-def test_a_container_that_does_not_answer_ends_the_round_and_is_not_first_in_the_next() -> None:
+def test_a_container_that_refuses_the_check_does_not_delay_the_others() -> None:
+    inside, _, checks = made()
+    inside.refusing = {"00"}
+    assert checks(3) == ["00", "01", "02"]
+    assert checks(3, 60) == []
+
+
+def test_a_daemon_that_does_not_answer_ends_the_round_and_is_not_first_in_the_next() -> None:
     inside, _, checks = made()
     inside.failing = {"00"}
     assert checks(3) == ["00"]

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Mapping
 from importlib.resources import files
 
-from gateway.errors import GatewayError
+from gateway.errors import ContainerFailed, DockerUnavailable
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.exec import Inside
 
@@ -60,11 +60,13 @@ class GpuAccess:
         return sorted(due, key=lambda id: self._checked.get(id, float("-inf")))
 
     def _check(self, id: str, gpu_uuid: str) -> bool:
-        """Return False if Docker or the container does not answer: each further check could take as long."""
+        """Return False if Docker does not answer: each further check could take as long."""
         self._checked[id] = self._clock()
         try:
             opens = self._opens(id, gpu_uuid)
-        except GatewayError:
+        except ContainerFailed:
+            return True
+        except DockerUnavailable:
             return False
         if opens is not None:
             (self._lost.discard if opens else self._lost.add)(id)
