@@ -147,9 +147,7 @@ class Occupancy:
     def open(self) -> Sequence[Gpu]:
         """The GPUs on which sessions may begin."""
         return [
-            gpu
-            for gpu in self.gpus
-            if gpu.is_leasable and gpu.fault is None and gpu.uuid not in self.cordons
+            gpu for gpu in self.gpus if gpu.is_leasable and gpu.fault is None and gpu.uuid not in self.cordons
         ]
 
     def why_closed(self, gpu: Gpu) -> str | None:

@@ -43,6 +43,11 @@ ACTS = {
     "hold_slice": 2,
     "lose_gpu": 1,
     "hide_gpus": 1,
+    "list_nothing": 2,
+    "lose_handles": 2,
+    "time_out": 2,
+    "leave_remnants": 2,
+    "close_devices": 2,
     "kill_container": 2,
     "stop_container": 2,
     "remove_container": 1,
@@ -170,6 +175,25 @@ class Ground:
 
     def _hide_gpus(self) -> None:
         self.faults.hide_devices()
+
+    def _list_nothing(self) -> None:
+        self.faults.list_nothing(times=self.chance.choice([1, 11, 60]))
+
+    def _lose_handles(self) -> None:
+        code = self.chance.choice([pynvml.NVML_ERROR_INVALID_ARGUMENT, pynvml.NVML_ERROR_NOT_FOUND])
+        self.faults.lose_handles(code, times=self.chance.randint(1, 5))
+
+    def _time_out(self) -> None:
+        self.faults.time_out(late=False, times=1)
+
+    def _leave_remnants(self) -> None:
+        self.faults.leave_remnants(times=self.chance.randint(1, 3))
+
+    def _close_devices(self) -> None:
+        """Of one session, as a reload of systemd does."""
+        others = [row["gpu_uuid"] for row in self._rows().values() if row["user_id"] != WITNESS]
+        if devices := [device for device in others if device]:
+            self.faults.close_devices(self.chance.choice(devices))
 
     def _kill_container(self) -> None:
         self._docker("kill")
