@@ -4,6 +4,8 @@ import asyncio
 import base64
 import hashlib
 import os
+import re
+import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
@@ -33,7 +35,11 @@ def output(command: Sequence[str], input: bytes = b"") -> bytes:
 # OpenSSH of the workspace image, which is newer than that of a Debian 12 host
 
 
-def openssh(client: Client, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
+TYPING = "sleep 1; for key in e c h o; do printf $key; sleep 0.1; done; sleep 1"
+
+
+def openssh(client: Client, *arguments: str, stdin: str = "true") -> "subprocess.CompletedProcess[bytes]":
+    """Its standard input is the output of the shell command `stdin`."""
     client.options()  # writes known_hosts
     keys = client.directory / "for-the-container"
     keys.mkdir(exist_ok=True)
@@ -43,7 +49,8 @@ def openssh(client: Client, *arguments: str) -> "subprocess.CompletedProcess[byt
     where = ["-p", str(client.router.port), "-l", client.username, "127.0.0.1"]
     inside = ["ssh", "-F", "none", "-o", "BatchMode=yes", *mounted, *arguments[:-1], *where, arguments[-1]]
     container = ["docker", "run", "--rm", "--network=host", "--user=0", f"--volume={keys}:/keys:ro", IMAGE]
-    return subprocess.run([*container, *inside], capture_output=True, timeout=60)
+    script = f"({stdin}) | {shlex.join(inside)}"
+    return subprocess.run([*container, "sh", "-c", script], capture_output=True, timeout=60)
 
 
 def test_openssh_10_uses_an_exchange_that_holds_against_quantum_computers(client: Client) -> None:
@@ -57,9 +64,10 @@ def test_openssh_10_uses_an_exchange_that_holds_against_quantum_computers(client
 def test_openssh_10_hides_the_timing_of_keystrokes(client: Client) -> None:
     if client.router.kind == "sshpiper":
         pytest.skip("SSHPiper does so only with --reply-ping")
-    done = openssh(client, "-v", "-tt", "sleep 0.1; echo there")
+    done = openssh(client, "-vvv", "-tt", "timeout 5 cat", stdin=TYPING)
     assert b"ping@openssh.com=<0>" in done.stderr
-    assert b"there" in done.stdout
+    chaff = re.findall(rb"chaff time expired \((\d+) chaff packets sent\)", done.stderr)
+    assert sum(map(int, chaff)) > 10, "between four keystrokes in 0.4 s, one every 20 ms"
 
 
 # Dropbear
