@@ -31,6 +31,11 @@ def defaults(directory: Path) -> list[Path]:
     return [directory / f"ssh_host_{kind}_key" for kind in _MAKERS]
 
 
+def lobby_default(directory: Path) -> Path:
+    """The key that the pipes into the lobby pin. With another beside it, SSHPiper would ask for the other."""
+    return directory / "ssh_host_ed25519_key"
+
+
 def load_all(paths: Iterable[Path]) -> dict[str, PrivateKey]:
     """The keys by the algorithms that they sign with, in the order in which they are offered.
 

@@ -37,6 +37,8 @@ def serve(
     router that root starts gives up root before it speaks to any client. Raises StartRefused where a key, a
     port or the account cannot be used.
     """
+    if lobby_key and not host_keys:
+        host_keys = (host_key.lobby_default(piper_config.parent),)
     keys = _host_keys(piper_config, host_keys, account)
     sockets = _passed_sockets() or [_bound(host, port) for host, port in listen]
     workers = processes or len(os.sched_getaffinity(0))
