@@ -281,11 +281,18 @@ class Client:
             "UserKnownHostsFile": str(known_hosts),
         }
         if self.held_seconds:
-            command = [sys.executable, "-m", "tests.routes.held", self.router.config, self.router.port]
-            waits = shlex.join(map(str, [*command, self.username, self.held_seconds]))
-            options["ProxyCommand"] = f"env -C {shlex.quote(str(REPOSITORY))} {waits}"
+            options["ProxyCommand"] = str(self._waiting_script())
         given = [part for name, value in options.items() for part in ("-o", f"{name}={value}")]
         return ["-F", "none", *more, *given]
+
+    def _waiting_script(self) -> Path:
+        """A file, because some tests pass the options on without quotes."""
+        script = self.directory / "wait-in-line"
+        command = [sys.executable, "-m", "tests.routes.held", self.router.config, self.router.port]
+        waits = shlex.join(map(str, [*command, self.username, self.held_seconds]))
+        script.write_text(f"#!/bin/sh\ncd {shlex.quote(str(REPOSITORY))} && exec {waits}\n")
+        script.chmod(0o755)
+        return script
 
     def ssh(self, *arguments: str) -> list[str]:
         """`arguments` are options, then the command."""
