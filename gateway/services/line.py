@@ -35,13 +35,6 @@ def replan(rows: Rows, planner: Planner, now: Moment, overtaking: str | None = N
     return made
 
 
-def is_concerned(rows: Rows) -> bool:
-    """Whether there is anything to plan: a request, a maintenance, or a limit of before."""
-    if rows.line() or any(cordon.starts_at for cordon in rows.cordons().values()):
-        return True
-    return any(session.latest_end for session in rows.list())
-
-
 def positions(requests: Sequence[WaitingRequest]) -> dict[str, int]:
     """The place of each request in line, by its id; the first one has 1."""
     return {request.id: place for place, request in enumerate(requests, start=1)}

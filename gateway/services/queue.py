@@ -25,7 +25,7 @@ from gateway.errors import (
 from gateway.failpoints import reach
 from gateway.services.disk_use import require_room
 from gateway.services.images import DEFAULT
-from gateway.services.line import is_concerned, positions, replan
+from gateway.services.line import positions, replan
 from gateway.services.login_notices import LoginNotices
 from gateway.services.ports import Database, Host, Planner, Rows
 from gateway.services.sessions import Sessions, UserKeys, Wanted
@@ -146,7 +146,7 @@ class Queue:
     def state(self) -> object:
         """Return a value that changes whenever the line must be planned again; None if nobody waits."""
         with self.database.read() as rows:
-            if not is_concerned(rows) and not rows.opened_from_line():
+            if not rows.is_line_planned():
                 return None
             sessions = [(each.id, each.status, each.expires_at) for each in rows.list()]
             requests = [(each.id, each.priority, each.attempts) for each in rows.line()]

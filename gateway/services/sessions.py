@@ -38,7 +38,7 @@ from gateway.failpoints import reach
 from gateway.services.closing import Closing
 from gateway.services.disk_use import require_room
 from gateway.services.images import DEFAULT, Images
-from gateway.services.line import is_concerned, line_of, replan
+from gateway.services.line import line_of, replan
 from gateway.services.notices import Notices
 from gateway.services.policies import Policies
 from gateway.services.ports import Database, Host, Pipes, Planner, Rows
@@ -268,7 +268,7 @@ class Sessions:
             )
             rows.add(session)
             session.is_unclaimed = wanted.waited is not None
-            if is_concerned(rows):
+            if rows.is_line_planned():
                 replan(rows, planner, now)
             if not wanted.waited:
                 rows.record_request(user.id, plan.mig_profile, begins)

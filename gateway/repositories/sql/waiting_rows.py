@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import orm, select
 
-from gateway.domain.models import EndedSession, Reason, Session
+from gateway.domain.models import Cordon, EndedSession, Reason, Session
 from gateway.domain.waiting_request import WaitingRequest
 
 
@@ -29,6 +29,15 @@ class WaitingRows:
         order = (WaitingRequest.priority.desc(), WaitingRequest.asked_at, WaitingRequest.id)
         waits = select(WaitingRequest).where(WaitingRequest.id.not_in(select(Session.id)))
         return self._session.scalars(waits.order_by(*order)).all()
+
+    def is_line_planned(self) -> bool:
+        """Return whether a request waits, a maintenance is announced, or a session was limited for one."""
+        signs = (
+            select(WaitingRequest.id).limit(1),
+            select(Cordon.gpu).where(Cordon.starts_at.is_not(None)).limit(1),
+            select(Session.id).where(Session.latest_end.is_not(None)).limit(1),
+        )
+        return any(self._session.scalar(sign) is not None for sign in signs)
 
     def opened_from_line(self) -> Sequence[Session]:
         """Return the live sessions whose request is still in the table."""
