@@ -196,7 +196,8 @@ def _require_protection(settings: Settings, tokens: Tokens) -> None:
 def assemble(settings: Settings, parts: Parts) -> Gateway:
     """Build the gateway from its parts. Starts no thread."""
     database, host, pipes, clock = parts.database, parts.host, parts.pipes, parts.clock
-    words, notice_days = Words(settings.timezone, settings.contact), timedelta(days=settings.notice_days)
+    words = Words(settings.timezone, settings.contact, settings.language)
+    notice_days = timedelta(days=settings.notice_days)
     login_notices = LoginNotices(database, parts.notices, words, notice_days, clock)
     closing = Closing(database, host, pipes, login_notices, UsageLog(settings.timezone), clock)
     routing = Routing(database, host, pipes)

@@ -1,4 +1,4 @@
-"""The sentences that users read in their terminals. Times are in the time zone of `Words`."""
+"""The sentences that users read in their terminals, in the language and the time zone of `Words`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,18 +7,8 @@ from datetime import datetime, timedelta, tzinfo
 from gateway.domain.audit import ANONYMOUS, in_session
 from gateway.domain.durations import in_words
 from gateway.domain.models import EndedSession, Reason
+from gateway.languages import ENGLISH, translations
 
-_REASONS = {
-    Reason.IDLE: "nobody used it",
-    Reason.USER_EXIT: "its main process ended",
-    Reason.FAILED: "it could not be opened, or its container was removed",
-    Reason.UNCLAIMED: "nobody logged in to it after the wait",
-    Reason.GPU_LOST: "its GPU slice was lost, which was not your fault",
-    Reason.RESTARTED: "the server or its Docker was restarted",
-    Reason.STOPPED: "an administrator stopped its container",
-    Reason.KILLED: "its main process was killed from outside",
-    Reason.OUT_OF_MEMORY: "it ran out of memory",
-}
 _BELL = "\a"
 
 
@@ -27,36 +17,11 @@ def on_terminal(lines: Sequence[str]) -> str:
     return _BELL + "".join(f"\r\n *** {line}" for line in lines) + "\r\n"
 
 
-def message(text: str) -> str:
-    """An administrator's message, for terminals."""
-    return on_terminal([f"Message from your administrator: {text}"])
-
-
 def terminals(number: int) -> str:
-    """The receipt of a text for terminals."""
+    """The receipt of a text for terminals, for the audit log."""
     if not number:
         return "nobody connected"
     return "1 terminal" if number == 1 else f"{number} terminals"
-
-
-def why(ended: EndedSession) -> str:
-    """Why a session ended, for its user."""
-    if ended.reason == Reason.EXPIRED:
-        return f"its lease was over, {in_words(ended.expires_at - ended.created_at)}"
-    if ended.reason == Reason.DELETED:
-        return f"{_who(ended)} ended it{f': {ended.note}' if ended.note else ''}"
-    if ended.reason == Reason.GAVE_UP:
-        return f"nothing became free within {in_words(ended.expires_at - ended.created_at)}"
-    return _REASONS[Reason(ended.reason)]
-
-
-def _who(ended: EndedSession) -> str:
-    """A caller without a token is an administrator, because before the first token every caller is."""
-    if ended.ended_by == in_session(ended.user_id):
-        return "you"
-    if ended.ended_by is None or ended.ended_by.startswith(ANONYMOUS):
-        return "an administrator"
-    return ended.ended_by
 
 
 def one_line(text: str) -> str:
@@ -77,10 +42,12 @@ def _next_minute(at: datetime) -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """`zone` None is the host's own time zone. `contact` is whom users ask for a session, if it is known."""
+    """`zone` None is the host's own time zone. `contact` is whom users ask for a session, if it is known.
+    `language` is one of `gateway.languages`."""
 
     zone: tzinfo | None = None
     contact: str = ""
+    language: str = ENGLISH
 
     def time(self, at: datetime, now: datetime) -> str:
         """`18:00 KST`; on another day `2025-01-18 18:00 KST`."""
@@ -91,63 +58,137 @@ class Words:
         """`2025-01-17 18:00 KST`, for a text that is read at any time."""
         return f"{at.astimezone(self.zone):%Y-%m-%d %H:%M %Z}"
 
+    def message(self, text: str) -> str:
+        """An administrator's message, for terminals."""
+        _ = self._translated
+        return on_terminal([_("Message from your administrator: {text}").format(text=text)])
+
     def warning(self, ends: datetime, left: timedelta, latest_end: datetime | None, now: datetime) -> str:
         """What every terminal gets before the end."""
-        lines = [
-            f"Your lease ends in {in_words(left)}, at {self.time(ends, now)}. Files in your home are kept, "
-            "running programs are not."
-        ]
+        _ = self._translated
+        ending = _(
+            "Your lease ends in {left}, at {time}. Files in your home are kept, running programs are not."
+        )
+        lines = [ending.format(left=self._span(left), time=self.time(ends, now))]
         if latest_end:
-            lines.append(f"It can be extended to {self.time(latest_end, now)}:  lease extend 2h")
+            extension = _("It can be extended to {time}:  lease extend 2h")
+            lines.append(extension.format(time=self.time(latest_end, now)))
         else:
-            lines.append("It cannot be extended any more.")
+            lines.append(_("It cannot be extended any more."))
         return on_terminal(lines)
 
     def lease_in_words(self, profile: str, ends: datetime, latest_end: datetime | None, now: datetime) -> str:
         """What the user reads who asks for the lease."""
-        extension = f"can be extended to {self.time(latest_end, now)}" if latest_end else "cannot be extended"
-        return f"{profile} until {self.time(ends, now)}: {in_words(ends - now)} left, {extension}."
+        _ = self._translated
+        facts = {"profile": profile, "time": self.time(ends, now), "left": self._span(ends - now)}
+        if latest_end is None:
+            return _("{profile} until {time}: {left} left, cannot be extended.").format(**facts)
+        return _("{profile} until {time}: {left} left, can be extended to {latest}.").format(
+            **facts, latest=self.time(latest_end, now)
+        )
 
     def idle(self, ends: datetime, limit: timedelta, now: datetime) -> str:
         """What every terminal gets before a session ends because nobody uses it."""
+        _ = self._translated
+        unused = _(
+            "Nobody has used this session for a while. Unused sessions end after {limit}: this one at {time}."
+        )
         return on_terminal(
             [
-                f"Nobody has used this session for a while. Unused sessions end after {in_words(limit)}: "
-                f"this one at {self.time(ends, now)}.",
-                "Type anything, or log in, to keep it. Files in your home are kept in any case.",
+                unused.format(limit=self._span(limit), time=self.time(ends, now)),
+                _("Type anything, or log in, to keep it. Files in your home are kept in any case."),
             ]
         )
 
     def last_time(self, before: EndedSession) -> str:
         """The line of the message of the day that says why the session before this one ended."""
-        return f"ended {self.date(before.ended_at)}: {why(before)}"
+        _ = self._translated
+        return _("ended {date}: {why}").format(date=self.date(before.ended_at), why=self.why(before))
 
     def ended(self, ended: EndedSession) -> str:
         """What a user who logs in after the end gets to read."""
-        administrator = f"your administrator ({self.contact})" if self.contact else "your administrator"
-        what = "wait for a session" if ended.reason == Reason.GAVE_UP else "session"
-        return (
-            f"Your {what} ({ended.mig_profile}) ended {self.date(ended.ended_at)}: {why(ended)}.\n"
-            f"Your files are kept. For a new session, ask {administrator}."
-        )
+        _ = self._translated
+        what = _("Your session ({profile}) ended {date}: {why}.")
+        if ended.reason == Reason.GAVE_UP:
+            what = _("Your wait for a session ({profile}) ended {date}: {why}.")
+        next_one = _("Your files are kept. For a new session, ask your administrator.")
+        if self.contact:
+            next_one = _("Your files are kept. For a new session, ask your administrator ({contact}).")
+        facts = {"profile": ended.mig_profile, "date": self.date(ended.ended_at), "why": self.why(ended)}
+        return f"{what.format(**facts)}\n{next_one.format(contact=self.contact)}"
+
+    def why(self, ended: EndedSession) -> str:
+        """Why a session ended, for its user."""
+        _ = self._translated
+        length = self._span(ended.expires_at - ended.created_at)
+        match ended.reason:
+            case Reason.EXPIRED:
+                return _("its lease was over, {length}").format(length=length)
+            case Reason.DELETED:
+                return self._who(ended) + (f": {ended.note}" if ended.note else "")
+            case Reason.GAVE_UP:
+                return _("nothing became free within {length}").format(length=length)
+        reasons = {
+            Reason.IDLE: _("nobody used it"),
+            Reason.USER_EXIT: _("its main process ended"),
+            Reason.FAILED: _("it could not be opened, or its container was removed"),
+            Reason.UNCLAIMED: _("nobody logged in to it after the wait"),
+            Reason.GPU_LOST: _("its GPU slice was lost, which was not your fault"),
+            Reason.RESTARTED: _("the server or its Docker was restarted"),
+            Reason.STOPPED: _("an administrator stopped its container"),
+            Reason.KILLED: _("its main process was killed from outside"),
+            Reason.OUT_OF_MEMORY: _("it ran out of memory"),
+        }
+        return reasons[Reason(ended.reason)]
 
     def waiting(self, mig_profile: str, position: int, promised_at: datetime | None, now: datetime) -> str:
         """What a user who logs in while waiting gets to read."""
-        place = f"No {mig_profile} is free. You are {ordinal(position)} in line"
+        _ = self._translated
+        facts = {"profile": mig_profile, "place": self._place(position)}
         if promised_at is None:
-            return f"{place}: no time can be promised before your wait ends."
-        by = self.time(_next_minute(promised_at), now)
-        return f"{place}: yours by {by} at the latest, sooner if somebody ends early."
+            unknown = _(
+                "No {profile} is free. You are {place} in line: no time can be promised before your wait "
+                "ends."
+            )
+            return unknown.format(**facts)
+        promise = _(
+            "No {profile} is free. You are {place} in line: yours by {time} at the latest, sooner if "
+            "somebody ends early."
+        )
+        return promise.format(**facts, time=self.time(_next_minute(promised_at), now))
 
     def opening(self, mig_profile: str) -> str:
-        return f"Your session ({mig_profile}) opens now."
+        _ = self._translated
+        return _("Your session ({profile}) opens now.").format(profile=mig_profile)
 
     def ending(self, ends: datetime) -> str:
         """The line of the message of the day, once the end was warned of."""
-        return f"{self.date(ends)}: save what you need, running programs are not kept"
+        _ = self._translated
+        return _("{date}: save what you need, running programs are not kept").format(date=self.date(ends))
 
     def lease(self, ends: datetime, latest_end: datetime | None) -> str:
         """The line of the message of the day."""
         if latest_end is None:
             return self.date(ends)
-        return f"{self.date(ends)}; can be extended to {self.date(latest_end)}"
+        _ = self._translated
+        return _("{date}; can be extended to {latest}").format(
+            date=self.date(ends), latest=self.date(latest_end)
+        )
+
+    def _who(self, ended: EndedSession) -> str:
+        """A caller without a token is an administrator, because before the first token every caller is."""
+        _ = self._translated
+        if ended.ended_by == in_session(ended.user_id):
+            return _("you ended it")
+        if ended.ended_by is None or ended.ended_by.startswith(ANONYMOUS):
+            return _("an administrator ended it")
+        return _("{name} ended it").format(name=ended.ended_by)
+
+    def _place(self, position: int) -> str:
+        return ordinal(position) if self.language == ENGLISH else str(position)
+
+    def _span(self, span: timedelta) -> str:
+        return in_words(span, self.language)
+
+    def _translated(self, sentence: str) -> str:
+        return translations(self.language).gettext(sentence)

@@ -42,7 +42,7 @@ class Messages:
         if not text:
             return 0, "taken away"
         try:
-            terminals = self.host.tell(session, words.message(text))
+            terminals = self.host.tell(session, self.notices.words.message(text))
         except GatewayError as error:
             log.warning("a message reached no terminal", extra={**session.named, "error": str(error)})
             return 0, f"no terminal: {error}: {text}"

@@ -19,6 +19,7 @@ from gateway.domain.activity import IdlePolicy
 from gateway.domain.mig import MigPolicy
 from gateway.domain.uids import UidRange
 from gateway.errors import StartRefused
+from gateway.languages import ENGLISH, LANGUAGES
 from gateway.settings import kinds
 from gateway.settings.contradictions import contradictions
 from gateway.settings.kinds import Minutes, NumberOrAuto, Parsed, Size, Switch, Whole
@@ -211,6 +212,9 @@ class Settings:
     )
     dcgm_exporter: str = _setting(
         Parsed(kinds.public_url), "", "URL", "NVIDIA's dcgm-exporter says here how busy slices are.", "none"
+    )
+    language: str = _setting(
+        kinds.one_of(tuple(LANGUAGES)), ENGLISH, "LANGUAGE", "Users read texts in this language: en or ko."
     )
     timezone: tzinfo | None = _setting(
         Parsed(kinds.time_zone), None, "ZONE", "Users read times in this time zone.", "the host's"

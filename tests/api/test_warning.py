@@ -301,3 +301,17 @@ def test_only_operators_send_messages(bench: Bench) -> None:
     session = create(bench)
     secret = Tokens(bench.database, bench.clock).create("user123", Role.USER, "user123")
     assert send(bench, session, "hi", headers={"Authorization": f"Bearer {secret}"}).status_code == 403
+
+
+def test_warnings_messages_and_notices_are_in_the_language_of_the_setting(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB"]), language="ko", contact="ops@lab.example")
+    session = create(bench)
+    bench.clock.advance(minutes=30)
+    bench.warn()
+    bench.client.post(f"/sessions/{session['session_id']}/message", json={"text": "hello"})
+    warning, message = inside(bench).shown
+    assert "사용 시간이 30분 뒤" in warning
+    assert "관리자의 메시지: hello" in message
+    bench.client.delete(f"/sessions/{session['session_id']}", json={"note": "driver update"})
+    again = create(bench)
+    assert "관리자가 종료했습니다: driver update" in motd(bench, again)

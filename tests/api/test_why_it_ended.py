@@ -192,5 +192,5 @@ def test_what_is_known_of_a_session_is_kept_after_its_end(bench: Bench, public_k
     with bench.database.read() as rows:
         ended = rows.get_ended(session_id)
     assert ended is not None
-    assert (ended.opened_at, ended.image, ended.note) == (opened, "gpu-workspace", "done")
+    assert (ended.opened_at, ended.image, ended.note) == (opened, "default", "done")
     assert ended.public_keys == [" ".join(public_key.split()[:2])]
