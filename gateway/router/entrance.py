@@ -7,13 +7,11 @@ from collections import deque
 from contextlib import suppress
 from typing import Any
 
-from gateway.domain.ssh_logins import Kind
-from gateway.router import journal
 from gateway.router.channel import Message
+from gateway.router.ledger import Ledger
 from gateway.router.limits import Limits
 from gateway.router.metrics import Counts
 from gateway.router.pool import Pool, Process
-from gateway.router.reports import Reports
 from gateway.router.ssh import identification, wire
 from gateway.router.upstream import FULL
 
@@ -30,21 +28,19 @@ class Entrance:
     """`most_descriptors` is what one worker may have open."""
 
     def __init__(
-        self, pool: Pool, limits: Limits, reports: Reports, most_descriptors: int, counts: Counts
+        self, pool: Pool, limits: Limits, ledger: Ledger, most_descriptors: int, counts: Counts
     ) -> None:
         self._pool = pool
         self._limits = limits
-        self._reports = reports
+        self._ledger = ledger
         self._counts = counts
         self._most_sockets = most_descriptors - _RESERVED_DESCRIPTORS
         self._numbers = itertools.count(1)
-        self._addresses: dict[int, str] = {}
-        self._logged_in: dict[int, tuple[float, Message]] = {}
         self._lingering: deque[tuple[float, socket.socket]] = deque()
 
     @property
     def connections(self) -> int:
-        return len(self._addresses)
+        return self._ledger.connections
 
     def accept(self, listener: socket.socket, now: float) -> None:
         for _ in range(_ACCEPTED_AT_ONCE):
@@ -72,16 +68,12 @@ class Entrance:
             if event == "refused":
                 self._limits.failed(number, message["points"], now)
             self._counts.note(event)
-            facts = {**message, "address": self._addresses.get(number)}
-            journal.write(event, facts)
-            self._report(event, number, facts, now)
+            self._ledger.write(message, now)
 
     def lost(self, process: Process, now: float) -> None:
         """A worker is gone, and its connections with it."""
         for number in list(process.connections):
-            if number in self._logged_in:
-                facts = {**self._logged_in[number][1], "reason": "the router's process died"}
-                self._report("closed", number, facts, now)
+            self._ledger.lost(number, now)
             self._left(process, number)
 
     def close_lingering(self, now: float, all: bool = False) -> None:
@@ -96,12 +88,12 @@ class Entrance:
             if process is None or process.descriptors >= self._most_sockets:
                 refusal = FULL
             number = next(self._numbers)
-            message = {"command": "take", "number": number}
+            message = {"command": "take", "number": number, "address": address}
             if refusal or process is None or not process.channel.pass_on(message, connection):
                 self._turn_away(connection.dup(), address, refusal or FULL, now)
                 return
         process.connections.add(number)
-        self._addresses[number] = address
+        self._ledger.arrived(number, address)
         self._drop(self._limits.arrived(number, address, now))
 
     def _drop(self, number: int | None) -> None:
@@ -121,22 +113,11 @@ class Entrance:
             process.logins.add(number)
         return refusal
 
-    def _report(self, event: str, number: int, facts: Message, now: float) -> None:
-        if event == "refused":
-            self._reports.add(Kind.REFUSED, facts)
-        elif event == "accepted":
-            self._logged_in[number] = now, facts
-            self._reports.add(Kind.ACCEPTED, facts)
-        elif event == "closed":
-            since, _ = self._logged_in.pop(number, (now, {}))
-            self._reports.add(Kind.CLOSED, facts, now - since)
-
     def _left(self, process: Process, number: int) -> None:
         process.connections.discard(number)
         process.logins.discard(number)
         self._limits.left(number)
-        self._addresses.pop(number, None)
-        self._logged_in.pop(number, None)
+        self._ledger.left(number)
 
     def _turn_away(self, connection: socket.socket, address: str, reason: str, now: float) -> None:
         self._counts.note("turned away")

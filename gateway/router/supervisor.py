@@ -16,6 +16,7 @@ from pathlib import Path
 from gateway.router import worker
 from gateway.router.channel import Channel
 from gateway.router.entrance import Entrance
+from gateway.router.ledger import Ledger
 from gateway.router.limits import Limits
 from gateway.router.metrics import Counts, MetricsPage
 from gateway.router.pool import Pool, Process
@@ -53,7 +54,9 @@ class Supervisor:
         self._pool = Pool(workers, self._work)
         counts = Counts()
         self._reports = Reports(piper_config.parent)
-        self._entrance = Entrance(self._pool, Limits(), self._reports, _raised_descriptor_limit(), counts)
+        self._entrance = Entrance(
+            self._pool, Limits(), Ledger(self._reports), _raised_descriptor_limit(), counts
+        )
         self._selector = selectors.DefaultSelector()
         self._page: MetricsPage | None = None
         if metrics_listener:

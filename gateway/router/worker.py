@@ -1,22 +1,27 @@
 """A worker process: it speaks SSH on the connections that the supervisor passes to it."""
 
 import asyncio
+import math
 import signal
 import socket
+import time
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from gateway.domain.notice import Notice
-from gateway.router import journal, notices
+from gateway.router import notices
 from gateway.router.channel import Channel, Message
+from gateway.router.ledger import Ledger
 from gateway.router.login import Login
+from gateway.router.reports import Reports
 from gateway.router.route import Route
 from gateway.router.routes import Routes
 from gateway.router.ssh.keys import PrivateKey
 
 WATCH_SECONDS = 0.5
 _RETRY_SECONDS = 0.01
+RESTARTED = "the gateway has restarted; connect again"
 
 
 def work(
@@ -48,6 +53,8 @@ class Worker:
         self._logins: dict[int, Login] = {}
         self._verdicts: dict[int, asyncio.Future[str | None]] = {}
         self._is_stopping = asyncio.Event()
+        self._is_alone = False  # the supervisor has ended
+        self._ledger = Ledger(Reports(piper_config.parent))
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -57,6 +64,7 @@ class Worker:
         while self._logins:
             await asyncio.sleep(WATCH_SECONDS / 10)
         watch.cancel()
+        self._ledger.reports.send(math.inf)
 
     # What logins call.
 
@@ -87,7 +95,7 @@ class Worker:
         self._verdicts[number] = verdict
         try:
             self._send({"event": "login", "number": number, "user_id": user, "held": held})
-            return await verdict
+            return RESTARTED if self._is_alone else await verdict
         finally:
             del self._verdicts[number]
 
@@ -100,6 +108,7 @@ class Worker:
     def gone(self, login: Login) -> None:
         del self._logins[login.number]
         self._send({"event": "gone", "number": login.number})
+        self._ledger.left(login.number)
 
     # The supervisor.
 
@@ -109,12 +118,21 @@ class Worker:
                 self._handle(*received)
         except EOFError:
             asyncio.get_running_loop().remove_reader(self._channel)
+            self._supervisor_ended()
             self._is_stopping.set()
+
+    def _supervisor_ended(self) -> None:
+        """No login can be counted any more: those that wait for it are refused."""
+        self._is_alone = True
+        for verdict in self._verdicts.values():
+            if not verdict.done():
+                verdict.set_result(RESTARTED)
 
     def _handle(self, message: Message, connection: socket.socket | None) -> None:
         command, number = message["command"], message.get("number", 0)
         if connection is not None:
             self._take(number, connection)
+            self._ledger.arrived(number, message["address"])
         elif command == "verdict" and number in self._verdicts:
             self._verdicts[number].set_result(message["refusal"])
         elif command == "end" and number in self._logins:
@@ -131,14 +149,23 @@ class Worker:
         login.start(connection)
 
     def _send(self, message: Message) -> None:
-        """Report to the supervisor; after its end, write the log line here."""
-        try:
-            self._channel.send(message)
-        except OSError:
-            if message["event"] not in ("login", "released", "gone"):
-                journal.write(message["event"], message)
-        if self._channel.has_unsent:
+        """Report to the supervisor; after its end, write the log line and the report to the gateway here."""
+        now = time.monotonic()
+        self._ledger.learn(message, now)
+        if not self._is_alone:
+            try:
+                self._channel.send(message)
+            except OSError:
+                self._supervisor_ended()
+        if self._is_alone:
+            self._account(message, now)
+        elif self._channel.has_unsent:
             asyncio.get_running_loop().call_later(_RETRY_SECONDS, self._channel.send_unsent)
+
+    def _account(self, message: Message, now: float) -> None:
+        if message["event"] not in ("login", "released", "gone"):
+            self._ledger.write(message, now)
+            self._ledger.reports.send(now)
 
     async def _watch(self) -> None:
         """End the connections whose pipe or key has gone. While the file is unreadable, that is unknown."""

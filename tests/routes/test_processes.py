@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from gateway.domain.ssh_logins import Kind, LoginReport
+from gateway.repositories.files.login_socket import LoginSocket
 from gateway.router.limits import MAX_LOGINS_PER_USER
 from gateway.router.ssh.algorithms import Offer
 from gateway.router.ssh.keys import load_private_key
@@ -123,6 +125,25 @@ def test_another_router_takes_the_place_at_once_and_connections_go_on(client: Cl
         client.router.start()
         assert client.output("echo there") == "there\n"
         assert echoes(ssh)
+
+
+def test_what_outlives_the_supervisor_is_still_reported(client: Client) -> None:
+    def closed() -> list[LoginReport]:
+        datagram = receive(0.1)
+        return [each for each in (datagram.reports if datagram else ()) if each.kind is Kind.CLOSED]
+
+    with LoginSocket(client.router.config).listening() as receive:
+        supervisor = client.router.process
+        assert supervisor is not None
+        with connected(client):
+            supervisor.send_signal(signal.SIGHUP)
+            assert supervisor.wait(timeout=2) == 0
+            assert closed() == []
+        reports: list[LoginReport] = []
+        while not reports:
+            reports += closed()
+    [report] = reports
+    assert (report.user, report.address, report.reason) == (USER, "127.0.0.1", "by the client")
 
 
 def test_no_process_remains_after_the_stop(client: Client) -> None:
