@@ -7,6 +7,7 @@ from math import inf
 
 from gateway.domain import waiting
 from gateway.domain.clock import Moment
+from gateway.domain.mig import Gpu, MigPolicy
 from gateway.domain.models import Session, Status
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Spot
@@ -62,9 +63,13 @@ class Forecast:
             if each.expires_at is None:
                 standing.setdefault(each.gpu_uuid, []).append(Slice(each.profile, each.placement))
         return [
-            OpenGpu(gpu, self.occupancy.policy, standing.get(gpu.uuid, ()), self._closes_at(gpu.uuid))
+            OpenGpu(gpu, self._policy(gpu), standing.get(gpu.uuid, ()), self._closes_at(gpu.uuid))
             for gpu in self.occupancy.open
         ]
+
+    def _policy(self, gpu: Gpu) -> MigPolicy:
+        """The gateway gives whole GPUs, whatever the policy for instances is."""
+        return MigPolicy.DYNAMIC if gpu.is_whole else self.occupancy.policy
 
     def _closes_at(self, uuid: str) -> float:
         cordon = self.occupancy.scheduled.get(uuid)

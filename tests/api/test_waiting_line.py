@@ -489,3 +489,16 @@ def test_the_end_of_a_session_is_a_gain_only_if_somebody_then_starts_earlier(ben
     waiting(bench, "ben", 600)
     serve(bench)
     assert (gains(large), gains(small)) == (True, False)
+
+
+@pytest.mark.parametrize("policy", ["dynamic", "static", "mixed"])
+def test_a_whole_gpu_is_waited_for_like_a_slice(bench_of: BenchMaker, policy: str) -> None:
+    bench = bench_of(FakeGpus(["L4", "L4"], whole_gpus=True), mig_policy=policy, whole_gpus=True)
+    ann = opened(bench, "ann", mig_profile="full")
+    opened(bench, "bob", mig_profile="full", ttl_minutes=30)
+    ben = waiting(bench, "ben", mig_profile="full")
+    assert ben["promised_at"] == moved(ben["created_at"], minutes=31)
+    waiting(bench, "cem", mig_profile="full")
+    end(bench, ann)
+    serve(bench)
+    assert read(bench, ben).json["status"] == "active"
