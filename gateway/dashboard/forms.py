@@ -13,6 +13,7 @@ from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
 
 from gateway.api import gpus as gpus_api
+from gateway.api import queue as queue_api
 from gateway.api import sessions as sessions_api
 from gateway.api.authorisation import own_user
 from gateway.api.endpoints import answer, sentences
@@ -79,6 +80,17 @@ def message(session_id: str) -> ResponseReturnValue:
     return _form("message.html", act, lambda: of_session(session_id))
 
 
+@routes.route("/waiting/<session_id>/move", methods=["GET", "POST"])
+def move(session_id: str) -> ResponseReturnValue:
+    """Set the priority of a request in the waiting line."""
+
+    def act() -> ResponseReturnValue:
+        answer(queue_api.move, {"priority": _number("priority")}, session_id=session_id)
+        return redirect(url_for("ui.waiting"), 303)
+
+    return _form("move.html", act, lambda: of_session(session_id))
+
+
 @routes.route("/gpus/<int:index>/cordon", methods=["GET", "POST"])
 def cordon(index: int) -> ResponseReturnValue:
     """Keep new sessions off a GPU."""
@@ -117,6 +129,8 @@ def _form(
 def _session() -> _Json:
     """The body of `POST /sessions`. What was left empty is left out, so that the API's defaults apply."""
     body: _Json = {"user_id": own_user() or _typed("user_id"), "ttl_minutes": _minutes(_typed("ttl"))}
+    if wait := _typed("wait"):
+        body["wait_minutes"] = _minutes(wait)
     if profile := _typed("mig_profile"):
         body["mig_profile"] = profile
     lines = (line.strip() for line in request.form.get("ssh_public_keys", "").splitlines())
@@ -127,6 +141,12 @@ def _session() -> _Json:
 
 def _typed(name: str) -> str:
     return request.form.get(name, "").strip()
+
+
+def _number(name: str) -> int | str:
+    """The number that was typed; what is none stays a text, which the API refuses."""
+    text = _typed(name)
+    return int(text) if text.lstrip("-").isascii() and text.lstrip("-").isdigit() else text
 
 
 def _minutes(text: str) -> int:

@@ -8,6 +8,7 @@ from flask import Response
 from gateway.api import events as events_api
 from gateway.api import gpus as gpus_api
 from gateway.api import health as health_api
+from gateway.api import queue as queue_api
 from gateway.api import sessions as sessions_api
 from gateway.api import usage as usage_api
 from gateway.api.endpoints import answer
@@ -29,7 +30,7 @@ def now() -> Response:
     """Show the map of the GPUs, what is free and when, and the caller's sessions."""
     at = services().gpus.clock().wall
     gpus = [(gpu, list(segments(gpu, at))) for gpu in answer(gpus_api.list_gpus)["gpus"]]
-    return page("now.html", gpus=gpus, profiles=profiles(), sessions=_sessions(at))
+    return page("now.html", gpus=gpus, profiles=profiles(), sessions=_sessions(at), line=_line())
 
 
 @routes.get("/sessions")
@@ -42,8 +43,16 @@ def sessions() -> Response:
 @routes.get("/sessions/<session_id>")
 @polled
 def session(session_id: str) -> Response:
-    """Show one live session with its events."""
-    return page("session.html", **of_session(session_id))
+    """Show one live session, or a request in the waiting line, with its events."""
+    found = of_session(session_id)
+    return page("request.html" if found["session"]["status"] == "waiting" else "session.html", **found)
+
+
+@routes.get("/waiting")
+@polled
+def waiting() -> Response:
+    """Show the waiting line."""
+    return page("waiting.html", line=_line())
 
 
 @routes.get("/events")
@@ -101,13 +110,17 @@ def gpu(index: int) -> _Json:
     return found
 
 
+def _line() -> list[_Json]:
+    return _with_times(answer(queue_api.show)["requests"])
+
+
 def _sessions(at: datetime) -> list[_Json]:
     return [_with_left(each, at) for each in answer(sessions_api.list_live)["sessions"]]
 
 
 def _with_left(found: _Json, at: datetime) -> _Json:
     [timed] = _with_times([found])
-    return {**timed, "left": timed["expires_at"] - at}
+    return {**timed, "left": timed["expires_at"] - at if timed["expires_at"] else None}
 
 
 def _with_times(objects: list[_Json]) -> list[_Json]:
@@ -116,5 +129,5 @@ def _with_times(objects: list[_Json]) -> list[_Json]:
 
 
 def _time(name: str, value: Any) -> Any:
-    is_time = isinstance(value, str) and (name == "at" or name.endswith("_at"))
+    is_time = isinstance(value, str) and (name in ("at", "wait_until") or name.endswith("_at"))
     return datetime.fromisoformat(value).astimezone(UTC) if is_time else value

@@ -85,6 +85,8 @@ PAGES: Mapping[str, str] = {
     "ui.message": "sessions.send_message",
     "ui.cordon": "gpus.cordon",
     "ui.uncordon": "gpus.uncordon",
+    "ui.waiting": "queue.show",
+    "ui.move": "queue.move",
     "ui.events": "events.list_events",
     "ui.usage": "usage.report",
 }

@@ -8,7 +8,8 @@ from gateway.domain.permissions import Role
 from gateway.services.sign_ins import LIFETIME
 from gateway.services.tokens import Tokens
 from tests.client import Answer, ApiClient
-from tests.conftest import Bench
+from tests.conftest import Bench, BenchMaker
+from tests.fakes.gpus import FakeGpus
 
 ORIGIN = {"Origin": "http://localhost"}
 
@@ -287,3 +288,33 @@ def test_the_first_page_with_all_it_loads_is_below_100_kb(bench: Bench) -> None:
             sizes[name] = len(file.data)
     assert len(page.encode()) + sum(sizes.values()) < 100_000, sizes
     assert "://" not in page
+
+
+def test_a_user_waits_with_the_form_and_an_operator_moves_the_line(bench: Bench, tokens: Tokens) -> None:
+    for number in range(2):
+        opened(bench, f"holder{number}")
+    users = [as_user(bench, tokens, name) for name in ("user123", "user456")]
+    for client in users:
+        answer = send(client, "/create", ttl="1h", mig_profile="3g.20gb", wait="4h")
+        assert answer.status_code == 201
+        assert "BEGIN OPENSSH PRIVATE KEY" in answer.text
+    own = users[1].get("/ui/waiting").text
+    assert "user456" in own
+    assert "user123" not in own
+    operator = as_operator(bench, tokens)
+    assert "user123" in operator.get("/ui/").text
+    second = bench.gateway.queue.places()[1].request.id
+    assert "user456 waits" in operator.get(f"/ui/sessions/{second}").text
+    assert send(operator, f"/waiting/{second}/move", priority="much").status_code == 422
+    assert send(operator, f"/waiting/{second}/move", priority="5").status_code == 303
+    assert bench.gateway.queue.places()[0].request.id == second
+    assert send(users[1], f"/waiting/{second}/move", priority="9").status_code == 403
+    assert "Give up the place of user456" in users[1].get(f"/ui/sessions/{second}/end").text
+    assert send(users[1], f"/sessions/{second}/end").status_code == 303
+    assert len(bench.gateway.queue.places()) == 1
+
+
+def test_a_whole_gpu_is_drawn_as_one_piece(bench_of: BenchMaker) -> None:
+    bench = bench_of(FakeGpus(["T4"], whole_gpus=True))
+    bench.sessions.open("user123", LIFETIME, "full", None)
+    assert "slice active at-1 span-1" in bench.client.get("/ui/").text
