@@ -267,15 +267,19 @@ class Sessions:
                 now=now,
             )
             rows.add(session)
-            session.is_unclaimed = wanted.waited is not None
-            if rows.is_line_planned():
-                replan(rows, planner, now)
-            if not wanted.waited:
-                rows.record_request(user.id, plan.mig_profile, begins)
-            detail = f"{plan.mig_profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC"
-            detail += ", beyond the policy" if wanted.is_override and not wanted.waited else ""
-            rows.record(Event.of(begins, Action.CREATED, detail, session=session))
+            self._record(rows, wanted, session, planner, now)
         return session, plan, keys.private
+
+    def _record(self, rows: Rows, wanted: Wanted, session: Session, planner: Planner, now: Moment) -> None:
+        """Record what follows from a new session: later promises, demand, and the event."""
+        session.is_unclaimed = wanted.waited is not None
+        if rows.is_line_planned():
+            replan(rows, planner, now)
+        if not wanted.waited:
+            rows.record_request(session.user_id, session.mig_profile, session.created_at)
+        detail = f"{session.mig_profile} until {session.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+        detail += ", beyond the policy" if wanted.is_override and not wanted.waited else ""
+        rows.record(Event.of(session.created_at, Action.CREATED, detail, session=session))
 
     def _require_turn(self, rows: Rows, wanted: Wanted) -> None:
         """Raise `SessionExists` if the user has a session or waits for one, and `SessionNotFound` if the
