@@ -5,15 +5,18 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, Request, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, sync_playwright
 
 from gateway.domain.permissions import Role
 from gateway.services.tokens import Tokens
 from tests.conftest import Bench
 
+expect.set_options(timeout=15_000)
 
-@pytest.fixture(scope="session")
+
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Playwright has an event loop in this thread, which must end before tests that have their own."""
     chromium = shutil.which("chromium")
     assert chromium, "Chromium is missing: run docker/install-host tests"
     with sync_playwright() as playwright:
@@ -26,7 +29,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
-    context.set_default_timeout(5000)  # milliseconds
+    context.set_default_timeout(15_000)  # milliseconds; a poll takes 3 s, and its content may be 2 s old
     yield context.new_page()
     context.close()
 

@@ -46,6 +46,12 @@ class Pair:
 
         eventually(ready, seconds=60)
 
+    def serve_those_that_died(self) -> None:
+        """Another test may have killed one of them."""
+        for name, gateway in self.gateways.items():
+            if name not in gateway.processes:
+                self.serve(name)
+
     def leader(self) -> str:
         """Who leads now: on a machine that halts for a while the lead may have changed before."""
         [name] = eventually(lambda: [name for name in self.gateways if self.leads(name)])
@@ -117,6 +123,7 @@ def test_when_the_leader_is_killed_the_other_takes_over_and_ends_a_lease_once(pa
 
 def test_two_gateways_have_one_line(pair: Pair) -> None:
     """Each takes requests, and the leader serves them; if it dies, the other one does."""
+    pair.serve_those_that_died()
     blocker = pair.first.create(ANN, mig_profile="4g.24gb")
     users = [own.user(f"line{number}") for number in range(4)]
     made = []

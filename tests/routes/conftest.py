@@ -38,7 +38,7 @@ def sshd(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Iterator[Sshd]
         yield found
 
 
-@pytest.fixture(scope="session", params=_routers())
+@pytest.fixture(scope="module", params=_routers())
 def router(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     router = make_router(request.param, tmp_path_factory.mktemp(request.param))
     router.start()

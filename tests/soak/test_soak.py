@@ -63,7 +63,7 @@ def test_of_200_that_want_the_last_slice_from_two_processes_exactly_one_gets_it(
 @pytest.mark.parametrize("seed", [1, 2])
 def test_after_much_coming_and_going_with_faults_all_parts_agree(tmp_path: Path, seed: int) -> None:
     events = churn(tmp_path, 200, seed)
-    assert events["opened"] > 50
+    assert events["opened"] > 40
     assert events["agreements"] == 11
 
 
