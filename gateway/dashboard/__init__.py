@@ -6,7 +6,7 @@ A page shows and does only what the API allows its caller: each page has the rul
 
 from flask import Flask
 
-from gateway.dashboard import access, forms, pages, rendering
+from gateway.dashboard import access, forms, pages, polling, rendering
 from gateway.dashboard.blueprint import routes
 from gateway.domain.words import Words
 
@@ -16,4 +16,5 @@ __all__ = ["access", "forms", "install", "pages"]
 def install(app: Flask, words: Words) -> None:
     """Serve the pages. `words` has the time zone of the times that they show."""
     rendering.install(app, words)
+    polling.install(app)
     app.register_blueprint(routes)

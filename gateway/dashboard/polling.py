@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from datetime import timedelta
 
-from flask import Response, g, request
+from flask import Flask, Response, current_app, g, request
 
 from gateway.api.authorisation import own_user
 from gateway.api.services import services
@@ -18,17 +18,19 @@ from gateway.dashboard.rendering import TAG, is_poll, language
 _REUSED = timedelta(seconds=2)
 _MAX_RENDERINGS = 256  # in the memory of one worker process
 
+_NAME = "gateway.dashboard"  # in `Flask.extensions`
+
 _View = Callable[..., Response]
 
 
 def polled(view: _View) -> _View:
     """Serve polls of the page from its last rendering for the same role, user and language."""
-    renderings = Renderings()
 
     @functools.wraps(view)
     def answer(**path: str) -> Response:
         if not is_poll():
             return view(**path)
+        renderings: Renderings = current_app.extensions[_NAME]
         key = (request.full_path, g.caller.role, own_user(), language())
         now = services().gpus.clock().uptime
         text, tag = renderings.get(key, now) or renderings.put(key, now, view(**path))
@@ -39,8 +41,13 @@ def polled(view: _View) -> _View:
     return answer
 
 
+def install(app: Flask) -> None:
+    """Let `app` keep its last renderings."""
+    app.extensions[_NAME] = Renderings()
+
+
 class Renderings:
-    """The renderings of one page, by their keys, with the uptime of each."""
+    """The last renderings of one application's pages, by their keys, with the uptime of each."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

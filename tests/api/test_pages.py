@@ -1,9 +1,11 @@
 """The web pages: who may see and do what on them, and what a browser gets."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.database_url import DatabaseUrl
 from gateway.domain.permissions import Role
 from gateway.services.sign_ins import LIFETIME
 from gateway.services.tokens import Tokens
@@ -318,3 +320,12 @@ def test_a_whole_gpu_is_drawn_as_one_piece(bench_of: BenchMaker) -> None:
     bench = bench_of(FakeGpus(["T4"], whole_gpus=True))
     bench.sessions.open("user123", LIFETIME, "full", None)
     assert "slice active at-1 span-1" in bench.client.get("/ui/").text
+
+
+def test_two_gateways_in_one_process_share_no_rendering(bench_of: BenchMaker, tmp_path: Path) -> None:
+    poll = {"HX-Request": "true"}
+    first = bench_of(FakeGpus())
+    opened(first)
+    assert "user123" in first.client.get("/ui/", headers=poll).text
+    second = bench_of(FakeGpus(), db=DatabaseUrl(tmp_path / "other.db"), state_dir=tmp_path / "other")
+    assert "user123" not in second.client.get("/ui/", headers=poll).text
