@@ -58,7 +58,8 @@ class Pair:
         return str(name)
 
     def leads(self, name: str) -> bool:
-        log = self.gateways[name].log(name)
+        """Since its last start: a process that was killed wrote no farewell."""
+        log = self.gateways[name].log(name).rpartition("Starting gunicorn")[2]
         return log.count('"reaper leads"') > log.count('"reaper leads no more"')
 
     def ask(self, statement: str) -> list[tuple[object, ...]]:
