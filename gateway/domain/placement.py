@@ -14,7 +14,7 @@ of the lease), because other sessions begin and end until then. Between equal co
 then the highest start.
 
 The four cheapest placements are then compared in simulated futures (`futures`), which also show how requests
-compete for the same place. The plan of the waiting line is made anew often and uses the cost alone.
+compete for the same place. The waiting line is planned often, so its plan uses the cost alone.
 
 `python -m tests.bench.pool` measures 144 cells: 2, 8 and 32 GPUs, A100 and RTX PRO 6000, four mixes, three
 loads, two kinds of TTL; a quarter of the sessions end early. The table gives the share of the gap between

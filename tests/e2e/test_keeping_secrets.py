@@ -70,7 +70,7 @@ def test_what_holds_a_secret_is_closed_to_others_and_nothing_can_be_changed_by_t
     private = holders | {"pipe.yaml", "sessions.db", "sessions.db-wal", "sessions.db-shm", "copy.db"}
     for path in files(directory):
         mode = path.stat().st_mode & 0o777
-        if path.is_socket() and path.name != "logins.sock":  # the door: whoever connects is known by uid
+        if path.is_socket() and path.name != "logins.sock":  # the gateway identifies the peer by its uid
             continue
         assert not mode & 0o022, f"{path} can be written by others: {mode:o}"
         assert path.name not in private or not mode & 0o077, f"{path} can be read by others: {mode:o}"

@@ -50,7 +50,7 @@ def login(client: Client) -> "subprocess.CompletedProcess[bytes]":
 
 @pytest.fixture
 def piper(lobby: Router, sshd: Sshd, tmp_path: Path) -> Client:
-    """SSHPiper's part: it has the lobby's key, whoever the user is."""
+    """SSHPiper's part: it uses the lobby's key for every user."""
     return Client(lobby, sshd, tmp_path, Keys(lobby.directory / "lobby_key", ""))
 
 

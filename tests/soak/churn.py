@@ -193,7 +193,7 @@ class Churn:
         self._foreign = {one for one in self._foreign if one[0] != self._gpus[index].uuid}
 
     def _switch_mig(self) -> None:
-        """An administrator changes the MIG mode and resets the GPU, whoever is on it."""
+        """An administrator changes the MIG mode and resets the GPU, even if sessions use it."""
         on, off = pynvml.NVML_DEVICE_MIG_ENABLE, pynvml.NVML_DEVICE_MIG_DISABLE
         self._mig = not self._mig
         self.faults.set_mig_mode(_SWITCHED, off if self._mig else on, on if self._mig else off)

@@ -202,7 +202,7 @@ class World:
     now: datetime = NOW
     leases: dict[str, Lease] = field(default_factory=dict)
     line: dict[str, Waiter] = field(default_factory=dict)
-    told: dict[str, datetime] = field(default_factory=dict)
+    promised: dict[str, datetime] = field(default_factory=dict)
     made: Plan = field(default_factory=lambda: Plan({}))
     count: int = 0
 
@@ -212,12 +212,14 @@ class World:
             self.made = plan(self.gpus, list(self.leases.values()), self.line.values(), self.now)
             for name, each in self.made.reservations.items():
                 self.line[name] = replace(self.line[name], reservation=each)
-                assert each.start <= self.told.get(name, datetime.max.replace(tzinfo=UTC)), (
+                assert each.start <= self.promised.get(name, datetime.max.replace(tzinfo=UTC)), (
                     "a promise got later"
                 )
-                self.told[name] = each.start
+                self.promised[name] = each.start
             assert self.made.delays == ()
-            assert set(self.told) & set(self.line) == set(self.made.reservations), "a promise was taken away"
+            assert set(self.promised) & set(self.line) == set(self.made.reservations), (
+                "a promise was taken away"
+            )
             self.check()
             if not self.made.due:
                 return
@@ -225,7 +227,7 @@ class World:
 
     def begin(self, name: str) -> None:
         waiter, reservation = self.line.pop(name), self.made.reservations[name]
-        assert self.now <= self.told[name] or self.told[name] == self.now
+        assert self.now <= self.promised[name] or self.promised[name] == self.now
         self.leases[name] = Lease(name, reservation.gpu, reservation.slice, self.now + waiter.lease)
 
     def ask(self, profile: str, lasts: int, waits: int) -> None:
@@ -315,7 +317,7 @@ def test_promises_only_get_earlier_whatever_happens(gpus: int, acts: list[tuple[
     for verb, *arguments in acts:
         getattr(world, str(verb))(*arguments)
         world.settle()
-    event(f"opened from the line: {min(len(world.told) // 5 * 5, 20)} or more")
+    event(f"opened from the line: {min(len(world.promised) // 5 * 5, 20)} or more")
     event(f"in line at the end: {min(len(world.line) // 3 * 3, 12)} or more")
 
 
