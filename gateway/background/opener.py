@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
-from gateway.domain.audit import REAPER, acting, actor
+from gateway.background.rounds import Jobs, rounds
 from gateway.errors import GatewayError
 from gateway.services.queue import Queue
 
@@ -30,18 +31,13 @@ class Opener:
     _state: object = field(default=None, init=False)
     _next_at: float = field(default=0.0, init=False)
     _claims_at: float = field(default=0.0, init=False)
-    _busy: set[str] = field(default_factory=set, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    _jobs: Jobs = field(default_factory=Jobs, init=False)
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Run a thread that serves the line until the end of the block."""
-        over = threading.Event()
-        threading.Thread(target=self._run, args=(over,), name="opener", daemon=True).start()
-        try:
+        with rounds("opener", _OPENERS, self._round_now, self._until_next, "the waiting line is served late"):
             yield
-        finally:
-            over.set()
 
     def round(self, pool: ThreadPoolExecutor, now: float) -> None:
         """Serve the line if anything has changed. `now` is in seconds of a monotonic clock."""
@@ -55,16 +51,11 @@ class Opener:
         self._state, self._next_at = self.queue.state(), now + self._pause(_REPLAN_SECONDS)
         self.queue.login_notices.settle_line()
 
-    def _run(self, over: threading.Event) -> None:
-        with acting(REAPER), ThreadPoolExecutor(_OPENERS, "open", actor.set, (REAPER,)) as pool:
-            while not over.is_set():
-                try:
-                    self.round(pool, time.monotonic())
-                except GatewayError as error:
-                    log.warning("the waiting line is served late", extra={"error": str(error)})
-                except Exception:  # noqa: BLE001
-                    log.exception("internal error in the opener; it continues")
-                over.wait(self._pause(_ROUND_SECONDS))
+    def _round_now(self, pool: ThreadPoolExecutor, _over: threading.Event) -> None:
+        self.round(pool, time.monotonic())
+
+    def _until_next(self) -> float:
+        return self._pause(_ROUND_SECONDS)
 
     def _pause(self, longest: float) -> float:
         """Return the seconds until something happens in the line, at most `longest`."""
@@ -76,11 +67,8 @@ class Opener:
         return min(longest, max(_SHORTEST_PAUSE, seconds))
 
     def _start(self, pool: ThreadPoolExecutor, ids: Sequence[str], work: Work) -> None:
-        with self._lock:
-            free = [each for each in ids if each not in self._busy]
-            self._busy.update(free)
-        for session_id in free:
-            pool.submit(self._do, session_id, work)
+        for session_id in ids:
+            self._jobs.start(pool, session_id, partial(self._do, session_id, work))
 
     def _do(self, session_id: str, work: Work) -> None:
         try:
@@ -89,10 +77,3 @@ class Opener:
             log.warning(
                 "a request in line is served later", extra={"session_id": session_id, "error": str(error)}
             )
-        except Exception:  # noqa: BLE001
-            log.exception(
-                "internal error while a request in line was served", extra={"session_id": session_id}
-            )
-        finally:
-            with self._lock:
-                self._busy.discard(session_id)

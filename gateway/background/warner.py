@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 
-from gateway.domain.audit import REAPER, acting, actor
+from gateway.background.rounds import Jobs, rounds
 from gateway.domain.models import Session
 from gateway.domain.warnings import Due, Step
 from gateway.errors import GatewayError
@@ -29,18 +30,14 @@ class Warner:
 
     warnings: Warnings
     _failed: dict[Key, float] = field(default_factory=dict, init=False)  # the time of the next attempt
-    _busy: set[Key] = field(default_factory=set, init=False)
+    _jobs: Jobs = field(default_factory=Jobs, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     @contextmanager
     def working(self) -> Iterator[None]:
         """Run a thread that does the due steps each second until the end of the block."""
-        over = threading.Event()
-        threading.Thread(target=self._run, args=(over,), name="warner", daemon=True).start()
-        try:
+        with rounds("warner", _WORKERS, self._round_now, lambda: _ROUND_SECONDS, "warnings are late"):
             yield
-        finally:
-            over.set()
 
     def round(self, pool: ThreadPoolExecutor, now: float) -> None:
         """Start every step that is due, except those that run already or wait for their next attempt. `now`
@@ -50,32 +47,18 @@ class Warner:
             keys = {key for key, *_ in due}
             self._failed = {key: at for key, at in self._failed.items() if key in keys}
             waiting = {key for key, at in self._failed.items() if at > now}
-            ready = [each for each in due if each[0] not in self._busy | waiting]
-            self._busy |= {key for key, *_ in ready}
-        for key, session, step in ready:
-            pool.submit(self._do, key, session, step, now)
+        for key, session, step in due:
+            if key not in waiting:
+                self._jobs.start(pool, key, partial(self._do, key, session, step, now))
 
-    def _run(self, over: threading.Event) -> None:
-        with acting(REAPER), ThreadPoolExecutor(_WORKERS, "warn", actor.set, (REAPER,)) as pool:
-            while not over.is_set():
-                try:
-                    self.round(pool, time.monotonic())
-                except GatewayError as error:
-                    log.warning("warnings are late", extra={"error": str(error)})
-                except Exception:  # noqa: BLE001
-                    log.exception("internal error in the warner; it continues")
-                over.wait(_ROUND_SECONDS)
+    def _round_now(self, pool: ThreadPoolExecutor, _over: threading.Event) -> None:
+        self.round(pool, time.monotonic())
 
     def _do(self, key: Key, session: Session, due: Due, now: float) -> None:
         try:
             self.warnings.do(session, due)
         except GatewayError as error:
             self._fail(key, session, due, now, error)
-        except Exception:  # noqa: BLE001
-            log.exception("internal error in a step before the end of a lease", extra=session.named)
-        finally:
-            with self._lock:
-                self._busy.discard(key)
 
     def _fail(self, key: Key, session: Session, due: Due, now: float, error: GatewayError) -> None:
         with self._lock:

@@ -165,9 +165,9 @@ def test_programs_are_asked_to_end_before_the_end_which_comes_on_time(bench: Ben
 def wait_until_idle(warner: Warner, pool: ThreadPoolExecutor, now: float) -> None:
     warner.round(pool, now)
     deadline = time.monotonic() + 10
-    while warner._busy and time.monotonic() < deadline:
+    while warner._jobs._running and time.monotonic() < deadline:
         time.sleep(0.001)
-    assert not warner._busy
+    assert not warner._jobs._running
 
 
 def test_what_cannot_be_told_is_recorded_once_and_tried_each_minute(

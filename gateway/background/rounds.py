@@ -1,0 +1,69 @@
+"""A thread that looks for work again and again, and the jobs that it starts in a pool."""
+
+import logging
+import threading
+from collections.abc import Callable, Hashable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from gateway.domain.audit import REAPER, acting, actor
+from gateway.errors import GatewayError
+
+log = logging.getLogger(__name__)
+
+Round = Callable[[ThreadPoolExecutor, threading.Event], None]
+
+
+@contextmanager
+def rounds(name: str, workers: int, round: Round, pause: Callable[[], float], failure: str) -> Iterator[None]:
+    """Run a thread that does a round again and again until the end of the block.
+
+    A round gets the pool for its jobs, and the event that ends the thread. `pause` returns the seconds until
+    the next round. `failure` is the log message for a round that fails.
+    """
+    over = threading.Event()
+
+    def run() -> None:
+        with acting(REAPER), ThreadPoolExecutor(workers, name, actor.set, (REAPER,)) as pool:
+            while not over.is_set():
+                try:
+                    round(pool, over)
+                except GatewayError as error:
+                    log.warning(failure, extra={"error": str(error)})
+                except Exception:  # noqa: BLE001
+                    log.exception(
+                        "internal error in a background thread; it continues", extra={"thread": name}
+                    )
+                over.wait(pause())
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+@dataclass
+class Jobs:
+    """The jobs that run now, by their keys: two jobs with the same key do not run at the same time."""
+
+    _running: set[Hashable] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def start(self, pool: ThreadPoolExecutor, key: Hashable, job: Callable[[], None]) -> None:
+        """Start the job in the pool, unless one with this key runs."""
+        with self._lock:
+            if key in self._running:
+                return
+            self._running.add(key)
+        pool.submit(self._do, key, job)
+
+    def _do(self, key: Hashable, job: Callable[[], None]) -> None:
+        try:
+            job()
+        except Exception:  # noqa: BLE001
+            log.exception("internal error in a background job", extra={"job": str(key)})
+        finally:
+            with self._lock:
+                self._running.discard(key)
