@@ -50,11 +50,11 @@ def connected(client: Client) -> "Iterator[subprocess.Popen[bytes]]":
         yield ssh
 
 
-def cut(ssh: "subprocess.Popen[bytes]") -> str:
-    """What the client was told when it was cut, within a second or so."""
+def cut(ssh: "subprocess.Popen[bytes]", seconds: float = 3) -> str:
+    """Return the reason that the client reads when its connection is closed, within so many seconds."""
     begun = time.monotonic()
-    assert ssh.wait(timeout=10) == 255
-    assert time.monotonic() - begun < 3
+    assert ssh.wait(timeout=15) == 255
+    assert time.monotonic() - begun < seconds
     assert ssh.stderr
     return ssh.stderr.read().decode()
 
@@ -154,7 +154,8 @@ def test_a_container_that_is_killed_is_told_as_the_session_s_end(
         client.router.pipes.add(sshd.pipe(USER, [client.keys.public]))
         with connected(Client(client.router, sshd, tmp_path, client.keys)) as ssh:
             run("docker", "kill", sshd.container)
-            assert "the session has ended" in cut(ssh)
+            # The router asks the address, and waits 3 s for a gateway that knows more. There is none here.
+            assert "the session has ended" in cut(ssh, seconds=10)
 
 
 def test_a_connection_whose_own_sshd_is_killed_is_not_told_as_the_session_s_end(client: Client) -> None:
