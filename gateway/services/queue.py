@@ -38,11 +38,11 @@ _FINAL = (InvalidRequest, UserRouted, WorkspaceFull)  # another attempt would fa
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A request, its place in line (None while its session is being opened), and the private key of a pair
-    that was made for it, which is returned only once."""
+    """A request, its place in line, and the private key of a pair that was made for it, which is returned only
+    once."""
 
     request: WaitingRequest
-    position: int | None
+    position: int
     private_key: str | None = None
 
 
@@ -106,9 +106,11 @@ class Queue:
         """Return the request with this id, if it is in line and belongs to `owner`."""
         with self.database.read() as rows:
             request = rows.waiting(session_id)
-            if request is None or owner not in (None, request.user_id) or rows.get(session_id):
+            if request is None or owner not in (None, request.user_id):
                 return None
-            return _place(rows, request)
+            # One statement tells whether it is in line and where: its session may open at any moment.
+            position = positions(rows.line()).get(session_id)
+        return Place(request, position) if position else None
 
     def places(self) -> Sequence[Place]:
         """Return the requests in line, the first one first."""
@@ -281,7 +283,7 @@ def _require(rows: Rows, session_id: str) -> WaitingRequest:
 
 
 def _place(rows: Rows, request: WaitingRequest) -> Place:
-    return Place(request, positions(rows.line()).get(request.id))
+    return Place(request, positions(rows.line())[request.id])
 
 
 def _is_earlier(waiter: Waiter, reservation: Reservation | None) -> bool:

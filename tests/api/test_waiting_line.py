@@ -14,6 +14,7 @@ from gateway.domain.permissions import Role
 from gateway.domain.ssh_keys import make_pair
 from gateway.errors import ContainerFailed, DriverUnavailable, PlacementTaken
 from gateway.failpoints import arm
+from gateway.repositories.sql.waiting_rows import WaitingRows
 from gateway.services.tokens import Tokens
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
@@ -105,6 +106,24 @@ def test_the_id_of_the_request_becomes_the_sessions(full: Bench) -> None:
     assert [pipe.username for pipe in full.pipes.list()] == ["ben"]
     made = events(full, request)
     assert made == ["waiting", "created", "opened"]
+
+
+def test_a_session_that_opens_while_its_request_is_read_is_shown_as_a_session(
+    full: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    request = waiting(full, "ben", ttl_minutes=30)
+    full.clock.advance(minutes=60)
+    found_in_line = WaitingRows.waiting
+
+    def read_then_opened(rows: WaitingRows, session_id: str) -> Any:
+        found = found_in_line(rows, session_id)
+        monkeypatch.undo()
+        serve(full)
+        return found
+
+    monkeypatch.setattr(WaitingRows, "waiting", read_then_opened)
+    shown = read(full, request).json
+    assert (shown["status"], "position" in shown) == ("active", False)
 
 
 def test_an_early_end_serves_the_line_at_once(full: Bench) -> None:
