@@ -114,6 +114,7 @@ class Reaper:
         reconcile_at = time.monotonic()
         while leads() and not self._stop.is_set():
             self._guarded(lambda: self.reap(leads))
+            self._guarded(self._reconciler.follow_routes)
             if leads() and (self._wake.is_set() or time.monotonic() >= reconcile_at):
                 self._wake.clear()
                 self._guarded(self.reconcile)

@@ -1,7 +1,7 @@
 """Closes sessions that have ended, and makes the host agree with the rows again."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -33,6 +33,7 @@ class Reconciler:
     history: timedelta
     clock: Clock
     _last_run: Moment = field(init=False)
+    _routes: Hashable = field(default=None, init=False)  # the version that was last compared with the rows
 
     def __post_init__(self) -> None:
         self._last_run = self.clock()
@@ -73,6 +74,16 @@ class Reconciler:
         _attempt("the routes could not be published", self.routing.settle)
         _attempt("the files of sessions could not be compared", self.notices.settle)
         _attempt("the notices of users could not be compared", self.closing.login_notices.settle)
+
+    def follow_routes(self) -> None:
+        """Publish the routes again if the pipe file changed, because another program may have removed it.
+
+        A file that cannot be written is tried again by `reconcile`, or when it changes again.
+        """
+        version = self.routing.pipes.version()
+        if version != self._routes:
+            self._routes = version
+            self.routing.publish()
 
     def plan(self) -> tuple[Sequence[Session], Plan]:
         """Return the live sessions, and what must be done about them and about leftovers.

@@ -3,7 +3,7 @@
 The classes under `repositories` implement these ports; `app` connects them to the services.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
 from typing import Any, Protocol
@@ -97,6 +97,9 @@ class Pipes(Protocol):
     def list(self) -> Sequence[Pipe]: ...
     def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None: ...
     def routed_elsewhere(self, users: Iterable[str]) -> set[str]: ...
+    def version(self) -> Hashable:
+        """What is different after each publication, and after a change by another program."""
+
     def check(self) -> None: ...
 
 

@@ -38,8 +38,8 @@ _FINAL = (InvalidRequest, UserRouted, WorkspaceFull)  # another attempt would fa
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A request, its place in line, and the private key of a pair that was made for it, which is returned only
-    once."""
+    """A request, its place in line, and the private key of a pair that was made for it, which is returned
+    only once."""
 
     request: WaitingRequest
     position: int

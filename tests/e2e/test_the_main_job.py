@@ -116,6 +116,13 @@ def test_a_lease_that_ends_is_taken_back_within_two_seconds(gateway: Gateway) ->
     )
 
 
+def test_a_removed_pipe_file_is_there_again_at_once(gateway: Gateway, session: dict[str, Any]) -> None:
+    pipes = gateway.directory / "sshpiper/pipe.yaml"
+    pipes.unlink()
+    eventually(lambda: pipes.exists() and session["session_id"] in pipes.read_text())
+    assert gateway.in_session(USER, "id -un").strip() == USER
+
+
 def test_a_session_survives_a_kill_of_the_gateway(gateway: Gateway, session: dict[str, Any]) -> None:
     with subprocess.Popen(gateway.ssh(USER, "cat"), stdin=subprocess.PIPE, stdout=subprocess.PIPE) as live:
         assert live.stdin is not None

@@ -45,6 +45,9 @@ class FakePipes:
         self._maybe_fail("routed_elsewhere")
         return self._handwritten & set(users)
 
+    def version(self) -> int:
+        return self.published
+
     def check(self) -> None:
         self._maybe_fail("check")
 

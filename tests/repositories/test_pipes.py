@@ -94,6 +94,17 @@ def test_replace_removes_every_pipe_if_none_is_wanted(pipes: Pipes | FakePipes) 
     assert pipes.list() == []
 
 
+def test_the_version_changes_with_the_pipes(pipes: Pipes | FakePipes) -> None:
+    before = pipes.version()
+    pipes.add(pipe("s1"))
+    after = pipes.version()
+    assert after not in (before, None)
+    pipes.add(pipe("s1"))
+    assert pipes.version() == after
+    pipes.remove("s1")
+    assert pipes.version() not in (before, after)
+
+
 def test_nothing_changes_if_the_wanted_pipes_cannot_be_read(pipes: Pipes | FakePipes) -> None:
     pipes.add(pipe())
 
@@ -288,6 +299,12 @@ def test_an_unusable_path_is_reported_without_the_path(tmp_path: Path) -> None:
     with pytest.raises(PipesUnavailable, match="cannot be read or written") as error:
         Pipes(tmp_path / "file" / "pipe.yaml").check()
     assert str(tmp_path) not in str(error.value)
+
+
+def test_a_file_that_is_not_there_has_no_version(path: Path, tmp_path: Path) -> None:
+    assert Pipes(path).version() is None
+    (tmp_path / "file").touch()
+    assert Pipes(tmp_path / "file/pipe.yaml").version() is None
 
 
 def test_a_removed_file_is_created_again(path: Path) -> None:

@@ -4,6 +4,7 @@ SSHPiper reads the file at every login, so each publication is one atomic rename
 refuse (because of its mode or its YAML) is refused here first and reported.
 """
 
+import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -86,6 +87,13 @@ class Pipes:
         """Return those of `users` whom a hand-written pipe above the gateway's matches."""
         file = self._published().file
         return {user for user in users if file.routes_elsewhere(user)}
+
+    def version(self) -> Signature | None:
+        """What identifies this version of the file, None if it cannot be seen. Raises nothing."""
+        try:
+            return _identity(self._path.lstat())
+        except OSError:
+            return None
 
     def check(self) -> None:
         """Raise the error that a publication would raise now, if any."""
@@ -178,6 +186,10 @@ def _signature(path: Path) -> Signature | None:
         raise PipesUnavailable(
             f"Other users can read the pipe file, so SSHPiper refuses every login: chmod 600 {path.name}"
         )
+    return _identity(found)
+
+
+def _identity(found: os.stat_result) -> Signature:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
