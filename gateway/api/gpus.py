@@ -1,7 +1,7 @@
 """/gpus: allocations and free capacity of the host's GPUs, and cordons."""
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import timedelta
 from typing import Any
 
 from flask import Blueprint
@@ -12,10 +12,12 @@ from gateway.api.endpoints import Fields, describes
 from gateway.api.requests import CordonRequest, FitRequest
 from gateway.api.responses import FitResponse, GpuResponse, GpusResponse, ProfileResponse, ProfilesResponse
 from gateway.api.services import services
+from gateway.domain.availability import Availability
 from gateway.domain.mig import Gpu, Profile
 from gateway.domain.models import Session
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Fit, Occupied
+from gateway.domain.waiting import Reservation
 
 routes = Blueprint("gpus", __name__, url_prefix="/gpus")
 
@@ -27,27 +29,35 @@ _fit_response = FitResponse()
 @describes({200: GpusResponse})
 def list_gpus() -> ResponseReturnValue:
     """List the GPUs with their GPU instances."""
-    occupancy = services().gpus.occupancy()
-    return {"gpus": _gpu_response.dump([_gpu(gpu, occupancy, own_user()) for gpu in occupancy.gpus])}
+    available, owner = services().gpus.availability(), own_user()
+    return {"gpus": _gpu_response.dump([_gpu(gpu, available, owner) for gpu in available.occupancy.gpus])}
 
 
 @routes.get("/profiles")
 @describes({200: ProfilesResponse})
 def list_profiles() -> ResponseReturnValue:
-    """List the MIG profiles: how many are in use and free, and when the next one becomes free."""
-    occupancy, now = services().gpus.occupancy(), services().gpus.clock().wall
-    described = [_profile(gpu, profile, occupancy, now) for gpu, profile in occupancy.offers().values()]
+    """List the MIG profiles: how many are in use and free for a session of the default length, and when the
+    next one is."""
+    available = services().gpus.availability(user_id=own_user())
+    offers = available.occupancy.offers().values()
+    described = [_profile(gpu, profile, available) for gpu, profile in offers]
     described.sort(key=lambda offer: (offer["compute_slices"], offer["memory_mib"], offer["name"]))
     return {"profiles": _profile_response.dump(described)}
 
 
+def _fit_request() -> FitRequest:
+    return FitRequest(services().max_ttl_minutes)
+
+
 @routes.get("/fit")
-@describes({200: FitResponse}, query=FitRequest, problems=(422,))
+@describes({200: FitResponse}, query=_fit_request, problems=(422,))
 def fit(query: Fields) -> ResponseReturnValue:
-    """Whether a profile fits now, and if not, which sessions' ends make room."""
-    occupancy, now = services().gpus.occupancy(), services().gpus.clock().wall
-    profile = occupancy.offered(query["profile"])
-    return {**_fit_response.dump(_fit(profile, occupancy.fit(profile, now), occupancy, own_user()))}
+    """Whether a session of a profile can begin now; if not, when, and which sessions are in the slice."""
+    minutes, owner = query["ttl_minutes"], own_user()
+    lease = None if minutes is None else timedelta(minutes=minutes)
+    available = services().gpus.availability(lease, owner)
+    profile = available.occupancy.offered(query["profile"])
+    return {**_fit_response.dump(_fit(profile, available, owner))}
 
 
 @routes.put("/<int:index>/cordon")
@@ -66,7 +76,8 @@ def uncordon(index: int) -> ResponseReturnValue:
     return "", 204
 
 
-def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
+def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]:
+    occupancy = available.occupancy
     occupied = [piece for piece in occupancy.occupied if piece.gpu_uuid == gpu.uuid]
     scheduled = occupancy.scheduled.get(gpu.uuid)
     return {
@@ -80,6 +91,7 @@ def _gpu(gpu: Gpu, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
             "used": sum(piece.placement.size for piece in occupied),
         },
         "instances": list(_instances(gpu, occupied, occupancy, owner)),
+        "promised": [_promised(reservation) for reservation in available.promised(gpu.uuid)],
         "healthy": gpu.fault is None,
         "cordoned": gpu.uuid in occupancy.cordons,
         "cordoned_from": scheduled.starts_at if scheduled else None,
@@ -112,13 +124,25 @@ def _instances(
         }
 
 
-def _fit(profile: str, fit: Fit | None, occupancy: Occupancy, owner: str | None) -> dict[str, Any]:
-    if fit is None:
-        return {"profile": profile, "fits": False, "now": None, "at": None, "waits_for": []}
+def _promised(reservation: Reservation) -> dict[str, Any]:
     return {
-        "profile": profile,
-        "fits": not fit.waits_for,
-        "now": None if fit.waits_for else _place(fit, occupancy),
+        "profile": reservation.slice.profile,
+        "start": reservation.slice.placement.start,
+        "size": reservation.slice.placement.size,
+        "promised_at": reservation.start,
+    }
+
+
+def _fit(profile: str, available: Availability, owner: str | None) -> dict[str, Any]:
+    fit, occupancy = available.fit(profile), available.occupancy
+    found = {"profile": profile, "in_line": len(available.line.waiters)}
+    if fit is None:
+        return {**found, "fits": False, "now": None, "at": None, "waits_for": []}
+    fits = not fit.waits_for and fit.at <= available.line.now.wall
+    return {
+        **found,
+        "fits": fits,
+        "now": _place(fit, occupancy) if fits else None,
         "at": fit.at,
         "waits_for": [
             _waited_for(occupancy.sessions[str(piece.session_id)], owner) for piece in fit.waits_for
@@ -146,9 +170,9 @@ def _place(fit: Fit, occupancy: Occupancy) -> dict[str, Any]:
     }
 
 
-def _profile(gpu: Gpu, profile: Profile, occupancy: Occupancy, now: datetime) -> dict[str, Any]:
-    available = occupancy.available(profile.name)
-    fit = None if available else occupancy.fit(profile.name, now)
+def _profile(gpu: Gpu, profile: Profile, free: Availability) -> dict[str, Any]:
+    occupancy, available = free.occupancy, free.available(profile.name)
+    fit = None if available else free.fit(profile.name)
     return {
         "name": profile.name,
         "compute_slices": profile.compute_slices,

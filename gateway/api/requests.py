@@ -87,8 +87,11 @@ class SessionRequest(Schema):
 
     def __init__(self, max_ttl_minutes: int) -> None:
         super().__init__()
-        limit = validate.Range(1, max_ttl_minutes, error="Must be between {min} and {max} minutes.")
-        self.fields["ttl_minutes"].validators = [limit]
+        self.fields["ttl_minutes"].validators = [_lease(max_ttl_minutes)]
+
+
+def _lease(max_ttl_minutes: int) -> validate.Range:
+    return validate.Range(1, max_ttl_minutes, error="Must be between {min} and {max} minutes.")
 
 
 class Minutes(WholeNumber):
@@ -170,6 +173,11 @@ class FitRequest(Schema):
     """Query of `GET /gpus/fit`."""
 
     profile = fields.String(required=True, validate=validate.Length(1, 64))
+    ttl_minutes = fields.Integer(load_default=None)
+
+    def __init__(self, max_ttl_minutes: int) -> None:
+        super().__init__()
+        self.fields["ttl_minutes"].validators = [_lease(max_ttl_minutes)]
 
 
 _PRIORITIES = 1000

@@ -129,6 +129,13 @@ class MemorySlicesResponse(ResponseSchema):
     used = fields.Integer()
 
 
+class PromisedResponse(ResponseSchema):
+    profile = fields.String()
+    start = fields.Integer()
+    size = fields.Integer()
+    promised_at = UtcTime()
+
+
 class GpuResponse(ResponseSchema):
     index = fields.Integer()
     uuid = fields.String()
@@ -137,6 +144,7 @@ class GpuResponse(ResponseSchema):
     mig_mode = fields.String()
     memory_slices = fields.Nested(MemorySlicesResponse)
     instances = fields.List(fields.Nested(InstanceResponse))
+    promised = fields.List(fields.Nested(PromisedResponse))
     healthy = fields.Boolean()
     cordoned = fields.Boolean()
     cordoned_from = UtcTime(allow_none=True)
@@ -175,6 +183,7 @@ class FitResponse(ResponseSchema):
     now = fields.Nested(PlaceResponse, allow_none=True)
     at = UtcTime(allow_none=True)
     waits_for = fields.List(fields.Nested(WaitedForResponse))
+    in_line = fields.Integer()
 
 
 class UserResponse(ResponseSchema):

@@ -67,7 +67,9 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     claim = timedelta(minutes=settings.claim_minutes)
     line = Queue(database, host, sessions, shared.login_notices, claim, clock)
     leadership = leadership_of(settings)
-    inventory = GpuInventory(database, host, MigPolicy(settings.mig_policy), clock)
+    inventory = GpuInventory(
+        database, host, MigPolicy(settings.mig_policy), shared.policies, sessions.longest_ttl, clock
+    )
     checks = readiness.checks(database, host, parts.pipes, shared.quota, leadership.last_tick)
     history = timedelta(days=settings.history_days)
     warning_plan = WarningPlan(settings.warn_minutes, timedelta(seconds=settings.end_signal_seconds))

@@ -36,6 +36,9 @@ def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
         yield _line(instance, now)
         if instance["problem"]:
             yield f"{'':<8}{click.style(instance['problem'], fg='red')}"
+    yield from _promises(gpu["promised"], now)
+    if gpu["cordoned_from"]:
+        yield f"  closes for maintenance {_at(gpu['cordoned_from'], now)}"
 
 
 def _free(gpu: _Json) -> str:
@@ -78,10 +81,21 @@ def _owner(instance: _Json) -> str:
 
 
 def _line(instance: _Json, now: datetime) -> str:
-    last = instance["start"] + instance["size"] - 1
-    where = f"{instance['start']}-{last}" if last > instance["start"] else str(last)
     device = instance["gpu_uuid"] or "not created yet"
-    return f"  {where:<6}{_owner(instance):<12}  {instance['profile']:<12}  {_until(instance, now)}  {device}"
+    return f"  {_piece(instance, _owner(instance))}  {_until(instance, now)}  {device}"
+
+
+def _promises(promised: Sequence[_Json], now: datetime) -> Iterator[str]:
+    """Return a line for the first reservation on the GPU, and how many come after it."""
+    for first in promised[:1]:
+        more = f", and {len(promised) - 1} more after it" if promised[1:] else ""
+        yield f"  {_piece(first, 'promised')}  {_at(first['promised_at'], now)}{more}"
+
+
+def _piece(piece: _Json, label: str) -> str:
+    last = piece["start"] + piece["size"] - 1
+    where = f"{piece['start']}-{last}" if last > piece["start"] else str(last)
+    return f"{where:<6}{label:<12}  {piece['profile']:<12}"
 
 
 def _until(instance: _Json, now: datetime) -> str:
@@ -90,5 +104,14 @@ def _until(instance: _Json, now: datetime) -> str:
     if instance["status"] == "closing":
         return "is closing"
     ends = datetime.fromisoformat(instance["expires_at"])
-    minutes = max(0, round((ends - now).total_seconds() / 60))
-    return f"until {ends:%Y-%m-%d %H:%M} UTC ({minutes // 60}:{minutes % 60:02} left)"
+    return f"until {ends:%Y-%m-%d %H:%M} UTC ({_remaining(ends, now)} left)"
+
+
+def _at(time: str, now: datetime) -> str:
+    at = datetime.fromisoformat(time)
+    return f"at {at:%Y-%m-%d %H:%M} UTC (in {_remaining(at, now)})"
+
+
+def _remaining(at: datetime, now: datetime) -> str:
+    minutes = max(0, round((at - now).total_seconds() / 60))
+    return f"{minutes // 60}:{minutes % 60:02}"

@@ -12,7 +12,7 @@ from gateway.domain.models import Session, Status
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Spot
 from gateway.domain.timeline import OpenGpu, Slice
-from gateway.domain.waiting import Lease, Plan, Reservation, Waiter
+from gateway.domain.waiting import Book, Lease, Plan, Reservation, Waiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +48,14 @@ class Forecast:
 
     def earliest(self, profile: str, lease: timedelta, line: Line) -> datetime | None:
         """Return when a session could begin if it were the last in line; None if that is unknown."""
-        last = Waiter("", profile, lease, self.now.wall, self.now.wall + timedelta(days=3650), -(2**31))
-        return self._start_of(last, line)
-
-    def _start_of(self, last: Waiter, line: Line) -> datetime | None:
-        kept = [each for each in line.waiters if each.reservation]
-        made = waiting.plan(self._gpus(), self._leases(), [*kept, last], self.now.wall)
-        reservation = made.reservations.get(last.id)
+        reservation = self.book(line).earliest(profile, lease)
         return reservation.start if reservation else None
+
+    def book(self, line: Line) -> Book:
+        """Return the timelines of the GPUs with the line as it is planned now."""
+        book = Book(self._gpus(), self._leases(), self.now.wall, {})
+        book.plan(sorted(line.waiters, key=lambda waiter: waiter.order))
+        return book
 
     def _gpus(self) -> list[OpenGpu]:
         standing: dict[str, list[Slice]] = {}

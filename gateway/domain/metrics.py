@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from gateway.domain.availability import Availability
 from gateway.domain.mig import Gpu
 from gateway.domain.occupancy import Occupancy
 
@@ -58,7 +59,7 @@ METRICS = (
         "Memory slices of a GPU: used by sessions, by others, free, or kept free by a cordon or a fault.",
         (*_OF_GPU, "state"),
     ),
-    Metric("profile_available", _G, "Slices of the profile that fit now.", ("mig_profile",)),
+    Metric("profile_available", _G, "Sessions of the profile that can begin now.", ("mig_profile",)),
     Metric("profile_capacity", _G, "Slices of the profile that fit without sessions.", ("mig_profile",)),
     Metric("part_ready", _G, "Whether a part of /readyz is ready.", ("part",)),
     Metric("reading_timestamp_seconds", _G, "When the GPUs and the parts were last read."),
@@ -102,14 +103,15 @@ class Reading:
         return cls(tuple(samples), slices, content["faults"])
 
 
-def reading(occupancy: Occupancy | None, parts: Mapping[str, bool]) -> Reading:
-    """Return the reading of these GPUs and parts. `occupancy` is None if the driver does not answer."""
+def reading(availability: Availability | None, parts: Mapping[str, bool]) -> Reading:
+    """Return the reading of these GPUs and parts. `availability` is None if the driver does not answer."""
     samples = [Sample("part_ready", (part,), float(ready)) for part, ready in parts.items()]
-    if occupancy is None:
+    if availability is None:
         return Reading(tuple(samples))
+    occupancy = availability.occupancy
     samples += [sample for gpu in occupancy.gpus for sample in _memory_slices(occupancy, gpu)]
     for name in occupancy.offers():
-        samples.append(Sample("profile_available", (name,), occupancy.available(name)))
+        samples.append(Sample("profile_available", (name,), availability.available(name)))
         samples.append(Sample("profile_capacity", (name,), occupancy.capacity(name)))
     slices = {
         instance.mig_uuid: (gpu.index, instance.gi_id)

@@ -7,7 +7,9 @@ on it, so that a timeline of many reservations costs little.
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from math import inf
+from operator import and_
 from typing import NamedTuple
 
 from gateway.domain.mig import FreeCapacity, Gpu, MigPolicy, Placement
@@ -192,6 +194,15 @@ class Timeline:
         """As `gaps`, without the reservation `name`."""
         others = [hold for key, hold in self._reservations.items() if key != name]
         return self._find_gaps(profile, self._swept([*self._leases, *others]))
+
+    def count(self, profile: str, until: float) -> int:
+        """Return how many slices of the profile can be had side by side from now until then."""
+        if until > self._open.closes_at:
+            return 0
+        states, found = {state for begin, state in self._sweep() if begin < until}, 0
+        while free := reduce(and_, (self._free(state, profile) for state in states)):
+            states, found = {state | free & -free for state in states}, found + 1
+        return found
 
     def can_shift(self, name: str, profile: str) -> bool:
         """Return False if the reservation certainly cannot begin within its own length before its begin."""

@@ -105,15 +105,9 @@ def plan(
     """Plan the line. `gpus` are those on which sessions may begin; `overtaking` is the request whose priority
     has just been raised, for which requests of lower priority step back."""
     line = sorted(waiters, key=lambda waiter: waiter.order)
-    book = Book(gpus, leases, now, demand or {})
     raised = next((waiter for waiter in line if waiter.id == overtaking), None)
-    pending = book.restore(line, above=raised)
-    if raised is not None:
-        book.improve(raised)
-    for waiter in pending:
-        book.keep(waiter)
-    for waiter in line:
-        book.improve(waiter)
+    book = Book(gpus, leases, now, demand or {})
+    book.plan(line, raised)
     reservations = _in_order(line, book.reservations)
     return Plan(
         reservations,
@@ -159,6 +153,17 @@ class Book:
         self._waiters: dict[str, Waiter] = {}
         self._earliest: dict[str, _Earliest] = {}
 
+    def plan(self, line: Sequence[Waiter], raised: Waiter | None = None) -> None:
+        """Give each request of the line, in this order, the best reservation. The request `raised` comes
+        before those of lower priority."""
+        pending = self.restore(line, above=raised)
+        if raised is not None:
+            self.improve(raised)
+        for waiter in pending:
+            self.keep(waiter)
+        for waiter in line:
+            self.improve(waiter)
+
     def restore(self, line: Iterable[Waiter], above: Waiter | None) -> list[Waiter]:
         """Enter the reservations that the requests hold. Return the requests whose reservation is in doubt:
         those below `above`, and those on a GPU where not all fit any more."""
@@ -198,6 +203,26 @@ class Book:
             for gap in timeline.gaps(profile):
                 if gap.begin <= self._seconds and gap.length >= length:
                     yield uuid, gap
+
+    def count_now(self, profile: str, lease: timedelta) -> int:
+        """Return how many sessions of the profile can begin now side by side."""
+        until = self._seconds + (lease + TURNOVER).total_seconds()
+        return sum(timeline.count(profile, until) for timeline in self._timelines.values())
+
+    def earliest(self, profile: str, lease: timedelta) -> Reservation | None:
+        """Return where a session that is behind everybody in line could begin first; None if that is
+        unknown."""
+        length = (lease + TURNOVER).total_seconds()
+        free = [
+            (max(gap.begin, self._seconds), uuid, gap.slice)
+            for uuid, timeline in self._timelines.items()
+            for gap in timeline.gaps(profile)
+            if gap.length >= length
+        ]
+        if not free:
+            return None
+        begin, uuid, slice_ = min(free, key=lambda each: each[0])
+        return Reservation(uuid, slice_, max(_time(begin), self._now))
 
     def latest_ends(
         self, reservations: Mapping[str, Reservation]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from gateway.domain import metrics
 from gateway.domain.audit import Action
+from gateway.domain.availability import Availability
 from gateway.domain.clock import Clock
 from gateway.domain.models import Event
-from gateway.domain.occupancy import Occupancy
 from gateway.errors import GatewayError
 from gateway.services.gpus import GpuInventory
 from gateway.services.ports import Check, Database, Rows
@@ -28,7 +28,7 @@ class Gauges:
     def measure(self) -> None:
         """Read everything once and publish it. Raises `DatabaseUnavailable`, `DiskFull`."""
         parts = {name: _is_ready(check) for name, check in self.checks.items()}
-        reading = metrics.reading(self._occupancy(), parts)
+        reading = metrics.reading(self._availability(), parts)
         with self.database.begin() as rows:
             last = rows.last_reading()
             self._record_faults(rows, (last[0].faults if last else None) or {}, reading.faults)
@@ -45,9 +45,9 @@ class Gauges:
         for uuid in before.keys() - now.keys():
             rows.record(Event.of(at, Action.GPU_RECOVERED, f"{before[uuid]} ({uuid})"))
 
-    def _occupancy(self) -> Occupancy | None:
+    def _availability(self) -> Availability | None:
         try:
-            return self.gpus.occupancy()
+            return self.gpus.availability()
         except GatewayError as error:
             log.warning("the GPUs cannot be read for the metrics", extra={"error": str(error)})
             return None

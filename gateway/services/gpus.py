@@ -1,15 +1,17 @@
 """Lists what occupies the host's GPUs, and keeps new slices off a GPU."""
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from gateway.domain.audit import Action
+from gateway.domain.availability import Availability
 from gateway.domain.clock import Clock
 from gateway.domain.mig import MigPolicy
 from gateway.domain.models import Event
 from gateway.domain.occupancy import Occupancy
 from gateway.errors import GpuNotFound
-from gateway.services.line import replan
+from gateway.services.line import line_of, replan
+from gateway.services.policies import Policies
 from gateway.services.ports import Database, Host
 
 
@@ -18,12 +20,19 @@ class GpuInventory:
     database: Database
     host: Host
     policy: MigPolicy
+    policies: Policies
+    longest_ttl: timedelta
     clock: Clock
 
-    def occupancy(self) -> Occupancy:
+    def availability(self, lease: timedelta | None = None, user_id: str | None = None) -> Availability:
+        """Return what the GPUs have for a new session. `lease` is None for the default of the user's policy,
+        or of the policy for all."""
         gpus = self.host.list_gpus()
+        lease = lease or self.policies.default_lease(user_id, self.longest_ttl)
         with self.database.read() as rows:
-            return Occupancy(gpus, rows.list(), rows.cordons(), self.policy, self.clock().wall)
+            now = self.clock()
+            occupancy = Occupancy(gpus, rows.list(), rows.cordons(), self.policy, now.wall)
+            return Availability(occupancy, line_of(rows, now), lease)
 
     def cordon(self, index: int, reason: str, starts_at: datetime | None = None) -> None:
         """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`.

@@ -85,6 +85,12 @@ class Policies:
             policy = _policy(rows, user_id, rows.groups().get(user_id))
             return policy, policies.used_hours(_held(rows, user_id, now), now)
 
+    def default_lease(self, user_id: str | None, longest: timedelta) -> timedelta:
+        """Return the lease of a session without a `ttl_minutes`; `user_id` None: by the policy for all."""
+        with self.database.read() as rows:
+            group = rows.groups().get(user_id) if user_id else None
+            return _policy(rows, user_id or "", group).ttl(None, longest)
+
     def image_for(self, user_id: str, wanted: str | None, is_override: bool) -> str | None:
         """As `Terms.image`, for a user who need not be known yet. The transaction that opens the session
         checks the terms again."""

@@ -127,6 +127,7 @@ def test_a_profile_that_no_known_end_makes_room_for_has_no_time(bench: Bench) ->
         "now": None,
         "at": None,
         "waits_for": [],
+        "in_line": 0,
     }
 
 

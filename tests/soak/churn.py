@@ -10,17 +10,22 @@ import random
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pynvml
+from sqlalchemy import select
+from sqlalchemy.orm import Session as Orm
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain.audit import REAPER, acting
 from gateway.domain.containers import GPU_LOST
 from gateway.domain.mig import FULL, Instance
+from gateway.domain.models import ProfileRequest
+from gateway.domain.waiting_request import WaitingRequest
 from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError, PipesUnavailable
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.repositories.sql import schema
@@ -58,7 +63,7 @@ class Churn:
         self._profiles = sorted({profile.name for gpu in gpus for profile in gpu.profiles})
         self._profiles += [FULL] * 4
 
-    def run(self, cycles: int) -> None:
+    def run(self, cycles: int, progress: Callable[[str], None]) -> None:
         for cycle in range(cycles):
             self._open()
             self._ask_and_wait()
@@ -72,6 +77,8 @@ class Churn:
             if cycle % 20 == 19:
                 self.heal()
                 self.require_agreement()
+            if cycle % 500 == 499:
+                progress(f"{cycle + 1} cycles")
 
     def heal(self) -> None:
         """All faults end, and the reaper comes by; a session that was being closed is closed then."""
@@ -115,6 +122,22 @@ class Churn:
                 assert "promise-delayed" in recorded, (session_id, before, promised.get(session_id))
                 self.events["delayed"] += 1
         self._promised = promised
+        self._require_demand(line)
+
+    def _require_demand(self, line: Sequence[WaitingRequest]) -> None:
+        """Whoever waits was counted as demand: at the time of the request, or up to ten minutes before."""
+        with Orm(self.bench.database.engine) as rows:
+            counted = rows.scalars(select(ProfileRequest).order_by(ProfileRequest.at)).all()
+        for request in line:
+            asked_at, before = request.asked_at, timedelta(minutes=10)
+            matching = [
+                each
+                for each in counted
+                if (each.user_id, each.mig_profile) == (request.user_id, request.mig_profile)
+                and asked_at - before <= each.at <= asked_at
+            ]
+            assert matching or asked_at < counted[0].at, request.named  # the oldest records are deleted
+            self.events["waits, and is counted as demand"] += 1
 
     def drain(self) -> None:
         self.bench.clock.advance(days=1)
@@ -288,7 +311,9 @@ def _identity(instance: Instance) -> tuple[object, ...]:
     return instance.gpu_uuid, instance.profile, instance.placement, instance.mig_uuid
 
 
-def churn(directory: Path, cycles: int, seed: int) -> Counter[str]:
+def churn(
+    directory: Path, cycles: int, seed: int, progress: Callable[[str], None] = lambda _: None
+) -> Counter[str]:
     """Runs it and says how often what happened; raises where the parts do not agree."""
     template = directory / "empty.db"
     schema.upgrade(DatabaseUrl(template))
@@ -296,7 +321,7 @@ def churn(directory: Path, cycles: int, seed: int) -> Counter[str]:
         gpus = Gpus(directory / "locks", simulated=True, whole_gpus=True, sleep=lambda _: None)
         bench = make_bench(directory, template, gpus)
         run = Churn(bench, faults, seed)
-        run.run(cycles)
+        run.run(cycles, progress)
         run.heal()
         run.require_agreement()
         run.drain()
@@ -312,7 +337,7 @@ def main() -> None:
     logging.disable()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        events = churn(Path(directory), asked.cycles, asked.seed)
+        events = churn(Path(directory), asked.cycles, asked.seed, partial(print, flush=True))
     print(
         f"{asked.cycles} cycles with seed {asked.seed} in {time.monotonic() - begun:.0f} s: all parts agree"
     )

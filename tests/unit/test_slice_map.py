@@ -68,6 +68,19 @@ def test_a_gpu_that_takes_no_sessions_is_shown_with_the_reason(bench: Bench) -> 
     assert drawn(bench)[1] == "  GPU is lost"
 
 
+def test_what_is_promised_and_when_the_gpu_closes_is_shown(bench: Bench) -> None:
+    bench.clock.now = NOW
+    opened(bench, "ann", "4g.20gb")
+    for user in ("ben", "cem"):
+        body = {"user_id": user, "mig_profile": "7g.40gb", "ttl_minutes": 30, "wait_minutes": 600}
+        assert bench.client.post("/sessions", json=body).status_code == 202
+    bench.client.put("/gpus/0/cordon", json={"from": "2025-01-17T18:00:00Z"})
+    assert drawn(bench)[-2:] == [
+        "  0-7   promised      7g.40gb       at 2025-01-17 09:01 UTC (in 1:01), and 1 more after it",
+        "  closes for maintenance at 2025-01-17 18:00 UTC (in 10:00)",
+    ]
+
+
 def test_an_instance_that_cannot_be_destroyed_is_shown_with_the_reason(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     bench.gpus.fail("destroy", SliceBusy("A monitor holds it."))

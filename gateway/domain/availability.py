@@ -1,0 +1,58 @@
+"""What a session that does not wait gets: how many slices it can have now, and when if none fits. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cached_property
+
+from gateway.domain.forecast import Forecast, Line
+from gateway.domain.occupancy import Occupancy
+from gateway.domain.placement import Fit
+from gateway.domain.waiting import Book, Reservation
+
+
+@dataclass(frozen=True)
+class Availability:
+    """What the GPUs have for a new session that lives as long as `lease`: beside all leases, all promises to
+    the requests in `line`, and all announced maintenance."""
+
+    occupancy: Occupancy
+    line: Line
+    lease: timedelta
+
+    def available(self, profile: str) -> int:
+        """Return how many sessions of the profile can begin now, if no other profile is requested."""
+        if self._is_promised:
+            return self._book.count_now(profile, self.lease)
+        return self.occupancy.available(profile)
+
+    def fit(self, profile: str) -> Fit | None:
+        """Return where a session of the profile can begin now or else first, and which sessions must end
+        before; None if that is unknown."""
+        if not self._is_promised:
+            return self.occupancy.fit(profile, self.line.now.wall)
+        first = self._book.earliest(profile, self.lease)
+        return self._after_leases(first) if first else None
+
+    def promised(self, gpu: str) -> Sequence[Reservation]:
+        """Return what was promised of the GPU, earliest first."""
+        reservations = [each.reservation for each in self.line.waiters if each.reservation]
+        return sorted((each for each in reservations if each.gpu == gpu), key=lambda each: each.start)
+
+    @property
+    def _is_promised(self) -> bool:
+        return bool(self.line.waiters or self.occupancy.scheduled)
+
+    @cached_property
+    def _book(self) -> Book:
+        return Forecast(self.occupancy, self.line.now).book(self.line)
+
+    def _after_leases(self, first: Reservation) -> Fit:
+        """Those in the slice must end before. If nobody is in it, it is kept for others until then."""
+        place = first.slice.placement
+        ending = [
+            piece
+            for piece in self.occupancy.occupied
+            if piece.session_id and piece.gpu_uuid == first.gpu and piece.placement.overlaps(place)
+        ]
+        return Fit(first.gpu, place, first.start, tuple(ending))
