@@ -32,6 +32,7 @@ secret.
     │   ├── DatabaseUnavailable
     │   │   └── DatabaseReadOnly
     │   ├── DockerUnavailable
+    │   ├── KubernetesUnavailable
     │   ├── ImageMissing
     │   ├── NetworkUnavailable
     │   │   └── NetworkOpen         sessions reach what they must not reach
@@ -271,6 +272,10 @@ class DatabaseReadOnly(DatabaseUnavailable):
 
 
 class DockerUnavailable(Unavailable):
+    pass
+
+
+class KubernetesUnavailable(Unavailable):
     pass
 
 

@@ -34,11 +34,21 @@ DELETE = (
     "after-end",
     "after-session-files-remove",
 )
+CLUSTER_CREATE = (
+    "after-home-create",
+    "after-secret-create",
+    "after-device-claim-create",
+    "after-pod-create",
+    "after-pod-run",
+    "after-login",
+)
+CLUSTER_ROUTE = ("after-router-key-create",)
+CLUSTER_DELETE = ("after-pod-remove", "after-device-claim-remove", "after-secret-remove")
 LINE = ("after-line-join", "after-line-move", "after-line-leave", "after-put-back")
 EXTEND = ("after-extend-commit", "after-lease-files-write")
 WARN = ("after-warning-shown", "after-warning-commit")
 WEBHOOK = ("after-webhook-sent", "after-webhook-recorded")
-PLACES = CREATE + DELETE + LINE + EXTEND + WARN + WEBHOOK
+PLACES = CREATE + DELETE + CLUSTER_CREATE + CLUSTER_ROUTE + CLUSTER_DELETE + LINE + EXTEND + WARN + WEBHOOK
 ACTIONS = ("kill", "error")
 
 _armed: dict[str, str] = {}

@@ -40,6 +40,7 @@ _TABLE: tuple[tuple[type[errors.GatewayError], int, str, str], ...] = (
     (errors.NoCapacity, 503, "no-capacity", "No GPU slice is free"),
     (errors.DatabaseUnavailable, 503, "database-unavailable", "The session database does not answer"),
     (errors.DockerUnavailable, 503, "docker-unavailable", "Docker does not answer"),
+    (errors.KubernetesUnavailable, 503, "kubernetes-unavailable", "Kubernetes does not answer"),
     (errors.ImageMissing, 503, "image-missing", "The session image is missing"),
     (errors.NetworkUnavailable, 503, "network-unavailable", "The sessions' network is not ready"),
     (errors.ContainerFailed, 503, "container-failed", "The session's container did not start"),

@@ -28,6 +28,8 @@ from gateway.services.usage import UsageLog
 from gateway.settings import Settings
 
 __all__ = [
+    "machine_id",
+    "parts_of",
     "Gateway",
     "Parts",
     "assemble",
@@ -47,7 +49,26 @@ def require_own_database(settings: Settings) -> None:
     from gateway.repositories.sql import schema
 
     schema.require_current(settings.db)
-    owner.require_own(settings.db, lambda: Docker().engine_id)
+    owner.require_own(settings.db, lambda: machine_id(settings))
+
+
+def machine_id(settings: Settings) -> str:
+    """Return what identifies the Docker Engine or the cluster that runs the sessions."""
+    if not settings.is_cluster:
+        return Docker().engine_id
+    from gateway.app.cluster import machine_of
+
+    return machine_of(settings)
+
+
+def parts_of(settings: Settings, door: Path | None = None) -> Parts:
+    """Return the parts of the site: of this machine, or of a cluster. The client of Kubernetes is imported
+    only for a cluster. Raises `StartRefused`."""
+    if not settings.is_cluster:
+        return parts_of_this_machine(settings, door)
+    from gateway.app.cluster import parts_of_cluster
+
+    return parts_of_cluster(settings)
 
 
 def create_app(settings: Settings, door: Path | None = None) -> Flask:
@@ -63,16 +84,21 @@ def create_app(settings: Settings, door: Path | None = None) -> Flask:
     failpoints.arm(os.environ.get("GATEWAY_FAILPOINTS", ""))
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, simulated_gpus_file(settings))
-    parts = parts_of_this_machine(settings, door)
-    _require_free_subnet(settings)
-    _require_limitable_disk(settings)
-    if lobby := lobby_of(settings):
-        lobby.make_key()
+    parts = parts_of(settings, door)
+    if not settings.is_cluster:
+        _prepare_machine(settings)
     _require_protection(settings, Tokens(parts.database, parts.clock))
     Recovery(
         parts.database, parts.host, parts.pipes, parts.clock, UsageLog(settings.timezone)
     ).require_own_sessions()
     return assemble(settings, parts).flask
+
+
+def _prepare_machine(settings: Settings) -> None:
+    _require_free_subnet(settings)
+    _require_limitable_disk(settings)
+    if lobby := lobby_of(settings):
+        lobby.make_key()
 
 
 def _require_protection(settings: Settings, tokens: Tokens) -> None:

@@ -21,7 +21,7 @@ from gateway.cli.keys import keys
 from gateway.cli.message import message
 from gateway.cli.policy import policy
 from gateway.cli.queue import queue
-from gateway.cli.serving import router, serve
+from gateway.cli.serving import mirror_pipes, router, serve
 from gateway.cli.sessions import end, extend, sessions, show
 from gateway.cli.token import token
 from gateway.cli.usage import usage
@@ -43,7 +43,7 @@ def gateway(context: click.Context) -> None:
         settings_file.apply(os.environ, name, needs_settings=name in {each.name for each in _OF_THE_HOST})
 
 
-_OF_THE_HOST = (serve, router, migrate, backup, restore, take_over, token, doctor)
+_OF_THE_HOST = (serve, router, mirror_pipes, migrate, backup, restore, take_over, token, doctor)
 _OF_CLIENTS = (
     create,
     queue,

@@ -46,11 +46,11 @@ def migrate(db: str | None, new: bool) -> None:
 
 
 def _recovery(settings: Settings) -> "Recovery":
-    from gateway.app import parts_of_this_machine
+    from gateway.app import parts_of
     from gateway.services.recovery import Recovery
     from gateway.services.usage import UsageLog
 
-    parts = parts_of_this_machine(settings)
+    parts = parts_of(settings)
     usage = UsageLog(settings.timezone)
     return Recovery(parts.database, parts.host, parts.pipes, parts.clock, usage)
 
@@ -109,12 +109,13 @@ def backup(file: Path | None, db: str | None) -> None:
 def take_over(db: str | None) -> None:
     """Make this machine the owner of a PostgreSQL database.
 
-    Stop the gateway on the other machine first. The sessions in the database then belong to this machine.
+    Stop the gateway on the other machine first. The sessions in the database then belong to this machine, or
+    to the cluster of --site kubernetes.
     """
-    from gateway.repositories.docker.client import Docker
+    from gateway.app import machine_id
     from gateway.repositories.sql import owner, schema
 
-    source = database(db)
-    schema.require_current(source)
-    owner.take_over(source, Docker().engine_id)
-    click.echo(f"This machine now owns {source}.")
+    settings = Settings.load(os.environ, {"db": db})
+    schema.require_current(settings.db)
+    owner.take_over(settings.db, machine_id(settings))
+    click.echo(f"This {'cluster' if settings.is_cluster else 'machine'} now owns {settings.db}.")

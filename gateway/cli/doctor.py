@@ -13,6 +13,7 @@ from gateway.cli.attack import run_attack
 from gateway.cli.options import client_options, settings_options
 from gateway.cli.table import Table, colour
 from gateway.client import Client
+from gateway.errors import StartRefused
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -57,6 +58,11 @@ def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | No
     needs an administrator's token.
     """
     settings = Settings.load(os.environ, flags)
+    if settings.is_cluster:
+        raise StartRefused(
+            "The doctor examines the gateway of one server. On a cluster, GET /readyz checks the parts, and "
+            "docs/fleet.md says what to compare by kubectl."
+        )
     if attack:
         sys.exit(run_attack(client, settings, as_json))
     from gateway.doctor.diagnosis import diagnose

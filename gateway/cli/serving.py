@@ -1,9 +1,12 @@
-"""`gateway serve` and `gateway router`: the commands that run until they are stopped.
+"""`gateway serve`, `router` and `mirror-pipes`: the commands that run until they are stopped.
 
 Each command imports its modules when it is called, because gunicorn, Flask and Docker are slow to import.
 """
 
 import os
+import signal
+import sys
+import threading
 from pathlib import Path
 
 import click
@@ -125,6 +128,20 @@ def router(
         metrics=metrics,
         account=account,
     )
+
+
+@click.command("mirror-pipes")
+@settings_options("piper_config", "namespace_routes", "log_format")
+def mirror_pipes(**flags: str | bool | None) -> None:
+    """Write a router's pipe file from a cluster's Pipes."""
+    from gateway.app.cluster import mirror_of
+    from gateway.logs import log_to_stderr
+
+    settings = Settings.load(os.environ, flags)
+    log_to_stderr(settings.log_format)
+    # The first process of a container ignores a signal without a handler.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    mirror_of(settings).run(threading.Event())
 
 
 def _require_directory() -> None:

@@ -23,7 +23,7 @@ _COLOURS = {"active": "green", "unknown": "yellow", "idle": None}
 @whose_argument
 @as_json_option
 def why(client: Client, whose: str, as_json: bool) -> None:
-    """Show whether a session is used, and when it ends if it is not."""
+    """Show whether a session is used, and when it ends if not."""
     session = find(client, whose)
     found = client.ask("GET", f"/sessions/{session['session_id']}/activity")
     if as_json:

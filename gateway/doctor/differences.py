@@ -156,7 +156,7 @@ def _without_session(snapshot: Snapshot, orphans: Sequence[str]) -> Iterator[Dif
             )
 
 
-_OBJECTS = {Place.DOCKER: "a container", Place.FILES: "files"}
+_OBJECTS = {Place.DOCKER: "a container", Place.FILES: "files", Place.KUBERNETES: "objects"}
 
 
 def _describe(gpu: Gpu, instance: Instance) -> str:

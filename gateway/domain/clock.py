@@ -1,8 +1,9 @@
 """The current time: the wall clock, which people and NTP set, and the uptime, which always moves forward."""
 
 import time
+import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -45,6 +46,12 @@ def read() -> Moment:
         boot=_boot_id(),
         uptime=timedelta(seconds=time.clock_gettime(time.CLOCK_BOOTTIME)),
     )
+
+
+def shared() -> Moment:
+    """The time for processes on several machines, which share no uptime. No moment belongs to the boot of
+    another one, so the wall clock alone decides when a lease ends: the machines need NTP."""
+    return replace(read(), boot=str(uuid.uuid4()))
 
 
 @cache

@@ -31,6 +31,7 @@ class Place(StrEnum):
     DRIVER = "GPU driver"
     PIPES = "pipe file"
     FILES = "session files"
+    KUBERNETES = "Kubernetes"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Where a session goes on one server: its slice and its address. Pure."""
+"""Where a session goes: its slice and its address on one server, its profile on a cluster. Pure."""
 
 import ipaddress
 from collections.abc import Collection, Mapping, Sequence
@@ -15,32 +15,12 @@ from gateway.domain.waiting import Plan, Waiter
 from gateway.errors import NoCapacity
 
 
-@dataclass(frozen=True, slots=True)
-class LocalPlanner:
-    """Plans with the GPUs as the driver listed them. `subnet` holds the sessions' addresses; those that are
-    `taken` cannot be given to a session."""
+@dataclass(frozen=True)
+class SlicePlanner:
+    """Plans slices on the GPUs as the driver listed them."""
 
     gpus: Sequence[Gpu]
-    subnet: ipaddress.IPv4Network
     policy: MigPolicy
-    taken: Collection[str] = ()
-
-    def plan(
-        self,
-        request: SessionRequest,
-        live: Sequence[Session],
-        cordons: Mapping[str, Cordon],
-        demand: Mapping[str, float],
-        refused: Sequence[Allocation] = (),
-        line: Line | None = None,
-    ) -> SessionPlan:
-        """Raises `NoCapacity` and `UnknownProfile`."""
-        occupancy = Occupancy(self.gpus, live, cordons, self.policy, request.created_at)
-        profile = occupancy.offered(request.mig_profile)
-        gpu, allocation = self._place(occupancy, request, profile, demand, refused, line)
-        used = {session.address for session in live if session.address} | set(self.taken)
-        share = host_share(gpu, allocation.placement, self.gpus)
-        return SessionPlan(request, profile, gpu, allocation, free_address(self.subnet, used), share)
 
     def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:
         """As `Occupancy.offered`."""
@@ -58,6 +38,20 @@ class LocalPlanner:
     ) -> Plan:
         occupancy = Occupancy(self.gpus, live, cordons, self.policy, now.wall)
         return Forecast(occupancy, now, ending).plan(waiters, demand, overtaking)
+
+    def choose(
+        self,
+        request: SessionRequest,
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+        refused: Sequence[Allocation],
+        line: Line | None,
+    ) -> tuple[Gpu, Allocation]:
+        """Return a GPU and an allocation for the request. Raises `NoCapacity` and `UnknownProfile`."""
+        occupancy = Occupancy(self.gpus, live, cordons, self.policy, request.created_at)
+        profile = occupancy.offered(request.mig_profile)
+        return self._place(occupancy, request, profile, demand, refused, line)
 
     def _place(
         self,
@@ -82,3 +76,46 @@ class LocalPlanner:
                 f"{refusal} What is free was promised to others: {waits} in line." if waits else str(refusal)
             )
             raise NoCapacity(message, forecast.earliest(profile, end - begin, line), profile) from None
+
+
+@dataclass(frozen=True)
+class LocalPlanner(SlicePlanner):
+    """`subnet` holds the sessions' addresses; those that are `taken` cannot be given to a session."""
+
+    subnet: ipaddress.IPv4Network
+    taken: Collection[str] = ()
+
+    def plan(
+        self,
+        request: SessionRequest,
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+        refused: Sequence[Allocation] = (),
+        line: Line | None = None,
+    ) -> SessionPlan:
+        """Raises `NoCapacity` and `UnknownProfile`."""
+        gpu, allocation = self.choose(request, live, cordons, demand, refused, line)
+        used = {session.address for session in live if session.address} | set(self.taken)
+        share = host_share(gpu, allocation.placement, self.gpus)
+        address = free_address(self.subnet, used)
+        return SessionPlan(request, allocation.profile, gpu, allocation, address, share)
+
+
+@dataclass(frozen=True)
+class ClusterPlanner(SlicePlanner):
+    """Decides only the profile of a session, and that there is room for it: the cluster's scheduler chooses
+    the slice. It needs seconds for a pod that fits nowhere, so such a request is refused before."""
+
+    def plan(
+        self,
+        request: SessionRequest,
+        live: Sequence[Session],
+        cordons: Mapping[str, Cordon],
+        demand: Mapping[str, float],
+        refused: Sequence[Allocation] = (),
+        line: Line | None = None,
+    ) -> SessionPlan:
+        """Raises `NoCapacity` and `UnknownProfile`."""
+        _, allocation = self.choose(request, live, cordons, demand, refused, line)
+        return SessionPlan(request, allocation.profile)

@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
+from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -55,9 +56,20 @@ class Script(StrEnum):
     HOOK = "hook"
     SIGNAL = "signal"
     ACTIVITY = "activity"
+    DISCONNECT = "disconnect"
 
-    def prints(self, text: str) -> bool:
-        """Whether the script prints `text` when it succeeds."""
+    @property
+    def text(self) -> str:
+        return (files(__package__) / "scripts" / f"{self}.sh").read_text()
+
+    def result(self, output: str) -> str:
+        """Return what the script printed. Raises `ContainerFailed` if it is not that of a success."""
+        printed = output.strip()
+        if not self._prints(printed):
+            raise ContainerFailed(f"The session's container answered with {printed[:100]!r}.")
+        return printed
+
+    def _prints(self, text: str) -> bool:
         if self is Script.ACTIVITY:
             return Probe.parse(text) is not None
         return text in ("started", "none", "already") if self is Script.HOOK else text.isdecimal()
@@ -169,19 +181,22 @@ class LocalHost:
     def list_gpus(self) -> list[Gpu]:
         return self.gpus.list()
 
+    def require_cordon(self) -> None:
+        """The planner leaves out a GPU with a cordon."""
+
     def planner(self) -> LocalPlanner:
         """Check the daemon, the network and the state directory, and return a planner. This runs before a
         session is recorded."""
         self.files.check()
         self.containers.require_isolation()
         unavailable_addresses = self.network.ensure()
-        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy, unavailable_addresses)
+        return LocalPlanner(self.list_gpus(), self.mig_policy, self.subnet, unavailable_addresses)
 
     def pin_image(self, reference: str) -> str:
         return self.containers.image_id(reference)
 
     def line_planner(self) -> LocalPlanner:
-        return LocalPlanner(self.list_gpus(), self.subnet, self.mig_policy)
+        return LocalPlanner(self.list_gpus(), self.mig_policy, self.subnet)
 
     def start(self, plan: SessionPlan) -> Started:
         if plan.gpu is None or plan.allocation is None or plan.address is None:
@@ -387,10 +402,7 @@ class LocalHost:
         """Return the output of the script. Raises `ContainerFailed` if it is not that of a success."""
         if session.container_id is None:
             raise ContainerFailed("The session has no container yet.")
-        printed = self.containers.run_inside(session.container_id, script, *arguments).strip()
-        if not script.prints(printed):
-            raise ContainerFailed(f"The session's container answered with {printed[:100]!r}.")
-        return printed
+        return script.result(self.containers.run_inside(session.container_id, script, *arguments))
 
     def _lease_end(self, survivor: Survivor) -> datetime:
         try:

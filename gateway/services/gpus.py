@@ -35,10 +35,12 @@ class GpuInventory:
             return Availability(occupancy, line_of(rows, now), lease)
 
     def cordon(self, index: int, reason: str, starts_at: datetime | None = None) -> None:
-        """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`.
+        """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`
+        and `InvalidRequest`.
 
         Until `starts_at`, sessions that end before start there, and leases are extended up to then.
         """
+        self.host.require_cordon()
         gpu, planner = self._uuid(index), self.host.line_planner()
         with self.database.begin() as rows:
             now = self.clock()

@@ -98,7 +98,8 @@ class Pipes(Protocol):
     def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None: ...
     def routed_elsewhere(self, users: Iterable[str]) -> set[str]: ...
     def version(self) -> Hashable:
-        """What is different after each publication, and after a change by another program."""
+        """What is different after each publication, and after a change by another program. It is always the
+        same where reading it costs more than publishing once a minute."""
 
     def check(self) -> None: ...
 
@@ -152,6 +153,9 @@ class Host(Protocol):
 
     def list_gpus(self) -> list[Gpu]:
         """Return every GPU with its instances. Raises `DriverUnavailable`."""
+
+    def require_cordon(self) -> None:
+        """Raise `InvalidRequest` if this host cannot keep sessions off a single GPU."""
 
     def planner(self) -> Planner:
         """Return a planner for the present state of the host. Raises `DriverUnavailable`. Do not call it in a

@@ -22,7 +22,7 @@ from gateway.errors import StartRefused
 from gateway.languages import ENGLISH, LANGUAGES
 from gateway.settings import kinds
 from gateway.settings.contradictions import contradictions
-from gateway.settings.kinds import Minutes, NumberOrAuto, Parsed, Size, Switch, Whole
+from gateway.settings.kinds import Minutes, NumberOrAuto, Parsed, Site, Size, Switch, Whole
 from gateway.settings.names import title, typing_errors, variable
 
 _STATE_DIR = Path("/var/lib/orchestrator")
@@ -52,6 +52,30 @@ class Settings:
         "127.0.0.1",
         "ADDRESS",
         "The API listens on this address, or unix:/PATH.",
+    )
+    site: str = _setting(
+        kinds.one_of(tuple(Site)), "host", "SITE", "Sessions run on this host or on a kubernetes cluster."
+    )
+    namespace_sessions: str = _setting(
+        Parsed(kinds.namespace), "gpu-sessions", "NAME", "Sessions are pods of this namespace."
+    )
+    namespace_routes: str = _setting(
+        Parsed(kinds.namespace), "gpu-routes", "NAME", "Their routes are Pipes of this namespace."
+    )
+    storage_class: str = _setting(
+        Parsed(kinds.object_name), "", "NAME", "Homes are volumes of this class.", "the cluster's default"
+    )
+    volume_access: str = _setting(
+        kinds.one_of(("ReadWriteOnce", "ReadWriteMany")),
+        "ReadWriteOnce",
+        "MODE",
+        "Homes have this access mode.",
+    )
+    device_class_prefix: str = _setting(
+        Parsed(kinds.object_name), "mig-", "TEXT", "Profiles have DeviceClasses with this prefix."
+    )
+    memory_per_slice: Size = _setting(
+        kinds.size("512m", "1t"), Size("16g"), "SIZE", "A pod has so much for each memory slice of its GPU."
     )
     trusted_hosts: tuple[str, ...] = _setting(
         Parsed(kinds.host_names), (), "HOSTS", "Clients may call the API by these names too."
@@ -293,6 +317,10 @@ class Settings:
     def named_images(self) -> dict[str, str]:
         """What Docker calls each image, by the name that requests use."""
         return {"default": self.image, **dict(self.images)}
+
+    @property
+    def is_cluster(self) -> bool:
+        return self.site == Site.KUBERNETES
 
     @property
     def workspace_quota_bytes(self) -> int | None:

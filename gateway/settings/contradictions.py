@@ -3,6 +3,7 @@
 import ipaddress
 import os
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,12 +21,65 @@ class Contradiction(NamedTuple):
     problem: str
 
 
+# Settings of one server's Docker, driver and disks, which a cluster decides in its own way.
+_OF_A_SERVER = {
+    "simulate_gpus": "the cluster's DRA driver publishes the GPUs",
+    "mig_policy": "the cluster's DRA driver makes the slices",
+    "whole_gpus": "sessions on a cluster get slices alone",
+    "dcgm_exporter": "the gateway does not measure slices on a cluster",
+    "idle_minutes": "nobody can see on a cluster whether a slice is used",
+    "piper_config": "the routes are Pipes, which `gateway mirror-pipes` writes into a pipe file",
+    "lobby": "the routers of a cluster have no lobby",
+    "workspace_root": "a home is a volume claim",
+    "network": "NetworkPolicies isolate the sessions",
+    "subnet": "the cluster's network gives the addresses",
+    "egress": "NetworkPolicies decide what sessions reach",
+    "allow_weaker": "the isolation is the nodes' own",
+    "session_memory": "--memory-per-slice decides",
+    "session_pids": "the kubelet's podPidsLimit decides",
+    "session_open_files": "the container runtime decides",
+    "session_io": "Kubernetes has no such limit",
+    "session_bandwidth": "Kubernetes has no such limit",
+}
+_OF_A_CLUSTER = (
+    "namespace_sessions",
+    "namespace_routes",
+    "storage_class",
+    "volume_access",
+    "device_class_prefix",
+    "memory_per_slice",
+)
+
+
 def contradictions(settings: "Settings") -> Iterator[Contradiction]:
+    yield from _site(settings)
     yield from _egress(settings)
     yield from _temporary_files(settings)
     yield from _ports(settings)
     yield from _private_files(settings)
     yield from _leases(settings)
+
+
+def _site(settings: "Settings") -> Iterator[Contradiction]:
+    changed = {each.name for each in fields(settings) if getattr(settings, each.name) != each.default}
+    if not settings.is_cluster:
+        for name in _OF_A_CLUSTER:
+            # Commands for the routers of a cluster read its namespaces and have no site.
+            if name in changed and name != "namespace_routes":
+                problem = "has no effect without --site kubernetes: set that as well, or leave it out."
+                yield Contradiction((name, "site"), problem)
+        return
+    for name, reason in _OF_A_SERVER.items():
+        if name in changed:
+            yield Contradiction((name, "site"), f"has no effect with --site kubernetes: {reason}.")
+    if settings.db.path is not None:
+        yield Contradiction(
+            ("db", "site"), "--site kubernetes needs PostgreSQL: use a URL such as postgresql://HOST/gateway."
+        )
+    if settings.workspace_quota is None:
+        yield Contradiction(
+            ("workspace_quota", "site"), "--site kubernetes needs the size of a home: use one such as 200g."
+        )
 
 
 def _egress(settings: "Settings") -> Iterator[Contradiction]:
@@ -57,12 +111,27 @@ def _temporary_files(settings: "Settings") -> Iterator[Contradiction]:
     """Temporary files are memory: a session that fills them above its limit is killed by the kernel."""
     tmp, shm, memory = settings.session_tmp, settings.session_shm, settings.session_memory
     smallest = FLOOR_MEMORY if memory is None else memory.bytes
+    if settings.is_cluster:
+        yield from _temporary_files_of_pods(settings)
+        return
     if tmp.bytes + shm.bytes > smallest:
         limit = memory or f"auto, which is {FLOOR_MEMORY // GIB}g for the smallest slice"
         yield Contradiction(
             ("session_tmp", "session_shm", "session_memory"),
             f"{tmp} and --session-shm {shm} are together more than --session-memory {limit}, so a user who "
             "fills /tmp ends the session: lower them, or set more memory.",
+        )
+
+
+def _temporary_files_of_pods(settings: "Settings") -> Iterator[Contradiction]:
+    """/tmp, /var/tmp and /dev/shm are memory of the pod."""
+    tmp, shm, memory = settings.session_tmp, settings.session_shm, settings.memory_per_slice
+    if 2 * tmp.bytes + shm.bytes > memory.bytes:
+        yield Contradiction(
+            ("memory_per_slice", "session_tmp", "session_shm", "site"),
+            f"{memory} is less than twice --session-tmp {tmp} and --session-shm {shm} together, so a "
+            f"user who "
+            "fills /tmp ends the session: raise it, or lower them.",
         )
 
 

@@ -6,6 +6,7 @@ Each error continues the name of the setting: what is wrong with the value, and 
 import ipaddress
 import re
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,6 +27,8 @@ _UNITS = {"k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 _LABEL = r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z)({_LABEL}\.)*(?![0-9]+\Z){_LABEL}")
 _NETWORK_NAME = re.compile(r"(?!(bridge|host|none|default)\Z)[A-Za-z0-9][A-Za-z0-9_.-]{1,62}")
+_NAMESPACE = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+_OBJECT_NAME = re.compile(r"[a-z0-9][a-z0-9.-]{0,127}")
 _IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}")
 _IMAGE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _GPUS = re.compile(r"[1-9][0-9]{0,2}x[A-Za-z0-9-]+(, *[1-9][0-9]{0,2}x[A-Za-z0-9-]+)*", re.IGNORECASE)
@@ -37,6 +40,13 @@ AUTO = "auto"
 _LONGEST_CONTACT = 200  # characters
 _LONGEST_SOCKET_PATH = 107  # bytes: unix(7)
 _LARGEST_SUBNET, _SMALLEST_SUBNET = 8, 29  # prefix lengths
+
+
+class Site(StrEnum):
+    """Where sessions run."""
+
+    HOST = "host"
+    KUBERNETES = "kubernetes"
 
 
 class Size(str):
@@ -223,6 +233,22 @@ def network_name(text: str) -> str:
     if not _NETWORK_NAME.fullmatch(text):
         raise ValidationError(
             f"{text!r} cannot be a Docker network of the gateway's own: use a name such as worknet."
+        )
+    return text
+
+
+def namespace(text: str) -> str:
+    if not _NAMESPACE.fullmatch(text):
+        raise ValidationError(f"{text!r} is not the name of a namespace: use one such as gpu-sessions.")
+    return text
+
+
+def object_name(text: str) -> str:
+    """A name in Kubernetes, or the beginning of one."""
+    if not _OBJECT_NAME.fullmatch(text):
+        raise ValidationError(
+            f"{text!r} is not the name of an object in Kubernetes: use lower-case letters, digits, dots and "
+            "dashes."
         )
     return text
 

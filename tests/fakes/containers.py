@@ -221,6 +221,9 @@ class FakeInside:
             case Script.SIGNAL:
                 self.signals += 1
                 return f"{self.programs}\n"
+            case Script.DISCONNECT:
+                closed, self.connections = self.connections, 0
+                return f"{closed}\n"
 
     def _hook(self, seconds_left: str, lease: str) -> str:
         if not self.has_hook:

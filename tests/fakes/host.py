@@ -71,6 +71,9 @@ class MemoryHost:
         self._ask()
         return self._gpus.list()
 
+    def require_cordon(self) -> None:
+        pass
+
     def planner(self) -> "MemoryHost":
         self._ask()
         return self

@@ -1,4 +1,4 @@
-"""The contract of the pipes in the file and the pipes in memory, then what only the file has."""
+"""The contract of the pipes in the file, in memory and on a cluster, then what only the file has."""
 
 import errno
 import fcntl
@@ -18,6 +18,10 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.pipe_file import BEGIN, END
 from gateway.errors import DiskFull, GatewayError, PipesUnavailable
 from gateway.repositories.files.pipes import Pipes
+from gateway.repositories.kubernetes.pipes import ClusterPipes
+from tests.fakes.cluster import MemoryLocks
+from tests.fakes.cluster_host import SITE
+from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.pipe_parts import pipe
 from tests.fakes.pipes import FakePipes
 
@@ -37,8 +41,21 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "pipe.yaml"
 
 
-@pytest.fixture(params=["file", "memory"])
-def pipes(request: pytest.FixtureRequest, path: Path) -> Pipes | FakePipes:
+class PipesOnCluster(ClusterPipes):
+    def __init__(self, fake: FakeKubernetes) -> None:
+        super().__init__(fake.api, SITE, MemoryLocks(), lambda: "d1")
+
+    def add(self, pipe: Pipe) -> None:
+        self.update(lambda: pipe)
+
+
+AnyPipes = Pipes | FakePipes | PipesOnCluster
+
+
+@pytest.fixture(params=["file", "memory", "cluster"])
+def pipes(request: pytest.FixtureRequest, path: Path) -> AnyPipes:
+    if request.param == "cluster":
+        return PipesOnCluster(FakeKubernetes())
     return Pipes(path) if request.param == "file" else FakePipes()
 
 
@@ -50,37 +67,37 @@ def write(path: Path, text: str, mode: int = 0o600) -> None:
 # The contract.
 
 
-def test_there_are_no_pipes_at_first(pipes: Pipes | FakePipes) -> None:
+def test_there_are_no_pipes_at_first(pipes: AnyPipes) -> None:
     assert pipes.list() == []
     assert pipes.routed_elsewhere(["admin", "user123"]) == set()
     pipes.check()
 
 
-def test_an_added_pipe_is_listed(pipes: Pipes | FakePipes) -> None:
+def test_an_added_pipe_is_listed(pipes: AnyPipes) -> None:
     pipes.add(pipe("s1"))
     pipes.add(pipe("s2", "other"))
     assert pipes.list() == [pipe("s1"), pipe("s2", "other")]
 
 
-def test_adding_again_replaces_the_sessions_pipe(pipes: Pipes | FakePipes) -> None:
+def test_adding_again_replaces_the_sessions_pipe(pipes: AnyPipes) -> None:
     pipes.add(pipe("s1", host="10.0.0.1"))
     pipes.add(pipe("s1", host="10.0.0.2"))
     assert pipes.list() == [pipe("s1", host="10.0.0.2")]
 
 
-def test_a_removed_pipe_is_gone_and_the_others_stay(pipes: Pipes | FakePipes) -> None:
+def test_a_removed_pipe_is_gone_and_the_others_stay(pipes: AnyPipes) -> None:
     pipes.add(pipe("s1"))
     pipes.add(pipe("s2", "other"))
     pipes.remove("s1")
     assert pipes.list() == [pipe("s2", "other")]
 
 
-def test_removing_an_unknown_pipe_succeeds(pipes: Pipes | FakePipes) -> None:
+def test_removing_an_unknown_pipe_succeeds(pipes: AnyPipes) -> None:
     pipes.remove("s1")
     assert pipes.list() == []
 
 
-def test_replace_leaves_exactly_the_wanted_pipes(pipes: Pipes | FakePipes) -> None:
+def test_replace_leaves_exactly_the_wanted_pipes(pipes: AnyPipes) -> None:
     pipes.add(pipe("stale", "gone"))
     pipes.add(pipe("s1", host="10.0.0.1"))
     wanted = [pipe("s1", host="10.0.0.2"), pipe("s2", "other")]
@@ -88,13 +105,14 @@ def test_replace_leaves_exactly_the_wanted_pipes(pipes: Pipes | FakePipes) -> No
     assert sorted(pipes.list(), key=lambda pipe: pipe.session_id) == wanted
 
 
-def test_replace_removes_every_pipe_if_none_is_wanted(pipes: Pipes | FakePipes) -> None:
+def test_replace_removes_every_pipe_if_none_is_wanted(pipes: AnyPipes) -> None:
     pipes.add(pipe())
     pipes.replace(list)
     assert pipes.list() == []
 
 
-def test_the_version_changes_with_the_pipes(pipes: Pipes | FakePipes) -> None:
+@pytest.mark.parametrize("pipes", ["file", "memory"], indirect=True)
+def test_the_version_changes_with_the_pipes(pipes: AnyPipes) -> None:
     before = pipes.version()
     pipes.add(pipe("s1"))
     after = pipes.version()
@@ -105,7 +123,7 @@ def test_the_version_changes_with_the_pipes(pipes: Pipes | FakePipes) -> None:
     assert pipes.version() not in (before, after)
 
 
-def test_nothing_changes_if_the_wanted_pipes_cannot_be_read(pipes: Pipes | FakePipes) -> None:
+def test_nothing_changes_if_the_wanted_pipes_cannot_be_read(pipes: AnyPipes) -> None:
     pipes.add(pipe())
 
     def unknown() -> list[Pipe]:

@@ -79,3 +79,10 @@ def test_the_kernels_uptime_advances_and_the_boot_id_stays() -> None:
     assert before.boot == after.boot
     assert before.uptime <= after.uptime
     assert abs(after.jump_since(before)) < clock.JUMP
+
+
+def test_processes_on_several_machines_share_no_uptime_but_the_wall_clock() -> None:
+    first, second = clock.shared(), clock.shared()
+    assert first.boot != second.boot
+    assert first.wall <= second.wall
+    assert second.jump_since(first) == timedelta()

@@ -1,6 +1,7 @@
-"""What every host promises to the services, shown on the local host over fakes and on a host in memory.
+"""What every host promises to the services, shown on the local host over fakes, on a host in memory, and on a
+cluster in memory.
 
-The same gateway runs over both: the services, the reconciler and the API know only the port.
+The same gateway runs over all of them: the services, the reconciler and the API know only the port.
 """
 
 import threading
@@ -16,11 +17,13 @@ from gateway.app import Gateway, Parts, assemble
 from gateway.domain.board import board
 from gateway.domain.models import Reason, Status
 from gateway.domain.observation import State
-from gateway.errors import DockerUnavailable
+from gateway.errors import DockerUnavailable, Unavailable
+from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
-from gateway.services.ports import Host
+from gateway.services.ports import Host, Pipes
 from tests.client import ApiClient
 from tests.conftest import Bench
+from tests.fakes.cluster_host import cluster_parts
 from tests.fakes.host import MemoryHost
 from tests.fakes.notices import FakeNotices
 from tests.fakes.pipes import FakePipes
@@ -32,7 +35,7 @@ class Site:
 
     gateway: Gateway
     host: Host
-    pipes: FakePipes
+    pipes: Pipes
     database: SqlDatabase
     end: Callable[[str], None]
     lose: Callable[[str], None]
@@ -87,11 +90,28 @@ def memory_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[
     database.engine.dispose()
 
 
-@pytest.fixture(params=["local", "memory"])
+@pytest.fixture
+def cluster_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[Site]:
+    state = tmp_path / "cluster"
+    state.mkdir()
+    copy(empty_database, state / "sessions.db")
+    settings = replace(bench.settings, db=type(bench.settings.db)(state / "sessions.db"), state_dir=state)
+    database = SqlDatabase(settings.db)
+    parts = cluster_parts(database)
+
+    def fail(error: DockerUnavailable | None) -> None:
+        parts.cluster.api.is_down = error is not None
+
+    gateway = assemble(settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    yield Site(gateway, parts.host, parts.pipes, database, parts.cluster.end, parts.cluster.lose, fail)
+    database.engine.dispose()
+
+
+@pytest.fixture(params=["local", "memory", "cluster"])
 def site(request: pytest.FixtureRequest, bench: Bench) -> Site:
     if request.param == "local":
         return local_site(bench)
-    found: Site = request.getfixturevalue("memory_site")
+    found: Site = request.getfixturevalue(f"{request.param}_site")
     return found
 
 
@@ -208,7 +228,7 @@ def test_a_claim_is_seen_while_it_is_held(site: Site) -> None:
         assert site.host.is_claimed(id) is True
         assert site.host.observe([]).claimed[id] is True
     assert site.host.is_claimed(id) is False
-    assert site.host.is_claimed("never-was") is None
+    assert not site.host.is_claimed("never-was")
 
 
 def test_a_session_that_ends_is_told_to_those_who_follow(site: Site) -> None:
@@ -251,11 +271,11 @@ def test_what_is_due_before_the_end_is_done_in_the_session(site: Site) -> None:
     assert site.host.run_hook(row, 300) is False
     assert site.host.signal(row) == 0
     site.fail(DockerUnavailable("It does not answer."))
-    with pytest.raises(DockerUnavailable):
+    with pytest.raises(Unavailable):
         site.host.tell(row, "hello")
-    with pytest.raises(DockerUnavailable):
+    with pytest.raises(Unavailable):
         site.host.run_hook(row, 300)
-    with pytest.raises(DockerUnavailable):
+    with pytest.raises(Unavailable):
         site.host.signal(row)
 
 

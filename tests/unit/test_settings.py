@@ -88,6 +88,11 @@ WRONG = [
     *(("start_timeout_seconds", text) for text in ("0", "-5", "30s")),
     *((name, "0") for name in ("workers", "threads")),
     ("mig_policy", "frozen"),
+    ("site", "swarm"),
+    *(("namespace_sessions", text) for text in ("GPU", "a_b", "-a", "a" * 64)),
+    *((name, text) for name in ("storage_class", "device_class_prefix") for text in ("Fast", "a b", "-a")),
+    ("volume_access", "rwx"),
+    ("memory_per_slice", "1m"),
     ("log_format", "xml"),
     ("egress", "all"),
     *(
@@ -161,6 +166,13 @@ def test_all_wrong_settings_are_reported_at_once() -> None:
     ]
 
 
+ON_A_CLUSTER = {
+    "site": "kubernetes",
+    "db": "postgresql://gateway@db.example/gateway",
+    "workspace_quota": "200g",
+}
+
+
 @pytest.mark.parametrize(
     ("given", "first", "also"),
     [
@@ -179,6 +191,16 @@ def test_all_wrong_settings_are_reported_at_once() -> None:
         ({"db": "/srv/workspaces/sessions.db", "state_dir": "/var/lib/x"}, "db", "--workspace-root"),
         ({"state_dir": "/srv/workspaces"}, "state_dir", "--workspace-root"),
         ({"piper_config": "/srv/x/../workspaces/a/pipe.yaml"}, "piper_config", "--workspace-root"),
+        ({"storage_class": "fast"}, "storage_class", "--site kubernetes"),
+        ({**ON_A_CLUSTER, "db": "/var/lib/orchestrator/sessions.db"}, "db", "PostgreSQL"),
+        ({"site": "kubernetes", "db": ON_A_CLUSTER["db"]}, "workspace_quota", "the size of a home"),
+        ({**ON_A_CLUSTER, "simulate_gpus": "2xA100-40GB"}, "simulate_gpus", "DRA driver publishes"),
+        ({**ON_A_CLUSTER, "mig_policy": "static"}, "mig_policy", "--site kubernetes"),
+        ({**ON_A_CLUSTER, "subnet": "10.1.0.0/20"}, "subnet", "--site kubernetes"),
+        ({**ON_A_CLUSTER, "piper_config": "/routes/pipe.yaml"}, "piper_config", "gateway mirror-pipes"),
+        ({**ON_A_CLUSTER, "idle_minutes": "30"}, "idle_minutes", "nobody can see"),
+        ({**ON_A_CLUSTER, "session_memory": "16g"}, "session_memory", "--memory-per-slice"),
+        ({**ON_A_CLUSTER, "memory_per_slice": "4g"}, "memory_per_slice", "--session-tmp 2g"),
     ],
 )
 def test_settings_that_contradict_each_other_stop_the_start(
@@ -198,6 +220,9 @@ def test_settings_that_contradict_each_other_stop_the_start(
         {"port": "22", "listen": "unix:/run/gateway.sock"},
         {"workspace_root": "/var/lib/orchestrator/workspaces"},
         {"db": "postgresql://gateway@db.example/gateway"},
+        ON_A_CLUSTER,
+        {**ON_A_CLUSTER, "storage_class": "fast", "memory_per_slice": "8g", "session_cpus": "0.5"},
+        {"namespace_routes": "routes", "piper_config": "/routes/pipe.yaml"},  # gateway mirror-pipes
     ],
 )
 def test_settings_that_go_together_are_taken(given: dict[str, str]) -> None:

@@ -6,7 +6,6 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cache
-from importlib.resources import files
 from typing import Any
 
 from docker.errors import APIError, ImageNotFound, NotFound
@@ -31,7 +30,6 @@ from gateway.repositories.docker.tcp_memory import TcpMemory
 from gateway.repositories.docker.toolkit import toolkit_version
 from gateway.repositories.host import ContainerSpec, Script
 
-_SCRIPTS = files(__package__) / "scripts"
 _REMOVAL_SECONDS = 30
 _REMOVAL_POLL_SECONDS = 0.005
 
@@ -141,8 +139,8 @@ class DockerContainers:
 
     def run_inside(self, container_id: str, script: Script, *arguments: str) -> str:
         """Run a script as the session's user and return its output, which the user can change to any text."""
-        text = (_SCRIPTS / f"{script}.sh").read_text()
-        code, output = Inside(self._docker).run(container_id, ["/bin/sh", "-c", text, script, *arguments])
+        command = ["/bin/sh", "-c", script.text, script, *arguments]
+        code, output = Inside(self._docker).run(container_id, command)
         if code:
             raise ContainerFailed(f"A command in the session failed: {' '.join(output.split())[:200]}")
         return output

@@ -13,7 +13,7 @@ from gateway.repositories.storage import replacing
 
 _LABEL_WIDTH = 12
 _LEASE_LABEL = "Lease ends"  # the part above this line never changes
-_MOTD, _LEASE = "motd", "lease"
+MOTD, LEASE = "motd", "lease"
 
 
 def replace(etc: Path, wanted: Callable[[], Board | None]) -> None:
@@ -25,32 +25,34 @@ def replace(etc: Path, wanted: Callable[[], Board | None]) -> None:
     """
     with _locked(etc):
         if board := wanted():
-            for name, content in _contents(etc, board).items():
+            for name, content in texts(_read(etc / MOTD), board).items():
                 if _read(etc / name) != content:
                     _replace(etc / name, content)
 
 
 def shows(etc: Path, board: Board) -> bool:
     """Whether the files have the content of the board. Raises `OSError` like `replace`."""
-    return all(_read(etc / name) == content for name, content in _contents(etc, board).items())
+    expected = texts(_read(etc / MOTD), board)
+    return all(_read(etc / name) == content for name, content in expected.items())
+
+
+def texts(motd: str | None, board: Board) -> dict[str, str]:
+    """Return the content of both files, by their names. `motd` is the content that the first one has now."""
+    above = (motd or "").partition(_line(_LEASE_LABEL, ""))[0]
+    notices = "".join(f"{_line(label, text)}\n\n" for label, text in board.notices.items())
+    return {
+        MOTD: f"{above}{_line(_LEASE_LABEL, board.lease)}\n\n{notices}",
+        LEASE: "".join(f"{name}={value}\n" for name, value in board.facts.items()),
+    }
 
 
 def lease_end(etc: Path) -> datetime | None:
     """Return the end of the lease from the files; None if they have no valid time."""
-    facts = dict(line.partition("=")[::2] for line in (_read(etc / _LEASE) or "").splitlines())
+    facts = dict(line.partition("=")[::2] for line in (_read(etc / LEASE) or "").splitlines())
     try:
         return datetime.fromisoformat(facts["ends"])
     except (KeyError, ValueError):
         return None
-
-
-def _contents(etc: Path, board: Board) -> dict[str, str]:
-    above = (_read(etc / _MOTD) or "").partition(_line(_LEASE_LABEL, ""))[0]
-    notices = "".join(f"{_line(label, text)}\n\n" for label, text in board.notices.items())
-    return {
-        _MOTD: f"{above}{_line(_LEASE_LABEL, board.lease)}\n\n{notices}",
-        _LEASE: "".join(f"{name}={value}\n" for name, value in board.facts.items()),
-    }
 
 
 def _line(label: str, text: str) -> str:

@@ -34,7 +34,7 @@ PermitTunnel no
 PermitUserEnvironment no
 AcceptEnv COLORTERM
 Subsystem sftp internal-sftp
-SetEnv LANG=C.UTF-8 {environment}
+{options}SetEnv LANG=C.UTF-8 {environment}
 Include /etc/ssh/sshd_config.d/*.conf
 """
 # Each extension changes the end of the lease, so a login reads it from the file that the gateway updates.
@@ -53,12 +53,30 @@ class EgressProxy:
     hosts: Sequence[str]
 
 
+@dataclass(frozen=True, slots=True)
+class SliceText:
+    """What the files say about the session's slice. `card` names the GPU; empty if it is not known yet.
+    `mig_uuid` is None if it is not known yet."""
+
+    profile: str
+    card: str = ""
+    mig_uuid: str | None = None
+
+    @classmethod
+    def of(cls, gpu: Gpu, allocation: Allocation) -> "SliceText":
+        profile = gpu.profile(allocation.profile)
+        memory = f", {profile.memory_mib} MiB" if profile else ""
+        simulated = " (simulated)" if gpu.simulated else ""
+        return cls(allocation.profile, f"{memory} of {gpu.name}{simulated}", allocation.mig_uuid)
+
+
 def contents(
-    request: SessionRequest, gpu: Gpu, allocation: Allocation, egress: EgressProxy | None
+    request: SessionRequest, slice_: SliceText, egress: EgressProxy | None = None, sshd_options: str = ""
 ) -> Mapping[str, str]:
     """Return the text of each file, by its path below the session's directory. The private host key is not
-    included, because it is the only file with its own owner and mode."""
-    environment = _environment(request, allocation, egress)
+    included, because it is the only file with its own owner and mode. `sshd_options` are further lines of
+    sshd's configuration."""
+    environment = _environment(slice_, egress)
     user, uid = request.user_id, request.uid
     return {
         "passwd": (
@@ -72,24 +90,24 @@ def contents(
             port=SSH_PORT,
             user=user,
             environment=" ".join(f"{name}={value}" for name, value in environment.items()),
+            options=sshd_options,
         ),
         "etc/authorized_keys": request.router_key + "\n",
         "etc/environment.sh": _exports(environment),
-        "etc/motd": _message_of_the_day(request, gpu, allocation, egress),
+        "etc/motd": _message_of_the_day(request, slice_, egress),
         "etc/start": (_SCRIPTS / "start.sh").read_text(),
         "etc/shell": (_SCRIPTS / "shell.sh").read_text(),
         "etc/bin/lease": (_SCRIPTS / "lease.sh").read_text(),
     }
 
 
-def _environment(
-    request: SessionRequest, allocation: Allocation, egress: EgressProxy | None
-) -> dict[str, str]:
+def _environment(slice_: SliceText, egress: EgressProxy | None) -> dict[str, str]:
     """The environment of a login. It overrides that of the image and that of the SSH client."""
+    visible = {"NVIDIA_VISIBLE_DEVICES": slice_.mig_uuid} if slice_.mig_uuid else {}
     environment = {
-        "NVIDIA_VISIBLE_DEVICES": str(allocation.mig_uuid),
+        **visible,
         "NVIDIA_DRIVER_CAPABILITIES": "compute,utility",
-        "GATEWAY_MIG_PROFILE": allocation.profile,
+        "GATEWAY_MIG_PROFILE": slice_.profile,
     }
     if egress:
         proxies = dict.fromkeys(("http_proxy", "https_proxy"), egress.proxy)
@@ -104,17 +122,12 @@ def _exports(environment: Mapping[str, str]) -> str:
     return "\n".join([*lines, _LEASE_ENDS, 'PATH="${SESSION_PATH:-$PATH}"', ""])
 
 
-def _message_of_the_day(
-    request: SessionRequest, gpu: Gpu, allocation: Allocation, egress: EgressProxy | None
-) -> str:
-    profile = gpu.profile(allocation.profile)
-    memory = f", {profile.memory_mib} MiB" if profile else ""
+def _message_of_the_day(request: SessionRequest, slice_: SliceText, egress: EgressProxy | None) -> str:
     network = f"  Network     {', '.join(egress.hosts)} by $http_proxy, and nothing else\n" if egress else ""
-    simulated = " (simulated)" if gpu.simulated else ""
+    device = f"              {slice_.mig_uuid}\n" if slice_.mig_uuid else ""
     return f"""
   Welcome, {request.user_id}.
 
-  GPU slice   {allocation.profile}{memory} of {gpu.name}{simulated}
-              {allocation.mig_uuid}
-  Files       your home directory is kept for your next session; the rest is not
+  GPU slice   {slice_.profile}{slice_.card}
+{device}  Files       your home directory is kept for your next session; the rest is not
 {network}"""

@@ -14,7 +14,7 @@ from gateway.domain.mig import Gpu
 from gateway.domain.plan import Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
 from gateway.repositories.files import board, door
-from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, contents
+from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, SliceText, contents
 from gateway.repositories.lock import keep_private, take, wait
 from gateway.repositories.storage import is_full
 
@@ -43,7 +43,7 @@ class HostSessionFiles:
             (directory / "etc/bin").mkdir(parents=True, exist_ok=True)
             for each in ("etc", "etc/bin"):
                 (directory / each).chmod(0o755)  # sessions read it, whatever the gateway's umask is
-            for name, content in contents(request, gpu, allocation, self._egress).items():
+            for name, content in contents(request, SliceText.of(gpu, allocation), self._egress).items():
                 (directory / name).write_text(content)
                 (directory / name).chmod(0o555 if name in PROGRAMS else 0o444)
             _write_private(directory / "etc/ssh_host_ed25519_key", request.host_key.private, request.uid)

@@ -1,0 +1,98 @@
+"""The parts for a cluster of Kubernetes, and what all gateways on one cluster call it."""
+
+from datetime import timedelta
+
+from gateway.app.parts import Parts
+from gateway.domain import clock
+from gateway.errors import KubernetesUnavailable, StartRefused
+from gateway.repositories.files.pipes import Pipes
+from gateway.repositories.receivers import HttpReceivers
+from gateway.repositories.sql.advisory import AdvisoryLocks
+from gateway.repositories.sql.database import SqlDatabase
+from gateway.services.ports import Database
+from gateway.settings import Settings
+
+try:
+    from gateway.repositories.kubernetes import api as kubernetes_api
+    from gateway.repositories.kubernetes.boards import Boards
+    from gateway.repositories.kubernetes.cluster import ClusterHost
+    from gateway.repositories.kubernetes.gpus import ClusterGpus
+    from gateway.repositories.kubernetes.logins import Login, SshLogins
+    from gateway.repositories.kubernetes.mirror import Mirror
+    from gateway.repositories.kubernetes.notices import NoNotices
+    from gateway.repositories.kubernetes.objects import Site
+    from gateway.repositories.kubernetes.pipes import ClusterPipes
+    from gateway.repositories.kubernetes.running import Running
+except ImportError as error:
+    raise StartRefused(
+        "--site (GATEWAY_SITE): the client of Kubernetes is not installed: run "
+        "`pip install 'gpu-ssh-gateway[kubernetes,postgresql]'`."
+    ) from error
+
+
+def parts_of_cluster(settings: Settings) -> Parts:
+    """Return the parts without a connection to any of them. Raises `StartRefused` if no cluster is known."""
+    api, database = kubernetes_api.connect(), SqlDatabase(settings.db)
+    site, locks = site_of(settings), AdvisoryLocks(settings.db)
+
+    def deployment() -> str:
+        with database.read() as rows:
+            return rows.deployment_id()
+
+    host = ClusterHost(
+        api=api,
+        site=site,
+        locks=locks,
+        logins=SshLogins(),
+        login=lambda session_id: login_of(database, session_id),
+        running=Running(api, site, deployment, settings.start_timeout_seconds),
+        gpus=ClusterGpus(api, site.sessions),
+        boards=Boards(api, site.sessions),
+        uid_range=settings.uid_range,
+    )
+    pipes = ClusterPipes(api, site, locks, deployment)
+    receivers = HttpReceivers(settings.webhook_networks)
+    return Parts(database, host, pipes, NoNotices(), clock.shared, receivers)
+
+
+def mirror_of(settings: Settings) -> "Mirror":
+    """Return what writes the pipe file of a router beside it. The file has its own directory."""
+    settings.piper_config.parent.mkdir(parents=True, exist_ok=True)
+    pipes = Pipes(settings.piper_config)
+    return Mirror(kubernetes_api.connect(), settings.namespace_routes, pipes.replace)
+
+
+def site_of(settings: Settings) -> Site:
+    return Site(
+        sessions=settings.namespace_sessions,
+        routes=settings.namespace_routes,
+        device_class_prefix=settings.device_class_prefix,
+        storage_class=settings.storage_class or None,
+        access_mode=settings.volume_access,
+        workspace_bytes=settings.workspace_quota_bytes or 0,
+        memory=settings.memory_per_slice.bytes,
+        cpus=settings.session_cpus,
+        shm=settings.session_shm.bytes,
+        tmp=settings.session_tmp.bytes,
+        read_only_root=settings.read_only_root,
+        longest_lease=timedelta(minutes=settings.max_lease_minutes),
+        image=settings.image,
+    )
+
+
+def login_of(database: Database, session_id: str) -> Login | None:
+    with database.read() as rows:
+        row = rows.get(session_id)
+    return Login(row.address or "", row.user_id, row.private_key, row.host_key) if row else None
+
+
+def machine_of(settings: Settings) -> str:
+    """Return what identifies the cluster, and the namespace in which the gateway makes sessions. Raises
+    `StartRefused` if Kubernetes does not answer."""
+    try:
+        found = kubernetes_api.connect().get(kubernetes_api.NAMESPACES, "kube-system")
+    except KubernetesUnavailable as error:
+        raise StartRefused(str(error)) from error
+    if found is None:
+        raise StartRefused("--site (GATEWAY_SITE): the cluster has no namespace kube-system.")
+    return f"{found['metadata']['uid']}/{settings.namespace_sessions}"

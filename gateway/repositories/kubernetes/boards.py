@@ -1,0 +1,48 @@
+"""What sessions on a cluster show their users: two files of the session's Secret."""
+
+from base64 import b64decode
+from datetime import UTC, datetime
+
+from gateway.domain.board import Board
+from gateway.repositories.files import board as board_files
+from gateway.repositories.kubernetes.api import PODS, SECRETS, Api, Object
+from gateway.repositories.kubernetes.objects import LEASE_ENDS, SHOWN_AT, encoded_files, key_of, name_of
+
+
+class Boards:
+    def __init__(self, api: Api, namespace: str) -> None:
+        self._api = api
+        self._namespace = namespace
+        self._known: dict[str, Board] = {}  # what each session showed when this process last read it
+
+    def show(self, session_id: str, board: Board) -> None:
+        """Replace the files. A change of the pod makes its kubelet renew them within seconds, instead of
+        about a minute. A session that has ended is no error."""
+        secret = self._api.get(SECRETS, name_of(session_id), self._namespace)
+        if secret is None:
+            return
+        texts = board_files.texts(_text(secret, board_files.MOTD), board)
+        change = {"data": encoded_files({f"etc/{name}": text for name, text in texts.items()})}
+        self._api.patch(SECRETS, name_of(session_id), change, self._namespace)
+        notes = {LEASE_ENDS: board.facts.get("ends", ""), SHOWN_AT: datetime.now(UTC).isoformat()}
+        self._api.patch(PODS, name_of(session_id), {"metadata": {"annotations": notes}}, self._namespace)
+        self._known[session_id] = board
+
+    def shows(self, session_id: str, board: Board) -> bool:
+        """The Secret is read only if this process does not know that it shows the board."""
+        if self._known.get(session_id) == board:
+            return True
+        secret = self._api.get(SECRETS, name_of(session_id), self._namespace)
+        texts = board_files.texts(_text(secret, board_files.MOTD), board)
+        if any(_text(secret, name) != text for name, text in texts.items()):
+            return False
+        self._known[session_id] = board
+        return True
+
+    def forget(self, session_id: str) -> None:
+        self._known.pop(session_id, None)
+
+
+def _text(secret: Object | None, name: str) -> str:
+    data = (secret or {}).get("data") or {}
+    return b64decode(data.get(key_of(f"etc/{name}"), "")).decode()

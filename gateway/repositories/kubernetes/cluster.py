@@ -1,0 +1,328 @@
+"""A cluster of Kubernetes as the port `Host`: a session is a pod with a ResourceClaim.
+
+The scheduler of the cluster chooses node and slice, and a DRA driver makes the slice. No cache decides
+anything: a watch only saves time, and the gateway's processes share nothing but the database.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Protocol
+
+from gateway.domain.activity import GpuUse, Probe
+from gateway.domain.board import Board
+from gateway.domain.mig import Gpu, MigPolicy, Profile
+from gateway.domain.models import Session
+from gateway.domain.observation import Observation, Place
+from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
+from gateway.domain.planner import ClusterPlanner
+from gateway.domain.recovery import Survivor
+from gateway.domain.uids import UidRange
+from gateway.errors import ContainerFailed, GatewayError, InvalidRequest, NoCapacity
+from gateway.failpoints import reach
+from gateway.repositories.host import Script
+from gateway.repositories.kubernetes import facts
+from gateway.repositories.kubernetes.api import (
+    DEVICE_CLAIMS,
+    DEVICE_CLASSES,
+    PODS,
+    SECRETS,
+    VOLUME_CLAIMS,
+    Api,
+    Kind,
+    Object,
+)
+from gateway.repositories.kubernetes.boards import Boards
+from gateway.repositories.kubernetes.endings import PodEndings
+from gateway.repositories.kubernetes.facts import Device, PodFacts
+from gateway.repositories.kubernetes.gpus import ClusterGpus
+from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable, only_slice
+from gateway.repositories.kubernetes.objects import (
+    DEPLOYMENT,
+    MANAGED,
+    SESSION,
+    USED_FILE,
+    USER,
+    Site,
+    device_class_of,
+    home_of,
+    name_of,
+)
+from gateway.repositories.kubernetes.running import Running
+from gateway.repositories.kubernetes.view import ClusterView
+
+_UIDS_AT_ONCE = 32  # more than the number of new users whose first sessions open at the same time
+_LOGIN_PAUSE_SECONDS = 0.05
+_WAS_USED = f"if [ -e {USED_FILE} ]; then echo used; fi"
+
+
+class Locks(Protocol):
+    """Locks that every process of the gateway sees, and that end with their process."""
+
+    def hold(self, name: str) -> AbstractContextManager[None]: ...
+    def held(self, names: Collection[str]) -> set[str]: ...
+
+
+@dataclass(frozen=True)
+class ClusterHost:
+    """`login` returns how to log in to a session, by its id, once its address is known; None without a
+    row."""
+
+    api: Api
+    site: Site
+    locks: Locks
+    logins: Logins
+    login: Callable[[str], Login | None]
+    running: Running
+    gpus: ClusterGpus
+    boards: Boards
+    uid_range: UidRange = UidRange()
+
+    def list_gpus(self) -> list[Gpu]:
+        return self.gpus.list()
+
+    def planner(self) -> ClusterPlanner:
+        return ClusterPlanner(self.gpus.inventory().gpus, MigPolicy.DYNAMIC)
+
+    def line_planner(self) -> ClusterPlanner:
+        return self.planner()
+
+    def require_cordon(self) -> None:
+        raise InvalidRequest(
+            "The scheduler of the cluster places the sessions: keep them off a node with `kubectl "
+            "cordon NODE`, "
+            "or off its GPUs with a DeviceTaintRule."
+        )
+
+    def pin_image(self, reference: str) -> str:
+        """The nodes pull the image, so only a digest in the reference itself fixes what it names."""
+        return reference
+
+    def start(self, plan: SessionPlan) -> Started:
+        request, profile = plan.request, self._profile(plan.mig_profile)
+        deadline = time.monotonic() + self.running.start_timeout_seconds
+        self.running.create(request, profile)
+        pod = self.running.wait(request.session_id, profile.name)
+        reach("after-pod-run")
+        device = self._device(request.session_id)
+        mig_uuid = self._log_in(request, pod, device, deadline)
+        reach("after-login", ContainerFailed)
+        allocation = Allocation(device.gpu, device.profile, device.placement, mig_uuid=mig_uuid)
+        return Started(pod.name, str(pod.address), allocation)
+
+    def stop(self, session_id: str, allocation: Allocation | None) -> None:
+        self.running.remove(session_id)
+
+    def forget(self, session_id: str) -> None:
+        self.boards.forget(session_id)
+        self.running.forget(session_id)
+
+    def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
+        with self.locks.hold(f"the board of {session_id}"):
+            if board := wanted():
+                self.boards.show(session_id, board)
+
+    def shows(self, session_id: str, expected: Board) -> bool:
+        return self.boards.shows(session_id, expected)
+
+    def tell(self, session: Session, text: str) -> int:
+        return int(self._inside(session, Script.TELL, text))
+
+    def run_hook(self, session: Session, seconds_left: int) -> bool:
+        return self._inside(session, Script.HOOK, str(seconds_left), str(session.lease_seconds)) == "started"
+
+    def signal(self, session: Session) -> int:
+        return int(self._inside(session, Script.SIGNAL))
+
+    def activity(self, session: Session) -> Probe | None:
+        """The gateway's own connection is none of the user's."""
+        probe = Probe.parse(self._inside(session, Script.ACTIVITY))
+        if probe is None or probe.connections is None:
+            return probe
+        return replace(probe, connections=max(0, probe.connections - 1))
+
+    def gpu_use(self, session: Session) -> GpuUse:
+        """Only the nodes know which processes use a slice."""
+        return GpuUse(None)
+
+    def was_used(self, session: Session) -> bool:
+        probe = self.activity(session)
+        if probe is None or probe.connections != 0:
+            return True
+        return self.logins.run(_login_of(session), ["/bin/sh", "-c", _WAS_USED]).strip() == "used"
+
+    def disconnect(self, session_id: str) -> None:
+        """A pod that is gone has no connections."""
+        login = self.login(session_id)
+        if login and self.api.get(PODS, name_of(session_id), self.site.sessions):
+            Script.DISCONNECT.result(self.logins.run(login, _command(Script.DISCONNECT)))
+
+    def repair(self, session_id: str) -> None:
+        """Nothing of a pod can be repaired: its image, mounts and rights never change."""
+
+    def observe(self, sessions: Sequence[Session]) -> Observation:
+        unseen: dict[Place, str] = {}
+        pods: dict[str, PodFacts] | None = None
+        held: set[str] = set()
+        try:
+            pods = {pod.session_id: pod for pod in map(PodFacts.of, self._own(PODS))}
+            held = set(pods) | self._ids(DEVICE_CLAIMS) | self._ids(SECRETS)
+        except GatewayError as error:
+            pods, unseen[Place.KUBERNETES] = None, str(error)
+        claimed: set[str] = set()
+        try:
+            claimed = self.locks.held({*held, *(session.id for session in sessions)})
+        except GatewayError as error:
+            held, unseen[Place.DATABASE] = set(), str(error)
+        return ClusterView(pods, held, claimed, unseen).observe(sessions)
+
+    def survivors(self) -> Sequence[Survivor]:
+        claims = {claim["metadata"]["name"]: claim for claim in self._managed(DEVICE_CLAIMS)}
+        return [self._survivor(pod, claims.get(pod.name)) for pod in map(PodFacts.of, self._managed(PODS))]
+
+    def workspace_owners(self) -> Mapping[str, int]:
+        owners = {}
+        for found in self._managed(VOLUME_CLAIMS):
+            user = (found["metadata"].get("annotations") or {}).get(USER)
+            uid = found["metadata"]["name"].removeprefix(home_of(0)[:-1])
+            if user and uid.isdecimal():
+                owners[user] = int(uid)
+        return owners
+
+    def free_uids(self, user_id: str, assigned: Collection[int]) -> Sequence[int]:
+        return list(islice(self.uid_range.unassigned(assigned), _UIDS_AT_ONCE))
+
+    def account_of(self, uid: int) -> str | None:
+        """The nodes' accounts are unknown, and a pod has its own."""
+        return None
+
+    def endings(self) -> PodEndings:
+        self.api.get(PODS, "none", self.site.sessions)  # fails at once if Kubernetes does not answer
+        return PodEndings(self.api, self.site.sessions)
+
+    def claim(self, session_id: str) -> AbstractContextManager[None]:
+        return self.locks.hold(session_id)
+
+    def is_claimed(self, session_id: str) -> bool | None:
+        return session_id in self.locks.held([session_id])
+
+    def ensure(self) -> None:
+        """The objects that all sessions share are the administrator's."""
+
+    def checks(self) -> Mapping[str, Callable[[], str]]:
+        return {
+            "kubernetes": self._check_kubernetes,
+            "gpus": self._describe_gpus,
+            "device-classes": self._check_classes,
+        }
+
+    def has_quotas(self) -> bool:
+        """The size of a volume claim is the quota; its storage enforces it."""
+        return True
+
+    def workspace_used(self, user_id: str) -> int:
+        """Only a pod could measure a volume."""
+        return 0
+
+    def _profile(self, name: str) -> Profile:
+        found = (gpu.profile(name) for gpu in self.gpus.inventory().gpus)
+        profile = next((each for each in found if each), None)
+        if profile is None:
+            raise NoCapacity(f"No node offers a {name} any more.", mig_profile=name)
+        return profile
+
+    def _device(self, session_id: str) -> Device:
+        """The slice that the scheduler has allocated to the session's claim."""
+        name = facts.allocated(self.api.get(DEVICE_CLAIMS, name_of(session_id), self.site.sessions))
+        device = self.gpus.device(name) if name else None
+        if device is None:
+            raise ContainerFailed(f"No ResourceSlice describes the device {name} of the session's claim.")
+        return device
+
+    def _log_in(self, request: SessionRequest, pod: PodFacts, device: Device, deadline: float) -> str:
+        """Return the UUID of the slice once sshd lets the gateway in."""
+        known = self.login(request.session_id)
+        if known is None:
+            raise ContainerFailed("The session was closed while it started.")
+        login = replace(known, address=str(pod.address))
+        while True:
+            try:
+                return self._slice(login, request, device)
+            except NotReachable:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(_LOGIN_PAUSE_SECONDS)
+
+    def _slice(self, login: Login, request: SessionRequest, device: Device) -> str:
+        """A simulated device has no UUID, so it gets one that is always the same for a session."""
+        if device.is_simulated:
+            self.logins.run(login, ["true"])
+            return f"MIG-{uuid.uuid5(uuid.NAMESPACE_OID, request.session_id)}"
+        return only_slice(self.logins.run(login, ["nvidia-smi", "-L"]))
+
+    def _inside(self, session: Session, script: Script, *arguments: str) -> str:
+        if session.address is None:
+            raise ContainerFailed("The session has no container yet.")
+        return script.result(self.logins.run(_login_of(session), _command(script, *arguments)))
+
+    def _survivor(self, pod: PodFacts, claim: Object | None) -> Survivor:
+        name = facts.allocated(claim)
+        device = self.gpus.device(name) if name else None
+        allocation = Allocation(device.gpu, device.profile, device.placement) if device else None
+        return Survivor(
+            session_id=pod.session_id,
+            user_id=pod.user_id,
+            container_id=pod.name,
+            deployment=pod.deployment,
+            created_at=pod.created_at,
+            expires_at=pod.expires_at,
+            uid=pod.uid,
+            address=pod.address,
+            allocation=allocation,
+            is_running=pod.is_running,
+        )
+
+    def _managed(self, kind: Kind) -> Sequence[Object]:
+        return list(self.api.list(kind, self.site.sessions, MANAGED))
+
+    def _own(self, kind: Kind) -> Sequence[Object]:
+        labels = {**MANAGED, DEPLOYMENT: self.running.deployment()}
+        return list(self.api.list(kind, self.site.sessions, labels))
+
+    def _ids(self, kind: Kind) -> set[str]:
+        labels = {**MANAGED, DEPLOYMENT: self.running.deployment()}
+        found = self.api.list(kind, self.site.sessions, labels)
+        return {each["metadata"]["labels"].get(SESSION, "") for each in found} - {""}
+
+    def _check_kubernetes(self) -> str:
+        self.api.get(PODS, "none", self.site.sessions)
+        return f"ok: sessions in the namespace {self.site.sessions}, routes in {self.site.routes}"
+
+    def _describe_gpus(self) -> str:
+        gpus = self.gpus.inventory().gpus
+        nodes = [f"GPU {gpu.index} {gpu.fault}" for gpu in gpus if gpu.fault]
+        simulated = ", simulated" if any(gpu.simulated for gpu in gpus) else ""
+        return "; ".join([f"ok: {len(gpus)} GPUs{simulated}", *nodes[:3]])
+
+    def _check_classes(self) -> str:
+        """Each profile needs a class of its own."""
+        wanted = {
+            device_class_of(self.site, profile.name)
+            for gpu in self.gpus.inventory().gpus
+            for profile in gpu.profiles
+        }
+        missing = sorted(wanted - {found["metadata"]["name"] for found in self.api.list(DEVICE_CLASSES)})
+        if missing:
+            raise ContainerFailed(f"The cluster has no DeviceClass {', '.join(missing)}: create it.")
+        return f"ok: {len(wanted)} profiles have a DeviceClass"
+
+
+def _command(script: Script, *arguments: str) -> list[str]:
+    return ["/bin/sh", "-c", script.text, str(script), *arguments]
+
+
+def _login_of(session: Session) -> Login:
+    return Login(str(session.address), session.user_id, session.private_key, session.host_key)

@@ -1,0 +1,360 @@
+"""What the objects of a cluster say, as the gateway's own values. Pure."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from gateway.domain.mig import Gpu, MediaEngines, MigMode, Placement, Profile
+from gateway.domain.models import Reason
+from gateway.repositories.kubernetes.api import Object
+from gateway.repositories.kubernetes.objects import (
+    CREATED_AT,
+    DEPLOYMENT,
+    LEASE_ENDS,
+    SESSION,
+    SIMULATED,
+    UID,
+    USER,
+)
+
+DRIVER = "gpu.nvidia.com"
+_MEMORY_SLICE = re.compile(r"memory-?slice-?([0-9]+)", re.IGNORECASE)
+_COMPUTE = re.compile(r"([0-9]+)g\.")
+_QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKMGTPE]i?|m)?")
+_UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
+    f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)
+}
+_OUT_OF_MEMORY, _DEADLINE = "OOMKilled", "DeadlineExceeded"
+_KILLED = 128 + 9
+# The kubelet waits and tries again after these, so a session that begins waits no longer.
+_CANNOT_START = {
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "ErrImageNeverPull",
+    "InvalidImageName",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+}
+# The scheduler has not seen the other objects yet, or the volume is still being made.
+_NOT_YET = ("not found", "unbound immediate", "waiting for", "waits for")
+
+
+@dataclass(frozen=True, slots=True)
+class PodFacts:
+    """`refusal`: why no node takes the pod, `failure`: why it cannot start; both None if that is not so.
+    `ended`: why its container has ended, None while it runs or waits. `problem`: what is wrong with a pod
+    that may still run."""
+
+    name: str
+    session_id: str
+    user_id: str
+    uid: int | None
+    deployment: str | None
+    node: str | None
+    address: str | None
+    created_at: datetime
+    expires_at: datetime
+    is_running: bool
+    is_deleted: bool
+    refusal: str | None
+    failure: str | None
+    ended: Reason | None
+    problem: str | None
+
+    @classmethod
+    def of(cls, found: Object) -> "PodFacts":
+        metadata, status = found["metadata"], found.get("status") or {}
+        labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
+        conditions = {each["type"]: each for each in status.get("conditions") or ()}
+        state = _container_state(status)
+        created_at = _time(notes.get(CREATED_AT)) or _time(metadata.get("creationTimestamp")) or _NEVER
+        is_deleted = metadata.get("deletionTimestamp") is not None
+        uid = labels.get(UID, "")
+        return cls(
+            name=metadata["name"],
+            session_id=labels.get(SESSION, ""),
+            user_id=notes.get(USER, ""),
+            uid=int(uid) if uid.isdecimal() else None,
+            deployment=labels.get(DEPLOYMENT),
+            node=(found.get("spec") or {}).get("nodeName"),
+            address=status.get("podIP"),
+            created_at=created_at,
+            expires_at=_time(notes.get(LEASE_ENDS)) or created_at,
+            is_running=status.get("phase") == "Running" and "running" in state,
+            is_deleted=is_deleted,
+            refusal=_refusal(conditions.get("PodScheduled")),
+            failure=_failure(status, state),
+            ended=_ended(status, state),
+            problem=_problem(conditions.get("Ready"), is_deleted),
+        )
+
+
+_NEVER = datetime.fromtimestamp(0, UTC)
+
+
+def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
+    statuses = status.get("containerStatuses") or [{}]
+    state: Mapping[str, Any] = statuses[0].get("state") or {}
+    return state
+
+
+def _refusal(scheduled: Mapping[str, Any] | None) -> str | None:
+    if scheduled is None or scheduled.get("status") != "False":
+        return None
+    message = str(scheduled.get("message") or "")
+    is_final = scheduled.get("reason") == "Unschedulable" and not any(each in message for each in _NOT_YET)
+    return message if is_final else None
+
+
+def _failure(status: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
+    waiting = state.get("waiting") or {}
+    if waiting.get("reason") in _CANNOT_START:
+        return f"{waiting['reason']}: {waiting.get('message') or 'without a message'}"
+    if status.get("phase") not in ("Failed", "Succeeded"):
+        return None
+    ended = state.get("terminated") or {}
+    details = [status.get("reason"), status.get("message"), ended.get("reason"), ended.get("message")]
+    code = [f"exit code {ended['exitCode']}"] if "exitCode" in ended else []
+    return ", ".join([str(each) for each in details if each] + code) or "without a reason"
+
+
+def _ended(status: Mapping[str, Any], state: Mapping[str, Any]) -> Reason | None:
+    if status.get("phase") not in ("Failed", "Succeeded"):
+        return None
+    ended = state.get("terminated") or {}
+    if status.get("reason") == _DEADLINE:
+        return Reason.EXPIRED
+    if ended.get("reason") == _OUT_OF_MEMORY:
+        return Reason.OUT_OF_MEMORY
+    if status.get("reason"):  # Evicted, NodeShutdown, NodeLost …
+        return Reason.STOPPED
+    return Reason.KILLED if ended.get("exitCode") == _KILLED else Reason.USER_EXIT
+
+
+def _problem(ready: Mapping[str, Any] | None, is_deleted: bool) -> str | None:
+    if ready and ready.get("status") == "False" and "Node" in str(ready.get("reason")):
+        return "Its node does not answer; the session stays open until the node is back or was removed."
+    return "Its pod is being deleted, and is not gone yet." if is_deleted else None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceName:
+    """A device, as a ResourceClaim's allocation names it."""
+
+    pool: str
+    device: str
+
+
+def allocated(found: Object | None) -> DeviceName | None:
+    """Return the device that a ResourceClaim was given; None before."""
+    allocation = ((found or {}).get("status") or {}).get("allocation") or {}
+    results = (allocation.get("devices") or {}).get("results") or []
+    return DeviceName(results[0]["pool"], results[0]["device"]) if results else None
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """A slice that a driver can make, or a standing one, which has a UUID."""
+
+    gpu: str
+    profile: str
+    placement: Placement
+    mig_uuid: str | None = None
+    is_simulated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inventory:
+    """The GPUs of a cluster without their instances, and the slices that they can have."""
+
+    gpus: tuple[Gpu, ...] = ()
+    devices: Mapping[DeviceName, Device] = field(default_factory=dict)
+
+
+@dataclass
+class _Card:
+    """What the devices of one GPU say together."""
+
+    uuid: str
+    node: str
+    name: str = ""
+    memory_mib: int = 0
+    fault: str | None = None
+    is_simulated: bool = False
+    counters: Mapping[str, int] = field(default_factory=dict)
+    profiles: dict[str, list[tuple[Object, Placement]]] = field(default_factory=lambda: defaultdict(list))
+
+
+def inventory(slices: Iterable[Object], nodes: Iterable[Object]) -> Inventory:
+    """Read NVIDIA's ResourceSlices. A GPU on a node that takes no pods has a fault."""
+    faults = {node["metadata"]["name"]: fault for node in nodes if (fault := _node_fault(node))}
+    cards: dict[str, _Card] = {}
+    devices: dict[DeviceName, Device] = {}
+    for pool, pieces in _newest(slices).items():
+        counters = _counter_sets(pieces)
+        for each in (device for piece in pieces for device in piece["spec"].get("devices") or ()):
+            if (made := _read(each, pool, cards, counters)) is not None:
+                devices[DeviceName(pool, each["name"])] = made
+    for card in cards.values():
+        card.fault = card.fault or faults.get(card.node)
+    ordered = sorted(cards.values(), key=lambda card: (card.node, card.uuid))
+    return Inventory(tuple(_gpu(index, card) for index, card in enumerate(ordered)), devices)
+
+
+def _newest(slices: Iterable[Object]) -> dict[str, list[Object]]:
+    """The slices of each pool, of its newest generation: a driver replaces a pool piece by piece."""
+    pools: dict[str, list[Object]] = defaultdict(list)
+    for found in slices:
+        if found["spec"].get("driver") == DRIVER:
+            pools[found["spec"]["pool"]["name"]].append(found)
+
+    def generation(found: Object) -> int:
+        return int(found["spec"]["pool"].get("generation") or 0)
+
+    return {
+        name: [piece for piece in pieces if generation(piece) == max(map(generation, pieces))]
+        for name, pieces in pools.items()
+    }
+
+
+def _counter_sets(pieces: Sequence[Object]) -> dict[str, Mapping[str, int]]:
+    return {
+        each["name"]: {name: _number(value) for name, value in each["counters"].items()}
+        for piece in pieces
+        for each in piece["spec"].get("sharedCounters") or ()
+    }
+
+
+def _read(
+    found: Object, pool: str, cards: dict[str, _Card], counters: Mapping[str, Mapping[str, int]]
+) -> Device | None:
+    """Add the device to its card. Return it if it is a slice."""
+    facts = _attributes(found)
+    is_slice = facts.get("type") == "mig"
+    uuid = str(facts.get("parentUUID" if is_slice else "uuid") or "")
+    if not uuid:
+        return None
+    card = cards.setdefault(uuid, _Card(uuid, pool))
+    card.name = card.name or str(facts.get("productName") or "")
+    card.is_simulated = card.is_simulated or facts.get(SIMULATED) is True
+    card.fault = card.fault or _taint(found)
+    for consumed in found.get("consumesCounters") or ():
+        card.counters = card.counters or counters.get(consumed["counterSet"], {})
+    if not is_slice:
+        card.memory_mib = _mebibytes(found)
+        return None
+    placement, profile = _placement(found), str(facts.get("profile") or "")
+    if placement is None or not profile:
+        return None
+    card.profiles[profile].append((found, placement))
+    standing = str(facts["uuid"]) if facts.get("uuid") else None
+    return Device(uuid, profile, placement, standing, card.is_simulated)
+
+
+def _attributes(found: Object) -> dict[str, Any]:
+    """The values of attributes, without the driver's name in front."""
+    given = found.get("attributes") or {}
+    return {name.rpartition("/")[2]: next(iter(value.values()), None) for name, value in given.items()}
+
+
+def _placement(found: Object) -> Placement | None:
+    """The memory slices: counters of a slice that is made for a claim, capacities of one that stands."""
+    consumed = [name for each in found.get("consumesCounters") or () for name in each["counters"]]
+    names = [*consumed, *(found.get("capacity") or {})]
+    numbers = {int(match[1]) for name in names if (match := _MEMORY_SLICE.fullmatch(name))}
+    return Placement(min(numbers), len(numbers)) if numbers else None
+
+
+def _gpu(index: int, card: _Card) -> Gpu:
+    profiles = tuple(_profile(name, made, card) for name, made in sorted(card.profiles.items()))
+    ends = [place.start + place.size for profile in profiles for place in profile.placements]
+    slices = sum(1 for name in card.counters if _MEMORY_SLICE.fullmatch(name))
+    return Gpu(
+        index=index,
+        uuid=card.uuid,
+        name=card.name,
+        memory_mib=card.memory_mib or max((profile.memory_mib for profile in profiles), default=0),
+        mig_mode=MigMode.ENABLED if profiles else MigMode.DISABLED,
+        memory_slices=slices or max(ends, default=0),
+        compute_slices=max((profile.compute_slices for profile in profiles), default=0),
+        profiles=profiles,
+        instances=(),
+        fault=card.fault,
+        simulated=card.is_simulated,
+    )
+
+
+def _profile(name: str, made: Sequence[tuple[Object, Placement]], card: _Card) -> Profile:
+    one, places = made[0][0], tuple(sorted({placement for _, placement in made}))
+    compute = _COMPUTE.match(name)
+    capacity = {key.rpartition("/")[2]: _number(value) for key, value in (one.get("capacity") or {}).items()}
+    engines = MediaEngines(*(capacity.get(key, 0) for key in _ENGINES))
+    return Profile(
+        name=name,
+        driver_id=_NO_ID,
+        compute_slices=int(compute[1]) if compute else 1,
+        memory_mib=_mebibytes(one),
+        max_instances=_most(one, places, card),
+        placements=places,
+        engines=engines,
+    )
+
+
+_NO_ID = -1  # a cluster does not publish the driver's numbers of profiles
+_ENGINES = ("decoders", "encoders", "jpegEngines", "ofaEngines")
+
+
+def _most(one: Object, places: Sequence[Placement], card: _Card) -> int:
+    """How many slices of a profile an empty GPU holds: as many as do not overlap, and as the counters
+    allow."""
+    most, end = 0, 0
+    for place in places:
+        if place.start >= end:
+            most, end = most + 1, place.start + place.size
+    for consumed in one.get("consumesCounters") or ():
+        for name, value in consumed["counters"].items():
+            needed, total = _number(value), card.counters.get(name)
+            if needed and total is not None and not _MEMORY_SLICE.fullmatch(name):
+                most = min(most, total // needed)
+    return most
+
+
+def _mebibytes(found: Object) -> int:
+    memory = (found.get("capacity") or {}).get("memory")
+    return _number(memory) // 2**20 if memory else 0
+
+
+def _taint(found: Object) -> str | None:
+    for taint in found.get("taints") or ():
+        if taint.get("effect") in ("NoSchedule", "NoExecute"):
+            return f"tainted with {taint['key']}" + (f"={taint['value']}" if taint.get("value") else "")
+    return None
+
+
+def _node_fault(node: Object) -> str | None:
+    name = node["metadata"]["name"]
+    if (node.get("spec") or {}).get("unschedulable"):
+        return f"its node {name} is cordoned"
+    conditions = (node.get("status") or {}).get("conditions") or ()
+    ready = next((each.get("status") for each in conditions if each["type"] == "Ready"), "True")
+    return None if ready == "True" else f"its node {name} is not ready"
+
+
+def _number(value: Any) -> int:
+    """A quantity such as `20Gi`, alone or as the value of a counter or capacity."""
+    text = str(value["value"] if isinstance(value, Mapping) else value)
+    found = _QUANTITY.fullmatch(text)
+    if found is None:
+        return 0
+    return int(float(found[1]) * _UNITS[found[2] or ""])
+
+
+def _time(text: str | None) -> datetime | None:
+    try:
+        return datetime.fromisoformat(text) if text else None
+    except ValueError:
+        return None

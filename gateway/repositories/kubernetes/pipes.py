@@ -1,0 +1,127 @@
+"""The SSH routes as Pipe objects, which SSHPiper and `gateway mirror-pipes` read.
+
+A Secret beside each Pipe has the router's key. The Secret is made first and removed last.
+"""
+
+import builtins
+from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import AbstractContextManager, suppress
+from typing import Protocol
+
+from gateway.domain.pipe import Pipe, UserMatch
+from gateway.errors import KubernetesUnavailable, PipesUnavailable
+from gateway.failpoints import reach
+from gateway.repositories.kubernetes import objects
+from gateway.repositories.kubernetes.api import PIPES, SECRETS, AlreadyExists, Api, Kind, Object
+from gateway.repositories.kubernetes.objects import DEPLOYMENT, MANAGED, PRIVATE_KEY, SESSION, Site, name_of
+
+_LOCK = "the routes"
+
+
+class Locks(Protocol):
+    def hold(self, name: str) -> AbstractContextManager[None]: ...
+
+
+class ClusterPipes:
+    """`deployment` returns the id of the database: other gateways' routes in the namespace are left alone."""
+
+    def __init__(self, api: Api, site: Site, locks: Locks, deployment: Callable[[], str]) -> None:
+        self._api = api
+        self._site = site
+        self._locks = locks
+        self._deployment = deployment
+
+    def update(self, wanted: Callable[[], Pipe | None]) -> None:
+        """Publish the pipe that `wanted` returns, in place of the one that its session had. It is called
+        while no other process can publish, so what it read is still true."""
+        with self._locks.hold(_LOCK):
+            if pipe := wanted():
+                self._publish(pipe)
+
+    def remove(self, session_id: str) -> None:
+        with self._locks.hold(_LOCK):
+            self._remove(session_id)
+
+    def list(self) -> list[Pipe]:
+        """Return the routes as published. Raises `PipesUnavailable` for one that is damaged."""
+        return [pipe_of(found, keys) for found, keys in self._found()]
+
+    def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None:
+        """Publish exactly the pipes that `wanted` returns. It is called while no other process can
+        publish."""
+        with self._locks.hold(_LOCK):
+            published: dict[str, Pipe | None] = {}
+            for found, keys in self._found():
+                session_id = found["metadata"]["labels"].get(SESSION, "")
+                published[session_id] = None
+                with suppress(PipesUnavailable):  # a damaged one is published again, or removed
+                    published[session_id] = pipe_of(found, keys)
+            pipes = {pipe.session_id: pipe for pipe in wanted()}
+            for session_id in published.keys() - pipes.keys():
+                self._remove(session_id)
+            for session_id, pipe in pipes.items():
+                if published.get(session_id) != pipe:
+                    self._publish(pipe)
+
+    def routed_elsewhere(self, users: Iterable[str]) -> set[str]:
+        """Return those of `users` whom a Pipe of somebody else matches: SSHPiper may take either."""
+        foreign = self._api.list(PIPES, self._site.routes, without=MANAGED)
+        matches = [match for found in foreign for match in _matches(found)]
+        return {user for user in users if any(match.matches(user) for match in matches)}
+
+    def version(self) -> Hashable:
+        """No process lists all Pipes each second: the reconciler compares them once a minute."""
+        return None
+
+    def check(self) -> None:
+        """Raise `KubernetesUnavailable` if the routes cannot be read."""
+        self._api.get(PIPES, "none", self._site.routes)
+
+    def _publish(self, pipe: Pipe) -> None:
+        for manifest, kind in zip(
+            objects.pipe(self._site, pipe, self._deployment()), (SECRETS, PIPES), strict=True
+        ):
+            try:
+                self._api.create(manifest)
+            except AlreadyExists:
+                part = "data" if kind is SECRETS else "spec"
+                self._api.patch(kind, name_of(pipe.session_id), {part: manifest[part]}, self._site.routes)
+            if kind is SECRETS:
+                reach("after-router-key-create", KubernetesUnavailable)
+
+    def _remove(self, session_id: str) -> None:
+        for kind in (PIPES, SECRETS):
+            self._api.delete(kind, name_of(session_id), self._site.routes)
+
+    def _found(self) -> Iterable[tuple[Object, Mapping[str, Object]]]:
+        keys = {found["metadata"]["name"]: found for found in self._own(SECRETS)}
+        return [(found, keys) for found in self._own(PIPES)]
+
+    def _own(self, kind: Kind) -> Iterable[Object]:
+        return self._api.list(kind, self._site.routes, {**MANAGED, DEPLOYMENT: self._deployment()})
+
+
+def pipe_of(found: Object, keys: Mapping[str, Object]) -> Pipe:
+    """Return the route of a Pipe and of its Secret, which `keys` has by name. Raises `PipesUnavailable` for
+    one without keys: SSHPiper would let anybody in, or trust any host."""
+    name = found["metadata"]["name"]
+    target = dict(found["spec"].get("to") or {})
+    secret = keys.get((target.pop("private_key_secret", None) or {}).get("name", "")) or {}
+    entry = {
+        "session_id": (found["metadata"].get("labels") or {}).get(SESSION),
+        "from": found["spec"].get("from"),
+        "to": {**target, "private_key_data": (secret.get("data") or {}).get(PRIVATE_KEY)},
+    }
+    try:
+        return Pipe.of(entry)
+    except ValueError as error:
+        raise PipesUnavailable(f"The Pipe {name} is damaged, or its Secret is missing. {error}") from None
+
+
+def _matches(found: Object) -> builtins.list[UserMatch]:
+    """An invalid expression matches nobody."""
+    matches = []
+    for source in (found.get("spec") or {}).get("from") or ():
+        with suppress(ValueError):
+            matches.append(UserMatch.of(source))
+    return matches

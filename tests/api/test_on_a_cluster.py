@@ -1,0 +1,366 @@
+"""Whole sessions on a cluster in memory: the API, the services and the host of a cluster are the real
+ones."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from shutil import copy
+from typing import Any
+
+import pytest
+
+from gateway import failpoints
+from gateway.app import Gateway, Parts, assemble
+from gateway.domain.models import Status
+from gateway.domain.ssh_keys import make_pair
+from gateway.repositories.kubernetes.notices import NoNotices
+from gateway.repositories.sql.database import SqlDatabase
+from tests.client import ApiClient
+from tests.conftest import Bench, Clock
+from tests.fakes.cluster import FakeCluster, FakeLogins
+from tests.fakes.cluster_host import ClusterParts, cluster_parts
+from tests.fakes.gpus import FakeGpus
+
+MADE = ("pods", "secrets", "resourceclaims", "pipes")
+
+
+@dataclass
+class OnCluster:
+    gateway: Gateway
+    parts: ClusterParts
+    database: SqlDatabase
+    clock: Clock
+
+    @property
+    def cluster(self) -> FakeCluster:
+        return self.parts.cluster
+
+    @property
+    def logins(self) -> FakeLogins:
+        return self.parts.logins
+
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        return ApiClient(self.gateway.flask).open(path, method=method, json=body or None)
+
+    def open(self, user_id: str = "ann", profile: str = "3g.20gb", **more: Any) -> str:
+        answer = self.ask("POST", "/sessions", user_id=user_id, mig_profile=profile, **more)
+        assert answer.status_code == 201, answer.json
+        return str(answer.json["session_id"])
+
+    def address(self, session_id: str) -> str:
+        with self.database.read() as rows:
+            return str(rows.live(session_id).address)
+
+    def left(self) -> dict[str, list[str]]:
+        """What there is of sessions, without the homes."""
+        return {plural: names for plural in MADE if (names := self.cluster.api.names(plural))}
+
+
+@pytest.fixture
+def on_cluster(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[OnCluster]:
+    state = tmp_path / "cluster"
+    state.mkdir()
+    copy(empty_database, state / "sessions.db")
+    settings = replace(bench.settings, db=type(bench.settings.db)(state / "sessions.db"), state_dir=state)
+    database = SqlDatabase(settings.db)
+    parts = cluster_parts(database)
+    made = assemble(settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    yield OnCluster(made, parts, database, bench.clock)
+    failpoints.arm("")
+    database.engine.dispose()
+
+
+def test_a_session_is_a_pod_a_claim_a_secret_a_home_and_a_route(on_cluster: OnCluster) -> None:
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="3g.20gb")
+    assert answer.status_code == 201, answer.json
+    name = f"s-{answer.json['session_id']}"
+    names = on_cluster.cluster.api.names
+    assert on_cluster.left() == {
+        "pods": [name],
+        "secrets": [name, name],
+        "resourceclaims": [name],
+        "pipes": [name],
+    }
+    assert names("persistentvolumeclaims") == ["home-20000"]
+    assert answer.json["container_id"] == name
+    assert answer.json["gpu_uuid"].startswith("MIG-")
+    [pipe] = on_cluster.cluster.api.of("pipes")
+    assert pipe["spec"]["to"]["host"] == f"{on_cluster.address(answer.json['session_id'])}:2222"
+
+
+def test_a_session_lives_from_post_to_delete(on_cluster: OnCluster) -> None:
+    id = on_cluster.open(ttl_minutes=60)
+    extended = on_cluster.ask("POST", f"/sessions/{id}/extend", minutes=30)
+    assert extended.status_code == 200, extended.json
+    [pod] = on_cluster.cluster.api.of("pods")
+    assert pod["metadata"]["annotations"]["gpu-ssh-gateway.io/lease-ends"] == extended.json["expires_at"]
+    told = on_cluster.ask("POST", f"/sessions/{id}/message", text="maintenance at noon")
+    assert told.status_code == 200, told.json
+    assert any("maintenance at noon" in text for text in on_cluster.logins.terminals[on_cluster.address(id)])
+    assert on_cluster.ask("DELETE", f"/sessions/{id}").status_code == 204
+    assert on_cluster.left() == {}
+    assert on_cluster.cluster.allocated() == []
+    assert on_cluster.cluster.api.names("persistentvolumeclaims") == ["home-20000"]
+
+
+def test_the_next_session_finds_the_same_home(on_cluster: OnCluster) -> None:
+    on_cluster.ask("DELETE", f"/sessions/{on_cluster.open()}")
+    on_cluster.open()
+    assert on_cluster.cluster.api.names("persistentvolumeclaims") == ["home-20000"]
+
+
+def test_a_home_of_somebody_else_is_refused(on_cluster: OnCluster) -> None:
+    home = {"metadata": {"name": "home-20000", "namespace": "gpu-sessions"}}
+    home["metadata"]["annotations"] = {"gpu-ssh-gateway.io/user": "eve"}  # type: ignore[assignment]
+    on_cluster.cluster.api.put("persistentvolumeclaims", home)
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/workspace-refused")
+    assert "home-20000 belongs to eve" in answer.json["detail"]
+    assert on_cluster.left() == {}
+
+
+def test_objects_go_in_an_order_in_which_no_slice_has_two_users(on_cluster: OnCluster) -> None:
+    id = on_cluster.open()
+    on_cluster.cluster.api.requests.clear()
+    on_cluster.ask("DELETE", f"/sessions/{id}")
+    removed = [each for each in on_cluster.cluster.api.requests if each.startswith("DELETE")]
+    assert removed == [
+        "DELETE pipes",
+        "DELETE secrets",
+        "DELETE pods",
+        "DELETE resourceclaims",
+        "DELETE secrets",
+    ]
+
+
+def test_a_claim_stays_while_the_pod_has_not_gone(
+    on_cluster: OnCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gateway.repositories.kubernetes.running._REMOVAL_SECONDS", 0.0)
+    monkeypatch.setattr("gateway.repositories.kubernetes.running._WATCH_SECONDS", 1)
+    id = on_cluster.open()
+    on_cluster.cluster.is_stopping = False
+    assert on_cluster.ask("DELETE", f"/sessions/{id}").status_code == 202
+    [pod] = on_cluster.cluster.api.of("pods")
+    assert pod["metadata"]["deletionGracePeriodSeconds"] == 1
+    assert on_cluster.cluster.allocated()
+    problem = on_cluster.ask("GET", f"/sessions/{id}").json["problem"]
+    assert f"The Pod s-{id} is not gone" in problem
+    assert "node-1" in problem
+    on_cluster.cluster.is_stopping = True
+    on_cluster.cluster.go_on()
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.ask("GET", f"/sessions/{id}").status_code == 410
+    assert on_cluster.left() == {}
+    assert on_cluster.cluster.allocated() == []
+
+
+def test_a_full_cluster_is_known_before_the_scheduler_is_asked(on_cluster: OnCluster) -> None:
+    on_cluster.open("ann", "7g.40gb")
+    on_cluster.cluster.api.requests.clear()
+    answer = on_cluster.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+    assert answer.json["retry_at"]
+    assert "POST pods" not in on_cluster.cluster.api.requests
+
+
+def test_a_pod_that_no_node_takes_is_no_capacity_with_the_schedulers_words(on_cluster: OnCluster) -> None:
+    taken = {
+        "metadata": {"name": "somebody-elses", "namespace": "gpu-sessions"},
+        "status": {"allocation": {"devices": {"results": [{"pool": "node-1", "device": "gpu-0"}]}}},
+    }
+    on_cluster.cluster.api.put("resourceclaims", taken)
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+    assert "cannot allocate all claims" in answer.json["detail"]
+    on_cluster.cluster.api.remove("resourceclaims", "gpu-sessions", "somebody-elses")
+    assert on_cluster.left() == {}
+
+
+def test_a_missing_image_is_said_and_leaves_nothing(on_cluster: OnCluster) -> None:
+    on_cluster.cluster.image_error = "ErrImagePull"
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/container-failed")
+    assert "ErrImagePull: no such image" in answer.json["detail"]
+    assert on_cluster.left() == {}
+    assert on_cluster.cluster.allocated() == []
+
+
+def test_without_a_scheduler_a_session_fails_in_time_and_its_pod_is_gone(
+    on_cluster: OnCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    object.__setattr__(on_cluster.parts.host.running, "start_timeout_seconds", 0.3)
+    on_cluster.cluster.is_scheduling = False
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/container-failed")
+    assert "on no node yet" in answer.json["detail"]
+    assert on_cluster.left() == {}
+
+
+def test_an_api_that_is_away_ends_nothing_and_is_named(on_cluster: OnCluster) -> None:
+    id = on_cluster.open()
+    on_cluster.cluster.api.is_down = True
+    answer = on_cluster.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/kubernetes-unavailable")
+    on_cluster.gateway.reaper.reconcile()
+    on_cluster.cluster.api.is_down = False
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.ask("GET", f"/sessions/{id}").status_code == 200
+    assert len(on_cluster.cluster.api.names("pods")) == 1
+
+
+def test_an_expired_session_is_closed_by_the_wall_clock(on_cluster: OnCluster) -> None:
+    id = on_cluster.open(ttl_minutes=60)
+    on_cluster.clock.advance(minutes=61)
+    on_cluster.gateway.reaper.reap()
+    assert on_cluster.ask("GET", f"/sessions/{id}").json["reason"] == "expired"
+    assert on_cluster.left() == {}
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "why", "reason"),
+    [(0, "Completed", "user_exit"), (137, "OOMKilled", "out_of_memory"), (137, "Error", "killed")],
+)
+def test_a_pod_that_ends_by_itself_closes_its_session_with_the_reason(
+    on_cluster: OnCluster, exit_code: int, why: str, reason: str
+) -> None:
+    id = on_cluster.open()
+    on_cluster.cluster.end(id, exit_code, why)
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.ask("GET", f"/sessions/{id}").json["reason"] == reason
+    assert on_cluster.left() == {}
+
+
+def test_a_node_that_does_not_answer_marks_its_sessions_and_ends_none(on_cluster: OnCluster) -> None:
+    id = on_cluster.open()
+    not_ready = {"conditions": [{"type": "Ready", "status": "False", "reason": "NodeNotReady"}]}
+    on_cluster.cluster.api.change("pods", "gpu-sessions", f"s-{id}", {"status": not_ready})
+    on_cluster.gateway.reaper.reconcile()
+    answer = on_cluster.ask("GET", f"/sessions/{id}")
+    assert "node does not answer" in answer.json["problem"]
+    ready = {"conditions": [{"type": "Ready", "status": "True"}]}
+    on_cluster.cluster.api.change("pods", "gpu-sessions", f"s-{id}", {"status": ready})
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.ask("GET", f"/sessions/{id}").json["problem"] is None
+
+
+def test_sessions_of_another_database_are_left_alone(on_cluster: OnCluster) -> None:
+    on_cluster.open()
+    foreign = on_cluster.cluster.api.of("pods")[0]
+    foreign["metadata"] |= {"name": "s-foreign"}
+    foreign["metadata"]["labels"] |= {
+        "gpu-ssh-gateway.io/session": "foreign",
+        "gpu-ssh-gateway.io/deployment": "another",
+    }
+    on_cluster.cluster.api.put("pods", foreign)
+    on_cluster.gateway.reaper.reconcile()
+    assert "s-foreign" in on_cluster.cluster.api.names("pods")
+    assert {survivor.deployment for survivor in on_cluster.parts.host.survivors()} > {"another"}
+
+
+@pytest.mark.parametrize("place", failpoints.CLUSTER_CREATE + failpoints.CLUSTER_ROUTE)
+def test_a_start_that_fails_anywhere_leaves_nothing(on_cluster: OnCluster, place: str) -> None:
+    failpoints.arm(f"{place}=error")
+    assert on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="3g.20gb").status_code == 503
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.left() == {}
+    assert on_cluster.cluster.allocated() == []
+    on_cluster.open()
+
+
+@pytest.mark.parametrize("place", failpoints.CLUSTER_DELETE)
+def test_a_close_that_fails_anywhere_is_finished_later(on_cluster: OnCluster, place: str) -> None:
+    id = on_cluster.open()
+    failpoints.arm(f"{place}=error")
+    on_cluster.ask("DELETE", f"/sessions/{id}")
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.ask("GET", f"/sessions/{id}").json["reason"] == "deleted"
+    assert on_cluster.left() == {}
+    assert on_cluster.cluster.allocated() == []
+
+
+@pytest.mark.parametrize("place", failpoints.CLUSTER_CREATE + failpoints.CLUSTER_ROUTE)
+def test_what_a_dead_process_was_opening_is_closed_by_the_leader(on_cluster: OnCluster, place: str) -> None:
+    """The process dies at `place`: its lock is gone, and it undoes nothing."""
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_: object) -> None:
+        raise Killed
+
+    failpoints.arm(f"{place}=error")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.failpoints._act", die)
+        patch.setattr("gateway.services.sessions.Sessions._undo", lambda *_: None)
+        with pytest.raises(Killed):
+            on_cluster.gateway.sessions.open("ann", mig_profile="3g.20gb")
+    failpoints.arm("")
+    on_cluster.gateway.reaper.reconcile()
+    with on_cluster.database.read() as rows:
+        assert all(row.status == Status.ACTIVE for row in rows.list())
+    if place not in failpoints.CLUSTER_ROUTE:
+        assert on_cluster.left() == {}
+    on_cluster.gateway.reaper.reconcile()
+    assert len(on_cluster.cluster.allocated()) == len(on_cluster.cluster.api.names("pods"))
+
+
+def test_a_withdrawn_key_closes_the_connections_by_ssh(on_cluster: OnCluster, public_key: str) -> None:
+    on_cluster.ask("PUT", "/users/ann/keys", ssh_public_keys=[public_key])
+    id = on_cluster.open()
+    address = on_cluster.address(id)
+    on_cluster.logins.connections[address] = 2
+    [before] = on_cluster.parts.pipes.list()
+    answer = on_cluster.ask("PUT", "/users/ann/keys", ssh_public_keys=[make_pair().public])
+    assert answer.status_code == 200, answer.json
+    assert on_cluster.logins.connections[address] == 0
+    [after] = on_cluster.parts.pipes.list()
+    assert before.public_keys != after.public_keys
+
+
+def test_the_gpus_have_the_slices_of_the_sessions(on_cluster: OnCluster) -> None:
+    on_cluster.open("ann", "3g.20gb")
+    on_cluster.open("bob", "2g.10gb")
+    [gpu] = on_cluster.ask("GET", "/gpus").json["gpus"]
+    assert sorted(one["profile"] for one in gpu["instances"]) == ["2g.10gb", "3g.20gb"]
+    profiles = {one["name"]: one for one in on_cluster.ask("GET", "/gpus/profiles").json["profiles"]}
+    assert profiles["7g.40gb"]["available"] == 0
+
+
+def test_a_cordon_of_one_gpu_is_refused_with_what_to_do(on_cluster: OnCluster) -> None:
+    answer = on_cluster.ask("PUT", "/gpus/0/cordon", reason="a fan")
+    assert answer.status_code == 422
+    assert "kubectl cordon" in answer.json["detail"]
+
+
+def test_readiness_names_the_classes_that_are_missing(on_cluster: OnCluster) -> None:
+    def classes() -> str:
+        on_cluster.clock.advance(seconds=5)
+        return str(on_cluster.ask("GET", "/readyz").json["parts"]["device-classes"])
+
+    assert classes() == "ok: 7 profiles have a DeviceClass"
+    on_cluster.cluster.api.remove("deviceclasses", "", "mig-3g.20gb")
+    assert "no DeviceClass mig-3g.20gb" in classes()
+
+
+def test_a_simulated_device_gets_a_uuid_without_nvidia_smi(
+    bench: Bench, tmp_path: Path, empty_database: Path
+) -> None:
+    copy(empty_database, tmp_path / "simulated.db")
+    database = SqlDatabase(type(bench.settings.db)(tmp_path / "simulated.db"))
+    parts = cluster_parts(database, cluster=FakeCluster(FakeGpus(["A100-40GB"]).list()))
+    gateway = assemble(bench.settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    opened = ApiClient(gateway.flask).post("/sessions", json={"user_id": "ann", "mig_profile": "1g.5gb"})
+    assert opened.json["gpu_uuid"].startswith("MIG-")
+    assert "-L" not in parts.logins.commands
+    database.engine.dispose()
+
+
+def test_a_slice_that_the_session_does_not_see_alone_fails_it(
+    on_cluster: OnCluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.fakes.cluster._LISTING", "  MIG (UUID: MIG-1)\n  MIG (UUID: MIG-2)\n")
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert answer.status_code == 503
+    assert "MIG-1, MIG-2" in answer.json["detail"]
+    assert on_cluster.left() == {}
