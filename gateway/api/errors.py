@@ -135,8 +135,15 @@ def _promise(error: errors.WaitedFor) -> dict[str, Any]:
 
 def _validation_error(error: ValidationError) -> Response:
     fields = error.normalized_messages()  # type: ignore[no-untyped-call]
-    detail = f"Correct these fields: {', '.join(sorted(map(str, fields)))}."
+    wrong = [f"{name}{_reason(fields[name])}" for name in sorted(fields, key=str)]
+    detail = f"Correct these fields: {', '.join(wrong)}."
     return problem(422, "invalid-request", "The request is invalid", detail, errors=fields)
+
+
+def _reason(messages: object) -> str:
+    """What is wrong with a field, in parentheses; nothing if each of its parts has messages of its own."""
+    first = messages[0] if isinstance(messages, list) else None
+    return f" ({first.rstrip('.')})" if isinstance(first, str) else ""
 
 
 def _http_error(error: HTTPException) -> Response:

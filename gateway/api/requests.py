@@ -180,16 +180,13 @@ class FitRequest(Schema):
         self.fields["ttl_minutes"].validators = [_lease(max_ttl_minutes)]
 
 
-_PRIORITIES = 1000
+_PRIORITY = validate.Range(-1000, 1000, error="Must be between {min} and {max}.")
 
 
 class PriorityRequest(Schema):
     """Body of `PUT /queue/{id}`."""
 
-    priority = WholeNumber(
-        required=True,
-        validate=validate.Range(-_PRIORITIES, _PRIORITIES, error="Must be between {min} and {max}."),
-    )
+    priority = WholeNumber(required=True, validate=_PRIORITY)
 
 
 class MessageRequest(Schema):
@@ -251,6 +248,10 @@ class PolicyRequest(Schema):
     gpu_hours_per_week = JsonNumber(load_default=None, allow_none=True, validate=validate.Range(0, 1000000))
     idle_minutes = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 525600))
     max_keep_hours = WholeNumber(load_default=None, allow_none=True, validate=validate.Range(0, 8760))
+    priority = WholeNumber(load_default=None, allow_none=True, validate=_PRIORITY)
+    max_wait_minutes = WholeNumber(
+        load_default=None, allow_none=True, validate=validate.Range(0, _LONGEST_WAIT_MINUTES)
+    )
     may_start = Flag(load_default=None, allow_none=True)
 
 

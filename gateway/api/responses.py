@@ -203,6 +203,8 @@ class PolicyResponse(ResponseSchema):
     may_start = fields.Boolean(allow_none=True)
     idle_minutes = fields.Integer(allow_none=True)
     max_keep_hours = fields.Integer(allow_none=True)
+    priority = fields.Integer(allow_none=True)
+    max_wait_minutes = fields.Integer(allow_none=True)
 
 
 class ImageResponse(ResponseSchema):

@@ -48,7 +48,7 @@ def create(given: Fields) -> ResponseReturnValue:
     require_own(given["user_id"])
     if given["override"]:
         require_operator("override")
-    minutes, sessions = given["ttl_minutes"], services().sessions
+    minutes, wait, sessions = given["ttl_minutes"], given["wait_minutes"], services().sessions
     wanted = sessions.wanted(
         given["user_id"],
         None if minutes is None else timedelta(minutes=minutes),
@@ -56,13 +56,14 @@ def create(given: Fields) -> ResponseReturnValue:
         given["ssh_public_keys"],
         given["override"],
         given["image"],
+        timedelta(minutes=wait),
     )
     try:
         opened = sessions.open_wanted(wanted)
     except NoCapacity:
-        if not given["wait_minutes"]:
+        if not wait:
             raise
-        place = services().queue.join(wanted, timedelta(minutes=given["wait_minutes"]))
+        place = services().queue.join(wanted)
         return _created(_waiting(place), place.private_key, 202)
     return _created(_shown(opened.session), opened.private_key, 201)
 

@@ -38,6 +38,15 @@ def policy(context: click.Context, client: Client) -> None:
 @click.option("--max-ttl", type=Duration(), metavar="TIME", help="Let a new lease last at most so long.")
 @click.option("--max-lease", type=Duration(), metavar="TIME", help="Let a lease grow to this at most.")
 @click.option("--gpu-hours", type=click.FloatRange(0), metavar="N", help="Allow so many GPU-hours in 7 days.")
+@click.option("--max-wait", type=Duration(), metavar="TIME", help="Let requests wait at most so long.")
+@click.option("--no-wait", is_flag=True, help="Let no request wait.")
+@click.option("--priority", type=int, metavar="N", help="Give waiting requests this priority.")
+@click.option(
+    "--idle-minutes", type=click.IntRange(0), metavar="N", help="End unused sessions after N; 0: never."
+)
+@click.option(
+    "--max-keep-hours", type=click.IntRange(0), metavar="N", help="Let a session be kept so long at a time."
+)
 @click.option("--may-start/--may-not-start", default=None, help="Let the users start sessions, or not.")
 @click.option(
     "--unset", type=click.Choice([rule.value for rule in Rule]), multiple=True, help="Take this rule away."
@@ -103,16 +112,22 @@ def apply(client: Client, file: TextIO, prune: bool) -> None:
     """Set all policies and groups that a YAML FILE has."""
     wanted = _document(file)
     for name, rules in wanted["policies"].items():
-        client.ask("PUT", _path(name), dict(rules or {}))
-        click.echo(f"policy {name} is set")
+        _put(client, f"policy {name}", _path(name), rules)
     for user, facts in wanted["users"].items():
-        client.ask("PUT", f"/users/{quote(user, safe='')}", dict(facts or {}))
-        click.echo(f"user {user} is set")
+        _put(client, f"user {user}", f"/users/{quote(str(user), safe='')}", facts)
     if prune:
         for found in client.ask("GET", "/policies")["policies"]:
             if found["name"] not in wanted["policies"]:
                 client.ask("DELETE", _path(found["name"]))
                 click.echo(f"policy {found['name']} is removed")
+
+
+def _put(client: Client, what: str, path: str, facts: Mapping[str, Any] | None) -> None:
+    try:
+        client.ask("PUT", path, dict(facts or {}))
+    except Refused as refusal:
+        raise Refused(refusal.status, {**refusal.problem, "detail": f"{what}: {refusal}"}) from refusal
+    click.echo(f"{what} is set")
 
 
 def _rules(
@@ -122,6 +137,8 @@ def _rules(
     max_ttl: timedelta | None,
     max_lease: timedelta | None,
     gpu_hours: float | None,
+    max_wait: timedelta | None,
+    no_wait: bool,
     may_start: bool | None,
     **numbers: int | None,
 ) -> Iterator[tuple[str, Any]]:
@@ -129,6 +146,7 @@ def _rules(
         Rule.DEFAULT_TTL_MINUTES: default_ttl,
         Rule.MAX_TTL_MINUTES: max_ttl,
         Rule.MAX_LEASE_MINUTES: max_lease,
+        Rule.MAX_WAIT_MINUTES: timedelta(0) if no_wait else max_wait,
     }
     yield from ((rule.value, minutes(length)) for rule, length in lengths.items() if length is not None)
     for rule, names in ((Rule.PROFILES, profiles), (Rule.IMAGES, images)):

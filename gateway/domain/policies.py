@@ -34,6 +34,8 @@ class Rule(StrEnum):
     MAY_START = "may_start"
     IDLE_MINUTES = "idle_minutes"
     MAX_KEEP_HOURS = "max_keep_hours"
+    PRIORITY = "priority"
+    MAX_WAIT_MINUTES = "max_wait_minutes"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +75,17 @@ class Policy:
         if wanted is None:
             standard = self._minutes(Rule.DEFAULT_TTL_MINUTES) or timedelta(minutes=_STANDARD_TTL_MINUTES)
             return min(each for each in (standard, limit, longest) if each is not None)
-        if limit is not None and wanted > limit:
-            asked, most = wanted // timedelta(minutes=1), limit // timedelta(minutes=1)
-            what = f"a lease of {asked} minutes: the longest is {most} minutes"
-            raise self._refused(Rule.MAX_TTL_MINUTES, what, most, asked)
+        self._require_at_most(Rule.MAX_TTL_MINUTES, wanted, "lease")
         return wanted
+
+    def require_wait(self, wanted: timedelta) -> None:
+        """Raise `PolicyRefused` if the user's requests may not wait in line for so long."""
+        self._require_at_most(Rule.MAX_WAIT_MINUTES, wanted, "wait")
+
+    def priority(self) -> int:
+        """Return the priority that the user's requests have when they join the waiting line."""
+        priority: int = self.rules.get(Rule.PRIORITY, 0)
+        return priority
 
     def profile(self, wanted: str | None) -> str | None:
         """Return the profile of a new session: the first of the allowed ones if the caller leaves the choice,
@@ -130,6 +138,13 @@ class Policy:
     def _minutes(self, rule: Rule) -> timedelta | None:
         minutes = self.rules.get(rule)
         return None if minutes is None else timedelta(minutes=minutes)
+
+    def _require_at_most(self, rule: Rule, wanted: timedelta, what: str) -> None:
+        limit = self._minutes(rule)
+        if limit is not None and wanted > limit:
+            asked, most = wanted // timedelta(minutes=1), limit // timedelta(minutes=1)
+            message = f"a {what} of {asked} minutes: the longest is {most} minutes"
+            raise self._refused(rule, message, most, asked)
 
     def _refused(
         self, rule: Rule, what: str, limit: object, used: object, retry_at: datetime | None = None

@@ -102,8 +102,8 @@ def plan(
     demand: Mapping[str, float] | None = None,
     overtaking: str | None = None,
 ) -> Plan:
-    """Plan the line. `gpus` are those on which sessions may begin; `overtaking` is the request whose priority
-    has just been raised, for which requests of lower priority step back."""
+    """Plan the line. `gpus` are those on which sessions may begin; `overtaking` is the request that has just
+    joined or whose priority has just been raised, for which requests of lower priority step back."""
     line = sorted(waiters, key=lambda waiter: waiter.order)
     raised = next((waiter for waiter in line if waiter.id == overtaking), None)
     book = Book(gpus, leases, now, demand or {})

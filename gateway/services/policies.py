@@ -35,6 +35,15 @@ class Terms:
         """As `Policy.image`."""
         return wanted if self.is_override else self.policy.image(wanted)
 
+    def require_wait(self, wanted: timedelta) -> None:
+        """As `Policy.require_wait`."""
+        if not self.is_override:
+            self.policy.require_wait(wanted)
+
+    @property
+    def priority(self) -> int:
+        return self.policy.priority()
+
     @property
     def max_lease_minutes(self) -> int | None:
         return self.policy.longest_lease()

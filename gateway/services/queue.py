@@ -59,9 +59,10 @@ class Queue:
     clock: Clock
     _planner: dict[str, Planner] = field(default_factory=dict, init=False)  # the last one, of this process
 
-    def join(self, wanted: Wanted, wait: timedelta) -> Place:
-        """Put a request in line. Raises `SessionExists`, `PolicyRefused`, `WorkspaceFull`, `NoCapacity` if no
-        GPU of the host can have the profile, `InvalidRequest`, `Unavailable`, `DiskFull`."""
+    def join(self, wanted: Wanted) -> Place:
+        """Put a request in line, with the priority that the user's policy gives it. Raises `SessionExists`,
+        `PolicyRefused`, `WorkspaceFull`, `NoCapacity` if no GPU of the host can have the profile,
+        `InvalidRequest`, `Unavailable`, `DiskFull`."""
         planner, session_id = self.host.line_planner(), str(uuid.uuid4())
         policies, override = self.sessions.policies, wanted.is_override
         image = policies.image_for(wanted.user_id, wanted.image, override) or DEFAULT
@@ -77,6 +78,7 @@ class Queue:
             require_room(user, quota)
             terms, keys = policies.terms(rows, user, override), UserKeys.of(wanted, user)
             terms.image(image)
+            terms.require_wait(wanted.wait)
             profile = planner.profile(terms.profile(wanted.mig_profile), rows.cordons())
             lease = terms.ttl(wanted.ttl, self.sessions.longest_ttl)
             policies.require_hours_for(rows, terms, user.id, profile, lease)
@@ -85,15 +87,16 @@ class Queue:
                 user.id,
                 profile,
                 lease,
-                wait,
+                wanted.wait,
                 now,
+                priority=terms.priority,
                 after=max((each.asked_at for each in rows.line()), default=None),
                 image=image,
                 public_keys=keys.public,
                 keys_from=keys.source,
             )
             rows.join_line(request)
-            replan(rows, planner, now)
+            replan(rows, planner, now, overtaking=request.id)
             rows.record_request(user.id, profile, now.wall)
             rows.record(_event(request, Action.WAITING, _promise(request), now))
             place = _place(rows, request)

@@ -63,8 +63,9 @@ class Opened:
 @dataclass(frozen=True, slots=True)
 class Wanted:
     """The caller's request. `public_keys` are parsed; None if the caller gave none. `ttl` is None for the
-    user's default. `is_override`: the user's policy does not matter. `waited` is the id of the request in
-    line that becomes the session; its policy was checked when it joined the line."""
+    user's default. `is_override`: the user's policy does not matter. `wait` is how long the request may wait
+    in line. `waited` is the id of the request in line that becomes the session; its policy was checked when
+    it joined the line."""
 
     user_id: str
     ttl: timedelta | None
@@ -74,6 +75,7 @@ class Wanted:
     is_override: bool
     keys_from: KeysFrom = KeysFrom.GIVEN
     waited: str | None = None
+    wait: timedelta = timedelta(0)
 
     @classmethod
     def of(cls, request: WaitingRequest) -> "Wanted":
@@ -140,12 +142,13 @@ class Sessions:
         public_keys: Sequence[str] | None,
         is_override: bool,
         image: str | None,
+        wait: timedelta = timedelta(0),
     ) -> Wanted:
         """Check a request and return it. Raises `InvalidRequest`, `UserRouted`, `PipesUnavailable`."""
         parsed = ssh_keys.parse_public_keys(public_keys) if public_keys else None
         if self.pipes.routed_elsewhere([user_id]):
             raise UserRouted(user_id)
-        return Wanted(user_id, ttl, mig_profile, parsed, image, is_override)
+        return Wanted(user_id, ttl, mig_profile, parsed, image, is_override, wait=wait)
 
     def open_waiting(self, session_id: str) -> Session:
         """Open the session of a request in line, whose reservation begins. If that fails, the request is in
@@ -240,6 +243,7 @@ class Sessions:
             require_room(user, quota)
             terms = self.policies.terms(rows, user, wanted.is_override)
             terms.image(image)
+            terms.require_wait(wanted.wait)
             keys = UserKeys.of(wanted, user)
             now = self.clock()
             begins = now.wall.replace(microsecond=0)

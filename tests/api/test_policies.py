@@ -175,6 +175,10 @@ def test_a_policy_that_is_removed_does_not_hold_any_more(bench: Bench) -> None:
         {"gpu_hours_per_week": "many"},
         {"gpu_hours_per_week": True},
         {"profiles": "1g.5gb"},
+        {"priority": 1001},
+        {"priority": 1.5},
+        {"max_wait_minutes": -1},
+        {"max_wait_minutes": 10081},
         {"may_start": "yes"},
         {"colour": "red"},
     ],
@@ -211,6 +215,19 @@ def test_the_command_sets_rules_one_by_one(bench: Bench, url: str) -> None:
     assert run(url, "remove", "students").exit_code == 0
 
 
+def test_the_command_sets_every_rule(bench: Bench, url: str) -> None:
+    waits = ["--max-wait", "2h", "--priority", "-3", "--idle-minutes", "30", "--max-keep-hours", "0"]
+    assert run(url, "set", "guests", *waits, "--images", "default", "--default-ttl", "30m").exit_code == 0
+    assert run(url, "list").output == (
+        "guests: default_ttl_minutes 30, images default, idle_minutes 30, max_keep_hours 0, priority -3, "
+        "max_wait_minutes 120\n"
+    )
+    assert run(url, "set", "guests", "--no-wait").exit_code == 0
+    assert bench.client.get("/policies/guests").json["max_wait_minutes"] == 0
+    refused = run(url, "set", "guests", "--priority", "5000")
+    assert str(refused.exception) == "Correct these fields: priority (Must be between -1000 and 1000)."
+
+
 def test_a_file_sets_policies_and_groups(bench: Bench, url: str, tmp_path: Path) -> None:
     set_policy(bench, "old", may_start=False)
     file = tmp_path / "policies.yaml"
@@ -237,6 +254,32 @@ def test_a_file_sets_policies_and_groups(bench: Bench, url: str, tmp_path: Path)
         "profiles": "students",
     }
     assert run(url, "apply", str(file), "--prune").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "policies: {vision: {}, students: {priority: first}}",
+            "policy students: Correct these fields: priority",
+        ),
+        (
+            "policies: {vision: {}, 7: {colour: red}}",
+            "policy 7: Correct these fields: colour (Unknown field)",
+        ),
+        ("policies: {vision: {}}\nusers: {Ben!: {}}", "user Ben!: "),
+        ("policies: {vision: {}}\nusers: {ben: {email: no}}", "user ben: Correct these fields: email ("),
+    ],
+)
+def test_a_file_is_applied_up_to_what_is_refused(
+    bench: Bench, url: str, tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "policies.yaml"
+    file.write_text(text)
+    done = run(url, "apply", str(file))
+    assert done.output == "policy vision is set\n"
+    assert message in str(done.exception)
+    assert "\n" not in str(done.exception)
 
 
 @pytest.mark.parametrize(

@@ -165,8 +165,9 @@ class Churn:
         user, profile = self.chance.choice(USERS), self.chance.choice(self._profiles)
         lease, wait = timedelta(minutes=self.chance.randint(5, 120)), self.chance.choice((10, 60, 600))
         try:
-            wanted = self.bench.sessions.wanted(user, lease, profile, None, False, None)
-            self.bench.gateway.queue.join(wanted, timedelta(minutes=wait))
+            longest = timedelta(minutes=wait)
+            wanted = self.bench.sessions.wanted(user, lease, profile, None, False, None, longest)
+            self.bench.gateway.queue.join(wanted)
             self.events["asked to wait"] += 1
         except GatewayError as error:
             self.events[f"not in line: {type(error).__name__}"] += 1
