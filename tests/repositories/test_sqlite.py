@@ -4,9 +4,10 @@ import os
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from gateway.database_url import DatabaseUrl
 from gateway.domain.models import FIRST_UID
 from gateway.errors import DatabaseUnavailable, StartRefused
 from gateway.repositories.sql import schema
-from gateway.repositories.sql.database import SqlDatabase, make_engine
+from gateway.repositories.sql.database import SqlDatabase, make_engine, make_read_only_engine
+from tests.paths import REPOSITORY
 from tests.repositories.rows import add, session
 
 
@@ -136,6 +138,47 @@ def test_a_database_that_is_writable_again_is_written_again(disk: Path, path: Pa
     with database.read() as rows:
         assert [row.user_id for row in rows.list()] == ["a", "b"]
     database.engine.dispose()
+
+
+def is_lost(shared: Path) -> None:
+    shared.unlink()
+
+
+def is_torn(shared: Path) -> None:
+    """The two copies of the header differ, as when a process is killed between them."""
+    content = bytearray(shared.read_bytes())
+    content[8:12] = b"\xff\xff\xff\xff"
+    shared.write_bytes(content)
+
+
+_WRITER = """
+import sys
+from tests.repositories.test_sqlite import *
+database = SqlDatabase(DatabaseUrl(Path(sys.argv[1])))
+add(database, session("a"))
+print("written", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize(("damage", "is_another_alive"), [(is_lost, False), (is_torn, True)])
+def test_a_database_of_a_killed_process_is_read_whole_and_not_changed(
+    path: Path, damage: Callable[[Path], None], is_another_alive: bool
+) -> None:
+    command = [sys.executable, "-c", _WRITER, path]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout
+        assert writer.stdout.readline() == b"written\n"
+        if not is_another_alive:
+            writer.kill()
+            writer.wait()
+        damage(path.with_name(path.name + "-shm"))
+        before = {file: file.read_bytes() for file in path.parent.iterdir()}
+        schema.require_current(DatabaseUrl(path))
+        with SqlDatabase(DatabaseUrl(path), make_read_only_engine).read() as rows:
+            assert [row.user_id for row in rows.list()] == ["a"]
+        assert {file: file.read_bytes() for file in path.parent.iterdir()} == before
+        writer.kill()
 
 
 def gateway(*arguments: str | Path) -> Result:

@@ -1,13 +1,16 @@
 """SQLite: durable connections, and consistent copies of a database in use."""
 
 import os
+import shutil
 import sqlite3
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import URL, Connection, Engine, create_engine, event
+from sqlalchemy import Connection, Engine, create_engine, event
 
 from gateway.errors import DiskFull, StartRefused
 from gateway.repositories.storage import sync_directory
@@ -42,15 +45,42 @@ def make_engine(path: Path) -> Engine:
 
 
 def make_read_only_engine(path: Path) -> Engine:
-    """Return an engine that changes nothing: it creates no file and keeps the log of a dead process.
+    """Return an engine that changes nothing: it creates no file and keeps the log of a dead process."""
+    return create_engine(f"sqlite:///{path}", creator=lambda: _read_only(path), hide_parameters=True)
 
-    Without a write-ahead log no process has the database open, so the file can be read as immutable.
-    """
-    how = "readonly_shm" if path.with_name(path.name + "-wal").exists() else "immutable"
-    query = {"uri": "true", "mode": "ro", how: "1"}
-    return create_engine(
-        URL.create("sqlite", database=f"file:{quote(str(path))}", query=query), hide_parameters=True
-    )
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    """Without a write-ahead log no process has the database open, so the file can be read as immutable."""
+    how = "readonly_shm" if _log(path).exists() else "immutable"
+    uri = f"file:{quote(str(path))}?mode=ro&{how}=1"
+    connection = sqlite3.connect(uri, uri=True, check_same_thread=False)
+    try:
+        connection.execute("PRAGMA schema_version")
+    except sqlite3.OperationalError:
+        connection.close()
+        return _in_memory(path)
+    return connection
+
+
+def _in_memory(path: Path) -> sqlite3.Connection:
+    """Read a database whose log needs a recovery, because its processes were killed. SQLite can only recover
+    what it may write, so it recovers a copy."""
+    memory = sqlite3.connect(":memory:", check_same_thread=False)
+    with TemporaryDirectory() as directory:
+        copy = Path(directory, path.name)
+        with suppress(FileNotFoundError):  # first: what moves to the file meanwhile is in both
+            shutil.copyfile(_log(path), _log(copy))
+        shutil.copyfile(path, copy)
+        recovered = sqlite3.connect(copy)
+        try:
+            recovered.backup(memory)
+        finally:
+            recovered.close()
+    return memory
+
+
+def _log(path: Path) -> Path:
+    return path.with_name(path.name + "-wal")
 
 
 def back_up(path: Path, copy: Path) -> None:
