@@ -115,7 +115,7 @@ def test_the_users_program_runs_and_programs_save_before_the_end(
     eventually(lambda: events(gateway, session, "signalled"))
     assert "sleep" not in gateway.in_session(USER, "ps -o comm= -u $(id -u)").split()
     eventually(lambda: gateway.leftovers(session["session_id"]) == [], seconds=30)
-    assert time.monotonic() - began < 25 + 2.5
+    assert time.monotonic() - began < 25 + 10
 
 
 def test_a_message_reaches_the_terminals(gateway: Gateway, session: dict[str, Any]) -> None:

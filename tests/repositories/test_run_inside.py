@@ -142,7 +142,7 @@ def test_a_terminal_that_takes_nothing_delays_nothing(session: Session) -> None:
     session.open_terminals("full", "stopped", "silent", "open")
     began = time.monotonic()
     assert session.run(Script.TELL, TEXT) == "1"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert "quoted" in session.wait_for("/tmp/shown-3")
     assert session.read("/tmp/shown-2") == ""
 
@@ -196,7 +196,7 @@ def test_a_hook_that_takes_long_delays_nothing(session: Session) -> None:
     session.write_hook("#!/bin/sh\nsleep 60\n")
     began = time.monotonic()
     assert session.run(Script.HOOK, "300", "3600") == "started"
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
 
 
 def test_a_hook_that_cannot_be_run_is_none(session: Session) -> None:
