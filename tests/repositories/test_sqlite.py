@@ -165,7 +165,7 @@ sys.stdin.read()
 def test_a_database_of_a_killed_process_is_read_whole_and_not_changed(
     path: Path, damage: Callable[[Path], None], is_another_alive: bool
 ) -> None:
-    command = [sys.executable, "-c", _WRITER, path]
+    command: list[str | Path] = [sys.executable, "-c", _WRITER, path]
     with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
         assert writer.stdout
         assert writer.stdout.readline() == b"written\n"
