@@ -49,6 +49,7 @@ def parts_of_cluster(settings: Settings) -> Parts:
         gpus=ClusterGpus(api, site.sessions),
         boards=Boards(api, site.sessions),
         uid_range=settings.uid_range,
+        gives_advice=settings.advice,
     )
     pipes = ClusterPipes(api, site, locks, deployment)
     receivers = HttpReceivers(settings.webhook_networks)

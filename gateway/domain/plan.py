@@ -48,7 +48,8 @@ class SessionRequest:
 
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
-    """Where a session goes. A host with its own scheduler leaves `gpu`, `allocation` and `address` None.
+    """Where a session goes. A host with its own scheduler leaves `allocation` and `address` None, and takes
+    `gpu` for advice.
 
     `host_share` is the allocation's part of all memory slices of the host; 0 if it is not known."""
 

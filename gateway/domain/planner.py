@@ -104,8 +104,9 @@ class LocalPlanner(SlicePlanner):
 
 @dataclass(frozen=True)
 class ClusterPlanner(SlicePlanner):
-    """Decides only the profile of a session, and that there is room for it: the cluster's scheduler chooses
-    the slice. It needs seconds for a pod that fits nowhere, so such a request is refused before."""
+    """Decides the profile of a session, and that there is room for it. Its GPU is advice: the cluster's
+    scheduler chooses the slice. It needs seconds for a pod that fits nowhere, so such a request is refused
+    before."""
 
     def plan(
         self,
@@ -117,5 +118,5 @@ class ClusterPlanner(SlicePlanner):
         line: Line | None = None,
     ) -> SessionPlan:
         """Raises `NoCapacity` and `UnknownProfile`."""
-        _, allocation = self.choose(request, live, cordons, demand, refused, line)
-        return SessionPlan(request, allocation.profile)
+        gpu, allocation = self.choose(request, live, cordons, demand, refused, line)
+        return SessionPlan(request, allocation.profile, gpu)

@@ -77,6 +77,9 @@ class Settings:
     memory_per_slice: Size = _setting(
         kinds.size("512m", "1t"), Size("16g"), "SIZE", "A pod has so much for each memory slice of its GPU."
     )
+    advice: bool = _setting(
+        Switch(), True, "", "The scheduler of the cluster places sessions without advice."
+    )
     trusted_hosts: tuple[str, ...] = _setting(
         Parsed(kinds.host_names), (), "HOSTS", "Clients may call the API by these names too."
     )

@@ -327,6 +327,74 @@ def test_the_gpus_have_the_slices_of_the_sessions(on_cluster: OnCluster) -> None
     assert profiles["7g.40gb"]["available"] == 0
 
 
+TWO_NODES = {"node-2": FakeGpus(["A100-40GB", "A100-40GB"]).list()}
+
+
+def on_two_nodes(bench: Bench, directory: Path, empty_database: Path) -> OnCluster:
+    copy(empty_database, directory / "two.db")
+    database = SqlDatabase(type(bench.settings.db)(directory / "two.db"))
+    gpus = FakeGpus(["A100-40GB"]).list()
+    second = [replace(gpu, uuid=f"GPU-on-2-{gpu.index}") for gpu in TWO_NODES["node-2"]]
+    parts = cluster_parts(database, cluster=FakeCluster(gpus, {"node-2": second}))
+    made = assemble(bench.settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    return OnCluster(made, parts, database, bench.clock)
+
+
+def test_sessions_go_where_the_planner_would_put_them(
+    bench: Bench, tmp_path: Path, empty_database: Path
+) -> None:
+    """It keeps whole GPUs free: small slices share one, also if the scheduler would begin elsewhere."""
+    two = on_two_nodes(bench, tmp_path, empty_database)
+    for number in range(7):
+        two.open(f"user{number}", "1g.5gb")
+    with two.database.read() as rows:
+        assert len({row.gpu for row in rows.list()}) == 1
+    pod = two.cluster.api.of("pods")[0]
+    [term] = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
+        "nodeSelectorTerms"
+    ]
+    assert term == {
+        "matchFields": [{"key": "metadata.name", "operator": "In", "values": [pod["spec"]["nodeName"]]}]
+    }
+    two.database.engine.dispose()
+
+
+def test_advice_that_does_not_hold_any_more_costs_one_more_attempt(
+    bench: Bench, tmp_path: Path, empty_database: Path
+) -> None:
+    """The advised node is full of others' slices, which the gateway cannot see."""
+    two = on_two_nodes(bench, tmp_path, empty_database)
+    first = two.open("ann", "7g.40gb")
+    with two.database.read() as rows:
+        node = two.parts.host.gpus.inventory().nodes[str(rows.live(first).gpu)]
+    two.ask("DELETE", f"/sessions/{first}")
+    for name in ("gpu-0", "gpu-1"):
+        result = {"pool": node, "device": name}
+        claim = {
+            "metadata": {"name": f"others-{name}", "namespace": "gpu-sessions"},
+            "status": {"allocation": {"devices": {"results": [result]}}},
+        }
+        if name == "gpu-0" or node == "node-2":
+            two.cluster.api.put("resourceclaims", claim)
+    two.cluster.api.requests.clear()
+    second = two.open("bob", "7g.40gb")
+    assert two.cluster.api.requests.count("POST pods") == 2
+    with two.database.read() as rows:
+        assert two.parts.host.gpus.inventory().nodes[str(rows.live(second).gpu)] != node
+    [pod] = two.cluster.api.of("pods")
+    assert "affinity" not in pod["spec"]
+    two.database.engine.dispose()
+
+
+def test_without_advice_the_scheduler_places_alone(on_cluster: OnCluster) -> None:
+    object.__setattr__(on_cluster.parts.host, "gives_advice", False)
+    on_cluster.open()
+    [claim] = on_cluster.cluster.api.of("resourceclaims")
+    [pod] = on_cluster.cluster.api.of("pods")
+    assert "exactly" in claim["spec"]["devices"]["requests"][0]
+    assert "affinity" not in pod["spec"]
+
+
 def test_a_cordon_of_one_gpu_is_refused_with_what_to_do(on_cluster: OnCluster) -> None:
     answer = on_cluster.ask("PUT", "/gpus/0/cordon", reason="a fan")
     assert answer.status_code == 422

@@ -5,7 +5,7 @@ All of it happens within the request that causes it, unless a test holds it up.
 
 import itertools
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -46,10 +46,12 @@ class MemoryLocks:
 
 @dataclass
 class FakeCluster:
-    """`is_scheduling`: pods get a node. `is_stopping`: pods that are deleted go. `image_error` is the reason
-    why containers cannot start; None if they can."""
+    """`gpus` are those of the first node, and `more` those of others. `is_scheduling`: pods get a node.
+    `is_stopping`: pods that are deleted go. `image_error` is the reason why containers cannot start; None if
+    they can."""
 
     gpus: Sequence[Gpu]
+    more: Mapping[str, Sequence[Gpu]] = field(default_factory=dict)
     node: str = "node-1"
     api: FakeKubernetes = field(default_factory=FakeKubernetes)
     is_scheduling: bool = True
@@ -59,12 +61,13 @@ class FakeCluster:
 
     def __post_init__(self) -> None:
         self._addresses = (f"10.244.0.{number}" for number in itertools.count(2))
-        for found in slices(self.node, self.gpus):
-            self.api.put("resourceslices", found)
-        for found in device_classes(self.gpus):
-            self.api.put("deviceclasses", found)
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
-        self.api.put("nodes", {"metadata": {"name": self.node}, "status": ready})
+        for node, gpus in {self.node: self.gpus, **self.more}.items():
+            for found in slices(node, gpus):
+                self.api.put("resourceslices", found)
+            for found in device_classes(gpus):
+                self.api.put("deviceclasses", found)
+            self.api.put("nodes", {"metadata": {"name": node}, "status": ready})
         self.api.put("namespaces", {"metadata": {"name": "kube-system", "uid": "a-cluster"}})
         self.api.changed = self._react
 
@@ -86,7 +89,7 @@ class FakeCluster:
 
     def allocated(self) -> list[str]:
         """The names of the devices that claims have."""
-        return [name for claim in self.api.of("resourceclaims") if (name := _device_of(claim))]
+        return [has["device"] for claim in self.api.of("resourceclaims") if (has := _allocated(claim))]
 
     def _react(self, event: str, found: Object) -> None:
         if event == "DELETED" or found.get("kind") != "Pod":
@@ -100,12 +103,13 @@ class FakeCluster:
 
     def _start(self, name: str, found: Object) -> None:
         claim = self.api.objects["resourceclaims", "gpu-sessions", name]
-        device = self._free_device(claim["spec"]["devices"]["requests"][0]["exactly"]["deviceClassName"])
-        if device is None:
+        chosen = self._choose(claim["spec"]["devices"]["requests"][0], _nodes_of(found))
+        if chosen is None:
             message = "0/1 nodes are available: 1 cannot allocate all claims."
             self._say(name, {"phase": "Pending", "conditions": [_unscheduled(message)]})
             return
-        result = {"request": "gpu", "driver": "gpu.nvidia.com", "pool": self.node, "device": device}
+        node, device = chosen
+        result = {"request": "gpu", "driver": "gpu.nvidia.com", "pool": node, "device": device}
         self.api.change(
             "resourceclaims",
             "gpu-sessions",
@@ -118,7 +122,7 @@ class FakeCluster:
                 },
             },
         )
-        self.api.change("pods", "gpu-sessions", name, {"spec": {"nodeName": self.node}})
+        self.api.change("pods", "gpu-sessions", name, {"spec": {"nodeName": node}})
         if self.image_error:
             waiting = {"waiting": {"reason": self.image_error, "message": "no such image"}}
             self._say(name, {"phase": "Pending", "containerStatuses": [{"state": waiting}]})
@@ -138,24 +142,40 @@ class FakeCluster:
     def _say(self, name: str, status: Object) -> None:
         self.api.change("pods", "gpu-sessions", name, {"status": status})
 
-    def _free_device(self, device_class: str) -> str | None:
-        devices = {each["name"]: each for found in self.api.of("resourceslices") for each in _devices(found)}
+    def _choose(self, request: Object, nodes: Collection[str] | None) -> tuple[str, str] | None:
+        """The first node and device that the request allows; None if there is none."""
+        for wanted in request.get("firstAvailable") or [request["exactly"]]:
+            for found in self.api.of("resourceslices"):
+                node = found["spec"]["nodeName"]
+                if nodes is None or node in nodes:
+                    for device in _devices(found):
+                        if _is_wanted(device, wanted) and self._is_free(node, device):
+                            return node, device["name"]
+        return None
+
+    def _is_free(self, node: str, device: Object) -> bool:
         used: dict[tuple[str, str], int] = {}
-        for name in self.allocated():
-            for key, amount in _consumed(devices[name]):
-                used[key] = used.get(key, 0) + amount
-        total = {
+        for claim in self.api.of("resourceclaims"):
+            if (has := _allocated(claim)) and has["pool"] == node:
+                for key, amount in _consumed(self._device(node, has["device"])):
+                    used[key] = used.get(key, 0) + amount
+        total = self._counters(node)
+        return all(used.get(key, 0) + amount <= total[key] for key, amount in _consumed(device))
+
+    def _device(self, node: str, name: str) -> Object:
+        every = (each for found in self._slices(node) for each in _devices(found))
+        return next(each for each in every if each["name"] == name)
+
+    def _counters(self, node: str) -> dict[tuple[str, str], int]:
+        return {
             (each["name"], counter): _amount(value)
-            for found in self.api.of("resourceslices")
+            for found in self._slices(node)
             for each in found["spec"].get("sharedCounters") or ()
             for counter, value in each["counters"].items()
         }
-        for name, device in devices.items():
-            profile = device["attributes"].get("profile", {}).get("string", "")
-            fits = all(used.get(key, 0) + amount <= total[key] for key, amount in _consumed(device))
-            if f"mig-{profile.replace('+', '-')}" == device_class and fits:
-                return str(name)
-        return None
+
+    def _slices(self, node: str) -> list[Object]:
+        return [found for found in self.api.of("resourceslices") if found["spec"]["nodeName"] == node]
 
     def _remove_pod(self, name: str) -> None:
         self.order.append(f"pod {name}")
@@ -220,9 +240,27 @@ def _devices(found: Object) -> list[Object]:
     return list(found["spec"].get("devices") or ())
 
 
-def _device_of(claim: Object) -> str | None:
+def _allocated(claim: Object) -> Object | None:
     allocation = (claim.get("status") or {}).get("allocation")
-    return str(allocation["devices"]["results"][0]["device"]) if allocation else None
+    result: Object | None = allocation["devices"]["results"][0] if allocation else None
+    return result
+
+
+def _is_wanted(device: Object, wanted: Object) -> bool:
+    """By the name of the class, and by the one expression that claims have."""
+    texts = {name: value.get("string", "") for name, value in device["attributes"].items()}
+    selectors = [each["cel"]["expression"] for each in wanted.get("selectors") or ()]
+    is_selected = all(each.endswith(f'== "{texts.get("parentUUID")}"') for each in selectors)
+    return is_selected and wanted["deviceClassName"] == f"mig-{texts.get('profile', '').replace('+', '-')}"
+
+
+def _nodes_of(pod: Object) -> set[str] | None:
+    """The nodes that a pod names; None for any."""
+    affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity")
+    if affinity is None:
+        return None
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    return {value for term in terms for field in term["matchFields"] for value in field["values"]}
 
 
 def _consumed(device: Object) -> list[tuple[tuple[str, str], int]]:

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
+from gateway.app.cluster import login_of
+from gateway.repositories.kubernetes.api import Api
 from gateway.repositories.kubernetes.boards import Boards
-from gateway.repositories.kubernetes.cluster import ClusterHost
+from gateway.repositories.kubernetes.cluster import ClusterHost, Locks
 from gateway.repositories.kubernetes.gpus import ClusterGpus
-from gateway.repositories.kubernetes.logins import Login
+from gateway.repositories.kubernetes.logins import Logins
 from gateway.repositories.kubernetes.objects import Site
 from gateway.repositories.kubernetes.pipes import ClusterPipes
 from gateway.repositories.kubernetes.running import Running
@@ -43,27 +45,29 @@ class ClusterParts:
 def cluster_parts(
     database: Database, kind: str = "A100-40GB", cluster: FakeCluster | None = None
 ) -> ClusterParts:
-    """Return the parts over a cluster, by default one with one GPU."""
+    """Return the parts over a cluster in memory, by default one with one GPU."""
     cluster = cluster or FakeCluster([replace(gpu, simulated=False) for gpu in FakeGpus([kind]).list()])
-    api, logins, locks = cluster.api.api, FakeLogins(cluster), MemoryLocks()
+    logins = FakeLogins(cluster)
+    return ClusterParts(cluster, logins, *parts_over(database, cluster.api.api, logins, MemoryLocks()))
+
+
+def parts_over(
+    database: Database, api: Api, logins: Logins, locks: Locks, start_timeout_seconds: float = 5
+) -> tuple[ClusterHost, ClusterPipes]:
+    """Return the host and the routes of any cluster."""
 
     def deployment() -> str:
         with database.read() as rows:
             return rows.deployment_id()
-
-    def login(session_id: str) -> Login | None:
-        with database.read() as rows:
-            row = rows.get(session_id)
-        return Login(row.address or "", row.user_id, row.private_key, row.host_key) if row else None
 
     host = ClusterHost(
         api=api,
         site=SITE,
         locks=locks,
         logins=logins,
-        login=login,
-        running=Running(api, SITE, deployment, start_timeout_seconds=5),
+        login=lambda session_id: login_of(database, session_id),
+        running=Running(api, SITE, deployment, start_timeout_seconds),
         gpus=ClusterGpus(api, SITE.sessions),
         boards=Boards(api, SITE.sessions),
     )
-    return ClusterParts(cluster, logins, host, ClusterPipes(api, SITE, locks, deployment))
+    return host, ClusterPipes(api, SITE, locks, deployment)

@@ -26,7 +26,7 @@ def device_classes(gpus: Sequence[Gpu], prefix: str = "mig-") -> Iterator[dict[s
         yield {
             "apiVersion": "resource.k8s.io/v1",
             "kind": "DeviceClass",
-            "metadata": {"name": f"{prefix}{name.replace('+', '-')}"},
+            "metadata": {"name": f"{prefix}{name.replace('-', '-no-').replace('+', '-')}"},
             "spec": {"selectors": [{"cel": {"expression": expression}}]},
         }
 

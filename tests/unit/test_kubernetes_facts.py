@@ -7,7 +7,7 @@ from gateway.domain.mig import MigMode, Placement
 from gateway.domain.models import Reason
 from gateway.repositories.kubernetes import facts
 from gateway.repositories.kubernetes.facts import DeviceName, PodFacts
-from tests.fakes.devices import slices
+from tests.fakes.devices import DRIVER, slices
 from tests.fakes.gpus import FakeGpus
 
 READY = {"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
@@ -47,7 +47,7 @@ def test_a_standing_slice_of_static_mig_has_its_uuid_and_its_place() -> None:
         "capacity": capacity,
     }
     pool = {"name": "n1", "generation": 1}
-    found = facts.inventory([{"spec": {"driver": facts.DRIVER, "pool": pool, "devices": [device]}}], [])
+    found = facts.inventory([{"spec": {"driver": DRIVER, "pool": pool, "devices": [device]}}], [])
     [slice_] = found.devices.values()
     assert (slice_.mig_uuid, slice_.placement) == ("MIG-1", Placement(4, 2))
     assert found.gpus[0].profiles[0].max_instances == 1
@@ -89,7 +89,7 @@ def test_a_tainted_device_is_a_fault_of_its_gpu() -> None:
 def test_a_claim_without_an_allocation_has_no_device() -> None:
     assert facts.allocated(None) is None
     assert facts.allocated({"status": {}}) is None
-    results = [{"pool": "n1", "device": "gpu-0-mig-1", "driver": facts.DRIVER}]
+    results = [{"pool": "n1", "device": "gpu-0-mig-1", "driver": DRIVER}]
     claim = {"status": {"allocation": {"devices": {"results": results}}}}
     assert facts.allocated(claim) == DeviceName("n1", "gpu-0-mig-1")
 

@@ -52,6 +52,14 @@ def test_a_device_claim_names_the_class_of_the_profile_and_no_selector() -> None
     assert same_as_file("device-claim", objects.device_claim(SITE, REQUEST, "3g.20gb", DEPLOYMENT))
 
 
+def test_advice_names_one_node_and_prefers_one_gpu() -> None:
+    advice = objects.Advice("node-7", "GPU-3e9c")
+    assert same_as_file("advised-claim", objects.device_claim(SITE, REQUEST, "3g.20gb", DEPLOYMENT, advice))
+    pod = objects.pod(SITE, REQUEST, PROFILE, DEPLOYMENT, advice)
+    assert same_as_file("advised-affinity", pod["spec"].pop("affinity"))
+    assert pod == objects.pod(SITE, REQUEST, PROFILE, DEPLOYMENT)
+
+
 def test_a_home_belongs_to_a_uid_and_to_no_session() -> None:
     assert same_as_file("home", objects.volume_claim(SITE, REQUEST, DEPLOYMENT))
 
@@ -94,7 +102,12 @@ def test_a_pod_is_never_deleted_without_grace() -> None:
 
 @pytest.mark.parametrize(
     ("profile", "name"),
-    [("1g.5gb", "mig-1g.5gb"), ("1g.10gb+me", "mig-1g.10gb-me"), ("1g.5gb+ME", "mig-1g.5gb-me")],
+    [
+        ("1g.5gb", "mig-1g.5gb"),
+        ("1g.10gb+me", "mig-1g.10gb-me"),
+        ("1g.24gb-me", "mig-1g.24gb-no-me"),
+        ("1g.5gb+ME", "mig-1g.5gb-me"),
+    ],
 )
 def test_a_class_has_a_name_that_kubernetes_accepts(profile: str, name: str) -> None:
     assert objects.device_class_of(SITE, profile) == name

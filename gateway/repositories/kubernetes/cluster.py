@@ -46,6 +46,7 @@ from gateway.repositories.kubernetes.objects import (
     SESSION,
     USED_FILE,
     USER,
+    Advice,
     Site,
     device_class_of,
     home_of,
@@ -68,8 +69,8 @@ class Locks(Protocol):
 
 @dataclass(frozen=True)
 class ClusterHost:
-    """`login` returns how to log in to a session, by its id, once its address is known; None without a
-    row."""
+    """`gives_advice`: the scheduler is asked to use the GPU that the planner chose. `login` returns how to
+    log in to a session, by its id, once its address is known; None without a row."""
 
     api: Api
     site: Site
@@ -80,6 +81,7 @@ class ClusterHost:
     gpus: ClusterGpus
     boards: Boards
     uid_range: UidRange = UidRange()
+    gives_advice: bool = True
 
     def list_gpus(self) -> list[Gpu]:
         return self.gpus.list()
@@ -104,8 +106,7 @@ class ClusterHost:
     def start(self, plan: SessionPlan) -> Started:
         request, profile = plan.request, self._profile(plan.mig_profile)
         deadline = time.monotonic() + self.running.start_timeout_seconds
-        self.running.create(request, profile)
-        pod = self.running.wait(request.session_id, profile.name)
+        pod = self.running.start(request, profile, self._advice(plan.gpu))
         reach("after-pod-run")
         device = self._device(request.session_id)
         mig_uuid = self._log_in(request, pod, device, deadline)
@@ -226,6 +227,10 @@ class ClusterHost:
     def workspace_used(self, user_id: str) -> int:
         """Only a pod could measure a volume."""
         return 0
+
+    def _advice(self, gpu: Gpu | None) -> Advice | None:
+        node = self.gpus.inventory().nodes.get(gpu.uuid) if gpu and self.gives_advice else None
+        return Advice(node, gpu.uuid) if gpu and node else None
 
     def _profile(self, name: str) -> Profile:
         found = (gpu.profile(name) for gpu in self.gpus.inventory().gpus)

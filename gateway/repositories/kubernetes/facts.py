@@ -13,6 +13,7 @@ from gateway.repositories.kubernetes.api import Object
 from gateway.repositories.kubernetes.objects import (
     CREATED_AT,
     DEPLOYMENT,
+    DRIVER,
     LEASE_ENDS,
     SESSION,
     SIMULATED,
@@ -20,7 +21,6 @@ from gateway.repositories.kubernetes.objects import (
     USER,
 )
 
-DRIVER = "gpu.nvidia.com"
 _MEMORY_SLICE = re.compile(r"memory-?slice-?([0-9]+)", re.IGNORECASE)
 _COMPUTE = re.compile(r"([0-9]+)g\.")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKMGTPE]i?|m)?")
@@ -169,9 +169,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The GPUs of a cluster without their instances, and the slices that they can have."""
+    """The GPUs of a cluster without their instances, the node of each by its UUID, and the slices that they
+    can have."""
 
     gpus: tuple[Gpu, ...] = ()
+    nodes: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[DeviceName, Device] = field(default_factory=dict)
 
 
@@ -202,7 +204,8 @@ def inventory(slices: Iterable[Object], nodes: Iterable[Object]) -> Inventory:
     for card in cards.values():
         card.fault = card.fault or faults.get(card.node)
     ordered = sorted(cards.values(), key=lambda card: (card.node, card.uuid))
-    return Inventory(tuple(_gpu(index, card) for index, card in enumerate(ordered)), devices)
+    gpus = tuple(_gpu(index, card) for index, card in enumerate(ordered))
+    return Inventory(gpus, {card.uuid: card.node for card in ordered}, devices)
 
 
 def _newest(slices: Iterable[Object]) -> dict[str, list[Object]]:

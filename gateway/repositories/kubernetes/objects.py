@@ -34,6 +34,7 @@ USER, CREATED_AT, LEASE_ENDS = f"{GROUP}/user", f"{GROUP}/created-at", f"{GROUP}
 SHOWN_AT = f"{GROUP}/shown-at"  # an annotation: when the session's files were last changed
 GRACE_SECONDS = 1  # never 0: then the pod is gone before its slice, and somebody else gets the slice
 GPU_REQUEST = "gpu"
+DRIVER = "gpu.nvidia.com"
 SIMULATED = "simulated"  # the attribute of a device that is none
 PRIVATE_KEY = "ssh-privatekey"  # the key of a Secret of the type kubernetes.io/ssh-auth
 
@@ -81,8 +82,9 @@ def home_of(uid: int) -> str:
 
 
 def device_class_of(site: Site, profile: str) -> str:
-    """Names of objects have no plus sign: `1g.10gb+me` is the class `mig-1g.10gb-me`."""
-    return f"{site.device_class_prefix}{profile.replace('+', '-').lower()}"
+    """Names of objects have no plus sign: `1g.24gb+me` is the class `mig-1g.24gb-me`, and `1g.24gb-me`, which
+    is another profile, `mig-1g.24gb-no-me`."""
+    return f"{site.device_class_prefix}{profile.replace('-', '-no-').replace('+', '-').lower()}"
 
 
 def secret(site: Site, request: SessionRequest, profile: Profile, deployment: str) -> Object:
@@ -105,15 +107,32 @@ def key_of(path: str) -> str:
     return path.replace("/", "_")
 
 
-def device_claim(site: Site, request: SessionRequest, profile: str, deployment: str) -> Object:
-    """One device of the profile's class. The class selects driver and profile, so the claim needs no selector
-    of its own: each selector is evaluated for each device of each node."""
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """Where the gateway would place a session: on this GPU of this node. The scheduler checks it."""
+
+    node: str
+    gpu: str
+
+
+def device_claim(
+    site: Site, request: SessionRequest, profile: str, deployment: str, advice: Advice | None = None
+) -> Object:
+    """One device of the profile's class, if possible of the advised GPU. The class selects driver and
+    profile, so the claim needs no selector for them: each selector is evaluated for each device of each
+    node."""
     wanted = {
         "deviceClassName": device_class_of(site, profile),
         "allocationMode": "ExactCount",
         "count": 1,
     }
-    devices = {"requests": [{"name": GPU_REQUEST, "exactly": wanted}]}
+    choice: dict[str, Any] = {"exactly": wanted}
+    if advice:
+        attributes = f'device.attributes["{DRIVER}"]'
+        selector = {"cel": {"expression": f'{attributes}.?parentUUID.orValue("") == "{advice.gpu}"'}}
+        preferred = {"name": "advised", **wanted, "selectors": [selector]}
+        choice = {"firstAvailable": [preferred, {"name": "any", **wanted}]}
+    devices = {"requests": [{"name": GPU_REQUEST, **choice}]}
     return _manifest(DEVICE_CLAIMS, site.sessions, request, deployment, spec={"devices": devices})
 
 
@@ -132,10 +151,13 @@ def volume_claim(site: Site, request: SessionRequest, deployment: str) -> Object
     return made
 
 
-def pod(site: Site, request: SessionRequest, profile: Profile, deployment: str) -> Object:
-    """The pod, restricted as Pod Security Standards define it."""
+def pod(
+    site: Site, request: SessionRequest, profile: Profile, deployment: str, advice: Advice | None = None
+) -> Object:
+    """The pod, restricted as Pod Security Standards define it. With advice it goes to the advised node or
+    nowhere: the scheduler then looks at one node, and not at a hundred."""
     name, uid = name_of(request.session_id), request.uid
-    spec = {
+    spec: dict[str, Any] = {
         "restartPolicy": "Never",
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "activeDeadlineSeconds": round((site.longest_lease + _OVERTIME).total_seconds()),
@@ -156,6 +178,10 @@ def pod(site: Site, request: SessionRequest, profile: Profile, deployment: str) 
         "containers": [_container(site, request, profile)],
         "volumes": _volumes(site, request),
     }
+    if advice:
+        field = {"key": "metadata.name", "operator": "In", "values": [advice.node]}
+        terms = {"nodeSelectorTerms": [{"matchFields": [field]}]}
+        spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
     return _manifest(PODS, site.sessions, request, deployment, spec=spec)
 
 

@@ -21,7 +21,7 @@ from gateway.repositories.kubernetes.api import (
     Object,
 )
 from gateway.repositories.kubernetes.facts import PodFacts
-from gateway.repositories.kubernetes.objects import GRACE_SECONDS, USER, Site, home_of, name_of
+from gateway.repositories.kubernetes.objects import GRACE_SECONDS, USER, Advice, Site, home_of, name_of
 
 _REMOVAL_SECONDS = 30.0
 _WATCH_SECONDS = 10
@@ -37,17 +37,30 @@ class Running:
     deployment: Callable[[], str]
     start_timeout_seconds: float
 
-    def create(self, request: SessionRequest, profile: Profile) -> None:
-        """Make everything that the pod needs, and then the pod."""
+    def start(self, request: SessionRequest, profile: Profile, advice: Advice | None = None) -> PodFacts:
+        """Make the objects, and return the pod once its container runs. Advice that does not hold any more
+        costs one more attempt. Raises as `wait`."""
         deployment = self.deployment()
         self._ensure_home(request, deployment)
         reach("after-home-create")
         self._create(SECRETS, objects.secret(self.site, request, profile, deployment))
         reach("after-secret-create")
-        self._create(DEVICE_CLAIMS, objects.device_claim(self.site, request, profile.name, deployment))
+        if advice:
+            try:
+                return self._run(request, profile, deployment, advice)
+            except NoCapacity:
+                self._clear(request.session_id)
+        return self._run(request, profile, deployment)
+
+    def _run(
+        self, request: SessionRequest, profile: Profile, deployment: str, advice: Advice | None = None
+    ) -> PodFacts:
+        claim = objects.device_claim(self.site, request, profile.name, deployment, advice)
+        self._create(DEVICE_CLAIMS, claim)
         reach("after-device-claim-create")
-        self._create(PODS, objects.pod(self.site, request, profile, deployment))
+        self._create(PODS, objects.pod(self.site, request, profile, deployment, advice))
         reach("after-pod-create")
+        return self.wait(request.session_id, profile.name)
 
     def wait(self, session_id: str, profile: str) -> PodFacts:
         """Return the pod once its container runs. Raises `NoCapacity` if no node has room for it, and
@@ -70,11 +83,20 @@ class Running:
 
     def remove(self, session_id: str) -> None:
         """Remove the pod, and then its claim: the slice of a claim that is gone may be somebody else's."""
-        self.api.delete(PODS, name_of(session_id), self.site.sessions, GRACE_SECONDS)
-        self._await_removal(PODS, name_of(session_id))
+        self._remove_pod(session_id)
         reach("after-pod-remove")
         self.api.delete(DEVICE_CLAIMS, name_of(session_id), self.site.sessions)
         reach("after-device-claim-remove")
+
+    def _clear(self, session_id: str) -> None:
+        """Remove a pod that has no node, and its claim, so that both can be made again."""
+        self._remove_pod(session_id)
+        self.api.delete(DEVICE_CLAIMS, name_of(session_id), self.site.sessions)
+        self._await_removal(DEVICE_CLAIMS, name_of(session_id))
+
+    def _remove_pod(self, session_id: str) -> None:
+        self.api.delete(PODS, name_of(session_id), self.site.sessions, GRACE_SECONDS)
+        self._await_removal(PODS, name_of(session_id))
 
     def forget(self, session_id: str) -> None:
         self.api.delete(SECRETS, name_of(session_id), self.site.sessions)
