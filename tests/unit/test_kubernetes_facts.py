@@ -53,6 +53,15 @@ def test_a_standing_slice_of_static_mig_has_its_uuid_and_its_place() -> None:
     assert found.gpus[0].profiles[0].max_instances == 1
 
 
+def test_the_node_of_a_gpu_is_the_one_that_its_slices_name() -> None:
+    made = list(slices("n1", FakeGpus().list()))
+    for each in made:
+        each["spec"]["pool"] = {**each["spec"]["pool"], "name": "a-pool"}
+    found = facts.inventory(made, [])
+    assert found.nodes == {found.gpus[0].uuid: "n1"}
+    assert {name.pool for name in found.devices} == {"a-pool"}
+
+
 def test_an_older_generation_of_a_pool_and_other_drivers_do_not_count() -> None:
     old, new = FakeGpus(["A100-40GB"]).list(), FakeGpus(["A30"]).list()
     newer = list(slices("n1", new))
@@ -144,6 +153,16 @@ def test_a_pod_that_no_node_takes_has_a_refusal() -> None:
 def test_a_pod_whose_other_objects_are_not_seen_yet_waits(message: str) -> None:
     condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
     assert pod(conditions=[condition]).refusal is None
+
+
+def test_a_pod_says_what_it_waits_for() -> None:
+    unbound = "pod has unbound immediate PersistentVolumeClaims"
+    condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": unbound}
+    assert pod(conditions=[condition]).waits_for == unbound
+    creating = container(waiting={"reason": "ContainerCreating"})
+    scheduled = {"type": "PodScheduled", "status": "True"}
+    assert pod(conditions=[scheduled], containerStatuses=creating).waits_for == "ContainerCreating"
+    assert pod(conditions=[scheduled]).waits_for is None
 
 
 def test_a_pod_without_its_image_cannot_start() -> None:

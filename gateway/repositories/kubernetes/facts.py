@@ -45,9 +45,9 @@ _NOT_YET = ("not found", "unbound immediate", "waiting for", "waits for")
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """`refusal`: why no node takes the pod, `failure`: why it cannot start; both None if that is not so.
-    `ended`: why its container has ended, None while it runs or waits. `problem`: what is wrong with a pod
-    that may still run."""
+    """`refusal`: why no node takes the pod, `failure`: why it cannot start, `waits_for`: what it waits for;
+    each None if that is not so. `ended`: why its container has ended, None while it runs or waits. `problem`:
+    what is wrong with a pod that may still run."""
 
     name: str
     session_id: str
@@ -62,6 +62,7 @@ class PodFacts:
     is_deleted: bool
     refusal: str | None
     failure: str | None
+    waits_for: str | None
     ended: Reason | None
     problem: str | None
 
@@ -88,6 +89,7 @@ class PodFacts:
             is_deleted=is_deleted,
             refusal=_refusal(conditions.get("PodScheduled")),
             failure=_failure(status, state),
+            waits_for=_waits_for(conditions.get("PodScheduled"), state),
             ended=_ended(status, state),
             problem=_problem(conditions.get("Ready"), is_deleted),
         )
@@ -108,6 +110,12 @@ def _refusal(scheduled: Mapping[str, Any] | None) -> str | None:
     message = str(scheduled.get("message") or "")
     is_final = scheduled.get("reason") == "Unschedulable" and not any(each in message for each in _NOT_YET)
     return message if is_final else None
+
+
+def _waits_for(scheduled: Mapping[str, Any] | None, state: Mapping[str, Any]) -> str | None:
+    waiting = state.get("waiting") or {}
+    found = waiting or scheduled or {}
+    return str(found.get("message") or found.get("reason") or "") or None
 
 
 def _failure(status: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
@@ -197,9 +205,9 @@ def inventory(slices: Iterable[Object], nodes: Iterable[Object]) -> Inventory:
     cards: dict[str, _Card] = {}
     devices: dict[DeviceName, Device] = {}
     for pool, pieces in _newest(slices).items():
-        counters = _counter_sets(pieces)
+        counters, node = _counter_sets(pieces), _node_of(pool, pieces)
         for each in (device for piece in pieces for device in piece["spec"].get("devices") or ()):
-            if (made := _read(each, pool, cards, counters)) is not None:
+            if (made := _read(each, node, cards, counters)) is not None:
                 devices[DeviceName(pool, each["name"])] = made
     for card in cards.values():
         card.fault = card.fault or faults.get(card.node)
@@ -224,6 +232,11 @@ def _newest(slices: Iterable[Object]) -> dict[str, list[Object]]:
     }
 
 
+def _node_of(pool: str, pieces: Sequence[Object]) -> str:
+    """Drivers name a pool after its node, and say the node as well."""
+    return next((str(piece["spec"]["nodeName"]) for piece in pieces if piece["spec"].get("nodeName")), pool)
+
+
 def _counter_sets(pieces: Sequence[Object]) -> dict[str, Mapping[str, int]]:
     return {
         each["name"]: {name: _number(value) for name, value in each["counters"].items()}
@@ -233,7 +246,7 @@ def _counter_sets(pieces: Sequence[Object]) -> dict[str, Mapping[str, int]]:
 
 
 def _read(
-    found: Object, pool: str, cards: dict[str, _Card], counters: Mapping[str, Mapping[str, int]]
+    found: Object, node: str, cards: dict[str, _Card], counters: Mapping[str, Mapping[str, int]]
 ) -> Device | None:
     """Add the device to its card. Return it if it is a slice."""
     facts = _attributes(found)
@@ -241,7 +254,7 @@ def _read(
     uuid = str(facts.get("parentUUID" if is_slice else "uuid") or "")
     if not uuid:
         return None
-    card = cards.setdefault(uuid, _Card(uuid, pool))
+    card = cards.setdefault(uuid, _Card(uuid, node))
     card.name = card.name or str(facts.get("productName") or "")
     card.is_simulated = card.is_simulated or facts.get(SIMULATED) is True
     card.fault = card.fault or _taint(found)

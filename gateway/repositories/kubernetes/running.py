@@ -77,6 +77,7 @@ class Running:
             if pod.is_running and pod.address:
                 return pod
         where = f"on the node {pod.node}" if pod and pod.node else "on no node yet"
+        where += f": {pod.waits_for}" if pod and pod.waits_for else ""
         raise ContainerFailed(
             f"The session's pod did not run within {self.start_timeout_seconds:g} s, {where}."
         )
