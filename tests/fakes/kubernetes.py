@@ -70,7 +70,8 @@ class FakeKubernetes(httpx2.BaseTransport):
                     found = self.objects.get((plural, namespace, name))
                     return _answer(found) if found else _not_found(plural, name)
                 case "GET":
-                    return self._list(plural, namespace, query)
+                    is_whole = "PartialObjectMetadata" not in request.headers.get("Accept", "")
+                    return self._list(plural, namespace, query, is_whole)
                 case "POST":
                     return self._create(plural, namespace, json.loads(request.content))
                 case "PATCH":
@@ -151,7 +152,9 @@ class FakeKubernetes(httpx2.BaseTransport):
             self.remove(*key)
         return httpx2.Response(200, json={"kind": "Status", "status": "Success"})
 
-    def _list(self, plural: str, namespace: str, query: httpx2.QueryParams) -> httpx2.Response:
+    def _list(
+        self, plural: str, namespace: str, query: httpx2.QueryParams, is_whole: bool
+    ) -> httpx2.Response:
         token = query.get("continue")
         found = self._chunks.pop(token) if token else self._matching(plural, namespace, query)
         limit = int(query.get("limit", len(found) or 1))
@@ -159,7 +162,8 @@ class FakeKubernetes(httpx2.BaseTransport):
         if len(found) > limit:
             metadata["continue"] = str(uuid.uuid4())
             self._chunks[metadata["continue"]] = found[limit:]
-        return _answer({"kind": "List", "metadata": metadata, "items": found[:limit]})
+        items = found[:limit] if is_whole else [{"metadata": each["metadata"]} for each in found[:limit]]
+        return _answer({"kind": "List", "metadata": metadata, "items": items})
 
     def _matching(self, plural: str, namespace: str, query: httpx2.QueryParams) -> list[Object]:
         return [

@@ -121,6 +121,15 @@ def test_a_long_list_comes_in_chunks_and_is_complete(
     assert len(list(api.list(SECRETS, NAMESPACE, {"test": mark}))) == 5
 
 
+def test_metadata_comes_without_the_content(api: Api, mark: str) -> None:
+    api.create(secret(mark))
+    [found] = api.metadata(SECRETS, NAMESPACE, {"test": mark})
+    assert found["metadata"]["name"] == mark
+    assert "data" not in found
+    [whole] = api.list(SECRETS, NAMESPACE, {"test": mark})
+    assert whole["data"]
+
+
 def test_an_object_with_a_finaliser_goes_when_the_finaliser_does(api: Api, mark: str) -> None:
     api.create(secret(mark, finalizers=["example.com/wait"]))
     api.delete(SECRETS, mark, NAMESPACE)

@@ -28,6 +28,7 @@ Object = dict[str, Any]
 _CHUNK = 250  # objects in one answer of a list
 _SECONDS = 10  # for an answer
 _GRACE_SECONDS = 5  # that a watch may last longer than it asked for
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v1,application/json"
 _NOT_FOUND, _CONFLICT, _GONE = 404, 409, 410
 
 
@@ -106,6 +107,16 @@ class Api:
                 _resource(kind), namespace=namespace, labels=selector or None, chunk_size=_CHUNK
             )
 
+    def metadata(
+        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+    ) -> builtins.list[Object]:
+        """Return the objects with these labels without their content, of which Secrets have much."""
+        _this_thread.wants_metadata = True
+        try:
+            return [*self.list(kind, namespace, labels)]
+        finally:
+            _this_thread.wants_metadata = False
+
     def snapshot(
         self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
     ) -> tuple[builtins.list[Object], str]:
@@ -177,14 +188,18 @@ class _WatchOver(httpx2.TransportError):
 
 
 class _ThisThread(threading.local):
+    """What lightkube cannot pass on to the transport: whether a new watch may begin, and whether the content
+    of objects is left out."""
+
     may_begin = False
+    wants_metadata = False
 
 
 _this_thread = _ThisThread()
 
 
-class OneWatch(httpx2.BaseTransport):
-    """Sends each watch once, and bounds the time between two parts of its answer."""
+class Transport(httpx2.BaseTransport):
+    """Sends each watch once, bounds the time between two parts of its answer, and asks for metadata alone."""
 
     def __init__(self, inner: httpx2.BaseTransport) -> None:
         self._inner = inner
@@ -199,6 +214,8 @@ class OneWatch(httpx2.BaseTransport):
                 **request.extensions.get("timeout", {}),
                 "read": seconds + _GRACE_SECONDS,
             }
+        if _this_thread.wants_metadata:
+            request.headers["Accept"] = _METADATA
         return self._inner.handle_request(request)
 
     def close(self) -> None:
@@ -227,7 +244,7 @@ def connect() -> Api:
 
 def over(config: SingleConfig, transport: httpx2.BaseTransport) -> Api:
     """Return the API that answers on this transport."""
-    return Api(Client(config=config, transport=OneWatch(transport), timeout=httpx2.Timeout(_SECONDS)))
+    return Api(Client(config=config, transport=Transport(transport), timeout=httpx2.Timeout(_SECONDS)))
 
 
 @contextmanager

@@ -299,7 +299,7 @@ class ClusterHost:
 
     def _ids(self, kind: Kind) -> set[str]:
         labels = {**MANAGED, DEPLOYMENT: self.running.deployment()}
-        found = self.api.list(kind, self.site.sessions, labels)
+        found = self.api.metadata(kind, self.site.sessions, labels)
         return {each["metadata"]["labels"].get(SESSION, "") for each in found} - {""}
 
     def _check_kubernetes(self) -> str:
