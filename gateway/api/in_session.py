@@ -8,6 +8,7 @@ from datetime import datetime
 
 from flask import Flask, Response, request
 
+from gateway.domain.activity_words import ActivityInWords
 from gateway.domain.clock import Clock
 from gateway.domain.words import Words
 
@@ -40,6 +41,9 @@ def _sentence(response: Response, words: Words, now: datetime) -> str:
     body = response.get_json()
     if "detail" in body:
         return str(body["detail"])
+    if "signals" in body:
+        found = ActivityInWords(body, words)
+        return found.kept() if request.method == "POST" else found.text(now)
     if "expires_at" not in body:
         return response.get_data(as_text=True).strip()
     ends, latest_end = (_time(body[name]) for name in ("expires_at", "max_expires_at"))

@@ -82,6 +82,7 @@ class ActivityResponse(ResponseSchema):
     idle_since = UtcTime(allow_none=True)
     ends_at = UtcTime(allow_none=True)
     keep_until = UtcTime(allow_none=True)
+    expires_at = UtcTime()
     signals = fields.List(fields.Nested(SignalResponse))
 
 

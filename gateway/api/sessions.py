@@ -152,6 +152,7 @@ def _activity(found: Activity) -> Fields:
                 "idle_since": session.idle_since,
                 "ends_at": found.ends_at,
                 "keep_until": session.keep_until,
+                "expires_at": session.expires_at,
                 "signals": reading.signals if reading else (),
             }
         )

@@ -145,6 +145,7 @@ def _idle(settings: Settings, parts: Parts, shared: _Shared, line: Queue) -> Idl
         line,
         timedelta(minutes=settings.idle_minutes),
         IdlePolicy(settings.idle_policy),
+        timedelta(minutes=settings.idle_connected_minutes),
         parts.clock,
     )
 

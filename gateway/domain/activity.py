@@ -5,7 +5,7 @@ A session is idle only if every signal says so. What is unknown counts as active
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -14,7 +14,7 @@ BUSY_CPU, BUSY_GPU = 0.05, 0.01  # of one CPU; of the slice
 NOTICE = timedelta(minutes=10)  # between the warning and the end
 _RARE, _OFTEN = timedelta(minutes=5), timedelta(minutes=1)
 _NEAR_THE_END = timedelta(minutes=15)
-_PRINTED = re.compile(r"([0-9]+|unknown) ([0-9]+|none) ([0-9]+|unknown)")
+_PRINTED = re.compile(r"([0-9]+|unknown) ([0-9]+|none) ([0-9]+|unknown) (-|[0-9A-F]{4}(?:,[0-9A-F]{4})*)")
 
 
 class State(StrEnum):
@@ -33,11 +33,13 @@ class IdlePolicy(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Probe:
     """What a session said about itself. `terminal_seconds`: since a terminal was last used, None without a
-    terminal. `cpu_microseconds` counts from the container's start. None of the others is unknown."""
+    terminal. `cpu_microseconds` counts from the container's start. None of the others is unknown. `peers` are
+    the other ends of the connections."""
 
     connections: int | None
     terminal_seconds: int | None
     cpu_microseconds: int | None
+    peers: frozenset[str] = frozenset()
 
     @classmethod
     def parse(cls, text: str) -> "Probe | None":
@@ -45,7 +47,9 @@ class Probe:
         found = _PRINTED.fullmatch(text.strip())
         if found is None:
             return None
-        return cls(*(int(each) if each.isdecimal() else None for each in found.groups()))
+        connections, terminal, cpu = (int(each) if each.isdecimal() else None for each in found.groups()[:3])
+        peers = frozenset(found[4].split(",")) - {"-"}
+        return cls(connections, terminal, cpu, peers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,38 +70,61 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The signals of one moment, as the session's row keeps them."""
+    """The signals of one moment, as the session's row keeps them. No connection was opened, and nothing was
+    typed or printed, since `silent_since`; None if that is unknown."""
 
     at: datetime
     signals: tuple[Signal, ...]
     cpu_microseconds: int | None
+    peers: frozenset[str] = frozenset()
+    silent_since: datetime | None = None
 
     @property
     def is_idle(self) -> bool:
         return all(signal.state is State.IDLE for signal in self.signals)
 
+    def kept(self, until: datetime | None, now: datetime) -> "Reading":
+        """Return the same reading with a new wish to keep the session."""
+        return replace(self, signals=(*self.signals[:-1], _keep(until, now)))
+
     def as_json(self) -> dict[str, Any]:
-        signals = [[signal.name, signal.state.value, signal.detail] for signal in self.signals]
-        return {"at": self.at.isoformat(), "signals": signals, "cpu": self.cpu_microseconds}
+        return {
+            "at": self.at.isoformat(),
+            "signals": [[signal.name, signal.state.value, signal.detail] for signal in self.signals],
+            "cpu": self.cpu_microseconds,
+            "peers": sorted(self.peers),
+            "silent_since": self.silent_since.isoformat() if self.silent_since else None,
+        }
 
     @classmethod
     def of_json(cls, content: Mapping[str, Any]) -> "Reading":
         signals = (Signal(name, State(state), detail) for name, state, detail in content["signals"])
-        return cls(datetime.fromisoformat(content["at"]), tuple(signals), content["cpu"])
+        at, silent = datetime.fromisoformat(content["at"]), content.get("silent_since")
+        since = datetime.fromisoformat(silent) if silent else None
+        return cls(at, tuple(signals), content["cpu"], frozenset(content.get("peers", ())), since)
 
 
 def read(
-    probe: Probe | None, gpu: GpuUse, keep_until: datetime | None, before: Reading | None, now: datetime
+    probe: Probe | None,
+    gpu: GpuUse,
+    keep_until: datetime | None,
+    before: Reading | None,
+    now: datetime,
+    silence: timedelta = timedelta(0),
 ) -> Reading:
-    """Return the signals. `probe` is None if the session did not answer."""
+    """Return the signals. `probe` is None if the session did not answer. A connection without a keystroke or
+    output for `silence` is idle; zero: never."""
+    silent_since = _silent_since(probe, before, now)
     signals = (
-        _connections(probe),
+        _connections(probe, now - silent_since if silent_since else timedelta(0), silence),
         _terminals(probe, now - before.at if before else _OFTEN),
         _cpu(probe, before, now),
         _gpu(gpu),
         _keep(keep_until, now),
     )
-    return Reading(now, signals, probe.cpu_microseconds if probe else None)
+    if probe is None:
+        return Reading(now, signals, None)
+    return Reading(now, signals, probe.cpu_microseconds, probe.peers, silent_since)
 
 
 def due_at(before: Reading | None, ends_at: datetime | None, limit: timedelta) -> datetime | None:
@@ -113,13 +140,26 @@ def notice(limit: timedelta) -> timedelta:
     return min(NOTICE, limit / 2)
 
 
-def _connections(probe: Probe | None) -> Signal:
+def _silent_since(probe: Probe | None, before: Reading | None, now: datetime) -> datetime | None:
+    if probe is None:
+        return None
+    is_same = before is not None and probe.peers <= before.peers  # nobody has connected in between
+    since = (before.silent_since if before and is_same else None) or now
+    if probe.terminal_seconds is None:
+        return since
+    return max(since, now - timedelta(seconds=probe.terminal_seconds))
+
+
+def _connections(probe: Probe | None, silent: timedelta, silence: timedelta) -> Signal:
     number = probe.connections if probe else None
     if number is None:
         return Signal("connections", State.UNKNOWN, "the session did not answer")
-    return Signal(
-        "connections", State.ACTIVE if number else State.IDLE, f"{number} open" if number else "none"
-    )
+    if number == 0:
+        return Signal("connections", State.IDLE, "none")
+    if silence and silent >= silence:
+        detail = f"{number} open, silent for {silent // timedelta(minutes=1)} min"
+        return Signal("connections", State.IDLE, detail)
+    return Signal("connections", State.ACTIVE, f"{number} open")
 
 
 def _terminals(probe: Probe | None, span: timedelta) -> Signal:
@@ -162,5 +202,5 @@ def _keep(keep_until: datetime | None, now: datetime) -> Signal:
 
 
 def why(signals: Sequence[Signal]) -> str:
-    """Return the names of the signals that keep a session, for a log line."""
-    return ", ".join(signal.name for signal in signals if signal.state is not State.IDLE) or "none"
+    """Return the names of the signals that keep a session."""
+    return ", ".join(signal.name for signal in signals if signal.state is not State.IDLE)

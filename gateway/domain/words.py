@@ -60,16 +60,16 @@ class Words:
 
     def message(self, text: str) -> str:
         """An administrator's message, for terminals."""
-        _ = self._translated
+        _ = self.translated
         return on_terminal([_("Message from your administrator: {text}").format(text=text)])
 
     def warning(self, ends: datetime, left: timedelta, latest_end: datetime | None, now: datetime) -> str:
         """What every terminal gets before the end."""
-        _ = self._translated
+        _ = self.translated
         ending = _(
             "Your lease ends in {left}, at {time}. Files in your home are kept, running programs are not."
         )
-        lines = [ending.format(left=self._span(left), time=self.time(ends, now))]
+        lines = [ending.format(left=self.span(left), time=self.time(ends, now))]
         if latest_end:
             extension = _("It can be extended to {time}:  lease extend 2h")
             lines.append(extension.format(time=self.time(latest_end, now)))
@@ -79,8 +79,8 @@ class Words:
 
     def lease_in_words(self, profile: str, ends: datetime, latest_end: datetime | None, now: datetime) -> str:
         """What the user reads who asks for the lease."""
-        _ = self._translated
-        facts = {"profile": profile, "time": self.time(ends, now), "left": self._span(ends - now)}
+        _ = self.translated
+        facts = {"profile": profile, "time": self.time(ends, now), "left": self.span(ends - now)}
         if latest_end is None:
             return _("{profile} until {time}: {left} left, cannot be extended.").format(**facts)
         return _("{profile} until {time}: {left} left, can be extended to {latest}.").format(
@@ -89,25 +89,25 @@ class Words:
 
     def idle(self, ends: datetime, limit: timedelta, now: datetime) -> str:
         """What every terminal gets before a session ends because nobody uses it."""
-        _ = self._translated
+        _ = self.translated
         unused = _(
             "Nobody has used this session for a while. Unused sessions end after {limit}: this one at {time}."
         )
         return on_terminal(
             [
-                unused.format(limit=self._span(limit), time=self.time(ends, now)),
+                unused.format(limit=self.span(limit), time=self.time(ends, now)),
                 _("Type anything, or log in, to keep it. Files in your home are kept in any case."),
             ]
         )
 
     def last_time(self, before: EndedSession) -> str:
         """The line of the message of the day that says why the session before this one ended."""
-        _ = self._translated
+        _ = self.translated
         return _("ended {date}: {why}").format(date=self.date(before.ended_at), why=self.why(before))
 
     def ended(self, ended: EndedSession) -> str:
         """What a user who logs in after the end gets to read."""
-        _ = self._translated
+        _ = self.translated
         what = _("Your session ({profile}) ended {date}: {why}.")
         if ended.reason == Reason.GAVE_UP:
             what = _("Your wait for a session ({profile}) ended {date}: {why}.")
@@ -119,8 +119,8 @@ class Words:
 
     def why(self, ended: EndedSession) -> str:
         """Why a session ended, for its user."""
-        _ = self._translated
-        length = self._span(ended.expires_at - ended.created_at)
+        _ = self.translated
+        length = self.span(ended.expires_at - ended.created_at)
         match ended.reason:
             case Reason.EXPIRED:
                 return _("its lease was over, {length}").format(length=length)
@@ -143,7 +143,7 @@ class Words:
 
     def waiting(self, mig_profile: str, position: int, promised_at: datetime | None, now: datetime) -> str:
         """What a user who logs in while waiting gets to read."""
-        _ = self._translated
+        _ = self.translated
         facts = {"profile": mig_profile, "place": self._place(position)}
         if promised_at is None:
             unknown = _(
@@ -158,26 +158,26 @@ class Words:
         return promise.format(**facts, time=self.time(_next_minute(promised_at), now))
 
     def opening(self, mig_profile: str) -> str:
-        _ = self._translated
+        _ = self.translated
         return _("Your session ({profile}) opens now.").format(profile=mig_profile)
 
     def ending(self, ends: datetime) -> str:
         """The line of the message of the day, once the end was warned of."""
-        _ = self._translated
+        _ = self.translated
         return _("{date}: save what you need, running programs are not kept").format(date=self.date(ends))
 
     def lease(self, ends: datetime, latest_end: datetime | None) -> str:
         """The line of the message of the day."""
         if latest_end is None:
             return self.date(ends)
-        _ = self._translated
+        _ = self.translated
         return _("{date}; can be extended to {latest}").format(
             date=self.date(ends), latest=self.date(latest_end)
         )
 
     def _who(self, ended: EndedSession) -> str:
         """A caller without a token is an administrator, because before the first token every caller is."""
-        _ = self._translated
+        _ = self.translated
         if ended.ended_by == in_session(ended.user_id):
             return _("you ended it")
         if ended.ended_by is None or ended.ended_by.startswith(ANONYMOUS):
@@ -187,8 +187,8 @@ class Words:
     def _place(self, position: int) -> str:
         return ordinal(position) if self.language == ENGLISH else str(position)
 
-    def _span(self, span: timedelta) -> str:
+    def span(self, span: timedelta) -> str:
         return in_words(span, self.language)
 
-    def _translated(self, sentence: str) -> str:
+    def translated(self, sentence: str) -> str:
         return translations(self.language).gettext(sentence)

@@ -44,7 +44,8 @@ class Activity:
 
 @dataclass(frozen=True)
 class Idle:
-    """`limit` is that of the settings, zero for never. The policy of a user decides before it."""
+    """`limit` is that of the settings, zero for never. The policy of a user decides before it. `silence` is
+    how long an open connection may be silent before it counts as idle, zero for ever."""
 
     database: Database
     host: Host
@@ -53,6 +54,7 @@ class Idle:
     waiters: Waiters
     limit: timedelta
     policy: IdlePolicy
+    silence: timedelta
     clock: Clock
 
     def due(self) -> Sequence[Session]:
@@ -77,8 +79,9 @@ class Idle:
             if row is None or row.status != Status.ACTIVE:
                 return
             limit = self._limit_of(rows, row.user_id)
+            now = self.clock().wall
             self._record(
-                rows, row, activity.read(probe, gpu, row.keep_until, reading_of(row), self.clock().wall)
+                rows, row, activity.read(probe, gpu, row.keep_until, reading_of(row), now, self.silence)
             )
             ends_at = _ends_at(row, limit)
             may_end = ends_at is not None and self._may_end(rows, row)
@@ -112,8 +115,11 @@ class Idle:
                 raise _too_long(most, by)
             now = self.clock().wall
             session.keep_until = now + by if by else None
-            if by:
-                session.idle_since = session.idle_warned_at = None
+            if reading := reading_of(session):
+                kept = reading.kept(session.keep_until, now)
+                session.signals = kept.as_json()
+                session.idle_since = session.idle_since or now if kept.is_idle else None
+            session.idle_warned_at = None
             detail = f"until {session.keep_until:%Y-%m-%d %H:%M} UTC" if session.keep_until else "no longer"
             rows.record(Event.of(now, Action.KEPT, detail, session=session))
         return self.activity(session_id, owner)

@@ -231,6 +231,9 @@ class Settings:
     idle_minutes: int = _setting(
         Whole(0, 525600), 0, "N", "Sessions that nobody uses end after this many minutes; 0: never."
     )
+    idle_connected_minutes: int = _setting(
+        Whole(0, 525600), 0, "N", "A connection counts as idle when silent for so many minutes; 0: never."
+    )
     idle_policy: str = _setting(
         kinds.one_of(tuple(IdlePolicy)),
         "waiting",

@@ -242,13 +242,76 @@ def test_the_command_says_why(bench: Bench, url: str) -> None:
     assert why()[0] == "UNKNOWN: the signals were not read yet."
     inside(bench).connections = 1
     run(bench, 6)
-    assert why()[0] == "ACTIVE: not every signal is idle."
+    assert why()[0] == "ACTIVE, because of: connections."
     assert why()[2].split() == ["connections", "active", "1", "open"]
     inside(bench).connections = 0
     run(bench, 6)
     assert why()[0].startswith("IDLE for ")
     kept = CliRunner().invoke(command, ["keep", "user123", "8h", "--url", url])
-    assert kept.output.startswith("user123: kept until ")
+    assert kept.output.startswith("user123: Kept until ")
+    assert why()[0] == "ACTIVE, because of: keep."
+    bench.client.put("/policies/user:user123", json={"idle_minutes": 0})
+    assert why()[0] == "Unused sessions of this user do not end: --idle-minutes is 0."
+
+
+def test_a_wish_that_is_taken_back_leaves_the_session_idle(bench: Bench) -> None:
+    id = open_session(bench)
+    run(bench, 30)
+    since = activity(bench, id)["idle_since"]
+    kept = bench.client.post(f"/sessions/{id}/keep", json={"minutes": 60}).json
+    assert (kept["state"], kept["idle_since"]) == ("active", None)
+    back = bench.client.post(f"/sessions/{id}/keep", json={"minutes": 0}).json
+    assert back["state"] == "idle"
+    assert back["idle_since"] > since, "the hour begins again"
+
+
+@pytest.fixture
+def strict(bench_of: BenchMaker) -> Bench:
+    """Connections count as idle after two silent hours."""
+    gpus = FakeGpus(["A100-40GB"])
+    return bench_of(gpus, idle_minutes=60, idle_policy="always", idle_connected_minutes=120)
+
+
+def test_a_connection_that_is_silent_for_long_does_not_keep_the_session(strict: Bench) -> None:
+    id = open_session(strict)
+    inside(strict).connections = 2
+    run(strict, 119)
+    assert activity(strict, id)["state"] == "active"
+    run(strict, 11)
+    connections = activity(strict, id)["signals"][0]
+    assert connections["state"] == "idle"
+    assert connections["detail"].startswith("2 open, silent for 12")
+    run(strict, 60)
+    assert not lives(strict, id)
+
+
+@pytest.mark.parametrize(
+    "sign",
+    [
+        lambda session: setattr(session, "terminal_seconds", 20),
+        lambda session: setattr(session, "connections", session.connections + 1),
+        lambda session: setattr(session, "first_port", session.first_port + 1),
+    ],
+    ids=["a keystroke", "another connection", "a connection in place of another"],
+)
+def test_every_sign_of_somebody_ends_the_silence(strict: Bench, sign: Any) -> None:
+    id = open_session(strict)
+    inside(strict).connections = 1
+    run(strict, 150)
+    assert activity(strict, id)["state"] == "idle"
+    sign(inside(strict))
+    run(strict, 6)
+    inside(strict).terminal_seconds = None
+    assert activity(strict, id)["state"] == "active"
+    run(strict, 100)
+    assert activity(strict, id)["state"] == "active"
+
+
+def test_without_the_setting_a_silent_connection_keeps_the_session(bench: Bench) -> None:
+    id = open_session(bench)
+    inside(bench).connections = 1
+    run(bench, 300)
+    assert activity(bench, id)["state"] == "active"
 
 
 def test_idle_time_is_in_the_report(bench: Bench) -> None:

@@ -10,6 +10,7 @@ from werkzeug.test import TestResponse
 from gateway.domain.permissions import Role
 from gateway.services.tokens import Tokens
 from tests.conftest import Bench
+from tests.fakes.containers import FakeInside
 
 
 @pytest.fixture(params=["before the first token", "with tokens"], autouse=True)
@@ -141,3 +142,46 @@ def test_the_answers_are_sentences_where_text_is_accepted(bench: Bench) -> None:
 
 def test_other_clients_get_json_whatever_they_accept(bench: Bench) -> None:
     assert bench.app.test_client().get("/healthz", headers=TEXT).json == {"status": "ok"}
+
+
+def in_words(bench: Bench, method: str, path: str, **body: Any) -> str:
+    response = ask(bench, "user123", method, path, {"Accept": "text/plain"}, **body)
+    assert response.status_code == 200, response.text
+    return response.text
+
+
+def test_a_session_reads_why_it_lives_and_is_kept(bench: Bench) -> None:
+    id = create(bench, "user123")
+    path = f"/sessions/{id}"
+    bench.sessions.policies.set("default", {"idle_minutes": 60})
+    assert (
+        in_words(bench, "GET", f"{path}/activity").splitlines()[0]
+        == "UNKNOWN: the signals were not read yet."
+    )
+    bench.containers.insides["user123"] = FakeInside()
+    with bench.database.read() as rows:
+        session = rows.live(id)
+    for _ in range(2):
+        bench.clock.advance(minutes=5)
+        bench.gateway.idle.examine(session)
+    headline, *signals, lease = in_words(bench, "GET", f"{path}/activity").splitlines()
+    assert headline.startswith("IDLE for 60 seconds; ends after ")
+    assert [signal.split(maxsplit=2) for signal in signals] == [
+        ["connections", "idle", "none"],
+        ["terminals", "idle", "none"],
+        ["cpu", "idle", "0.0% of one CPU, idle below 5%"],
+        ["gpu", "idle", "no process"],
+        ["keep", "idle", "not asked"],
+    ]
+    assert lease.startswith("The lease ends at ")
+    assert in_words(bench, "POST", f"{path}/keep", minutes=480).startswith("Kept until ")
+    assert in_words(bench, "GET", f"{path}/activity").startswith("ACTIVE, because of: keep.\n")
+    assert in_words(bench, "POST", f"{path}/keep", minutes=0).startswith("Not kept any longer")
+    refused = ask(bench, "user123", "POST", f"{path}/keep", {"Accept": "text/plain"}, minutes=1500)
+    assert (refused.status_code, refused.text) == (
+        403,
+        "A session can be kept for at most 24 hours at a time: ask for less, and again later.\n",
+    )
+    with bench.database.read() as rows:
+        kept = [event.actor for event in rows.events(session_id=id) if event.what == "kept"]
+    assert kept == ["user123 (in session)"] * 2

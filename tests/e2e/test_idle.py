@@ -11,17 +11,18 @@ from pathlib import Path
 
 import pytest
 
+from gateway import repositories
 from gateway.domain import activity
 from gateway.domain.activity import GpuUse, Probe, Reading
 from gateway.errors import GatewayError
-from gateway.repositories.docker import containers, labels
+from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.exec import Inside
 from tests import own
 from tests.whole_gateway import Gateway, eventually
 
 USER = own.user("idle")
-_SCRIPT = Path(containers.__file__).with_name("scripts") / "activity.sh"
+_SCRIPT = Path(repositories.__file__).with_name("scripts") / "activity.sh"
 
 
 class Watched:

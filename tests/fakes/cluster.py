@@ -210,7 +210,7 @@ class FakeLogins:
                 self.terminals.setdefault(address, []).append(command[4])
                 return f"{open_now}\n"
             case "activity":
-                return f"{open_now + 1} none 0\n"  # the login itself is one
+                return f"{open_now + 1} none 0 -\n"  # the login itself is one
             case "hook":
                 return "started\n" if address in self.hooks else "none\n"
             case "signal":

@@ -205,6 +205,7 @@ class FakeInside:
     hooks: dict[str, int] = field(default_factory=dict)  # by the lease, the seconds that were left
     signals: int = 0
     connections: int = 0
+    first_port: int = 0xC000  # of the other ends of the connections
     terminal_seconds: int | None = None  # since one was used
     cpu_microseconds: int = 0
 
@@ -217,7 +218,9 @@ class FakeInside:
                 return self._hook(*arguments)
             case Script.ACTIVITY:
                 terminal = "none" if self.terminal_seconds is None else self.terminal_seconds
-                return f"{self.connections} {terminal} {self.cpu_microseconds}\n"
+                ports = range(self.first_port, self.first_port + self.connections)
+                peers = ",".join(f"{port:04X}" for port in ports) or "-"
+                return f"{self.connections} {terminal} {self.cpu_microseconds} {peers}\n"
             case Script.SIGNAL:
                 self.signals += 1
                 return f"{self.programs}\n"

@@ -1,5 +1,6 @@
 """Whether a session is used: every signal, active, idle and unknown."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import product
 
@@ -81,22 +82,49 @@ def test_the_first_reading_and_a_container_that_began_anew_are_unknown() -> None
     assert state_of(read(smaller, GpuUse(0), None, BEFORE, NOW), "cpu") is State.UNKNOWN
 
 
-def test_a_reading_survives_the_database() -> None:
-    reading = read(IDLE_PROBE, GpuUse(0), None, BEFORE, NOW)
+@pytest.mark.parametrize("probe", [IDLE_PROBE, Probe(1, 3, 5, frozenset({"C001"})), None])
+def test_a_reading_survives_the_database(probe: Probe | None) -> None:
+    reading = read(probe, GpuUse(0), None, BEFORE, NOW)
     assert Reading.of_json(reading.as_json()) == reading
+
+
+def test_a_reading_of_an_earlier_version_is_read() -> None:
+    content = {"at": NOW.isoformat(), "signals": [["cpu", "idle", "0.1%"]], "cpu": 7}
+    assert Reading.of_json(content) == Reading(NOW, (Signal("cpu", State.IDLE, "0.1%"),), 7)
+
+
+def test_a_session_that_did_not_answer_begins_its_silence_anew() -> None:
+    probe, silence = Probe(1, None, 5, frozenset({"C001"})), timedelta(hours=1)
+    silent = replace(BEFORE, peers=probe.peers, silent_since=NOW - silence)
+    assert state_of(read(probe, GpuUse(0), None, silent, NOW, silence), "connections") is State.IDLE
+    unanswered = read(None, GpuUse(0), None, silent, NOW, silence)
+    later = read(probe, GpuUse(0), None, unanswered, NOW + MINUTE, silence)
+    assert state_of(later, "connections") is State.ACTIVE
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0 none", "0 none -1", "0 none 5 6", "x none 5", "0 unknown 5", "0 none 5\n6", "0; rm 5 5"],
+    [
+        "",
+        "0 none",
+        "0 none -1 -",
+        "0 none 5",
+        "0 none 5 6",
+        "x none 5 -",
+        "0 unknown 5 -",
+        "0 none 5 -\n6",
+        "0; rm 5 5 -",
+        "1 none 5 ,C001",
+        "1 none 5 c001",
+    ],
 )
 def test_another_text_is_no_probe(text: str) -> None:
     assert Probe.parse(text) is None
 
 
 def test_a_probe_is_read_from_what_the_script_prints() -> None:
-    assert Probe.parse("2 17 123456\n") == Probe(2, 17, 123456)
-    assert Probe.parse("unknown none unknown\n") == Probe(None, None, None)
+    assert Probe.parse("2 17 123456 C001,D431\n") == Probe(2, 17, 123456, frozenset({"C001", "D431"}))
+    assert Probe.parse("unknown none unknown -\n") == Probe(None, None, None)
 
 
 def test_readings_are_rare_until_the_end_is_near() -> None:

@@ -1,15 +1,21 @@
-# Print what the session does: CONNECTIONS TERMINAL CPU
+# Print what the session does: CONNECTIONS TERMINAL CPU PEERS
 #
 # CONNECTIONS is the number of SSH connections. TERMINAL is how many seconds ago the last terminal was typed or
 # printed on, `none` without a terminal. CPU is the time that all programs have used, in microseconds. What cannot
-# be read is `unknown`.
+# be read is `unknown`. PEERS are the remote ports of the connections, `-` without one.
 
 connections=unknown
+peers=
 for table in /proc/net/tcp /proc/net/tcp6; do
     [ -r "$table" ] || continue
     [ "$connections" != unknown ] || connections=0
-    while read -r _ local _ state _; do
-        case $local:$state in *:08AE:01) connections=$((connections + 1)) ;; esac # port 2222, ESTABLISHED
+    while read -r _ local remote state _; do
+        case $local:$state in
+            *:08AE:01) # port 2222, ESTABLISHED
+                connections=$((connections + 1))
+                peers=$peers,${remote##*:}
+                ;;
+        esac
     done < "$table"
 done
 
@@ -34,4 +40,5 @@ for usage in /sys/fs/cgroup/cpuacct/cpuacct.usage /sys/fs/cgroup/cpu,cpuacct/cpu
         cpu=$((value / 1000))
     fi
 done
-echo "$connections $terminal $cpu"
+peers=${peers#,}
+echo "$connections $terminal $cpu ${peers:--}"

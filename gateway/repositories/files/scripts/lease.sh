@@ -1,5 +1,5 @@
 #!/bin/sh
-# Show, extend and end the lease of this session: `lease --help` explains it. It needs sh, and curl or python3.
+# Show, extend, keep and end this session: `lease --help` explains it. It needs sh, and curl or python3.
 door=/etc/gateway/door.sock
 accept=text/plain
 
@@ -8,6 +8,8 @@ usage() {
 Usage: lease                         show the lease of this session
        lease extend DURATION         extend it, for example by 90m, 2h, 1d or 1h30m
        lease extend max              extend it as far as possible
+       lease why                     show whether the session counts as used, and when it ends otherwise
+       lease keep DURATION           keep the session for so long, even if nobody uses it; 0 takes it back
        lease end [--yes]             end the session; the files in your home are kept
 With --json, the output is the answer of the gateway's API.
 Exit status: 0 done, 1 refused, 75 may succeed later.
@@ -41,6 +43,10 @@ minutes() { # minutes DURATION
         esac
     done
     [ "$total" -gt 0 ] && echo "$total"
+}
+
+not_a_duration() { # not_a_duration TEXT
+    fail 1 "'$1' is not a duration: use minutes, hours or days such as 90m, 2h or 1d."
 }
 
 by_curl() { # by_curl METHOD PATH BODY: print the answer, and its status in the last line
@@ -100,9 +106,18 @@ extend() { # extend DURATION
     case ${1-} in
         max) more='"max"' ;;
         '') fail 1 "say by how much: lease extend 2h" ;;
-        *) more=$(minutes "$1") || fail 1 "'$1' is not a duration: use minutes, hours or days such as 90m, 2h or 1d." ;;
+        *) more=$(minutes "$1") || not_a_duration "$1" ;;
     esac
     ask POST "/sessions/$session/extend" "{\"minutes\": $more, \"ends\": \"$(fact ends)\"}"
+}
+
+keep() { # keep DURATION
+    case ${1-} in
+        0) more=0 ;;
+        '') fail 1 "say for how long: lease keep 8h" ;;
+        *) more=$(minutes "$1") || not_a_duration "$1" ;;
+    esac
+    ask POST "/sessions/$session/keep" "{\"minutes\": $more}"
 }
 
 end() { # end [--yes]
@@ -122,6 +137,8 @@ if [ "${1-}" = --json ]; then accept=application/json; shift; fi
 case ${1-} in
     '') ask GET "/sessions/$session" '' ;;
     extend) extend "${2-}" ;;
+    why) ask GET "/sessions/$session/activity" '' ;;
+    keep) keep "${2-}" ;;
     end) end "${2-}" ;;
     -h | --help) usage ;;
     *) usage >&2; exit 1 ;;
