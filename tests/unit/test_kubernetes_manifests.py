@@ -1,0 +1,55 @@
+"""What the manifests of docker/kubernetes share with the gateway."""
+
+from typing import Any
+
+from ruamel.yaml import YAML
+
+from gateway.repositories.kubernetes.objects import device_class_of
+from gateway.settings import Settings
+from gateway.simulation.catalogue import KINDS
+from tests.fakes.cluster_host import SITE
+from tests.fakes.gpus import FakeGpus
+from tests.paths import REPOSITORY
+
+MANIFESTS = REPOSITORY / "docker/kubernetes"
+DATABASE = {"GATEWAY_DB": "postgresql://gateway@db/gateway"}
+
+
+def variables(lines: list[str]) -> dict[str, str]:
+    return dict(line.split("=", 1) for line in lines)
+
+
+def read(name: str) -> list[dict[str, Any]]:
+    return list(YAML(typ="safe").load_all(MANIFESTS / name))
+
+
+BASE = variables((MANIFESTS / "base/gateway.env").read_text().splitlines())
+
+
+def test_the_gateway_accepts_the_settings_of_the_manifests() -> None:
+    settings = Settings.load({**BASE, **DATABASE})
+    assert settings.is_cluster
+    assert settings.image == (MANIFESTS / "base/session-images.txt").read_text().strip()
+
+
+def test_the_gateway_accepts_the_settings_of_a_simulated_cluster() -> None:
+    (overlay,) = read("overlays/simulated/kustomization.yaml")
+    changes = variables(overlay["configMapGenerator"][0]["literals"])
+    assert Settings.load({**BASE, **changes, **DATABASE}).is_cluster
+
+
+def test_each_profile_has_the_device_class_that_the_gateway_asks_for() -> None:
+    classes = {each["metadata"]["name"]: each for each in read("base/device-classes.yaml")}
+    for gpu in FakeGpus([name for name, kind in KINDS.items() if kind.profiles]).list():
+        for profile in gpu.profiles:
+            name = device_class_of(SITE, profile.name)
+            assert selector(classes[name]) == selector_of(profile.name)
+
+
+def selector(device_class: dict[str, Any]) -> str:
+    return " ".join(device_class["spec"]["selectors"][0]["cel"]["expression"].split())
+
+
+def selector_of(profile: str) -> str:
+    attributes = 'device.attributes["gpu.nvidia.com"]'
+    return f'device.driver == "gpu.nvidia.com" && {attributes}.?profile.orValue("") == "{profile}"'
