@@ -84,6 +84,7 @@ class Gpus(Protocol):
         self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
     ) -> None: ...
     def processes(self, mig_uuid: str) -> int: ...
+    def busy(self, mig_uuid: str) -> float | None: ...
     def tidy(self) -> None: ...
     def check(self) -> None: ...
 
@@ -265,9 +266,13 @@ class LocalHost:
         return GpuUse(processes, self._busy(session.gpu_uuid) if processes else None)
 
     def _busy(self, mig_uuid: str) -> float | None:
+        """By the driver, where it has a meter, else by dcgm-exporter."""
+        busy = self.gpus.busy(mig_uuid)
+        if busy is not None or self.meter is None:
+            return busy
         found = (one for gpu in self.list_gpus() for one in gpu.instances if one.mig_uuid == mig_uuid)
-        instance = next(found, None) if self.meter else None
-        return self.meter.busy(instance.gpu_uuid, instance.gi_id) if self.meter and instance else None
+        instance = next(found, None)
+        return self.meter.busy(instance.gpu_uuid, instance.gi_id) if instance else None
 
     def was_used(self, session: Session) -> bool:
         if session.container_id is None:

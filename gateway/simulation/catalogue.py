@@ -33,13 +33,15 @@ class KindProfile:
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """`engines` are all media engines of the GPU."""
+    """`engines` are all media engines of the GPU. `has_gpm`: its performance can be monitored by GPM, which
+    Hopper and later GPUs have."""
 
     name: str
     product: str
     memory_mib: int
     profiles: tuple[KindProfile, ...] = ()
     engines: MediaEngines = MediaEngines()
+    has_gpm: bool = False
 
     @property
     def compute_slices(self) -> int:
@@ -141,7 +143,7 @@ def _kind(
     engines: tuple[int, int, int, int],
 ) -> Kind:
     profiles = tuple(_profile(cut, *pieces[cut.size]) for cut in cuts)
-    return Kind(name, product, memory_mib, profiles, MediaEngines(*engines))
+    return Kind(name, product, memory_mib, profiles, MediaEngines(*engines), not name.startswith("A"))
 
 
 def _sevenths(name: str, product: str, memory_mib: int, gigabytes: _Four, mib: _Four) -> Kind:

@@ -95,17 +95,18 @@ def get_memory_info_v2(machine: Machine, device: Any, memory: Any) -> None:
 
 @c_function("nvmlDeviceGetComputeRunningProcesses_v3")
 def get_compute_running_processes(machine: Machine, device: Any, count: Any, infos: Any) -> None:
-    """No program can use a simulated MIG device. A whole GPU has the processes that a test switched on."""
+    """There are as many processes as a test switched on."""
     if Handle.at(device).kind is HandleKind.MIG_DEVICE:
-        mig_device(machine, device)
-        return put(count, 0)
-    processes, space = machine.gpus[gpu_index(machine, device)].processes, number(target(count))
+        processes = mig_device(machine, device)[1].processes
+    else:
+        processes = machine.gpus[gpu_index(machine, device)].processes
+    space = number(target(count))
     put(count, processes)
     if processes > space:
         raise RefusedError(pynvml.NVML_ERROR_INSUFFICIENT_SIZE)
     for index in range(processes):
         infos[index].pid = 1000 + index
-    return None
+    return
 
 
 def _memory_mib(machine: Machine, device: Any) -> int:

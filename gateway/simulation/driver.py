@@ -11,7 +11,7 @@ from typing import Any
 
 import pynvml
 
-from gateway.simulation import compute_instances, devices, gpu_instances  # noqa: F401 (they register)
+from gateway.simulation import compute_instances, devices, gpm, gpu_instances  # noqa: F401 (they register)
 from gateway.simulation.c_interface import CHANGES, FUNCTIONS, gpu_index, number, put, target
 from gateway.simulation.gpu import RefusedError
 from gateway.simulation.machine import Fault, LateCreate, Machine

@@ -34,12 +34,17 @@ class ComputeInstance:
 
 @dataclass(slots=True)
 class GpuInstance:
+    """`processes` is the number of programs that compute on it, and `busy` the percentage of time in which it
+    works: no program can use a simulated slice, so a test sets both."""
+
     id: int
     profile: int
     start: int
     size: int
     serial: int
     holder: str | None = None
+    processes: int = 0
+    busy: float = 0.0
     compute_instances: list[ComputeInstance] = field(default_factory=list)
 
     @property
@@ -49,7 +54,8 @@ class GpuInstance:
 
 @dataclass(slots=True)
 class SimulatedGpu:
-    """`processes` is the number of programs that compute on the GPU while its MIG mode is off."""
+    """`processes` is the number of programs that compute on the GPU while its MIG mode is off, and `busy` the
+    percentage of time in which it then works."""
 
     kind_name: str
     uuid: str
@@ -57,6 +63,7 @@ class SimulatedGpu:
     mig_pending: int
     lost: int = pynvml.NVML_SUCCESS
     processes: int = 0
+    busy: float = 0.0
     instances: list[GpuInstance] = field(default_factory=list)
 
     @property

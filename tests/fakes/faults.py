@@ -98,10 +98,17 @@ class Faults:
         with self._store.change() as machine:
             machine.gpus[gpu].lost = code
 
-    def compute(self, gpu: int, processes: int) -> None:
-        """Let programs compute on a GPU without MIG."""
+    def compute(self, gpu: int, processes: int, busy: float = 0.0) -> None:
+        """Let programs compute on a GPU without MIG, for `busy` percent of the time."""
         with self._store.change() as machine:
-            machine.gpus[gpu].processes = processes
+            machine.gpus[gpu].processes, machine.gpus[gpu].busy = processes, busy
+
+    def work(self, gpu: int, start: int, processes: int, busy: float) -> None:
+        """Let programs compute on the GPU instance at `start`, for `busy` percent of the time."""
+        with self._store.change() as machine:
+            for instance in machine.gpus[gpu].instances:
+                if instance.start == start:
+                    instance.processes, instance.busy = processes, busy
 
     def set_mig_mode(self, gpu: int, current: int, pending: int) -> None:
         with self._store.change() as machine:

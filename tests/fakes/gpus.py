@@ -29,6 +29,7 @@ class FakeGpus:
         self._whole_gpus = whole_gpus
         self._failures: dict[str, Exception] = {}
         self.programs: dict[str, int] = {}  # by the MIG device that they use
+        self.work: dict[str, float] = {}  # by the MIG device, the part of the time in which it works
         self._made: set[tuple[str, int]] = set()  # GPU and gi_id of what was created through this object
 
     def another_program(self) -> "FakeGpus":
@@ -102,6 +103,10 @@ class FakeGpus:
         if not any(one.mig_uuid == mig_uuid for gpu in self._gpus.values() for one in gpu.instances):
             raise DriverUnavailable(f"The driver knows no device {mig_uuid}.")
         return self.programs.get(mig_uuid, 0)
+
+    def busy(self, mig_uuid: str) -> float | None:
+        self._maybe_fail("busy")
+        return self.work.get(mig_uuid)
 
     def tidy(self) -> None:
         self._maybe_fail("tidy")

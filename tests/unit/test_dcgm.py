@@ -86,6 +86,9 @@ def test_the_host_asks_for_the_slice_of_the_session(bench: Bench, exporter: Expo
     exporter.text = PRINTED.replace("GPU-1", gpu.uuid).replace('GPU_I_ID="2"', f'GPU_I_ID="{instance.gi_id}"')
     metered = replace(bench.host, meter=DcgmExporter(url(exporter)))
     assert metered.gpu_use(session) == GpuUse(1, 0.93)
+    bench.gpus.work[str(instance.mig_uuid)] = 0.4
+    assert metered.gpu_use(session) == GpuUse(1, 0.4), "the driver's own meter comes first"
+    assert bench.host.gpu_use(session) == GpuUse(1, 0.4)
     bench.gpus.fail("processes", DriverUnavailable("The driver hangs."))
     with pytest.raises(DriverUnavailable):
         bench.host.gpu_use(session)

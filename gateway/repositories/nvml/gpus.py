@@ -14,6 +14,7 @@ from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy
 from gateway.repositories.lock import keep_private, locked
 from gateway.repositories.nvml.creation import Creation, take_back
 from gateway.repositories.nvml.errors import WHOLE_DRIVER, Initialiser, translated
+from gateway.repositories.nvml.gpm import Gpm
 from gateway.repositories.nvml.gpu_device import GpuDevice
 from gateway.repositories.nvml.instances import VANISHED
 from gateway.repositories.nvml.records import Records, gpus_with_late_instances
@@ -44,6 +45,7 @@ class Gpus:
         self._initialise = Initialiser()
         self._devices: dict[int, GpuDevice] = {}
         self._known: dict[str, Gpu] = {}
+        self._gpm = Gpm()
 
     def check(self) -> None:
         """Raises `DriverUnavailable`, with the reason, if the driver does not work."""
@@ -90,6 +92,13 @@ class Gpus:
             device = pynvml.nvmlDeviceGetHandleByUUID(mig_uuid)
             return len(pynvml.nvmlDeviceGetComputeRunningProcesses(device))
 
+    def busy(self, mig_uuid: str) -> float | None:
+        """Return the part of the time since the last call in which a MIG device worked. None if the GPU has
+        no meter for that, and at the first call."""
+        self._count()
+        with translated(f"reading how busy {mig_uuid} is"):
+            return self._gpm.busy(mig_uuid, pynvml.nvmlDeviceGetHandleByUUID(mig_uuid))
+
     def tidy(self) -> None:
         """Destroy the instances that the driver finished after it had reported a time-out."""
         for gpu_uuid in gpus_with_late_instances(self._lock_dir):
@@ -122,6 +131,7 @@ class Gpus:
     def _count(self) -> int:
         if self._initialise():
             self._devices.clear()
+            self._gpm.forget()
         with translated("counting the GPUs"):
             count = int(pynvml.nvmlDeviceGetCount())
         if not count and self._known:

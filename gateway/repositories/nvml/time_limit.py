@@ -45,6 +45,9 @@ class TimeLimitedGpus:
     def processes(self, mig_uuid: str) -> int:
         return self._in_time(partial(self._gpus.processes, mig_uuid))
 
+    def busy(self, mig_uuid: str) -> float | None:
+        return self._in_time(partial(self._gpus.busy, mig_uuid))
+
     def tidy(self) -> None:
         self._in_time(self._gpus.tidy)
 
