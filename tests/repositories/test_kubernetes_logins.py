@@ -166,6 +166,16 @@ def test_the_gateways_own_logins_are_no_use_of_the_session(pod: RunningPod) -> N
     assert pod.run("ls", objects.USED_FILE).strip() == objects.USED_FILE
 
 
+def test_no_file_of_the_user_changes_what_the_gateway_runs(pod: RunningPod) -> None:
+    fake = "mkdir -p ~/.local/bin ~/.ssh; echo 'echo forged' > ~/.local/bin/id; chmod +x ~/.local/bin/id; "
+    noise = "for file in .bashrc .profile .ssh/rc; do echo 'echo noise; exit 3' > ~/$file; done"
+    pod.container.exec_run(["sh", "-c", f"export HOME=/home/ann; {fake} {noise}"])
+    try:
+        assert pod.run("id", "-u", "-n") == "ann\n"
+    finally:
+        pod.container.exec_run(["sh", "-c", "cd /home/ann; rm -r .local .bashrc .profile .ssh"])
+
+
 def test_no_connection_is_counted_but_those_of_others(pod: RunningPod) -> None:
     deadline = time.monotonic() + _SECONDS
     while pod.connections() != 0:  # that of the last test may still be closing

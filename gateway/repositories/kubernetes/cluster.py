@@ -94,9 +94,8 @@ class ClusterHost:
 
     def require_cordon(self) -> None:
         raise InvalidRequest(
-            "The scheduler of the cluster places the sessions: keep them off a node with `kubectl "
-            "cordon NODE`, "
-            "or off its GPUs with a DeviceTaintRule."
+            "The scheduler of the cluster places the sessions: keep them off a node with `kubectl cordon "
+            "NODE`, or off its GPUs with a DeviceTaintRule."
         )
 
     def pin_image(self, reference: str) -> str:

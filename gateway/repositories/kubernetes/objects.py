@@ -39,11 +39,14 @@ SIMULATED = "simulated"  # the attribute of a device that is none
 PRIVATE_KEY = "ssh-privatekey"  # the key of a Secret of the type kubernetes.io/ssh-auth
 
 # A Secret's volume belongs to root and is writable for its group, which sshd does not accept for a directory.
-_SSHD_OPTIONS = "StrictModes no\n"
-# The gateway logs in to run scripts, which is no use of the session by its user.
+# The gateway logs in as the user, so no file of the user may run then.
+_SSHD_OPTIONS = "StrictModes no\nPermitUserRC no\n"
+# The login shell runs the gateway's commands before it reads a file of the user's. They are no use of the
+# session.
 MARK_OF_GATEWAY = ": gateway;"
 USED_FILE = "/tmp/.gateway-used"
-_NOTE_USE = f"case ${{2-}} in '{MARK_OF_GATEWAY}'*) ;; *) : > {USED_FILE} ;; esac 2> /dev/null\n"
+_RUN_GATEWAYS = f"case ${{2-}} in '{MARK_OF_GATEWAY}'*) exec /bin/sh -c \"$2\" ;; esac\n"
+_NOTE_USE = f"(: > {USED_FILE}) 2> /dev/null\n"
 _HOST_KEY = "etc/ssh_host_ed25519_key"
 _READ, _EXECUTE, _PRIVATE = 0o444, 0o555, 0o440
 _OVERTIME = timedelta(hours=1)  # after the longest lease, a pod ends even if no gateway lives
@@ -97,6 +100,8 @@ def files(request: SessionRequest, profile: Profile) -> dict[str, str]:
     """Return the text of each file, by its path. The UUID of the slice is not known yet."""
     slice_ = SliceText(profile.name, f", {profile.memory_mib} MiB")
     texts = dict(contents(request, slice_, sshd_options=_SSHD_OPTIONS))
+    first_line, _, script = texts["etc/shell"].partition("\n")
+    texts["etc/shell"] = f"{first_line}\n{_RUN_GATEWAYS}{script}"
     texts["etc/environment.sh"] += _NOTE_USE
     texts[f"etc/{LEASE}"] = f"session={request.session_id}\nends={_utc(request.expires_at)}\nmax=\n"
     texts[_HOST_KEY] = request.host_key.private
