@@ -1,6 +1,6 @@
 """/gpus: allocations and free capacity of the host's GPUs, and cordons."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -14,7 +14,7 @@ from gateway.api.responses import FitResponse, GpuResponse, GpusResponse, Profil
 from gateway.api.services import services
 from gateway.domain.availability import Availability
 from gateway.domain.mig import Gpu, Profile
-from gateway.domain.models import Session
+from gateway.domain.models import SessionColumns
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Fit, Occupied
 from gateway.domain.waiting import Reservation
@@ -78,7 +78,7 @@ def uncordon(index: int) -> ResponseReturnValue:
 
 def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]:
     occupancy = available.occupancy
-    occupied = [piece for piece in occupancy.occupied if piece.gpu_uuid == gpu.uuid]
+    occupied = occupancy.occupied_of.get(gpu.uuid, ())
     scheduled = occupancy.scheduled.get(gpu.uuid)
     return {
         "index": gpu.index,
@@ -102,7 +102,7 @@ def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]
 
 
 def _instances(
-    gpu: Gpu, occupied: list[Occupied], occupancy: Occupancy, owner: str | None
+    gpu: Gpu, occupied: Sequence[Occupied], occupancy: Occupancy, owner: str | None
 ) -> Iterator[dict[str, Any]]:
     """Existing and reserved GPU instances, lowest start first; with `owner`, other users are redacted."""
     existing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
@@ -150,7 +150,7 @@ def _fit(profile: str, available: Availability, owner: str | None) -> dict[str, 
     }
 
 
-def _waited_for(session: Session, owner: str | None) -> dict[str, Any]:
+def _waited_for(session: SessionColumns, owner: str | None) -> dict[str, Any]:
     """With `owner`, other users are redacted."""
     named = owner in (None, session.user_id)
     return {

@@ -10,6 +10,7 @@ from functools import partial
 from gateway.domain import reconcile
 from gateway.domain.audit import Action
 from gateway.domain.clock import JUMP, Clock, Moment
+from gateway.domain.live_session import LiveSession
 from gateway.domain.models import Event, Reason, Session, Status
 from gateway.domain.reconcile import Plan
 from gateway.errors import GatewayError, SessionEnded, SessionNotFound
@@ -85,7 +86,7 @@ class Reconciler:
             self._routes = version
             self.routing.publish()
 
-    def plan(self) -> tuple[Sequence[Session], Plan]:
+    def plan(self) -> tuple[Sequence[LiveSession], Plan]:
         """Return the live sessions, and what must be done about them and about leftovers.
 
         The rows are read before the host is observed, so a part of an active session that the host does not
@@ -93,7 +94,7 @@ class Reconciler:
         is looked up again before anything is removed: a row always exists before its container.
         """
         with self.database.read() as rows:
-            sessions = rows.list()
+            sessions = rows.live_sessions()
         seen = self.host.observe(sessions)
         for place, error in seen.unseen.items():
             log.warning("a part of the host does not answer", extra={"place": place, "error": error})
@@ -104,11 +105,15 @@ class Reconciler:
         self._last_run = now
         if abs(jump) > JUMP:
             log.warning("the wall clock was set, leases last as long as before", extra={"by": str(jump)})
-        for session in rows.list():
-            if session.status == Status.ACTIVE:
-                session.follow_wall_clock(now)
+        moved = [
+            session.id
+            for session in rows.live_sessions()
+            if session.status == Status.ACTIVE and session.ends_at(now) != session.expires_at
+        ]
+        for row in rows.some(moved):
+            row.follow_wall_clock(now)
 
-    def _close(self, seen: Session, reason: Reason) -> None:
+    def _close(self, seen: LiveSession, reason: Reason) -> None:
         """Close the session, unless the process that opens it has finished since it was `seen`."""
         with self.database.begin() as rows:
             session = rows.get(seen.id)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gateway.domain.lease import LeaseLimit
-from gateway.domain.models import Session
+from gateway.domain.models import SessionColumns
 from gateway.domain.words import Words
 
 
@@ -19,7 +19,7 @@ class Board:
     facts: Mapping[str, str]
 
 
-def board(session: Session, limit: LeaseLimit, words: Words, notices: Mapping[str, str]) -> Board:
+def board(session: SessionColumns, limit: LeaseLimit, words: Words, notices: Mapping[str, str]) -> Board:
     latest_end = limit.latest_end(session)
     facts = {
         "session": session.id,

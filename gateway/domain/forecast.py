@@ -8,7 +8,7 @@ from math import inf
 from gateway.domain import waiting
 from gateway.domain.clock import Moment
 from gateway.domain.mig import Gpu, MigPolicy
-from gateway.domain.models import Session, Status
+from gateway.domain.models import SessionColumns, Status
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Spot
 from gateway.domain.timeline import OpenGpu, Slice
@@ -87,7 +87,7 @@ class Forecast:
             if session.gpu is not None and session.placement is not None
         ]
 
-    def _end(self, session: Session) -> datetime:
+    def _end(self, session: SessionColumns) -> datetime:
         """A session that closes ends now."""
         ends = session.ends_at(self.now)
         is_over = session.status == Status.CLOSING or session.id == self.ending

@@ -5,7 +5,7 @@ from datetime import datetime, timedelta
 
 from gateway.domain.clock import Moment
 from gateway.domain.durations import in_words
-from gateway.domain.models import Reason, Session, Status
+from gateway.domain.models import Reason, SessionColumns, Status
 from gateway.errors import LeaseMoved, LeaseTooLong, SessionEnded, WaitedFor
 
 MINUTE = timedelta(minutes=1)
@@ -32,12 +32,12 @@ class LeaseLimit:
 
     longest: timedelta
 
-    def latest_end(self, session: Session) -> datetime | None:
+    def latest_end(self, session: SessionColumns) -> datetime | None:
         """Return the latest end that an extension can give the session; None if it cannot be extended."""
         headroom = min(self._headroom(session), _room(session))
         return session.expires_at + headroom if headroom and session.status != Status.CLOSING else None
 
-    def grant(self, session: Session, extension: Extension, now: Moment) -> timedelta:
+    def grant(self, session: SessionColumns, extension: Extension, now: Moment) -> timedelta:
         """Return how much the extension adds to the lease, in whole minutes.
 
         Raises `SessionEnded` if the lease is over, `LeaseMoved` if the end is not the one that the caller
@@ -56,16 +56,16 @@ class LeaseLimit:
             raise self._refusal(session)
         return by
 
-    def _headroom(self, session: Session) -> timedelta:
+    def _headroom(self, session: SessionColumns) -> timedelta:
         """How much the lease can still grow, in whole minutes."""
         return max(timedelta(), (self._longest(session) - session.lease) // MINUTE * MINUTE)
 
-    def _longest(self, session: Session) -> timedelta:
+    def _longest(self, session: SessionColumns) -> timedelta:
         """The user's policy can be shorter than the limit of all leases, never longer."""
         own = session.max_lease_minutes
         return self.longest if own is None else min(self.longest, timedelta(minutes=own))
 
-    def _refusal(self, session: Session) -> LeaseTooLong:
+    def _refusal(self, session: SessionColumns) -> LeaseTooLong:
         latest_end = self.latest_end(session)
         if latest_end:
             advice = f"this one can end at {latest_end:%Y-%m-%d %H:%M:%S} UTC at the latest"
@@ -75,7 +75,7 @@ class LeaseLimit:
         return LeaseTooLong(message, latest_end)
 
 
-def _room(session: Session) -> timedelta:
+def _room(session: SessionColumns) -> timedelta:
     """How much the promises to the waiting line let the lease grow, in whole minutes."""
     if session.latest_end is None:
         return _LONGEST

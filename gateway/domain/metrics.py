@@ -125,7 +125,7 @@ def reading(availability: Availability | None, parts: Mapping[str, bool]) -> Rea
 
 
 def _memory_slices(occupancy: Occupancy, gpu: Gpu) -> Iterator[Sample]:
-    pieces = [piece for piece in occupancy.occupied if piece.gpu_uuid == gpu.uuid]
+    pieces = occupancy.occupied_of.get(gpu.uuid, ())
     used = sum(piece.placement.size for piece in pieces if piece.session_id)
     other = sum(piece.placement.size for piece in pieces if not piece.session_id)
     rest = max(0, gpu.memory_slices - used - other)

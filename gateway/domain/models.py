@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import (
     JSON,
@@ -111,7 +111,134 @@ class User(Base):
     email: Mapped[str | None] = mapped_column(String(254))
 
 
-class Session(Base):
+class SessionColumns(Protocol):
+    """The columns of a live session that a rule reads, of its row or of a `LiveSession`."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def end_reason(self) -> str | None: ...
+    @property
+    def mig_profile(self) -> str: ...
+    @property
+    def gpu(self) -> str | None: ...
+    @property
+    def start(self) -> int | None: ...
+    @property
+    def size(self) -> int | None: ...
+    @property
+    def gpu_uuid(self) -> str | None: ...
+    @property
+    def borrowed(self) -> bool: ...
+    @property
+    def problem(self) -> str | None: ...
+    @property
+    def container_id(self) -> str | None: ...
+    @property
+    def address(self) -> str | None: ...
+    @property
+    def created_at(self) -> datetime: ...
+    @property
+    def expires_at(self) -> datetime: ...
+    @property
+    def boot(self) -> str | None: ...
+    @property
+    def expires_uptime(self) -> float | None: ...
+    @property
+    def lease_seconds(self) -> int: ...
+    @property
+    def opened_at(self) -> datetime | None: ...
+    @property
+    def latest_end(self) -> datetime | None: ...
+    @property
+    def gpu_share(self) -> float | None: ...
+    @property
+    def max_lease_minutes(self) -> int | None: ...
+    @property
+    def warned_for(self) -> int | None: ...
+    @property
+    def message(self) -> str | None: ...
+    @property
+    def named(self) -> dict[str, str]: ...
+    @property
+    def placement(self) -> Placement | None: ...
+    @property
+    def is_warned(self) -> bool: ...
+    @property
+    def lease(self) -> timedelta: ...
+    def time_left(self, now: Moment) -> timedelta: ...
+    def ends_at(self, now: Moment) -> datetime: ...
+    def age(self, now: Moment) -> timedelta: ...
+    def is_being_opened(self, now: Moment, claimed: bool | None) -> bool: ...
+
+
+class Leased:
+    """What follows from these columns."""
+
+    __slots__ = ()
+
+    @property
+    def named(self: SessionColumns) -> dict[str, str]:
+        """The fields that identify the session in a log line."""
+        return {"session_id": self.id, "user_id": self.user_id}
+
+    @property
+    def placement(self: SessionColumns) -> Placement | None:
+        if self.start is None or self.size is None:
+            return None
+        return Placement(self.start, self.size)
+
+    @property
+    def allocation(self: SessionColumns) -> Allocation | None:
+        """The slice that the session holds; None if it holds none."""
+        if self.gpu is None or self.placement is None:
+            return None
+        return Allocation(self.gpu, self.mig_profile, self.placement, self.borrowed, self.gpu_uuid)
+
+    @property
+    def lease(self: SessionColumns) -> timedelta:
+        """The length of the whole lease, its extensions included."""
+        return timedelta(seconds=self.lease_seconds)
+
+    @property
+    def is_warned(self: SessionColumns) -> bool:
+        """Whether the user was warned of the end that the lease has now."""
+        return self.warned_for == self.lease_seconds
+
+    def time_left(self: SessionColumns, now: Moment) -> timedelta:
+        """Return the time until the lease ends; zero or negative if it is over.
+
+        The uptime decides, so that a change of the wall clock neither ends nor prolongs the lease. After a
+        reboot the wall clock decides.
+        """
+        if self.boot == now.boot and self.expires_uptime is not None:
+            return timedelta(seconds=self.expires_uptime) - now.uptime
+        return self.expires_at - now.wall
+
+    def ends_at(self: SessionColumns, now: Moment) -> datetime:
+        """The end of the lease by the wall clock as it is now."""
+        return now.shown(self.expires_at, self.boot, self.expires_uptime)
+
+    def is_being_opened(self: SessionColumns, now: Moment, claimed: bool | None) -> bool:
+        """Whether a process may still be making the session's parts.
+
+        Such a session must not be closed by another process, which would miss the parts that are made next.
+        The process that opens the session finds it closing and removes all parts itself. `claimed` is
+        whether that process is alive; None (unknown) is treated as alive.
+        """
+        unfinished = self.container_id is None and self.end_reason != Reason.FAILED
+        return unfinished and claimed is not False and self.age(now) <= OPENING_GRACE
+
+    def age(self: SessionColumns, now: Moment) -> timedelta:
+        """Return the time since the lease began."""
+        return self.lease - self.time_left(now)
+
+
+class Session(Leased, Base):
     """A live session. The row is committed before anything is made, so every part can be found from its row.
 
     `gpu` is the GPU's UUID, `start` and `size` the placement in memory slices. All three are None before the
@@ -234,36 +361,10 @@ class Session(Base):
         return status
 
     @property
-    def named(self) -> dict[str, str]:
-        """The fields that identify the session in a log line."""
-        return {"session_id": self.id, "user_id": self.user_id}
-
-    @property
-    def placement(self) -> Placement | None:
-        if self.start is None or self.size is None:
-            return None
-        return Placement(self.start, self.size)
-
-    @property
-    def allocation(self) -> Allocation | None:
-        """The slice that the session holds; None if it holds none."""
-        if self.gpu is None or self.placement is None:
-            return None
-        return Allocation(self.gpu, self.mig_profile, self.placement, self.borrowed, self.gpu_uuid)
-
-    @property
     def pipe(self) -> Pipe | None:
         """The session's SSH route; None while it has no address or no public key."""
-        if self.address is None or not self.public_keys:
-            return None
-        return Pipe(
-            session_id=self.id,
-            username=self.user_id,
-            public_keys=tuple(self.public_keys),
-            host=self.address,
-            port=SSH_PORT,
-            private_key=self.private_key,
-            host_key=self.host_key,
+        return route_of(
+            self.id, self.user_id, self.address, self.public_keys, self.private_key, self.host_key
         )
 
     def lease_from(self, now: Moment, ttl: timedelta) -> None:
@@ -273,16 +374,6 @@ class Session(Base):
         self.lease_seconds, self.extended_minutes = round(ttl.total_seconds()), 0
         self.boot, self.expires_uptime = now.boot, (now.uptime + ttl).total_seconds()
 
-    @property
-    def lease(self) -> timedelta:
-        """The length of the whole lease, its extensions included."""
-        return timedelta(seconds=self.lease_seconds)
-
-    @property
-    def is_warned(self) -> bool:
-        """Whether the user was warned of the end that the lease has now."""
-        return self.warned_for == self.lease_seconds
-
     def extend(self, by: timedelta) -> None:
         """Move the end of the lease to a later time. `by` is in whole minutes."""
         self.expires_at += by
@@ -291,41 +382,13 @@ class Session(Base):
         if self.expires_uptime is not None:
             self.expires_uptime += by.total_seconds()
 
-    def time_left(self, now: Moment) -> timedelta:
-        """Return the time until the lease ends; zero or negative if it is over.
-
-        The uptime decides, so that a change of the wall clock neither ends nor prolongs the lease. After a
-        reboot the wall clock decides.
-        """
-        if self.boot == now.boot and self.expires_uptime is not None:
-            return timedelta(seconds=self.expires_uptime) - now.uptime
-        return self.expires_at - now.wall
-
     def follow_wall_clock(self, now: Moment) -> None:
         """If the wall clock was set, correct `expires_at`, the end of the lease that users see."""
         self.expires_at = self.ends_at(now)
 
-    def ends_at(self, now: Moment) -> datetime:
-        """The end of the lease by the wall clock as it is now."""
-        return now.shown(self.expires_at, self.boot, self.expires_uptime)
-
     def make_room(self, latest_end: datetime | None, waited_for_by: str | None) -> None:
         """Limit extensions for the sake of the waiting line; None removes the limit."""
         self.latest_end, self.waited_for_by = latest_end, waited_for_by
-
-    def is_being_opened(self, now: Moment, claimed: bool | None) -> bool:
-        """Whether a process may still be making the session's parts.
-
-        Such a session must not be closed by another process, which would miss the parts that are made next.
-        The process that opens the session finds it closing and removes all parts itself. `claimed` is
-        whether that process is alive; None (unknown) is treated as alive.
-        """
-        unfinished = self.container_id is None and self.end_reason != Reason.FAILED
-        return unfinished and claimed is not False and self.age(now) <= OPENING_GRACE
-
-    def age(self, now: Moment) -> timedelta:
-        """Return the time since the lease began."""
-        return self.lease - self.time_left(now)
 
     def activate(self, started: Started, now: datetime) -> None:
         """Record what the host made. A session that is closing by now stays closing."""
@@ -376,6 +439,28 @@ class Session(Base):
             gpu_share=self.gpu_share,
             public_keys=[] if self.keys_from == KeysFrom.STORED else list(self.public_keys),
         )
+
+
+def route_of(
+    session_id: str,
+    user_id: str,
+    address: str | None,
+    public_keys: Sequence[str],
+    private_key: str,
+    host_key: str,
+) -> Pipe | None:
+    """The SSH route of a session with these columns; None while it has no address or no public key."""
+    if address is None or not public_keys:
+        return None
+    return Pipe(
+        session_id=session_id,
+        username=user_id,
+        public_keys=tuple(public_keys),
+        host=address,
+        port=SSH_PORT,
+        private_key=private_key,
+        host_key=host_key,
+    )
 
 
 class EndedSession(Base):

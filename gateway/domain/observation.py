@@ -11,7 +11,7 @@ from enum import StrEnum
 
 from gateway.domain.containers import Deviation
 from gateway.domain.mig import FULL, Gpu, MigMode
-from gateway.domain.models import Reason, Session, Status
+from gateway.domain.models import Reason, SessionColumns, Status
 
 _MARKED = "the session stays open; it is only marked"
 
@@ -100,7 +100,7 @@ class ServerView:
     open_network: str | None = None
     unseen: Mapping[Place, str] = field(default_factory=dict)
 
-    def observe(self, sessions: Sequence[Session]) -> Observation:
+    def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         """Return the state of `sessions`, which must have been read before this view was taken."""
         listed = self.containers or ()
         foreign = {container.session_id for container in listed if container.foreign}
@@ -122,7 +122,9 @@ class ServerView:
             unseen=self.unseen,
         )
 
-    def _state(self, session: Session, container: Container | None, gpus: Mapping[str, Gpu]) -> SessionState:
+    def _state(
+        self, session: SessionColumns, container: Container | None, gpus: Mapping[str, Gpu]
+    ) -> SessionState:
         gpu = gpus.get(session.gpu or "")
         is_lost = gpu is not None and has_lost_slice(gpu, session)
         state, reason = self._judge(session, container, is_lost)
@@ -145,7 +147,7 @@ class ServerView:
         )
 
     def _judge(
-        self, session: Session, container: Container | None, is_lost: bool
+        self, session: SessionColumns, container: Container | None, is_lost: bool
     ) -> tuple[State, Reason | None]:
         if self.containers is None:
             return State.UNKNOWN, None
@@ -158,12 +160,12 @@ class ServerView:
             return State.GONE, Reason.FAILED
         return (State.ENDED, container.reason) if container.ended else (State.RUNNING, None)
 
-    def _mark(self, session: Session, problems: Sequence[str], gpus: Mapping[str, Gpu]) -> str | None:
+    def _mark(self, session: SessionColumns, problems: Sequence[str], gpus: Mapping[str, Gpu]) -> str | None:
         """One sentence for each problem. The last problem stays while Docker or the GPUs do not answer."""
         is_unknown = self.containers is None or session.gpu is None or not gpus
         return " ".join(problems) or (session.problem if is_unknown else None)
 
-    def _is_older(self, session: Session) -> bool:
+    def _is_older(self, session: SessionColumns) -> bool:
         """Whether the session is from before `up_since`. `created_at` has whole seconds."""
         return self.up_since is not None and session.created_at < self.up_since.replace(microsecond=0)
 
@@ -176,7 +178,7 @@ class ServerView:
             return [Finding(Place.DOCKER, "its container has ended")]
         return [Finding(Place.DOCKER, each.what, _then(each)) for each in container.deviations]
 
-    def _file_findings(self, session: Session) -> Sequence[Finding]:
+    def _file_findings(self, session: SessionColumns) -> Sequence[Finding]:
         if self.files is None or session.id in self.files:
             return []
         return [Finding(Place.FILES, "none; its sshd needs them", "not repaired: delete the session")]
@@ -186,7 +188,7 @@ def _then(deviation: Deviation) -> str:
     return "repaired at the next tick" if deviation.is_repairable else _MARKED
 
 
-def has_lost_slice(gpu: Gpu, session: Session) -> bool:
+def has_lost_slice(gpu: Gpu, session: SessionColumns) -> bool:
     """Whether a GPU with a complete list of instances does not list the session's slice. An instance without
     a compute instance has no UUID yet, so it may be the session's. A whole GPU is lost once MIG is on."""
     if session.mig_profile == FULL and gpu.mig_mode is not MigMode.ENABLED:
@@ -199,7 +201,7 @@ def has_lost_slice(gpu: Gpu, session: Session) -> bool:
     )
 
 
-def _gpu_problem(session: Session, gpus: Mapping[str, Gpu]) -> str | None:
+def _gpu_problem(session: SessionColumns, gpus: Mapping[str, Gpu]) -> str | None:
     """A faulty or unlisted GPU never ends a session; the session is only marked."""
     gpu = gpus.get(session.gpu or "")
     if session.gpu is None or not gpus:

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from gateway.domain import placement
 from gateway.domain.mig import FULL, Gpu, Instance, MigMode, MigPolicy, Placement, Profile
-from gateway.domain.models import Cordon, Session
+from gateway.domain.models import Cordon, SessionColumns
 from gateway.domain.placement import Fit, Occupied, Spot
 from gateway.domain.plan import Allocation
 from gateway.errors import NoCapacity, UnknownProfile
@@ -23,7 +23,7 @@ class Occupancy:
     def __init__(
         self,
         gpus: Sequence[Gpu],
-        sessions: Sequence[Session],
+        sessions: Sequence[SessionColumns],
         cordons: Mapping[str, Cordon],
         policy: MigPolicy,
         now: datetime | None = None,
@@ -60,10 +60,22 @@ class Occupancy:
         ]
         return [*held.values(), *others]
 
+    @cached_property
+    def occupied_of(self) -> Mapping[str, Sequence[Occupied]]:
+        """The occupied placements by the UUID of their GPU."""
+        found: dict[str, list[Occupied]] = {}
+        for each in self.occupied:
+            found.setdefault(each.gpu_uuid, []).append(each)
+        return found
+
+    @cached_property
+    def _by_uuid(self) -> Mapping[str, Gpu]:
+        return {gpu.uuid: gpu for gpu in self.gpus}
+
     def _occupied_place(self, gpu_uuid: str, profile: str, placement: Placement) -> Placement:
         """A GPU whose MIG mode was changed under a session is occupied as a whole: a slice and the whole GPU
         are never leased side by side."""
-        gpu = next((gpu for gpu in self.gpus if gpu.uuid == gpu_uuid), None)
+        gpu = self._by_uuid.get(gpu_uuid)
         if gpu is None or not gpu.is_leasable or gpu.is_whole == (profile == FULL):
             return placement
         return Placement(0, max(1, gpu.memory_slices))
@@ -202,7 +214,7 @@ class Occupancy:
         return [f"GPU {index} takes no sessions: {reason}." for index, reason in reasons if reason]
 
 
-def _free_at(session: Session) -> datetime | None:
+def _free_at(session: SessionColumns) -> datetime | None:
     """When the session's memory slices become free; None for a borrowed instance, which stays."""
     return None if session.borrowed else session.expires_at
 

@@ -8,7 +8,7 @@ from gateway.domain.addresses import free_address
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Forecast, Line
 from gateway.domain.mig import Gpu, MigPolicy, host_share
-from gateway.domain.models import Cordon, Session
+from gateway.domain.models import Cordon, SessionColumns
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest
 from gateway.domain.waiting import Plan, Waiter
@@ -29,7 +29,7 @@ class SlicePlanner:
     def plan_line(
         self,
         waiters: Sequence[Waiter],
-        live: Sequence[Session],
+        live: Sequence[SessionColumns],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         now: Moment,
@@ -42,7 +42,7 @@ class SlicePlanner:
     def choose(
         self,
         request: SessionRequest,
-        live: Sequence[Session],
+        live: Sequence[SessionColumns],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation],
@@ -88,7 +88,7 @@ class LocalPlanner(SlicePlanner):
     def plan(
         self,
         request: SessionRequest,
-        live: Sequence[Session],
+        live: Sequence[SessionColumns],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
@@ -111,7 +111,7 @@ class ClusterPlanner(SlicePlanner):
     def plan(
         self,
         request: SessionRequest,
-        live: Sequence[Session],
+        live: Sequence[SessionColumns],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import Reason, Session, Status
+from gateway.domain.models import Reason, SessionColumns, Status
 from gateway.domain.observation import Observation, State
 
 
@@ -20,7 +20,7 @@ class Plan:
     repairs: Sequence[str] = ()
 
 
-def plan(sessions: Sequence[Session], seen: Observation, now: Moment) -> Plan:
+def plan(sessions: Sequence[SessionColumns], seen: Observation, now: Moment) -> Plan:
     """Return the plan. `sessions` must have been read before the host was observed."""
     verdicts = {session.id: _verdict(session, seen, now) for session in sessions}
     opening = {id for id, claimed in seen.claimed.items() if claimed}
@@ -37,7 +37,7 @@ def plan(sessions: Sequence[Session], seen: Observation, now: Moment) -> Plan:
     )
 
 
-def _verdict(session: Session, seen: Observation, now: Moment) -> Reason | None:
+def _verdict(session: SessionColumns, seen: Observation, now: Moment) -> Reason | None:
     """Why the session must be closed; None if it stays open."""
     observed = seen.states[session.id]
     if session.is_being_opened(now, seen.claimed.get(session.id)):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 
-from gateway.domain.models import Session
+from gateway.domain.models import SessionColumns
 
 _DAY = timedelta(days=1)
 _SLICES = re.compile(r"([1-9][0-9]?)g")
@@ -56,14 +56,14 @@ class Line:
 
 
 def idle(
-    session: Session, group: str, since: datetime, until: datetime, zone: tzinfo | None
+    session: SessionColumns, group: str, since: datetime, until: datetime, zone: tzinfo | None
 ) -> Iterator[Usage]:
     """Return the time for which nobody used the session, for each day of the time zone."""
     for day, seconds in by_day(since, until, zone):
         yield Usage(day, session.user_id, group, session.mig_profile, 0, 0, 0.0, seconds)
 
 
-def of_session(session: Session, group: str, until: datetime, zone: tzinfo | None) -> Iterator[Usage]:
+def of_session(session: SessionColumns, group: str, until: datetime, zone: tzinfo | None) -> Iterator[Usage]:
     """Return what the session held until then, for each day of the time zone; None is the host's zone.
 
     The seconds are those between the session's events `opened` and `ended` in the audit log. A session that

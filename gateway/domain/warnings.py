@@ -47,9 +47,11 @@ class WarningPlan:
     signal_before: timedelta
 
     @property
-    def horizon(self) -> timedelta:
-        """The time before the end in which a step can be due."""
-        return max([_HOOK_BEFORE, self.signal_before, *(timedelta(minutes=level) for level in self.levels)])
+    def steps(self) -> Sequence[tuple[Step, timedelta]]:
+        """Every step, and how long before the end of a lease it is due."""
+        warnings = [(Step.WARN, timedelta(minutes=level)) for level in self.levels]
+        last = [(Step.HOOK, _HOOK_BEFORE), (Step.SIGNAL, self.signal_before)]
+        return [(step, before) for step, before in (*warnings, *last) if before]
 
     def due(self, session: Session, now: Moment) -> Sequence[Due]:
         """Return the steps that are due now and not recorded yet, in their order.

@@ -17,7 +17,7 @@ from typing import Protocol, TypeVar
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement, host_share
-from gateway.domain.models import Session
+from gateway.domain.models import Session, SessionColumns
 from gateway.domain.observation import Container, Observation, Place, ServerView
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import LocalPlanner
@@ -285,7 +285,7 @@ class LocalHost:
     def repair(self, session_id: str) -> None:
         self.containers.repair(session_id)
 
-    def observe(self, sessions: Sequence[Session]) -> Observation:
+    def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         """Read the state of the server. The containers are listed before the time of Docker's last restart is
         read, so that the time includes a restart that happens in between."""
         unseen: dict[Place, str] = {}

@@ -31,7 +31,7 @@ class GpuInventory:
         lease = lease or self.policies.default_lease(user_id, self.longest_ttl)
         with self.database.read() as rows:
             now = self.clock()
-            occupancy = Occupancy(gpus, rows.list(), rows.cordons(), self.policy, now.wall)
+            occupancy = Occupancy(gpus, rows.live_sessions(), rows.cordons(), self.policy, now.wall)
             return Availability(occupancy, line_of(rows, now), lease)
 
     def cordon(self, index: int, reason: str, starts_at: datetime | None = None) -> None:

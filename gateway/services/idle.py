@@ -1,10 +1,10 @@
 """Finds sessions that nobody uses, warns their users, and ends them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.domain import activity
 from gateway.domain.activity import GpuUse, IdlePolicy, Probe, Reading
@@ -62,14 +62,14 @@ class Idle:
         now = self.clock().wall
         with self.database.read() as rows:
             groups, policies = rows.groups(), rows.policies()
-            active = [session for session in rows.list() if session.status == Status.ACTIVE]
-        due = []
-        for session in active:
-            limit = self._limit(Policy.of(policies, session.user_id, groups.get(session.user_id)))
-            at = activity.due_at(reading_of(session), _ends_at(session, limit), limit) if limit else now
-            if limit and (at is None or at <= now):
-                due.append(session)
-        return due
+            if not self.limit and not any(Rule.IDLE_MINUTES in rules for rules in policies.values()):
+                return []
+            due = []
+            for session_id, user_id, signals, idle_since in rows.idle_signals():
+                limit = self._limit(Policy.of(policies, user_id, groups.get(user_id)))
+                if limit and _is_due(signals, idle_since, limit, now):
+                    due.append(session_id)
+            return rows.some(due)
 
     def examine(self, session: Session) -> None:
         """Read the signals of a session, and do what follows. Raises `DatabaseUnavailable`."""
@@ -109,7 +109,7 @@ class Idle:
         `PolicyRefused`."""
         with self.database.begin() as rows:
             session = rows.live(session_id, owner)
-            policy = Policy.of(rows.policies(), session.user_id, rows.groups().get(session.user_id))
+            policy = Policy.of(rows.policies(), session.user_id, rows.group_of(session.user_id))
             most = policy.rules.get(Rule.MAX_KEEP_HOURS, _LONGEST_KEEP_HOURS)
             if by > timedelta(hours=most):
                 raise _too_long(most, by)
@@ -169,7 +169,7 @@ class Idle:
                 rows.record(Event.of(now, Action.IDLE, detail, session=row))
 
     def _limit_of(self, rows: Rows, user_id: str) -> timedelta:
-        return self._limit(Policy.of(rows.policies(), user_id, rows.groups().get(user_id)))
+        return self._limit(Policy.of(rows.policies(), user_id, rows.group_of(user_id)))
 
     def _limit(self, policy: Policy) -> timedelta:
         minutes = policy.rules.get(Rule.IDLE_MINUTES)
@@ -180,6 +180,14 @@ def _too_long(most: int, by: timedelta) -> PolicyRefused:
     asked = by // timedelta(hours=1)
     message = f"A session can be kept for at most {most} hours at a time: ask for less, and again later."
     return PolicyRefused(message, Rule.MAX_KEEP_HOURS, most, asked, None)
+
+
+def _is_due(
+    signals: Mapping[str, Any] | None, idle_since: datetime | None, limit: timedelta, now: datetime
+) -> bool:
+    before = None if signals is None else Reading.of_json(signals)
+    at = activity.due_at(before, idle_since + limit if idle_since else None, limit)
+    return at is None or at <= now
 
 
 def reading_of(session: Session) -> Reading | None:

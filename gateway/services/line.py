@@ -6,6 +6,7 @@ from datetime import datetime
 from gateway.domain.audit import Action
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line
+from gateway.domain.live_session import LiveSession
 from gateway.domain.models import Event
 from gateway.domain.waiting import Delay, Plan
 from gateway.domain.waiting_request import WaitingRequest
@@ -20,7 +21,7 @@ def line_of(rows: Rows, now: Moment, besides: str | None = None) -> Line:
 def replan(rows: Rows, planner: Planner, now: Moment, overtaking: str | None = None) -> Plan:
     """Plan the line after a change in this transaction. Reservations go to the requests, limits of extensions
     to the sessions, and each promise that gets later to the audit log."""
-    requests, sessions = rows.line(), rows.list()
+    requests, sessions = rows.line(), rows.live_sessions()
     for request in requests:
         request.follow_wall_clock(now)
     waiters = [each.waiter(now) for each in requests]
@@ -30,9 +31,16 @@ def replan(rows: Rows, planner: Planner, now: Moment, overtaking: str | None = N
         rows.record(_delayed(by_id[delay.id], delay, now.wall))
     for request in requests:
         request.promise(made.reservations.get(request.id), now)
-    for session in sessions:
-        session.make_room(made.latest_ends.get(session.id), made.waited_for_by.get(session.id))
+    _make_room(rows, sessions, made)
     return made
+
+
+def _make_room(rows: Rows, sessions: Sequence[LiveSession], made: Plan) -> None:
+    """Limit the extensions of the sessions for which the plan differs from their rows."""
+    room = {each.id: (made.latest_ends.get(each.id), made.waited_for_by.get(each.id)) for each in sessions}
+    changed = [each.id for each in sessions if room[each.id] != (each.latest_end, each.waited_for_by)]
+    for row in rows.some(changed):
+        row.make_room(*room[row.id])
 
 
 def positions(requests: Sequence[WaitingRequest]) -> dict[str, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.domain.clock import Clock
-from gateway.domain.models import EndedSession, Session, Status
+from gateway.domain.models import EndedSession, Status
 from gateway.domain.notice import Notice, NoticeState
 from gateway.domain.waiting_request import WaitingRequest
 from gateway.domain.words import Words
@@ -35,9 +35,12 @@ class LoginNotices:
             with self.database.read() as rows:
                 last, keys = rows.last_ended(user_id), rows.public_keys(user_id)
                 live, now = rows.of_user(user_id), self.clock().wall
+                status = live.status if live else None
                 if waiting := rows.waiting_of_user(user_id):
-                    return self._of_waiting(waiting, positions(rows.line()), live, keys, now)
-                return self._notice(live, last, keys, now)
+                    return self._of_waiting(waiting, positions(rows.line()), status, keys, now)
+                if live and live.status == Status.CLOSING:
+                    return self._of(live.ended(now), keys)
+                return self._of_last(status, last, keys, now)
 
         self.files.update(user_id, wanted)
 
@@ -52,8 +55,7 @@ class LoginNotices:
     def settle_line(self) -> None:
         """Make the notices of those who wait agree with the rows."""
         with self.database.read() as rows:
-            live = {session.user_id: session for session in rows.list()}
-            expected = self._of_line(rows, live, rows.stored_keys(), self.clock().wall)
+            expected = self._of_line(rows, self.clock().wall)
         for user_id, notice in sorted(expected.items()):
             if self.files.get(user_id) != notice:
                 self.attempt(user_id)
@@ -69,23 +71,24 @@ class LoginNotices:
                 self.attempt(user_id)
 
     def _expected(self, rows: Rows) -> Mapping[str, Notice | None]:
-        now = self.clock().wall
-        live = {session.user_id: session for session in rows.list()}
-        last, keys = rows.last_ends(now - self.kept_for), rows.stored_keys()
+        now, keys = self.clock().wall, rows.stored_keys()
+        statuses = {user_id: status for _, user_id, status, _ in rows.statuses()}
         expected = {
-            user_id: self._notice(live.get(user_id), last.get(user_id), keys.get(user_id, ()), now)
-            for user_id in live.keys() | last.keys()
+            user_id: self._of_last(statuses.get(user_id), last, keys.get(user_id, ()), now)
+            for user_id, last in rows.last_ends(now - self.kept_for).items()
         }
-        return {**expected, **self._of_line(rows, live, keys, now)}
+        for session in rows.closing():
+            expected[session.user_id] = self._of(session.ended(now), keys.get(session.user_id, ()))
+        return {**expected, **self._of_line(rows, now)}
 
-    def _of_line(
-        self, rows: Rows, live: Mapping[str, Session], keys: Mapping[str, Sequence[str]], now: datetime
-    ) -> Mapping[str, Notice | None]:
+    def _of_line(self, rows: Rows, now: datetime) -> Mapping[str, Notice | None]:
         line = rows.line()
         opening = [each for session in rows.opened_from_line() if (each := rows.waiting(session.id))]
+        places = positions(line)
+        statuses = {user_id: status for _, user_id, status, _ in rows.statuses()}
         return {
             each.user_id: self._of_waiting(
-                each, positions(line), live.get(each.user_id), keys.get(each.user_id, ()), now
+                each, places, statuses.get(each.user_id), rows.public_keys(each.user_id), now
             )
             for each in (*line, *opening)
         }
@@ -94,26 +97,25 @@ class LoginNotices:
         self,
         request: WaitingRequest,
         places: Mapping[str, int],
-        live: Session | None,
+        status: str | None,
         stored_keys: Sequence[str],
         now: datetime,
     ) -> Notice | None:
+        """`status` is that of the user's live session."""
         keys = tuple(dict.fromkeys([*request.public_keys, *stored_keys]))
-        if not keys or (live and live.status == Status.ACTIVE):
+        if not keys or status == Status.ACTIVE:
             return None
         if request.id not in places:
             return Notice(request.id, NoticeState.READY, keys, self.words.opening(request.mig_profile))
         text = self.words.waiting(request.mig_profile, places[request.id], request.starts_at, now)
         return Notice(request.id, NoticeState.WAITING, keys, text)
 
-    def _notice(
-        self, live: Session | None, last: EndedSession | None, stored_keys: Sequence[str], now: datetime
+    def _of_last(
+        self, status: str | None, last: EndedSession | None, stored_keys: Sequence[str], now: datetime
     ) -> Notice | None:
-        """A session that closes has ended for its user. While a session opens, the notice of the one before
-        it stays."""
-        if live and live.status == Status.CLOSING:
-            return self._of(live.ended(now), stored_keys)
-        if (live and live.status == Status.ACTIVE) or last is None or last.ended_at < now - self.kept_for:
+        """While a session opens, the notice of the one before it stays. A session that closes has ended for
+        its user: its own notice replaces this one."""
+        if status == Status.ACTIVE or last is None or last.ended_at < now - self.kept_for:
             return None
         return self._of(last, stored_keys)
 

@@ -1,14 +1,15 @@
 """Updates what sessions show their users from the database: the message of the day and the lease file."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
 from gateway.domain import disk
 from gateway.domain.board import Board, board
 from gateway.domain.lease import LeaseLimit
-from gateway.domain.models import Session, Status
+from gateway.domain.live_session import LiveSession
+from gateway.domain.models import EndedSession, SessionColumns, Status
 from gateway.domain.words import Words
 from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host, Rows
@@ -31,12 +32,14 @@ class Notices:
 
         def wanted() -> Board | None:
             with self.database.read() as rows:
-                session = rows.get(session_id)
-                return self._board(rows, session) if session else None
+                if session := rows.get(session_id):
+                    size = rows.user(session.user_id).workspace_bytes
+                    return self._board(session, rows.last_ended(session.user_id), size)
+                return None
 
         self.host.show(session_id, wanted)
 
-    def attempt(self, session: Session) -> None:
+    def attempt(self, session: SessionColumns) -> None:
         """As `show`. If it fails, `settle` writes the files later."""
         try:
             self.show(session.id)
@@ -47,31 +50,43 @@ class Notices:
     def settle(self) -> None:
         """Write the files of all sessions whose files differ from the database."""
         with self.database.read() as rows:
-            active = [session for session in rows.list() if session.status == Status.ACTIVE]
-            boards = [(session, self._board(rows, session)) for session in active]
+            boards = self._boards(rows)
         for session, expected in boards:
             if not self.host.shows(session.id, expected):
                 self.attempt(session)
 
-    def _board(self, rows: Rows, session: Session) -> Board:
-        return board(session, self.limit, self.words, self._notices(rows, session))
+    def _boards(self, rows: Rows) -> Sequence[tuple[LiveSession, Board]]:
+        """What every active session shows. A query for each would take longer than all else."""
+        active = [session for session in rows.live_sessions() if session.status == Status.ACTIVE]
+        if not active:
+            return []
+        last = rows.last_ends(min(each.created_at for each in active) - self.last_time_for)
+        sizes = dict(rows.workspace_sizes())
+        return [(each, self._board(each, last.get(each.user_id), sizes.get(each.user_id))) for each in active]
 
-    def _notices(self, rows: Rows, session: Session) -> Mapping[str, str]:
+    def _board(
+        self, session: SessionColumns, last: EndedSession | None, workspace_bytes: int | None
+    ) -> Board:
+        notices = self._notices(session, last, workspace_bytes)
+        return board(session, self.limit, self.words, notices)
+
+    def _notices(
+        self, session: SessionColumns, last: EndedSession | None, workspace_bytes: int | None
+    ) -> Mapping[str, str]:
         """Every notice that holds now, by its label."""
         lines = {
-            "Last time": self._last_time(rows, session),
-            "Warning": self._disk_warning(rows, session.user_id),
+            "Last time": self._last_time(session, last),
+            "Warning": self._disk_warning(workspace_bytes),
             "Ends soon": self.words.ending(session.expires_at) if session.is_warned else None,
             "Message": session.message,
         }
         return {label: text for label, text in lines.items() if text}
 
-    def _last_time(self, rows: Rows, session: Session) -> str | None:
-        last = rows.last_ended(session.user_id)
+    def _last_time(self, session: SessionColumns, last: EndedSession | None) -> str | None:
         if last is None or last.ended_at < session.created_at - self.last_time_for:
             return None
         return self.words.last_time(last)
 
-    def _disk_warning(self, rows: Rows, user_id: str) -> str | None:
+    def _disk_warning(self, workspace_bytes: int | None) -> str | None:
         quota = self.quota.watched()
-        return None if quota is None else disk.warning(rows.user(user_id).workspace_bytes or 0, quota)
+        return None if quota is None else disk.warning(workspace_bytes or 0, quota)

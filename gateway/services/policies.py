@@ -91,20 +91,20 @@ class Policies:
         """Return the user's policy, and the GPU-hours that count in this week."""
         now = self.clock().wall
         with self.database.read() as rows:
-            policy = _policy(rows, user_id, rows.groups().get(user_id))
+            policy = _policy(rows, user_id, rows.group_of(user_id))
             return policy, policies.used_hours(_held(rows, user_id, now), now)
 
     def default_lease(self, user_id: str | None, longest: timedelta) -> timedelta:
         """Return the lease of a session without a `ttl_minutes`; `user_id` None: by the policy for all."""
         with self.database.read() as rows:
-            group = rows.groups().get(user_id) if user_id else None
+            group = rows.group_of(user_id) if user_id else None
             return _policy(rows, user_id or "", group).ttl(None, longest)
 
     def image_for(self, user_id: str, wanted: str | None, is_override: bool) -> str | None:
         """As `Terms.image`, for a user who need not be known yet. The transaction that opens the session
         checks the terms again."""
         with self.database.read() as rows:
-            policy = _policy(rows, user_id, rows.groups().get(user_id))
+            policy = _policy(rows, user_id, rows.group_of(user_id))
         return Terms(policy, is_override).image(wanted)
 
     def terms(self, rows: Rows, user: User, is_override: bool) -> Terms:
@@ -134,7 +134,7 @@ class Policies:
     def require_extension(self, rows: Rows, session: Session, by: timedelta) -> None:
         """Raise `PolicyRefused` if the lease, longer by this, does not fit into the user's week."""
         now = self.clock().wall
-        policy = _policy(rows, session.user_id, rows.groups().get(session.user_id))
+        policy = _policy(rows, session.user_id, rows.group_of(session.user_id))
         share = share_of(session.mig_profile) if session.gpu_share is None else session.gpu_share
         others = policies.held_by(rows.ended_since(session.user_id, now - policies.WEEK), None, now)
         wanted = Held(session.opened_at or session.created_at, session.expires_at + by, share)
@@ -142,10 +142,13 @@ class Policies:
 
     def follow(self, rows: Rows) -> None:
         """Make the longest lease of each live session that of the present policies."""
-        groups, found = rows.groups(), rows.policies()
-        for session in rows.list():
-            policy = Policy.of(found, session.user_id, groups.get(session.user_id))
-            session.max_lease_minutes = policy.longest_lease()
+        groups, found, sessions = rows.groups(), rows.policies(), rows.live_sessions()
+        longest = {
+            each.id: Policy.of(found, each.user_id, groups.get(each.user_id)).longest_lease()
+            for each in sessions
+        }
+        for row in rows.some([each.id for each in sessions if each.max_lease_minutes != longest[each.id]]):
+            row.max_lease_minutes = longest[row.id]
 
 
 def _policy(rows: Rows, user_id: str, group: str | None) -> Policy:

@@ -5,15 +5,16 @@ The classes under `repositories` implement these ports; `app` connects them to t
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Protocol
 
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line
+from gateway.domain.live_session import LiveSession
 from gateway.domain.mig import Gpu
-from gateway.domain.models import Cordon, EndedSession, Event, Session, SignIn, Token, User
+from gateway.domain.models import Cordon, EndedSession, Event, Session, SessionColumns, SignIn, Token, User
 from gateway.domain.notice import Notice
 from gateway.domain.observation import Observation
 from gateway.domain.pipe import Pipe
@@ -22,22 +23,18 @@ from gateway.domain.records import Webhook
 from gateway.domain.recovery import Survivor
 from gateway.domain.ssh_logins import Datagram
 from gateway.domain.waiting import Plan, Waiter
-from gateway.services.row_ports import CounterRows, PolicyRows, UsageRows, WaitingRows, WebhookRows
+from gateway.services.row_ports import CounterRows, LiveRows, PolicyRows, UsageRows, WaitingRows, WebhookRows
 
 Check = Callable[[], str]  # returns one line about a part; raises GatewayError if the part is not ready
 
 
-class Rows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows, Protocol):
+class Rows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows, Protocol):
     """The operations of one transaction on the database's rows."""
 
     def add(self, session: Session) -> None: ...
     def get(self, session_id: str) -> Session | None: ...
     def live(self, session_id: str, owner: str | None = None) -> Session: ...
     def of_user(self, user_id: str) -> Session | None: ...
-    def list(self) -> Sequence[Session]: ...
-    def expired(self, now: Moment) -> Sequence[Session]: ...
-    def ending(self, now: Moment, within: timedelta) -> Sequence[Session]: ...
-    def next_expiry(self, now: Moment) -> timedelta | None: ...
     def user(self, user_id: str, free_uids: Iterable[int] | None = None) -> User: ...
     def has_user(self, user_id: str) -> bool: ...
     def uids(self) -> Mapping[str, int]: ...
@@ -121,7 +118,7 @@ class Planner(Protocol):
     def plan(
         self,
         request: SessionRequest,
-        live: Sequence[Session],
+        live: Sequence[LiveSession],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
@@ -138,7 +135,7 @@ class Planner(Protocol):
     def plan_line(
         self,
         waiters: Sequence[Waiter],
-        live: Sequence[Session],
+        live: Sequence[LiveSession],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         now: Moment,
@@ -218,7 +215,7 @@ class Host(Protocol):
     def repair(self, session_id: str) -> None:
         """Restore the parts that `observe` reported as repairable, while the session stays open."""
 
-    def observe(self, sessions: Sequence[Session]) -> Observation:
+    def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         """Return the state of `sessions`, which must have been read before, and the leftovers of others. A
         part that does not answer is named in the result and raises no error."""
 

@@ -153,7 +153,7 @@ class Queue:
         with self.database.read() as rows:
             if not rows.is_line_planned():
                 return None
-            sessions = [(each.id, each.status, each.expires_at) for each in rows.list()]
+            sessions = rows.statuses()
             requests = [(each.id, each.priority, each.attempts) for each in rows.line()]
             return sessions, requests, [(each.gpu, each.starts_at) for each in rows.cordons().values()]
 
@@ -205,17 +205,17 @@ class Queue:
             return False
         now, demand = self.clock(), rows.demand()
         waiters = [each.waiter(now) for each in requests]
-        made = planner.plan_line(waiters, rows.list(), rows.cordons(), demand, now, ending=session.id)
+        made = planner.plan_line(
+            waiters, rows.live_sessions(), rows.cordons(), demand, now, ending=session.id
+        )
         return any(_is_earlier(each, made.reservations.get(each.id)) for each in waiters)
 
     def unclaimed(self) -> Sequence[str]:
         """Return the sessions whose users had their time to log in."""
-        with self.database.read() as rows:
-            sessions = [each for each in rows.list() if each.is_unclaimed and each.status == Status.ACTIVE]
         if not self.claim_within:
             return []
-        now = self.clock()
-        return [each.id for each in sessions if each.lease - each.time_left(now) >= self.claim_within]
+        with self.database.read() as rows:
+            return rows.unclaimed(self.clock(), self.claim_within)
 
     def claim(self, session_id: str) -> None:
         """End a session that nobody has logged in to, and note that the others are used."""

@@ -50,7 +50,7 @@ class Routing:
         is disconnected would otherwise connect again."""
         self.publish()
         with self.database.read() as rows:
-            due = [session.id for session in rows.list() if session.disconnect_due]
+            due = rows.to_disconnect()
         for session_id in due:
             try:
                 self._disconnect(session_id)
@@ -77,5 +77,4 @@ class Routing:
         """Read the rows while the pipe file is locked. Without the lock, a route that is published in between
         would be lost."""
         with self.database.read() as rows:
-            active = [session for session in rows.list() if session.status == Status.ACTIVE]
-        return [pipe for session in active if (pipe := session.pipe)]
+            return rows.pipes()

@@ -171,7 +171,7 @@ class Sessions:
 
     def list(self, owner: str | None = None) -> Sequence[Session]:
         with self.database.read() as rows:
-            return [session for session in rows.list() if owner in (None, session.user_id)]
+            return rows.page(owner)
 
     def close(self, session_id: str, reason: Reason = Reason.DELETED, note: str = "") -> bool:
         """As `Closing.close`."""
@@ -259,7 +259,7 @@ class Sessions:
                 image=image_id,
             )
             line = self._line(rows, wanted, planner, now)
-            plan = planner.plan(request, rows.list(), rows.cordons(), rows.demand(), refused, line)
+            plan = planner.plan(request, rows.live_sessions(), rows.cordons(), rows.demand(), refused, line)
             self.policies.require_hours(rows, terms, plan)
             session = Session.planned(
                 plan,

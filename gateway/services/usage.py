@@ -19,13 +19,13 @@ class UsageLog:
 
     def end(self, rows: Rows, session: Session, now: datetime) -> EndedSession:
         """Move the session to the history, and add what it held to the usage of its user."""
-        group = rows.groups().get(session.user_id, "")
+        group = rows.group_of(session.user_id) or ""
         rows.add_usage(usage.of_session(session, group, now, self.zone))
         return rows.end(session, now)
 
     def idle(self, rows: Rows, session: Session, since: datetime, until: datetime) -> None:
         """Add the time for which nobody used the session."""
-        group = rows.groups().get(session.user_id, "")
+        group = rows.group_of(session.user_id) or ""
         rows.add_usage(usage.idle(session, group, since, until, self.zone))
 
 
@@ -47,9 +47,8 @@ class UsageReport:
 
     def _live(self, rows: Rows, owner: str | None) -> list[Usage]:
         now, groups = self.clock().wall, rows.groups()
-        sessions = [session for session in rows.list() if owner in (None, session.user_id)]
         return [
             each
-            for session in sessions
+            for session in rows.live_sessions(owner)
             for each in usage.of_session(session, groups.get(session.user_id, ""), now, self.zone)
         ]

@@ -35,7 +35,7 @@ class Warnings:
         """Return every step that is due in a live session, the earliest end of a lease first."""
         now = self.clock()
         with self.database.read() as rows:
-            ending = rows.ending(now, self.plan.horizon)
+            ending = rows.to_warn(now, self.plan)
         return [(session, due) for session in ending for due in self.plan.due(session, now)]
 
     def do(self, session: Session, due: Due) -> None:

@@ -15,8 +15,9 @@ from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line, first_come
+from gateway.domain.live_session import LiveSession
 from gateway.domain.mig import Gpu
-from gateway.domain.models import Cordon, Reason, Session
+from gateway.domain.models import Cordon, Reason, Session, SessionColumns
 from gateway.domain.observation import Observation, Place, SessionState, State
 from gateway.domain.placement import Occupied
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
@@ -81,7 +82,7 @@ class MemoryHost:
     def plan(
         self,
         request: SessionRequest,
-        live: Sequence[Session],
+        live: Sequence[LiveSession],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
@@ -103,7 +104,7 @@ class MemoryHost:
     def plan_line(
         self,
         waiters: Sequence[Waiter],
-        live: Sequence[Session],
+        live: Sequence[LiveSession],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         now: Moment,
@@ -188,7 +189,7 @@ class MemoryHost:
     def repair(self, session_id: str) -> None:
         self._ask()
 
-    def observe(self, sessions: Sequence[Session]) -> Observation:
+    def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         if self.failure:
             unknown = {
                 session.id: SessionState(State.UNKNOWN, problem=session.problem) for session in sessions
@@ -285,7 +286,7 @@ class MemoryHost:
     def board(self, session_id: str) -> Board | None:
         return self._runs[session_id].board
 
-    def _state(self, session: Session) -> SessionState:
+    def _state(self, session: SessionColumns) -> SessionState:
         run = self._runs.get(session.id)
         if run is None:
             return SessionState(State.GONE, Reason.FAILED)

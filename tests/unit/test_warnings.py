@@ -117,7 +117,7 @@ def test_a_session_that_is_opened_or_closing_is_left_alone() -> None:
 
 def test_warnings_and_the_signal_can_be_off() -> None:
     assert due(session(240), 0.1, WarningPlan((), timedelta())) == [Due(Step.HOOK)]
-    assert WarningPlan((), timedelta()).horizon == 5 * MINUTE
+    assert WarningPlan((), timedelta()).steps == [(Step.HOOK, 5 * MINUTE)]
 
 
 @given(
@@ -136,7 +136,7 @@ def test_no_step_is_given_twice_for_one_end_and_each_closer_one_follows(
         for step in plan.due(made, now):
             key = (made.lease_seconds, step)
             assert key not in given
-            assert made.time_left(now) <= plan.horizon
+            assert made.time_left(now) <= max(before for _, before in plan.steps)
             if step.step is Step.WARN:
                 assert step.minutes * MINUTE * 2 <= made.lease
                 before = [known for length, known in given if length == made.lease_seconds]

@@ -15,7 +15,7 @@ from typing import Protocol
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.mig import Gpu, MigPolicy, Profile
-from gateway.domain.models import Session
+from gateway.domain.models import Session, SessionColumns
 from gateway.domain.observation import Observation, Place
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import ClusterPlanner
@@ -163,7 +163,7 @@ class ClusterHost:
     def repair(self, session_id: str) -> None:
         """Nothing of a pod can be repaired: its image, mounts and rights never change."""
 
-    def observe(self, sessions: Sequence[Session]) -> Observation:
+    def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         unseen: dict[Place, str] = {}
         pods: dict[str, PodFacts] | None = None
         held: set[str] = set()

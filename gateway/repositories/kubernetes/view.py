@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.domain.models import Reason, Session
+from gateway.domain.models import Reason, SessionColumns
 from gateway.domain.observation import Finding, Observation, Place, SessionState, State
 from gateway.repositories.kubernetes.facts import PodFacts
 
@@ -20,7 +20,7 @@ class ClusterView:
     claimed: Collection[str] = ()
     unseen: Mapping[Place, str] = field(default_factory=dict)
 
-    def observe(self, sessions: Sequence[Session]) -> Observation:
+    def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         ids = {session.id for session in sessions} | set(self.held)
         return Observation(
             states={session.id: self._state(session) for session in sessions},
@@ -29,7 +29,7 @@ class ClusterView:
             unseen=self.unseen,
         )
 
-    def _state(self, session: Session) -> SessionState:
+    def _state(self, session: SessionColumns) -> SessionState:
         if self.pods is None:
             return SessionState(State.UNKNOWN, problem=session.problem)
         pod = self.pods.get(session.id)

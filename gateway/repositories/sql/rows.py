@@ -3,10 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 
-from sqlalchemy import and_, case, delete, func, or_, orm, select, type_coerce, update
+from sqlalchemy import and_, delete, func, or_, orm, select, update
 
 from gateway.domain import counters
-from gateway.domain.clock import Moment
 from gateway.domain.models import (
     Cordon,
     Deployment,
@@ -15,14 +14,13 @@ from gateway.domain.models import (
     ProfileRequest,
     Session,
     SignIn,
-    Status,
     Token,
     User,
-    UtcDateTime,
 )
 from gateway.domain.uids import UidRange
 from gateway.errors import SessionEnded, SessionNotFound, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
+from gateway.repositories.sql.live_rows import LiveRows
 from gateway.repositories.sql.policy_rows import PolicyRows
 from gateway.repositories.sql.usage_rows import UsageRows
 from gateway.repositories.sql.waiting_rows import WaitingRows
@@ -32,7 +30,7 @@ _DEMAND_SAMPLE = 1000  # requests
 _REPETITION = timedelta(minutes=10)
 
 
-class SessionRows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows):
+class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows):
     """The operations of one transaction; `SqlDatabase.begin()` and `.read()` return it."""
 
     def __init__(self, session: orm.Session) -> None:
@@ -62,33 +60,6 @@ class SessionRows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows):
     def of_user(self, user_id: str) -> Session | None:
         return self._session.scalar(select(Session).where(Session.user_id == user_id))
 
-    def list(self) -> Sequence[Session]:
-        """Return every live session, oldest first."""
-        return self._session.scalars(select(Session).order_by(Session.created_at, Session.id)).all()
-
-    def expired(self, now: Moment) -> Sequence[Session]:
-        """Return the expired sessions that are not closing yet. `Session.time_left` has the same rule."""
-        return self.ending(now, timedelta())
-
-    def ending(self, now: Moment, within: timedelta) -> Sequence[Session]:
-        """Return the sessions that are not closing yet and whose lease ends within this time."""
-        uptime, wall = now.uptime + within, now.wall + within
-        since_boot = and_(Session.boot == now.boot, Session.expires_uptime <= uptime.total_seconds())
-        before = and_(Session.boot.is_distinct_from(now.boot), Session.expires_at <= wall)
-        over = (or_(since_boot, before), Session.status != Status.CLOSING)
-        return self._session.scalars(select(Session).where(*over).order_by(Session.expires_at)).all()
-
-    def next_expiry(self, now: Moment) -> timedelta | None:
-        """Return the time until the next lease ends, of sessions that are not closing; None without one."""
-        since_boot = func.min(case((Session.boot == now.boot, Session.expires_uptime)))
-        before = func.min(case((Session.boot.is_distinct_from(now.boot), Session.expires_at)))
-        uptime, wall = self._session.execute(
-            select(since_boot, type_coerce(before, UtcDateTime)).where(Session.status != Status.CLOSING)
-        ).one()
-        remaining = [] if uptime is None else [timedelta(seconds=uptime) - now.uptime]
-        remaining += [] if wall is None else [wall - now.wall]
-        return min(remaining, default=None)
-
     def user(self, user_id: str, free_uids: Iterable[int] | None = None) -> User:
         """Return the user's row. The first call for a user creates it with the first of `free_uids` that no
         other user has, by default with the next of the default range. Raises `Unavailable` if all are taken.
@@ -110,7 +81,7 @@ class SessionRows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows):
 
     def uids(self) -> Mapping[str, int]:
         """Every user's uid, by user id."""
-        return {user.id: user.uid for user in self._session.scalars(select(User))}
+        return {user.id: user.uid for user in self._session.execute(select(User.id, User.uid))}
 
     def user_of(self, uid: int) -> str | None:
         return self._session.scalar(select(User.id).where(User.uid == uid))
@@ -165,8 +136,12 @@ class SessionRows(CounterRows, UsageRows, WaitingRows, WebhookRows, PolicyRows):
 
     def last_ends(self, since: datetime) -> Mapping[str, EndedSession]:
         """Return each user's session that ended last, of those that ended at `since` or later."""
-        recent = select(EndedSession).where(EndedSession.ended_at >= since).order_by(EndedSession.ended_at)
-        return {ended.user_id: ended for ended in self._session.scalars(recent)}
+        ended_at = func.max(EndedSession.ended_at).label("ended_at")
+        recent = select(EndedSession.user_id, ended_at).where(EndedSession.ended_at >= since)
+        last = recent.group_by(EndedSession.user_id).subquery()
+        of_user = and_(EndedSession.user_id == last.c.user_id, EndedSession.ended_at == last.c.ended_at)
+        found = self._session.scalars(select(EndedSession).join(last, of_user))
+        return {ended.user_id: ended for ended in found}
 
     def stored_keys(self) -> Mapping[str, Sequence[str]]:
         """Every user's stored public keys, by user id."""

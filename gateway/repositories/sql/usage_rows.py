@@ -35,6 +35,9 @@ class UsageRows:
             found = found.where(UsageRow.user_id == user_id)
         return [_usage(row) for row in self._session.scalars(found)]
 
+    def group_of(self, user_id: str) -> str | None:
+        return self._session.scalar(select(User.group).where(User.id == user_id))
+
     def groups(self) -> dict[str, str]:
         """Return the group of each user who has one."""
         named = select(User.id, User.group).where(User.group.is_not(None))
