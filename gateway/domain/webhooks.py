@@ -111,6 +111,20 @@ def _text(kind: str, event: Event, session: Session | EndedSession | None) -> st
     until = f"{session.expires_at:%Y-%m-%d %H:%M} UTC" if session else ""
     reason = session.reason if isinstance(session, EndedSession) else event.detail
     sentences = {
+        "session.waiting": f"{event.user_id} waits for a session: {event.detail}.",
+        "session.promise_delayed": f"The session that {event.user_id} waits for comes later: {event.detail}.",
+        "session.logged_in": f"{event.user_id} has logged in {event.detail}.",
+        "session.logged_out": f"{event.user_id} has logged out {event.detail}.",
+        "session.problem": f"{who} has a problem: {event.detail}",
+        "session.recovered": f"{who} has no problem any more.",
+        "gpu.unhealthy": f"A GPU has a fault: {event.detail}.",
+        "gpu.recovered": f"The fault of a GPU is over: {event.detail}.",
+        "gpu.cordoned": f"No new sessions start on a GPU: {event.detail}.",
+        "gpu.uncordoned": f"Sessions start on a GPU again: {event.detail}.",
+        "workspace.nearly_full": f"The workspace of {event.user_id} is nearly full: {event.detail}.",
+        "workspace.full": f"The workspace of {event.user_id} is full: {event.detail}.",
+        "token.created": f"A token was created: {event.detail}.",
+        "token.revoked": f"A token was revoked: {event.detail}.",
         "session.created": f"{who} is being opened.",
         "session.opened": f"{who} is open until {until}.",
         "session.extended": f"{who} is extended until {until}.",

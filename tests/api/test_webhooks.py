@@ -151,6 +151,26 @@ def test_slack_gets_the_text_alone(bench: Bench, receiver: Receiver) -> None:
     }
 
 
+def test_waiting_and_faults_of_gpus_are_sentences_too(bench: Bench, receiver: Receiver) -> None:
+    hook(bench, receiver, "session.waiting", "gpu.*", "token.created", format="slack")
+    bench.client.post("/sessions", json={"user_id": "ann", "mig_profile": "7g.40gb"})
+    body = {"user_id": "ben", "mig_profile": "7g.40gb", "wait_minutes": 60}
+    assert bench.client.post("/sessions", json=body).status_code == 202
+    bench.client.put("/gpus/0/cordon", json={"reason": "a new fan"})
+    bench.client.delete("/gpus/0/cordon")
+    send(bench)
+    texts = [each.body["text"] for each in receiver.requests]
+    starts = [
+        "ben waits for a session: 7g.40gb until ",
+        "No new sessions start on a GPU: GPU 0 ",
+        "Sessions start on a GPU again: GPU 0 ",
+    ]
+    assert all(text.startswith(start) for text, start in zip(sorted(texts), sorted(starts), strict=True)), (
+        texts
+    )
+    assert all(text.endswith(".") and not text.endswith("..") for text in texts)
+
+
 def test_a_failed_delivery_is_tried_again_at_the_times_of_the_plan(bench: Bench, receiver: Receiver) -> None:
     hook(bench, receiver, "session.opened")
     receiver.answer = status(500)
