@@ -9,11 +9,12 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gateway.errors import KubernetesUnavailable
+from gateway.errors import KubernetesUnavailable, StartRefused
 from gateway.repositories.kubernetes import api as kubernetes_api
 from gateway.repositories.kubernetes.api import DEVICE_CLAIMS, NAMESPACES, PIPES, SECRETS, AlreadyExists, Api
 from tests.fakes.kubernetes import FakeKubernetes
@@ -230,3 +231,34 @@ def test_a_watch_whose_server_goes_away_ends() -> None:
     fake.is_down = True
     assert seen.wait(20)
     thread.join(20)
+
+
+CONTEXT = '{"contexts": [{"name": "a", "context": {"cluster": "b", "user": "c"}}], "current-context": "a", '
+AUTHORITY = '"clusters": [{"name": "b", "cluster": {"certificate-authority": "/nowhere"}}], '
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        "kind: Config",
+        CONTEXT + '"clusters": []}',
+        CONTEXT + AUTHORITY + '"users": [{"name": "c", "user": {}}]}',
+    ],
+)
+def test_a_kubeconfig_that_is_wrong_is_refused_in_one_line(
+    text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "config").write_text(text)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    with pytest.raises(StartRefused, match="KUBECONFIG") as refused:
+        kubernetes_api.connect()
+    assert "\n" not in str(refused.value)
+
+
+def test_without_a_cluster_the_start_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "missing"))
+    with pytest.raises(StartRefused, match="run this in the cluster"):
+        kubernetes_api.connect()

@@ -16,7 +16,8 @@ import httpx2
 from lightkube import Client
 from lightkube.config.client_adapter import verify_cluster
 from lightkube.config.kubeconfig import KubeConfig, SingleConfig
-from lightkube.core.exceptions import ApiError, ConfigError
+from lightkube.config.models import User
+from lightkube.core.exceptions import ApiError
 from lightkube.generic_resource import create_global_resource, create_namespaced_resource
 from lightkube.operators import not_equal
 from lightkube.types import PatchType
@@ -225,19 +226,20 @@ class Transport(httpx2.BaseTransport):
 def connect() -> Api:
     """Return the API of the cluster that this process runs in, or of the file that KUBECONFIG names.
 
-    Raises `StartRefused` if there is neither.
+    Raises `StartRefused` if there is neither, or the file is wrong.
     """
     try:
         config = KubeConfig.from_env().get()
-    except ConfigError as error:
+        verify = verify_cluster(config.cluster, config.user or User(), config.abs_file) if config else None
+    except Exception as error:  # noqa: BLE001 (a kubeconfig can be wrong in any way)
+        what = " ".join(str(error).split())[:200] or type(error).__name__
         raise StartRefused(
-            f"--site (GATEWAY_SITE): no cluster is known here ({error}): run the gateway in the "
-            f"cluster, or name "
-            "a file with KUBECONFIG."
+            f"No cluster of Kubernetes is known here ({what}): run this in the cluster, or name a valid "
+            f"file with "
+            "KUBECONFIG."
         ) from error
-    if config is None or config.user is None:
-        raise StartRefused("--site (GATEWAY_SITE): KUBECONFIG names no cluster and user: set a context.")
-    verify = verify_cluster(config.cluster, config.user, config.abs_file)
+    if config is None or config.user is None or verify is None:
+        raise StartRefused("KUBECONFIG names no cluster and user: set the current context of the file.")
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=20)
     return over(config, httpx2.HTTPTransport(verify=verify, limits=limits))
 
