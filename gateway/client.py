@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from gateway.errors import GatewayError, Unavailable
 
 _TIMEOUT_SECONDS = 60
+_PAGE = 500  # items
 _LATER = (429, 503)
 
 
@@ -52,6 +53,17 @@ class Client:
         Raises `Refused` with the detail of a problem response, `Unavailable` if no gateway answers.
         """
         return self._asked(method, path, body, "application/json", lambda text: json.loads(text or "null"))
+
+    def list(self, path: str, name: str) -> list[dict[str, Any]]:
+        """Return the items `name` of a list, from all of its pages. Raises as `ask` does."""
+        items: list[dict[str, Any]] = []
+        after = ""
+        while True:
+            page = self.ask("GET", f"{path}?limit={_PAGE}{after}")
+            items += page[name]
+            if page.get("next") is None:
+                return items
+            after = f"&after={page['next']}"
 
     def _asked(self, method: str, path: str, body: object, accept: str, parse: Callable[[str], Any]) -> Any:
         try:

@@ -9,7 +9,8 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user
 from gateway.api.endpoints import Fields, describes
-from gateway.api.requests import CordonRequest, FitRequest
+from gateway.api.pages import page
+from gateway.api.requests import CordonRequest, FitRequest, PageRequest
 from gateway.api.responses import FitResponse, GpuResponse, GpusResponse, ProfileResponse, ProfilesResponse
 from gateway.api.services import services
 from gateway.domain.availability import Availability
@@ -21,16 +22,23 @@ from gateway.domain.waiting import Reservation
 
 routes = Blueprint("gpus", __name__, url_prefix="/gpus")
 
-_gpu_response, _profile_response = GpuResponse(many=True), ProfileResponse(many=True)
+_gpu_response, _profile_response = GpuResponse(), ProfileResponse(many=True)
 _fit_response = FitResponse()
 
 
 @routes.get("")
-@describes({200: GpusResponse})
-def list_gpus() -> ResponseReturnValue:
-    """List the GPUs with their GPU instances."""
+@describes({200: GpusResponse}, query=PageRequest, problems=(422,))
+def list_gpus(query: Fields) -> ResponseReturnValue:
+    """List the GPUs with their GPU instances. `after` is an index; with `limit`, `next` is the `after` of the
+    next page."""
     available, owner = services().gpus.availability(), own_user()
-    return {"gpus": _gpu_response.dump([_gpu(gpu, available, owner) for gpu in available.occupancy.gpus])}
+    after = -1 if query["after"] is None else query["after"]
+    gpus = [gpu for gpu in available.occupancy.gpus if gpu.index > after]
+
+    def show(gpu: Gpu) -> Fields:
+        return {**_gpu_response.dump(_gpu(gpu, available, owner))}
+
+    return page("gpus", gpus, query["limit"], show, lambda gpu: gpu.index)
 
 
 @routes.get("/profiles")

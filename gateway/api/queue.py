@@ -5,7 +5,8 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user
 from gateway.api.endpoints import Fields, describes
-from gateway.api.requests import PriorityRequest
+from gateway.api.pages import fetched, page
+from gateway.api.requests import PageRequest, PriorityRequest
 from gateway.api.responses import QueueResponse, WaitingResponse
 from gateway.api.services import services
 from gateway.services.queue import Place
@@ -16,11 +17,13 @@ _response = WaitingResponse()
 
 
 @routes.get("")
-@describes({200: QueueResponse})
-def show() -> ResponseReturnValue:
-    """List the waiting requests, the first one first. Other users' names and ids are redacted."""
-    owner = own_user()
-    return {"requests": [_shown(place, owner) for place in services().queue.places()]}
+@describes({200: QueueResponse}, query=PageRequest, problems=(422,))
+def show(query: Fields) -> ResponseReturnValue:
+    """List the waiting requests, the first one first. Other users' names and ids are redacted. `after` is a
+    position; with `limit`, `next` is the `after` of the next page."""
+    owner, limit = own_user(), query["limit"]
+    found = services().queue.places(query["after"] or 0, fetched(limit))
+    return page("requests", found, limit, lambda each: _shown(each, owner), lambda each: each.position)
 
 
 @routes.put("/<session_id>")

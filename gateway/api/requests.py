@@ -1,10 +1,10 @@
 """The schemas of request bodies and queries. An unknown field is an error."""
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from marshmallow import Schema, ValidationError, fields, validate
+from marshmallow import EXCLUDE, Schema, ValidationError, fields, validate
 from werkzeug.routing import IntegerConverter, UnicodeConverter
 from werkzeug.routing import ValidationError as NoMatch
 
@@ -15,6 +15,8 @@ from gateway.domain.webhooks import Format
 LARGEST_BODY = 512 * 1024  # bytes; 20 of the largest keys and some
 _LARGEST_ID = 2**63 - 1  # of a database row
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
+_EPOCH = datetime.fromtimestamp(0, UTC)
+_CURSOR = re.compile(r"([0-9]{1,17})\.([0-9A-Za-z-]{1,36})")
 _LONGEST_KEY = 20000  # characters; an RSA key of 16384 bits takes 2,800
 
 
@@ -167,6 +169,41 @@ class Instant(fields.AwareDateTime):
             return moment.astimezone(UTC)
         except OverflowError:
             raise ValidationError("Must be between the years 1 and 9999 in UTC.") from None
+
+
+class SessionCursor(fields.Field[tuple[datetime, str]]):
+    """Where a page of sessions begins: `next` of the page before. Loads `created_at` and id of a session."""
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> tuple[datetime, str]:
+        if not (found := _CURSOR.fullmatch(str(value))):
+            raise ValidationError("Must be `next` of another page.")
+        return _EPOCH + timedelta(microseconds=int(found[1])), found[2]
+
+    @staticmethod
+    def of(created_at: datetime, session_id: str) -> str:
+        return f"{(created_at - _EPOCH) // timedelta(microseconds=1)}.{session_id}"
+
+
+class Paged(Schema):
+    """Query of a list. Without `limit` the list is whole. Other parameters are ignored, as they were before
+    there were pages."""
+
+    class Meta:
+        unknown = EXCLUDE
+
+    limit = QueryNumber(load_default=None, validate=validate.Range(1, 1000))
+
+
+class PageRequest(Paged):
+    """Query of `GET /queue` and of `GET /gpus`."""
+
+    after = QueryNumber(load_default=None, validate=validate.Range(0, _LARGEST_ID))
+
+
+class SessionsRequest(Paged):
+    """Query of `GET /sessions`."""
+
+    after = SessionCursor(load_default=None)
 
 
 class FitRequest(Schema):

@@ -66,6 +66,7 @@ class WaitingResponse(ResponseSchema):
 
 class QueueResponse(ResponseSchema):
     requests = fields.List(fields.Nested(WaitingResponse))
+    next = fields.Integer(allow_none=True, metadata={OPTIONAL: True})
 
 
 class SignalResponse(ResponseSchema):
@@ -92,6 +93,7 @@ class OpenedResponse(SessionResponse):
 
 class SessionsResponse(ResponseSchema):
     sessions = fields.List(fields.Nested(SessionResponse))
+    next = fields.String(allow_none=True, metadata={OPTIONAL: True})  # only with `limit`
 
 
 class MessageResponse(ResponseSchema):
@@ -292,6 +294,7 @@ class EventsResponse(ResponseSchema):
 
 class GpusResponse(ResponseSchema):
     gpus = fields.List(fields.Nested(GpuResponse))
+    next = fields.Integer(allow_none=True, metadata={OPTIONAL: True})
 
 
 class ProfilesResponse(ResponseSchema):

@@ -7,13 +7,16 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user, require_operator, require_own
 from gateway.api.endpoints import Fields, describes
+from gateway.api.pages import fetched, page
 from gateway.api.requests import (
     EndRequest,
     ExtensionRequest,
     KeepRequest,
     KeysRequest,
     MessageRequest,
+    SessionCursor,
     SessionRequest,
+    SessionsRequest,
 )
 from gateway.api.responses import (
     ActivityResponse,
@@ -69,10 +72,12 @@ def create(given: Fields) -> ResponseReturnValue:
 
 
 @routes.get("")
-@describes({200: SessionsResponse})
-def list_live() -> ResponseReturnValue:
-    """List the live sessions, oldest first."""
-    return {"sessions": [_shown(session) for session in services().sessions.list(own_user())]}
+@describes({200: SessionsResponse}, query=SessionsRequest, problems=(422,))
+def list_live(query: Fields) -> ResponseReturnValue:
+    """List the live sessions, oldest first. With `limit`, `next` is the `after` of the next page."""
+    limit = query["limit"]
+    found = services().sessions.list(own_user(), query["after"], fetched(limit))
+    return page("sessions", found, limit, _shown, lambda each: SessionCursor.of(each.created_at, each.id))
 
 
 @routes.get("/<session_id>")

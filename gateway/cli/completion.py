@@ -27,7 +27,7 @@ def complete_user(context: click.Context, _parameter: click.Parameter, begun: st
     """The users with a live session. A gateway that does not answer completes nothing."""
     try:
         client = client_of(context.params["url"], context.params["token_file"], _TIMEOUT_SECONDS)
-        names = sorted(session["user_id"] for session in client.ask("GET", "/sessions")["sessions"])
+        names = sorted(session["user_id"] for session in client.list("/sessions", "sessions"))
     except (GatewayError, KeyError):
         return []
     return [CompletionItem(name) for name in names if name.startswith(begun)]

@@ -16,12 +16,12 @@ whose_argument = click.argument("whose", metavar="USER|ID", shell_complete=compl
 def find(client: Client, whose: str) -> Session:
     """The live session of a user, the user's request in line, or the session with this id. Raises
     `GatewayError`."""
-    live: Sequence[Session] = client.ask("GET", "/sessions")["sessions"]
+    live: Sequence[Session] = client.list("/sessions", "sessions")
     for session in live:
         if whose in (session["user_id"], session["session_id"]):
             return session
     whose = next(
-        (each["session_id"] for each in client.ask("GET", "/queue")["requests"] if each["user_id"] == whose),
+        (each["session_id"] for each in client.list("/queue", "requests") if each["user_id"] == whose),
         whose,
     )
     try:

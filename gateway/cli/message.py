@@ -22,7 +22,7 @@ def message(client: Client, words: tuple[str, ...], to_all: bool, clear: bool) -
     whose, texts = ("", words) if to_all else (words[0], words[1:])
     if bool(texts) == clear:
         raise click.UsageError("Give a TEXT, or --clear.")
-    found = client.ask("GET", "/sessions")["sessions"] if to_all else [find(client, whose)]
+    found = client.list("/sessions", "sessions") if to_all else [find(client, whose)]
     for session in found:
         click.echo(f"{session['user_id']}: {_send(client, session, ' '.join(texts))}")
 

@@ -26,11 +26,11 @@ def queue(context: click.Context, client: Client, as_json: bool) -> None:
     context.obj = client
     if context.invoked_subcommand:
         return
-    response = client.ask("GET", "/queue")
+    requests = client.list("/queue", "requests")
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        click.echo(json.dumps({"requests": requests}, indent=2))
         return
-    rows = [_row(request) for request in response["requests"]]
+    rows = [_row(request) for request in requests]
     headings = ["PLACE", "USER", "PROFILE", "PRIORITY", "PROMISED BY", "GIVES UP", "ID"]
     for line in Table(headings).lines(rows, [None] * len(rows)):
         click.echo(line, color=colour())

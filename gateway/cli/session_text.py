@@ -15,7 +15,7 @@ Session = Mapping[str, Any]
 def gpu_indexes(client: Client) -> Mapping[str, str]:
     """The index of each session's GPU, by the session's id; empty if the driver does not answer."""
     try:
-        gpus = client.ask("GET", "/gpus")["gpus"]
+        gpus = client.list("/gpus", "gpus")
     except GatewayError:
         return {}
     return {

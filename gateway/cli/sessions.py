@@ -33,12 +33,12 @@ _COLOURS = {"active": None, "pending": "cyan", "closing": "red", "waiting": "yel
 @as_json_option
 def sessions(client: Client, as_json: bool) -> None:
     """List the live sessions with their users and leases."""
-    response = client.ask("GET", "/sessions")
+    found = client.list("/sessions", "sessions")
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        click.echo(json.dumps({"sessions": found}, indent=2))
         return
-    found, gpus = response["sessions"], gpu_indexes(client)
-    waiting = [request for request in client.ask("GET", "/queue")["requests"] if request["user_id"]]
+    gpus = gpu_indexes(client)
+    waiting = [request for request in client.list("/queue", "requests") if request["user_id"]]
     table = Table(["USER", "PROFILE", "GPU", "STATE", "LEFT", "MAY EXTEND TO"])
     rows = [*(row(session, gpus) for session in found), *map(waiting_row, waiting)]
     colours = [*(_COLOURS[session["status"]] for session in found), *(_COLOURS["waiting"] for _ in waiting)]

@@ -115,11 +115,11 @@ class Queue:
             position = positions(rows.line()).get(session_id)
         return Place(request, position) if position else None
 
-    def places(self) -> Sequence[Place]:
-        """Return the requests in line, the first one first."""
+    def places(self, after: int = 0, limit: int | None = None) -> Sequence[Place]:
+        """Return the first `limit` requests behind the position `after`, the first one first."""
         with self.database.read() as rows:
-            requests = rows.line()
-        return [Place(request, position) for position, request in enumerate(requests, start=1)]
+            requests = rows.line(after, limit)
+        return [Place(request, position) for position, request in enumerate(requests, start=after + 1)]
 
     def move(self, session_id: str, priority: int) -> Place:
         """Set the priority of a request. A higher one overtakes those of lower priority, whose promises may

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import MutableSequence, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from gateway.domain import counters, ssh_keys
 from gateway.domain.audit import Action
@@ -169,9 +169,15 @@ class Sessions:
         with self.database.read() as rows:
             return rows.live(session_id, owner)
 
-    def list(self, owner: str | None = None) -> Sequence[Session]:
+    def list(
+        self,
+        owner: str | None = None,
+        after: tuple[datetime, str] | None = None,
+        limit: int | None = None,
+    ) -> Sequence[Session]:
+        """As `Rows.page`."""
         with self.database.read() as rows:
-            return rows.page(owner)
+            return rows.page(owner, after, limit)
 
     def close(self, session_id: str, reason: Reason = Reason.DELETED, note: str = "") -> bool:
         """As `Closing.close`."""

@@ -24,11 +24,11 @@ class WaitingRows:
     def waiting_of_user(self, user_id: str) -> WaitingRequest | None:
         return self._session.scalar(select(WaitingRequest).where(WaitingRequest.user_id == user_id))
 
-    def line(self) -> Sequence[WaitingRequest]:
+    def line(self, skip: int = 0, limit: int | None = None) -> Sequence[WaitingRequest]:
         """Return the requests in line, the first one first, without those whose session is being opened."""
         order = (WaitingRequest.priority.desc(), WaitingRequest.asked_at, WaitingRequest.id)
         waits = select(WaitingRequest).where(WaitingRequest.id.not_in(select(Session.id)))
-        return self._session.scalars(waits.order_by(*order)).all()
+        return self._session.scalars(waits.order_by(*order).offset(skip).limit(limit)).all()
 
     def is_line_planned(self) -> bool:
         """Return whether a request waits, a maintenance is announced, or a session was limited for one."""
