@@ -30,7 +30,6 @@ from gateway.api.responses import (
 from gateway.api.services import services
 from gateway.domain.lease import Extension
 from gateway.domain.models import Session
-from gateway.domain.words import one_line
 from gateway.errors import NoCapacity
 from gateway.services.idle import Activity
 from gateway.services.queue import Place
@@ -84,9 +83,8 @@ def list_live(query: Fields) -> ResponseReturnValue:
 @describes({200: SessionResponse}, problems=(404, 410))
 def read(session_id: str) -> ResponseReturnValue:
     """Read a live session, or a request that waits for one."""
-    if place := services().queue.find(session_id, own_user()):
-        return _waiting(place)
-    return _shown(services().sessions.get(session_id, own_user()))
+    found = services().queue.find(session_id, own_user())
+    return _waiting(found) if isinstance(found, Place) else _shown(found)
 
 
 @routes.post("/<session_id>/extend")
@@ -135,13 +133,8 @@ def replace_keys(given: Fields, session_id: str) -> ResponseReturnValue:
 def delete(given: Fields, session_id: str) -> ResponseReturnValue:
     """Close a session, or give a place in line up: 204 when everything is removed, 202 if the gateway must
     repeat a step."""
-    if services().queue.leave(session_id, own_user(), one_line(given["note"]) or None):
-        return "", 204
-    sessions = services().sessions
-    sessions.get(session_id, own_user())
-    if sessions.close(session_id, note=given["note"]):
-        return "", 204
-    return _shown(sessions.get(session_id)), 202
+    closing = services().queue.end(session_id, own_user(), given["note"])
+    return (_shown(closing), 202) if closing else ("", 204)
 
 
 def _activity(found: Activity) -> Fields:

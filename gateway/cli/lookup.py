@@ -16,14 +16,23 @@ whose_argument = click.argument("whose", metavar="USER|ID", shell_complete=compl
 def find(client: Client, whose: str) -> Session:
     """The live session of a user, the user's request in line, or the session with this id. Raises
     `GatewayError`."""
-    live: Sequence[Session] = client.list("/sessions", "sessions")
-    for session in live:
-        if whose in (session["user_id"], session["session_id"]):
-            return session
-    whose = next(
-        (each["session_id"] for each in client.list("/queue", "requests") if each["user_id"] == whose),
-        whose,
-    )
+    if live := _live(client, whose):
+        return live
+    if waiting := _matching(client.list("/queue", "requests"), whose):
+        return _read(client, waiting["session_id"])
+    # A session that opened after the first question is not in line any more.
+    return _live(client, whose) or _read(client, whose)
+
+
+def _live(client: Client, whose: str) -> Session | None:
+    return _matching(client.list("/sessions", "sessions"), whose)
+
+
+def _matching(found: Sequence[Session], whose: str) -> Session | None:
+    return next((each for each in found if whose in (each["user_id"], each["session_id"])), None)
+
+
+def _read(client: Client, whose: str) -> Session:
     try:
         found: Session = client.ask("GET", f"/sessions/{quote(whose, safe='')}")
     except Refused as refusal:

@@ -30,7 +30,8 @@ def now() -> Response:
     """Show the map of the GPUs, what is free and when, and the caller's sessions."""
     at = services().gpus.clock().wall
     gpus = [(gpu, list(segments(gpu, at))) for gpu in answer(gpus_api.list_gpus)["gpus"]]
-    return page("now.html", gpus=gpus, profiles=profiles(), sessions=_sessions(at), line=_line())
+    line = _line()  # before the sessions: a request that opens in between is shown twice, not never
+    return page("now.html", gpus=gpus, profiles=profiles(), sessions=_sessions(at), line=line)
 
 
 @routes.get("/sessions")

@@ -57,11 +57,11 @@ class Closing:
 
     def begin(self, rows: Rows, session: Session, reason: Reason, note: str | None = None) -> None:
         """Record that the session closes. After the commit it cannot become active again. `note` are the
-        words of the caller who closes it."""
+        words of the caller who closes it. A session that is deleted is not opened again from the line."""
+        if reason == Reason.DELETED:
+            rows.leave_line(session.id)
         if session.status != Status.CLOSING:
             session.close(reason, note)
-            if reason == Reason.DELETED:
-                rows.leave_line(session.id)
             rows.record(Event.of(self.clock().wall, Action.CLOSING, cause(reason, note), session=session))
 
     def finish(self, session: Session) -> bool:

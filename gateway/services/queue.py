@@ -12,6 +12,7 @@ from gateway.domain.clock import Clock, Moment
 from gateway.domain.models import Event, Reason, Session, Status
 from gateway.domain.waiting import TURNOVER, Reservation, Waiter
 from gateway.domain.waiting_request import MOST_ATTEMPTS, WaitingRequest
+from gateway.domain.words import one_line
 from gateway.errors import (
     DatabaseUnavailable,
     GatewayError,
@@ -105,15 +106,13 @@ class Queue:
         log.info("request waits", extra={**request.named, "position": place.position})
         return Place(request, place.position, keys.private)
 
-    def find(self, session_id: str, owner: str | None = None) -> Place | None:
-        """Return the request with this id, if it is in line and belongs to `owner`."""
+    def find(self, session_id: str, owner: str | None = None) -> Place | Session:
+        """Return the request with this id if it is in line, else the session. Raises as `Rows.live`."""
         with self.database.read() as rows:
             request = rows.waiting(session_id)
-            if request is None or owner not in (None, request.user_id):
-                return None
-            # One statement tells whether it is in line and where: its session may open at any moment.
-            position = positions(rows.line()).get(session_id)
-        return Place(request, position) if position else None
+            if request and owner in (None, request.user_id) and rows.get(session_id) is None:
+                return _place(rows, request)
+            return rows.live(session_id, owner)
 
     def places(self, after: int = 0, limit: int | None = None) -> Sequence[Place]:
         """Return the first `limit` requests behind the position `after`, the first one first."""
@@ -145,6 +144,23 @@ class Queue:
         self._replan()
         self.login_notices.attempt(request.user_id)
         return True
+
+    def end(self, session_id: str, owner: str | None = None, note: str = "") -> Session | None:
+        """Close a session, or give a place in line up. Return the session if the gateway must repeat a step,
+        None when everything is removed. Raises as `Rows.live`."""
+        words = one_line(note) or None
+        if self.leave(session_id, owner, words):
+            return None
+        try:
+            self.sessions.get(session_id, owner)
+            is_closed = self.sessions.close(session_id, note=note)
+        except SessionNotFound:
+            if self.leave(session_id, owner, words):  # opening it failed meanwhile: it was in line again
+                return None
+            raise
+        with suppress(SessionEnded):  # another thread has repeated the step
+            return None if is_closed else self.sessions.get(session_id)
+        return None
 
     # What runs by itself.
 

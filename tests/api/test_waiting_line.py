@@ -12,9 +12,11 @@ from gateway.domain.audit import REAPER, acting
 from gateway.domain.notice import NoticeState
 from gateway.domain.permissions import Role
 from gateway.domain.ssh_keys import make_pair
-from gateway.errors import ContainerFailed, DriverUnavailable, PlacementTaken
+from gateway.errors import ContainerFailed, DockerUnavailable, DriverUnavailable, PlacementTaken
 from gateway.failpoints import arm
 from gateway.repositories.sql.waiting_rows import WaitingRows
+from gateway.services.queue import Queue
+from gateway.services.sessions import Sessions
 from gateway.services.tokens import Tokens
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
@@ -108,7 +110,7 @@ def test_the_id_of_the_request_becomes_the_sessions(full: Bench) -> None:
     assert made == ["waiting", "created", "opened"]
 
 
-def test_a_session_that_opens_while_its_request_is_read_is_shown_as_a_session(
+def test_a_request_whose_session_opens_while_it_is_read_is_shown_as_it_was(
     full: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     request = waiting(full, "ben", ttl_minutes=30)
@@ -123,7 +125,57 @@ def test_a_session_that_opens_while_its_request_is_read_is_shown_as_a_session(
 
     monkeypatch.setattr(WaitingRows, "waiting", read_then_opened)
     shown = read(full, request).json
+    assert (shown["status"], shown["position"]) == ("waiting", 1)
+    shown = read(full, request).json
     assert (shown["status"], "position" in shown) == ("active", False)
+
+
+def test_a_request_that_is_back_in_line_while_it_is_deleted_leaves_the_line(
+    full: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its session was being opened when the deletion began, and failed then."""
+    ben = waiting(full, "ben")
+
+    def opens_by_now(*_: Any) -> bool:
+        monkeypatch.undo()
+        return False
+
+    monkeypatch.setattr(Queue, "leave", opens_by_now)
+    end(full, ben)
+    assert (read(full, ben).status_code, places(full)) == (410, [])
+
+
+def test_a_request_is_deleted_while_its_failed_session_is_undone(full: Bench) -> None:
+    ben = waiting(full, "ben")
+    full.clock.advance(minutes=60)
+    full.containers.fail("wait_for_ssh", ContainerFailed("no sshd"))
+    full.gateway.reaper.reap()
+    full.containers.fail("remove", DockerUnavailable("not now"))
+    serve(full)
+    assert read(full, ben).json["status"] == "closing"
+    assert full.client.delete(f"/sessions/{ben['session_id']}").status_code == 202
+    for verb in ("wait_for_ssh", "remove"):
+        full.containers.fail(verb, None)
+    full.reconciler.reconcile()
+    assert (read(full, ben).status_code, places(full)) == (410, [])
+
+
+def test_a_session_that_another_thread_finishes_closing_is_closed(
+    full: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [ann] = full.client.get("/sessions").json["sessions"]
+    close = Sessions.close
+
+    def closed_by_another(*given: Any, **named: Any) -> bool:
+        assert close(*given, **named)
+        return False
+
+    monkeypatch.setattr(Sessions, "close", closed_by_another)
+    end(full, ann)
+
+
+def places(bench: Bench) -> list[str]:
+    return [each["user_id"] for each in bench.client.get("/queue").json["requests"]]
 
 
 def test_an_early_end_serves_the_line_at_once(full: Bench) -> None:

@@ -70,6 +70,17 @@ def test_uncommitted_changes_are_not_visible(database: SqlDatabase) -> None:
         assert rows.user("b").uid == FIRST_UID
 
 
+def test_a_reader_sees_one_moment_and_no_writer_waits_for_it(database: SqlDatabase) -> None:
+    add(database, session("a"))
+    with database.read() as rows:
+        assert [each.user_id for each in rows.list()] == ["a"]
+        add(database, session("b", 1))
+        assert [each.user_id for each in rows.list()] == ["a"]
+        assert rows.of_user("b") is None
+    with database.read() as rows:
+        assert [each.user_id for each in rows.list()] == ["a", "b"]
+
+
 def test_many_writers_lose_no_update(database: SqlDatabase) -> None:
     def write(number: int) -> None:
         for step in range(10):

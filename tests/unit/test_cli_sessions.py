@@ -17,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from gateway.cli import gateway
-from gateway.client import Refused
+from gateway.client import Client, Refused
 from gateway.errors import GatewayError, Unavailable
 from tests.conftest import Bench
 from tests.fakes.containers import FakeInside
@@ -414,6 +414,31 @@ def test_create_that_gives_up_may_succeed_later(bench: Bench, url: str) -> None:
     assert done.returncode == 75
     assert "1st in line, nothing can be promised before the wait ends" in done.stderr
     assert done.stderr.splitlines()[-1] == "gateway: Nothing became free for ben in time: try again later."
+
+
+@pytest.mark.parametrize(
+    ("command", "asks_first"), [(["show", "ben"], "/sessions"), (["sessions"], "/queue")]
+)
+def test_a_session_that_opens_between_two_questions_is_shown(
+    bench: Bench, url: str, monkeypatch: pytest.MonkeyPatch, command: list[str], asks_first: str
+) -> None:
+    ann = full(bench)
+    bench.client.post("/sessions", json={"user_id": "ben", "mig_profile": "7g.40gb", "wait_minutes": 240})
+    ask = Client.ask
+
+    def ask_and_open(self: Client, method: str, path: str, *given: Any) -> Any:
+        answer = ask(self, method, path, *given)
+        if path == asks_first:
+            monkeypatch.undo()
+            bench.client.delete(f"/sessions/{ann['session_id']}")
+            for session_id in bench.gateway.queue.serve():
+                bench.gateway.queue.open(session_id)
+        return answer
+
+    monkeypatch.setattr(Client, "ask", ask_and_open)
+    output = run(url, *command).output
+    assert "active" in output
+    assert output.count("ben") == 1 or command[0] == "show"
 
 
 def test_the_queue_and_the_sessions_show_who_waits(bench: Bench, url: str) -> None:

@@ -27,10 +27,12 @@ def make_read_only_engine(db: DatabaseUrl) -> Engine:
 
 
 def reading(engine: Engine) -> Engine:
-    """Return `engine` without transactions: each statement sees what is committed when it runs."""
+    """Return `engine` with transactions that only read: all statements of one see the same moment."""
     if engine.dialect.name == "postgresql":
-        return engine.execution_options(read_only=True, isolation_level="AUTOCOMMIT")
-    return engine.execution_options(read_only=True)  # the connections are in that mode already
+        return engine.execution_options(
+            read_only=True, isolation_level="REPEATABLE READ", postgresql_readonly=True
+        )
+    return engine.execution_options(read_only=True)  # SQLite's transactions see one moment
 
 
 class SqlDatabase:
@@ -53,10 +55,7 @@ class SqlDatabase:
 
     @contextmanager
     def read(self) -> Iterator[SessionRows]:
-        """Read without a transaction and without locks.
-
-        Each statement sees what is committed when it runs.
-        """
+        """Read without locks. All statements see the same moment: that of the first one."""
         with translated_errors(), self._read() as session:
             yield SessionRows(session)
 

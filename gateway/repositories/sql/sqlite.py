@@ -20,7 +20,7 @@ _POOL_SIZE = 32  # connections; opening one takes longer than most queries
 
 
 def make_engine(path: Path) -> Engine:
-    """Return an engine with WAL, FULL sync and IMMEDIATE transactions.
+    """Return an engine with WAL, FULL sync and IMMEDIATE transactions, except `read_only` ones.
 
     A deferred transaction that reads and then writes fails or loses updates under concurrency. The driver's
     implicit BEGIN is therefore off, and the engine sends its own.
@@ -38,15 +38,21 @@ def make_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        if not connection.get_execution_options().get("read_only"):
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+        is_reader = connection.get_execution_options().get("read_only")
+        connection.exec_driver_sql("BEGIN" if is_reader else "BEGIN IMMEDIATE")
 
     return engine
 
 
 def make_read_only_engine(path: Path) -> Engine:
     """Return an engine that changes nothing: it creates no file and keeps the log of a dead process."""
-    return create_engine(f"sqlite:///{path}", creator=lambda: _read_only(path), hide_parameters=True)
+    engine = create_engine(f"sqlite:///{path}", creator=lambda: _read_only(path), hide_parameters=True)
+
+    @event.listens_for(engine, "begin")
+    def _begin(connection: Connection) -> None:  # the driver begins no transaction that only reads
+        connection.exec_driver_sql("BEGIN")
+
+    return engine
 
 
 def _read_only(path: Path) -> sqlite3.Connection:
