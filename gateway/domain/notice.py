@@ -4,28 +4,34 @@ import json
 from base64 import b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from gateway.domain.durations import in_words
 from gateway.domain.pipe import is_session_id
 from gateway.domain.ssh_keys import is_public_key
 from gateway.domain.users import USER_ID
+from gateway.languages import ENGLISH
 
 LARGEST = 512 * 1024  # bytes; 20 of the largest keys and some
+LEFT = "{left}"  # in a text: how long it is until a time
 
 
 class NoticeState(StrEnum):
     ENDED = "ended"  # the user's last session has ended: the router sends the text and disconnects
     WAITING = "waiting"  # the user's request is in the waiting line: the text changes from time to time
     READY = "ready"  # the session opens now: its pipe appears within seconds
+    OPEN = "open"  # the session has just opened: a login that was held reads this when it gets in
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
     """`session_id` is the session or the waiting request that the notice is about. `public_keys` prove who
     may read the notice, each as `type base64`. `text` has one sentence a line; the first line stands alone
-    where only one fits, such as in the reason of a disconnect.
+    where only one fits, such as in the reason of a disconnect. If there is a time `until`, `{left}` in the
+    text stands for how long it is until then, in words of `language`.
 
     The constructor raises `ValueError` for a notice without keys, or with characters that steer a terminal.
     """
@@ -34,6 +40,8 @@ class Notice:
     state: NoticeState
     public_keys: tuple[str, ...]
     text: str
+    until: datetime | None = None
+    language: str = ENGLISH
 
     def __post_init__(self) -> None:
         checks = (
@@ -55,6 +63,8 @@ class Notice:
                 state=NoticeState(fields["state"]),
                 public_keys=tuple(fields["public_keys"]),
                 text=fields["text"],
+                until=datetime.fromisoformat(fields["until"]) if fields.get("until") else None,
+                language=fields.get("language", ENGLISH),
             )
         except (KeyError, TypeError, AttributeError, RecursionError, ValueError):
             raise ValueError("The file has no notice of the gateway.") from None
@@ -65,12 +75,21 @@ class Notice:
             "state": self.state,
             "public_keys": list(self.public_keys),
             "text": self.text,
+            "until": self.until.isoformat() if self.until else None,
+            "language": self.language,
         }
         return json.dumps(fields, ensure_ascii=False).encode() + b"\n"
 
     @property
     def lines(self) -> list[str]:
         return self.text.split("\n")
+
+    def read_at(self, now: datetime) -> list[str]:
+        """The lines as a user reads them at this moment."""
+        if self.until is None:
+            return self.lines
+        left = in_words(max(timedelta(), self.until - now), self.language)
+        return [line.replace(LEFT, left) for line in self.lines]
 
     def admits(self, key: bytes) -> bool:
         """Whether `key`, in the wire's form, is one of the notice's."""

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta, tzinfo
 from gateway.domain.audit import ANONYMOUS, in_session
 from gateway.domain.durations import in_words
 from gateway.domain.models import EndedSession, Reason
+from gateway.domain.notice import LEFT
 from gateway.languages import ENGLISH, translations
 
 _BELL = "\a"
@@ -35,7 +36,7 @@ def ordinal(number: int) -> str:
     return f"{number}{ending}"
 
 
-def _next_minute(at: datetime) -> datetime:
+def next_minute(at: datetime) -> datetime:
     """The whole minute at which, or before which, it is certain."""
     return at if not at.second else at.replace(second=0) + timedelta(minutes=1)
 
@@ -142,7 +143,7 @@ class Words:
         return reasons[Reason(ended.reason)]
 
     def waiting(self, mig_profile: str, position: int, promised_at: datetime | None, now: datetime) -> str:
-        """What a user who logs in while waiting gets to read."""
+        """What a user who logs in while waiting gets to read. It is a text of a notice."""
         _ = self.translated
         facts = {"profile": mig_profile, "place": self._place(position)}
         if promised_at is None:
@@ -152,14 +153,20 @@ class Words:
             )
             return unknown.format(**facts)
         promise = _(
-            "No {profile} is free. You are {place} in line: yours by {time} at the latest, sooner if "
-            "somebody ends early."
+            "No {profile} is free. You are {place} in line: yours by {time} ({left}) at the latest, sooner "
+            "if somebody ends early."
         )
-        return promise.format(**facts, time=self.time(_next_minute(promised_at), now))
+        return promise.format(**facts, time=self.time(next_minute(promised_at), now), left=LEFT)
 
     def opening(self, mig_profile: str) -> str:
         _ = self.translated
         return _("Your session ({profile}) opens now.").format(profile=mig_profile)
+
+    def ready(self, mig_profile: str, ends: datetime, now: datetime) -> str:
+        """What a user reads whose login waited, when it gets in. It is a text of a notice."""
+        _ = self.translated
+        sentence = _("Your session is ready: {profile} until {time} ({left}).")
+        return sentence.format(profile=mig_profile, time=self.time(ends, now), left=LEFT)
 
     def ending(self, ends: datetime) -> str:
         """The line of the message of the day, once the end was warned of."""

@@ -28,7 +28,7 @@ class Held(Protocol):
     def notice(self) -> Notice | None:
         """The notice as its file is now, if the proved key may read it."""
 
-    def show(self, lines: list[str]) -> None: ...
+    def show(self, notice: Notice) -> None: ...
     def heartbeat(self) -> None: ...
 
 
@@ -47,24 +47,32 @@ async def hold(login: Held, no_session: str, clock: Callable[[], float] | None =
     shown, show_at = "", now()
     while now() < ends:
         if route := login.route():
-            return Outcome(route)
+            return _ready(login, route)
         if now() >= beat_at:
             beat_at = now() + HEARTBEAT_SECONDS
             notice = login.notice()
             if notice is None or notice.state is NoticeState.ENDED:
                 return _over(login, notice, no_session)
-            if notice.text != shown and now() >= show_at:
+            is_news = notice.text != shown and notice.state is not NoticeState.OPEN
+            if is_news and now() >= show_at:
                 shown, show_at = notice.text, now() + BANNER_SECONDS
-                login.show(notice.lines)
+                login.show(notice)
             else:
                 login.heartbeat()
         await asyncio.sleep(POLL_SECONDS)
     return Outcome(refusal=TOO_LONG)
 
 
+def _ready(login: Held, route: Route) -> Outcome:
+    notice = login.notice()
+    if notice and notice.state is NoticeState.OPEN:
+        login.show(notice)
+    return Outcome(route)
+
+
 def _over(login: Held, notice: Notice | None, no_session: str) -> Outcome:
     if route := login.route():  # the notice goes when the route comes
-        return Outcome(route)
+        return _ready(login, route)
     if notice:
-        login.show(notice.lines)
+        login.show(notice)
     return Outcome(refusal=no_session)

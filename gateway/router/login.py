@@ -6,6 +6,7 @@ The upstream is opened once the client has proved its key, never while a key is 
 import asyncio
 import socket
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from gateway.domain.notice import Notice, NoticeState
@@ -107,10 +108,10 @@ class Login:
 
     def _reason_of_the_end(self) -> str:
         """The first sentence of the notice about this session, or what is true of every end."""
-        notice = self._office.notice(self.user)
-        if notice is None or self._route is None or notice.session_id != self._route.session_id:
-            return SESSION_ENDED
-        return notice.lines[0]
+        notice, session_id = self._office.notice(self.user), self._route.session_id if self._route else ""
+        if notice and notice.state is NoticeState.ENDED and notice.session_id == session_id:
+            return notice.lines[0]
+        return SESSION_ENDED
 
     # What the transport calls.
 
@@ -172,7 +173,7 @@ class Login:
         elif is_waiting:
             await self._hold(user)
         elif self._notice:
-            self.show(self._notice.lines)
+            self.show(self._notice)
             self.end(NO_SESSION)
         else:
             await self._connect(user)
@@ -197,7 +198,8 @@ class Login:
         notice = self._office.notice(self.user)
         return notice if notice and self._office.may_read(notice, self._key) else None
 
-    def show(self, lines: list[str]) -> None:
+    def show(self, notice: Notice) -> None:
+        lines = notice.read_at(datetime.now(UTC))
         self._authentication.show("".join(f"  {line}\n" for line in lines))
         self.transport.flush()
 

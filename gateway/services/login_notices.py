@@ -7,15 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.domain.clock import Clock
-from gateway.domain.models import EndedSession, Status
+from gateway.domain.models import EndedSession, KeysFrom, Session, Status
 from gateway.domain.notice import Notice, NoticeState
 from gateway.domain.waiting_request import WaitingRequest
-from gateway.domain.words import Words
+from gateway.domain.words import Words, next_minute
 from gateway.errors import GatewayError
 from gateway.services.line import positions
 from gateway.services.ports import Database, NoticeFiles, Rows
 
 log = logging.getLogger(__name__)
+
+_JUST_OPENED = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class LoginNotices:
                 last, keys = rows.last_ended(user_id), rows.public_keys(user_id)
                 live, now = rows.of_user(user_id), self.clock().wall
                 status = live.status if live else None
+                if live and live.status == Status.ACTIVE:
+                    return self._opened(live, keys, now)
                 if waiting := rows.waiting_of_user(user_id):
                     return self._of_waiting(waiting, positions(rows.line()), status, keys, now)
                 if live and live.status == Status.CLOSING:
@@ -107,8 +111,10 @@ class LoginNotices:
             return None
         if request.id not in places:
             return Notice(request.id, NoticeState.READY, keys, self.words.opening(request.mig_profile))
-        text = self.words.waiting(request.mig_profile, places[request.id], request.starts_at, now)
-        return Notice(request.id, NoticeState.WAITING, keys, text)
+        by = request.starts_at
+        text = self.words.waiting(request.mig_profile, places[request.id], by, now)
+        until = next_minute(by) if by else None
+        return Notice(request.id, NoticeState.WAITING, keys, text, until, self.words.language)
 
     def _of_last(
         self, status: str | None, last: EndedSession | None, stored_keys: Sequence[str], now: datetime
@@ -118,6 +124,16 @@ class LoginNotices:
         if status == Status.ACTIVE or last is None or last.ended_at < now - self.kept_for:
             return None
         return self._of(last, stored_keys)
+
+    def _opened(self, session: Session, stored_keys: Sequence[str], now: datetime) -> Notice | None:
+        """For the logins that waited for the session; the next `settle` after a minute removes it."""
+        keys = tuple(stored_keys if session.keys_from == KeysFrom.STORED else session.public_keys)
+        is_new = session.opened_at is not None and now < session.opened_at + _JUST_OPENED
+        if not keys or not session.is_unclaimed or not is_new:
+            return None
+        ends = session.expires_at
+        text = self.words.ready(session.mig_profile, ends, now)
+        return Notice(session.id, NoticeState.OPEN, keys, text, ends, self.words.language)
 
     def _of(self, ended: EndedSession, stored_keys: Sequence[str]) -> Notice | None:
         """Stored keys prove who asks if they are stored now; None without any key."""

@@ -214,6 +214,8 @@ class Sessions:
                 session = self._activate(session, self.host.start(plan))
                 reach("after-activate", DatabaseUnavailable)
                 self.notices.show(session.id)
+                if wanted.waited:  # held logins read it when the route is there
+                    self.closing.login_notices.attempt(session.user_id)
                 if not self.routing.admit(session.id):
                     raise SessionEnded(session.id, str(session.end_reason), self.clock().wall)
                 reach("after-pipe-publish")

@@ -447,10 +447,21 @@ def test_a_login_reads_the_place_in_line_and_then_that_the_session_opens(full: B
     notice = full.notices.get("cem")
     assert notice
     assert notice.state is NoticeState.WAITING
-    assert "You are 2nd in line: yours by " in notice.text
+    [text] = notice.read_at(full.clock.now)
+    assert "You are 2nd in line: yours by " in text
+    assert "(2 hours) at the latest" in text  # and two minutes, for the two turns
     assert notice.session_id == cem["session_id"]
     full.clock.advance(minutes=60)
     serve(full)
+    notice = full.notices.get("ben")
+    assert notice
+    assert notice.state is NoticeState.OPEN
+    ends = full.clock.now + timedelta(minutes=60)
+    assert notice.read_at(full.clock.now) == [
+        f"Your session is ready: 7g.40gb until {ends.astimezone():%H:%M %Z} (1 hour)."
+    ]
+    full.clock.advance(minutes=1)
+    full.reconciler.reconcile()
     assert full.notices.get("ben") is None
     full.gateway.login_notices.settle_line()
     notice = full.notices.get("cem")

@@ -8,6 +8,9 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.domain.notice import Notice, NoticeState
@@ -16,6 +19,8 @@ from gateway.repositories.files.notices import NoticeFiles
 from gateway.repositories.files.pipes import Pipes
 
 TEXT = "No 3g.20gb is free. You are 2nd in line: yours by 14:20 KST at the latest."
+READY = "Your session is ready: 3g.20gb until 18:20 KST ({left})."
+IS_READY = READY.format(left="4 hours")  # as it is read
 
 
 def wait_in_line(config: Path, pipe: Pipe, text: str = TEXT) -> None:
@@ -26,8 +31,36 @@ def wait_in_line(config: Path, pipe: Pipe, text: str = TEXT) -> None:
 
 
 def open_session(config: Path, pipe: Pipe) -> None:
-    """As the gateway does: the route first, then the notice."""
+    """Without a word."""
     Pipes(config).update(lambda: pipe)
+    NoticeFiles(config).update(pipe.username, lambda: None)
+
+
+def open_session_and_say_so(config: Path, pipe: Pipe) -> None:
+    """As the gateway does: the text for held logins first, and it stays for a minute."""
+    ends = datetime.now(UTC) + timedelta(hours=4)
+    notice = Notice(pipe.session_id, NoticeState.OPEN, pipe.public_keys, READY, ends)
+    NoticeFiles(config).update(pipe.username, lambda: notice)
+    Pipes(config).update(lambda: pipe)
+
+
+@contextmanager
+def opening(config: Path, pipe: Pipe, seconds: float = 1.0) -> Iterator[None]:
+    """The session opens after this time, while the block runs."""
+    timer = threading.Timer(seconds, open_session_and_say_so, (config, pipe))
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.join()
+
+
+@contextmanager
+def in_line(config: Path) -> Iterator[Pipe]:
+    """The user of the only pipe waits in line. Yields the pipe of the session that opens later."""
+    [pipe] = Pipes(config).list()
+    wait_in_line(config, pipe)
+    yield pipe
     NoticeFiles(config).update(pipe.username, lambda: None)
 
 

@@ -6,7 +6,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,7 @@ from gateway.domain.notice import Notice, NoticeState
 from gateway.domain.pipe import Pipe
 from gateway.repositories.files.notices import NoticeFiles
 from tests.routes.ground import USER, Client, Keys, until
-from tests.routes.held import TEXT, open_session, wait_in_line
+from tests.routes.held import IS_READY, TEXT, in_line, open_session, opening, wait_in_line
 
 
 @pytest.fixture(autouse=True)
@@ -25,21 +25,10 @@ def _embedded(request: pytest.FixtureRequest) -> None:
 
 
 @pytest.fixture
-def pipe(client: Client) -> Pipe:
+def pipe(client: Client) -> Iterator[Pipe]:
     """Of the session that opens later; the user waits in line."""
-    [pipe] = client.router.pipes.list()
-    wait_in_line(client.router.config, pipe)
-    return pipe
-
-
-@contextmanager
-def opening(client: Client, pipe: Pipe, seconds: float = 1.0) -> Iterator[None]:
-    timer = threading.Timer(seconds, open_session, (client.router.config, pipe))
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.join()
+    with in_line(client.router.config) as pipe:
+        yield pipe
 
 
 def publish(client: Client, state: NoticeState, text: str) -> None:
@@ -49,15 +38,15 @@ def publish(client: Client, state: NoticeState, text: str) -> None:
 
 
 def test_a_login_waits_says_the_place_in_line_and_gets_in(client: Client, pipe: Pipe) -> None:
-    with opening(client, pipe):
+    with opening(client.router.config, pipe):
         done = client.run("-o", "LogLevel=INFO", "--", "echo inside")
     assert done.returncode == 0, done.stderr.decode()
     assert done.stdout == b"inside\n"
-    assert done.stderr.decode().count(f"  {TEXT}\n") == 1
+    assert done.stderr.decode().splitlines() == [f"  {TEXT}", f"  {IS_READY}"]
 
 
 def test_a_quiet_client_waits_as_well(client: Client, pipe: Pipe) -> None:
-    with opening(client, pipe):
+    with opening(client.router.config, pipe):
         done = client.run("-q", "--", "echo inside")
     assert (done.stdout, done.stderr) == (b"inside\n", b"")
 
@@ -65,7 +54,7 @@ def test_a_quiet_client_waits_as_well(client: Client, pipe: Pipe) -> None:
 def test_an_impatient_client_is_kept_by_the_heartbeat(client: Client, pipe: Pipe) -> None:
     """OpenSSH would leave after six seconds without a packet."""
     patience = ("-o", "ServerAliveInterval=3", "-o", "ServerAliveCountMax=2", "-o", "ConnectTimeout=5")
-    with opening(client, pipe, seconds=9):
+    with opening(client.router.config, pipe, seconds=9):
         done = client.run(*patience, "--", "echo inside")
     assert done.stdout == b"inside\n", done.stderr.decode()
 
@@ -74,7 +63,7 @@ def test_a_held_login_outlives_the_time_that_a_login_may_take(
     client: Client, pipe: Pipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The timer of the handshake is 30 s; it ends with the proof of the key."""
-    with opening(client, pipe, seconds=32):
+    with opening(client.router.config, pipe, seconds=32):
         assert client.run("--", "echo inside").stdout == b"inside\n"
 
 
@@ -93,14 +82,14 @@ def _equal(found: object, expected: object) -> None:
 def test_the_session_is_whole_after_a_wait(
     client: Client, pipe: Pipe, feature: Callable[[Client], object]
 ) -> None:
-    with opening(client, pipe, seconds=0.7):
+    with opening(client.router.config, pipe, seconds=0.7):
         feature(client)
 
 
 def test_scp_and_sftp_wait_as_well(client: Client, pipe: Pipe, tmp_path: Path) -> None:
     (tmp_path / "here").write_bytes(b"a file")
     port = ("-P", str(client.router.port), "-q", "-o", f"User={USER}")
-    with opening(client, pipe, seconds=0.7):
+    with opening(client.router.config, pipe, seconds=0.7):
         command = ["scp", *client.options(*port), str(tmp_path / "here"), "127.0.0.1:there"]
         done = subprocess.run(command, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
@@ -151,7 +140,7 @@ def test_a_user_has_at_most_five_held_logins(client: Client, pipe: Pipe) -> None
         open_session(client.router.config, pipe)
         assert [process.communicate(timeout=30)[0] for process in held] == [b"inside\n"] * 5
     wait_in_line(client.router.config, pipe)
-    with opening(client, pipe):
+    with opening(client.router.config, pipe):
         assert client.run("--", "echo again").stdout == b"again\n"
 
 
@@ -160,7 +149,7 @@ def test_a_client_that_leaves_gives_its_place_among_the_held_logins_back(client:
         with client.running("-o", "LogLevel=INFO", "--", "echo inside") as process:
             assert process.stderr
             process.stderr.readline()
-    with opening(client, pipe):
+    with opening(client.router.config, pipe):
         done = client.run("--", "echo inside")
     assert done.stdout == b"inside\n", done.stderr.decode()
 

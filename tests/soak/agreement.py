@@ -20,7 +20,7 @@ class Places:
     """What is there of any session. `rows` by session id, `containers` session id to Docker's id and state,
     `instances` by GPU's UUID and start, `pipes` session id to address, `files` and `workspaces` by name,
     `ends` session id to the end of the lease that the session's own file names. `notices` are the users who
-    have one, `ended` those whose session has ended and left keys that prove who asks."""
+    have one, but for the one that says for a minute that a session is open; `ended` those whose session has ended and left keys that prove who asks."""
 
     rows: dict[str, dict[str, Any]]
     containers: dict[str, tuple[str, str]]
@@ -43,7 +43,7 @@ def look(directory: Path, network: str) -> Places:
         files=_names(directory / "state/sessions"),
         workspaces=_workspaces(directory / "workspaces"),
         ends={path.parents[1].name: _end(path) for path in directory.glob("state/sessions/*/etc/lease")},
-        notices=_names(directory / "sshpiper/notices", "[!.]*"),
+        notices=_notices_of_no_session(directory / "sshpiper/notices"),
         ended=_users_of_ended_sessions(directory),
     )
 
@@ -104,6 +104,11 @@ def _notices(places: Places) -> Iterator[str]:
     live = {row["user_id"] for row in places.rows.values()}
     yield from (f"{user}: a notice beside a session" for user in places.notices & live)
     yield from (f"{user}: no notice" for user in places.ended - live - places.notices)
+
+
+def _notices_of_no_session(directory: Path) -> set[str]:
+    found = {path.name: json.loads(path.read_text())["state"] for path in directory.glob("[!.]*")}
+    return {user for user, state in found.items() if state != "open"}
 
 
 def _users_of_ended_sessions(directory: Path) -> set[str]:

@@ -3,6 +3,7 @@
 import json
 from base64 import b64decode
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,17 @@ ENDED = Notice("s1", NoticeState.ENDED, (KEY,), "Your session ended.\nYour files
 def test_a_notice_is_read_back_from_its_file(state: NoticeState) -> None:
     written = replace(ENDED, state=state)
     assert Notice.load(written.dump()) == written
+
+
+@pytest.mark.parametrize(("language", "left"), [("en", "38 minutes"), ("ko", "38분")])
+def test_a_time_is_read_as_how_long_it_is_until_then(language: str, left: str) -> None:
+    now = datetime(2025, 1, 17, 8, tzinfo=UTC)
+    until, text = now + timedelta(minutes=38), "by 08:38 UTC ({left})"
+    written = replace(ENDED, text=text, until=until, language=language)
+    assert Notice.load(written.dump()) == written
+    assert written.read_at(now) == [f"by 08:38 UTC ({left})"]
+    assert replace(written, language="en").read_at(until + timedelta(hours=1)) == ["by 08:38 UTC (0 seconds)"]
+    assert replace(written, until=None).read_at(now) == [text]
 
 
 def test_a_notice_is_for_the_owner_of_one_of_its_keys() -> None:

@@ -36,8 +36,8 @@ class Login:
     def notice(self) -> Notice | None:
         return self.the_notice
 
-    def show(self, lines: list[str]) -> None:
-        self.sent.append((self.now, "\n".join(lines)))
+    def show(self, notice: Notice) -> None:
+        self.sent.append((self.now, notice.text))
 
     def heartbeat(self) -> None:
         self.sent.append((self.now, ""))
@@ -68,6 +68,10 @@ def opens(login: Login) -> None:
     login.the_route, login.the_notice = ROUTE, None
 
 
+def opens_and_says_so(login: Login) -> None:
+    login.the_route, login.the_notice = ROUTE, notice("ready", NoticeState.OPEN)
+
+
 def ends(login: Login) -> None:
     login.the_notice = None
 
@@ -77,6 +81,14 @@ def test_the_login_goes_on_when_the_route_appears(run: Callable[[Login], Outcome
     assert run(login) == Outcome(ROUTE)
     assert login.now <= 8
     assert login.banners() == [(0, "1st")]
+
+
+def test_a_login_that_goes_on_reads_that_the_session_is_ready(run: Callable[[Login], Outcome]) -> None:
+    """Also within a minute of the last text, and not before the route is there."""
+    login = Login({2.2: says("ready", NoticeState.OPEN), 7.2: opens_and_says_so})
+    assert run(login) == Outcome(ROUTE)
+    assert [text for _, text in login.banners()] == ["1st", "ready"]
+    assert login.banners()[-1][0] >= 7
 
 
 def test_something_is_sent_every_two_seconds(run: Callable[[Login], Outcome]) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gateway.domain import ssh_keys
-from gateway.domain.notice import Notice
+from gateway.domain.notice import Notice, NoticeState
 from gateway.domain.pipe import Pipe, lobby_id
 from gateway.errors import Unavailable
 from gateway.repositories.files.notices import NoticeFiles
@@ -68,17 +68,25 @@ class LobbyNotices:
     lobby: Lobby
 
     def update(self, user_id: str, wanted: Callable[[], Notice | None]) -> None:
-        """As `NoticeFiles.update`. The notice is there before its pipe."""
+        """As `NoticeFiles.update`. The notice is there before its pipe. The pipe of an open session takes the
+        place of the one into the lobby by itself."""
         self.files.update(user_id, wanted)
-        self.pipes.update_lobby(user_id, lambda: self._pipe(user_id))
+        if not self._is_open(user_id):
+            self.pipes.update_lobby(user_id, lambda: self._pipe(user_id))
 
     def get(self, user_id: str) -> Notice | None:
         """As `NoticeFiles.get`; None as well if the notice has no pipe, or a wrong one."""
+        if self._is_open(user_id):
+            return self.files.get(user_id)
         is_published = self.pipes.lobby().get(user_id) == self._pipe(user_id)
         return self.files.get(user_id) if is_published else None
 
     def users(self) -> set[str]:
         return self.files.users() | self.pipes.lobby().keys()
+
+    def _is_open(self, user_id: str) -> bool:
+        notice = self.files.get(user_id)
+        return notice is not None and notice.state is NoticeState.OPEN
 
     def _pipe(self, user_id: str) -> Pipe | None:
         notice = self.files.get(user_id)
