@@ -4,6 +4,7 @@ import json
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,7 +21,8 @@ class Places:
     """What is there of any session. `rows` by session id, `containers` session id to Docker's id and state,
     `instances` by GPU's UUID and start, `pipes` session id to address, `files` and `workspaces` by name,
     `ends` session id to the end of the lease that the session's own file names. `notices` are the users who
-    have one, but for the one that says for a minute that a session is open; `ended` those whose session has ended and left keys that prove who asks."""
+    have one, other than that a session is open by now. `ended` are those whose session has ended and left
+    keys that prove who asks."""
 
     rows: dict[str, dict[str, Any]]
     containers: dict[str, tuple[str, str]]
@@ -107,8 +109,11 @@ def _notices(places: Places) -> Iterator[str]:
 
 
 def _notices_of_no_session(directory: Path) -> set[str]:
-    found = {path.name: json.loads(path.read_text())["state"] for path in directory.glob("[!.]*")}
-    return {user for user, state in found.items() if state != "open"}
+    states = {}
+    for path in directory.glob("[!.]*"):
+        with suppress(FileNotFoundError):
+            states[path.name] = json.loads(path.read_text())["state"]
+    return {user for user, state in states.items() if state != "open"}
 
 
 def _users_of_ended_sessions(directory: Path) -> set[str]:
