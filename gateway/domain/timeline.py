@@ -72,8 +72,11 @@ class _Kind:
         """The slices of `state` that are not borrowed."""
         return state & ~self._borrowed
 
+    def slice(self, bit: int) -> Slice:
+        return self._slices[bit.bit_length() - 2]
+
     def slices(self, state: int) -> list[Slice]:
-        return [self._slices[bit.bit_length() - 2] for bit in _bits(state & ~_TWICE)]
+        return [self.slice(bit) for bit in _bits(state & ~_TWICE)]
 
     def known_free(self, profile: str) -> Mapping[int, int]:
         """What `free` has computed for the profile so far, by the state."""
@@ -288,7 +291,7 @@ class Timeline:
                 began[bit] = at
             before = free
         found += [(began[bit], self._open.closes_at, bit) for bit in _bits(before)]
-        return [Gap(begin, end, self._kind.slices(bit)[0]) for begin, end, bit in sorted(found)]
+        return [Gap(begin, end, self._kind.slice(bit)) for begin, end, bit in sorted(found)]
 
     def _free(self, state: int, profile: str) -> int:
         """The slices of the profile that can be had beside those of `state`: idle instances first of all."""

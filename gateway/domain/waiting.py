@@ -281,11 +281,12 @@ class Book:
     def _move(self, waiter: Waiter, begin: float) -> None:
         if waiter.id in self.reservations:
             self._leave(waiter.id)
+        end = begin + _length(waiter)
         found = [
             (gap.length, -gap.slice.placement.start, uuid, gap)
             for uuid, timeline in self._timelines.items()
             for gap in timeline.gaps(waiter.profile)
-            if gap.begin <= begin and gap.end - begin >= _length(waiter)
+            if gap.begin <= begin and end <= gap.end
         ]
         *_, uuid, gap = min(found)  # the shortest gap, then the highest placement
         if begin <= self._seconds:
@@ -358,9 +359,9 @@ class _Earliest:
     def _update(self) -> None:
         for uuid in self._freed | self._reserved:
             gaps = self._timelines[uuid].gaps(self._profile)
-            self._steps[uuid] = _rising((gap.begin, gap.length) for gap in gaps)
+            self._steps[uuid] = _rising([(begin, end - begin) for begin, end, _ in gaps])
         self._freed, self._reserved = set(), set()
-        rising = _rising(sorted(step for steps in self._steps.values() for step in steps))
+        rising = _rising(sorted([step for steps in self._steps.values() for step in steps]))
         self._begins = [begin for begin, _ in rising]
         self._lengths = [length for _, length in rising]
 
@@ -395,7 +396,7 @@ def _in_order(line: Sequence[Waiter], reservations: Mapping[str, Reservation]) -
         if waiter.id in reservations:
             equals.setdefault((waiter.priority, waiter.profile, waiter.lease), []).append(waiter)
     ordered = dict(reservations)
-    for waiters in equals.values():
+    for waiters in [waiters for waiters in equals.values() if len(waiters) > 1]:
         earliest_first = sorted((reservations[each.id] for each in waiters), key=lambda each: each.start)
         if all(map(_is_kept, waiters, earliest_first)):
             ordered.update(zip([each.id for each in waiters], earliest_first, strict=True))

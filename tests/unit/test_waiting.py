@@ -1,10 +1,10 @@
 """The waiting line: promises that only get earlier, and what breaks them."""
 
-import time
+import cProfile
+import pstats
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from random import Random
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from gateway.domain.mig import FreeCapacity, Gpu, MigPolicy, Placement
 from gateway.domain.timeline import OpenGpu, Slice
 from gateway.domain.waiting import TURNOVER, Cause, Lease, Plan, Reservation, Waiter, plan, spots
+from tests.bench.waiting import long_lines
 from tests.fakes.gpus import FakeGpus
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
@@ -349,33 +350,14 @@ def test_a_priority_delays_only_those_below_it(
     event(f"delayed by the priority: {len(later)}")
 
 
-def test_a_thousand_in_line_on_64_gpus_are_planned_within_50_ms_of_processor_time() -> None:
-    random, gpus = Random(1), opened(*["A100-40GB"] * 64)
-    leases = [
-        lease(gpu, "3g.20gb", start, 4, random.randint(1, 240), f"{index}-{start}")
-        for index, gpu in enumerate(gpus)
-        for start in (0, 4)
-    ]
-    line = [
-        waiter(f"w{index}", random.choice(PROFILES), random.randint(10, 480), index / 60)
-        for index in range(1000)
-    ]
-    for _ in range(3):
-        line = promised(line, plan(gpus, leases, line, NOW))
-    taken = []
-    for index in range(10):  # one session ends early
-        shorter = leases[:index] + leases[index + 1 :]
-        assert len(plan(gpus, shorter, line, NOW).reservations) == 1000
-        taken.append(min(_seconds(gpus, shorter, line) for _ in range(3)))
-        more = [*line, waiter("one more", random.choice(PROFILES), 60, 2000 + index)]
-        taken.append(min(_seconds(gpus, leases, more) for _ in range(3)))
-    assert sorted(taken)[len(taken) // 2] <= 0.05
-
-
-def _seconds(gpus: list[OpenGpu], leases: list[Lease], line: list[Waiter]) -> float:
-    began = time.process_time()
-    plan(gpus, leases, line, NOW)
-    return time.process_time() - began
+def test_a_plan_for_a_thousand_in_line_on_64_gpus_takes_a_bounded_number_of_steps() -> None:
+    """The worst one takes 280,000 calls of functions, which is about 50 ms. The time depends on what else the
+    machine does; `python -m tests.bench.waiting --plans` measures it."""
+    for each in long_lines():
+        with cProfile.Profile() as profile:
+            made = each.plan()
+        assert len(made.reservations) == len(each.line)
+        assert pstats.Stats(profile).total_calls <= 400_000  # type: ignore[attr-defined]
 
 
 def test_a_session_that_opens_a_little_late_delays_nobody() -> None:
