@@ -449,17 +449,16 @@ def test_a_login_reads_the_place_in_line_and_then_that_the_session_opens(full: B
     assert notice.state is NoticeState.WAITING
     [text] = notice.read_at(full.clock.now)
     assert "You are 2nd in line: yours by " in text
-    assert "(2 hours) at the latest" in text  # and two minutes, for the two turns
+    assert "(2 h 2 min) at the latest" in text
     assert notice.session_id == cem["session_id"]
     full.clock.advance(minutes=60)
     serve(full)
     notice = full.notices.get("ben")
     assert notice
     assert notice.state is NoticeState.OPEN
-    ends = full.clock.now + timedelta(minutes=60)
-    assert notice.read_at(full.clock.now) == [
-        f"Your session is ready: 7g.40gb until {ends.astimezone():%H:%M %Z} (1 hour)."
-    ]
+    [text] = notice.read_at(full.clock.now)
+    assert text.startswith("Your session is ready: 7g.40gb until ")
+    assert text.endswith(" (1 hour).")
     full.clock.advance(minutes=1)
     full.reconciler.reconcile()
     assert full.notices.get("ben") is None
