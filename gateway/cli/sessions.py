@@ -37,9 +37,9 @@ def sessions(client: Client, as_json: bool) -> None:
         click.echo(json.dumps({"sessions": client.list("/sessions", "sessions")}, indent=2))
         return
     # The line comes first: a request whose session opens in between is in both, and listed once.
-    line, found = client.list("/queue", "requests"), client.list("/sessions", "sessions")
+    requests, found = client.list("/queue", "requests"), client.list("/sessions", "sessions")
     gpus, live = gpu_indexes(client), {session["session_id"] for session in found}
-    waiting = [each for each in line if each["user_id"] and each["session_id"] not in live]
+    waiting = [each for each in requests if each["user_id"] and each["session_id"] not in live]
     table = Table(["USER", "PROFILE", "GPU", "STATE", "LEFT", "MAY EXTEND TO"])
     rows = [*(row(session, gpus) for session in found), *map(waiting_row, waiting)]
     colours = [*(_COLOURS[session["status"]] for session in found), *(_COLOURS["waiting"] for _ in waiting)]
