@@ -36,11 +36,12 @@ class Endpoint:
     query: MakeSchema | None
     problems: tuple[int, ...]
 
-    def inputs(self) -> Iterator[Fields]:
-        """Load the body, then the query of this request. Raises marshmallow's `ValidationError`."""
+    def inputs(self, given: Fields | None) -> Iterator[Fields]:
+        """Load the body, then the query of this request. `given` replaces the body. Raises
+        marshmallow's `ValidationError`."""
         if self.body:
             is_absent = not self.body_is_required and not request.get_data()
-            yield _load(self.body, {} if is_absent else request.get_json())
+            yield _load(self.body, given if given is not None else {} if is_absent else request.get_json())
         if self.query:
             yield _load(self.query, request.args)
 
@@ -53,13 +54,15 @@ def describes(
     query: MakeSchema | None = None,
     problems: tuple[int, ...] = (),
 ) -> Callable[[View], View]:
-    """Pass the loaded body and query to the view, before the arguments from its path."""
+    """Pass the loaded body and query to the view, before the arguments from its path.
+
+    `answer` calls the view with a body of its own, as `given`."""
     endpoint = Endpoint(responses, body or optional_body, body is not None, query, problems)
 
     def decorate(view: View) -> View:
         @functools.wraps(view)
-        def load_and_call(**path: Any) -> ResponseReturnValue:
-            return view(*endpoint.inputs(), **path)
+        def load_and_call(given: Fields | None = None, **path: Any) -> ResponseReturnValue:
+            return view(*endpoint.inputs(given), **path)
 
         load_and_call.endpoint = endpoint  # type: ignore[attr-defined]
         return load_and_call
@@ -72,12 +75,7 @@ def answer(view: View, body: Fields | None = None, **path: Any) -> Fields:
 
     `body` is None for an endpoint that takes none. The endpoint's rule must have been checked for the caller.
     Raises marshmallow's `ValidationError`, and what the view raises."""
-    if body is None:
-        response = view(**path)
-    else:
-        described: Endpoint = view.endpoint  # type: ignore[attr-defined]
-        assert described.body
-        response = view.__wrapped__(described.body().load(body), **path)  # type: ignore[attr-defined]
+    response = view(**path) if body is None else view(given=body, **path)
     content = response[0] if isinstance(response, tuple) else response
     return content if isinstance(content, dict) else {}
 

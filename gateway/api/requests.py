@@ -329,6 +329,13 @@ class UserRequest(Schema):
     email = fields.Email(load_default=None, allow_none=True, validate=[validate.Length(max=254), _text])
 
 
+class UsersRequest(Schema):
+    """Query of `GET /users`: the users after this name."""
+
+    after = fields.String(load_default="", validate=[validate.Length(max=32), _text])
+    limit = QueryNumber(load_default=100, validate=validate.Range(1, 1000))
+
+
 class EventsRequest(Schema):
     """Query of `GET /events`."""
 

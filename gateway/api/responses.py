@@ -193,6 +193,18 @@ class UserResponse(ResponseSchema):
     user_id = fields.String(attribute="id")
     group = fields.String(allow_none=True)
     email = fields.String(allow_none=True)
+    workspace_bytes = fields.Integer(allow_none=True)  # None before the first measurement
+    workspace_quota_bytes = fields.Integer(allow_none=True)
+
+
+class ListedUserResponse(UserResponse):
+    fingerprints = fields.List(fields.String())  # of the stored keys
+    gpu_hours_of_week = fields.Float()
+    gpu_hours_per_week = fields.Float(allow_none=True)  # that the policy allows
+
+
+class UsersResponse(ResponseSchema):
+    users = fields.List(fields.Nested(ListedUserResponse))
 
 
 class PolicyResponse(ResponseSchema):

@@ -6,11 +6,11 @@ A page shows and does only what the API allows its caller: each page has the rul
 
 from flask import Flask
 
-from gateway.dashboard import access, forms, pages, polling, rendering
+from gateway.dashboard import access, forms, pages, polling, rendering, users, webhooks
 from gateway.dashboard.blueprint import routes
 from gateway.domain.words import Words
 
-__all__ = ["access", "forms", "install", "pages"]
+__all__ = ["access", "forms", "install", "pages", "users", "webhooks"]
 
 
 def install(app: Flask, words: Words) -> None:

@@ -4,25 +4,20 @@ A GET shows the form, and what will be lost if it is sent. After a POST the brow
 reloading repeats nothing. If the gateway refuses, the form shows the reason, and keeps what was typed.
 """
 
-from collections.abc import Callable
-from datetime import timedelta
 from typing import Any
 
 from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
-from marshmallow import ValidationError
 
 from gateway.api import gpus as gpus_api
 from gateway.api import queue as queue_api
 from gateway.api import sessions as sessions_api
 from gateway.api.authorisation import own_user
-from gateway.api.endpoints import answer, sentences
-from gateway.api.errors import meaning
+from gateway.api.endpoints import answer
 from gateway.dashboard.blueprint import routes
+from gateway.dashboard.form import form, minutes, number, typed, typed_lines
 from gateway.dashboard.pages import gpu, of_session, profiles
 from gateway.dashboard.rendering import page
-from gateway.domain import durations
-from gateway.errors import GatewayError
 
 _Json = dict[str, Any]
 
@@ -39,7 +34,7 @@ def create() -> ResponseReturnValue:
             "opened.html", 201, private_key=opened["ssh_private_key"], **of_session(opened["session_id"])
         )
 
-    return _form("create.html", act, lambda: {"profiles": profiles(), "own_user": own_user()})
+    return form("create.html", act, lambda: {"profiles": profiles(), "own_user": own_user()})
 
 
 @routes.route("/sessions/<session_id>/extend", methods=["GET", "POST"])
@@ -47,14 +42,14 @@ def extend(session_id: str) -> ResponseReturnValue:
     """Extend a lease."""
 
     def act() -> ResponseReturnValue:
-        by = _typed("by")
-        body = {"minutes": "max" if by == "max" else _minutes(by), "override": "override" in request.form}
-        if ends := _typed("ends"):
+        by = typed("by")
+        body = {"minutes": "max" if by == "max" else minutes(by), "override": "override" in request.form}
+        if ends := typed("ends"):
             body["ends"] = ends
         answer(sessions_api.extend, body, session_id=session_id)
         return redirect(url_for("ui.session", session_id=session_id), 303)
 
-    return _form("extend.html", act, lambda: of_session(session_id))
+    return form("extend.html", act, lambda: of_session(session_id))
 
 
 @routes.route("/sessions/<session_id>/end", methods=["GET", "POST"])
@@ -62,11 +57,11 @@ def end(session_id: str) -> ResponseReturnValue:
     """End a session."""
 
     def act() -> ResponseReturnValue:
-        body = {"note": note} if (note := _typed("note")) else {}
+        body = {"note": note} if (note := typed("note")) else {}
         answer(sessions_api.delete, body, session_id=session_id)
         return redirect(url_for("ui.now"), 303)
 
-    return _form("end.html", act, lambda: of_session(session_id))
+    return form("end.html", act, lambda: of_session(session_id))
 
 
 @routes.route("/sessions/<session_id>/message", methods=["GET", "POST"])
@@ -74,10 +69,10 @@ def message(session_id: str) -> ResponseReturnValue:
     """Send a message to the user of a session."""
 
     def act() -> ResponseReturnValue:
-        answer(sessions_api.send_message, {"text": _typed("text")}, session_id=session_id)
+        answer(sessions_api.send_message, {"text": typed("text")}, session_id=session_id)
         return redirect(url_for("ui.session", session_id=session_id), 303)
 
-    return _form("message.html", act, lambda: of_session(session_id))
+    return form("message.html", act, lambda: of_session(session_id))
 
 
 @routes.route("/waiting/<session_id>/move", methods=["GET", "POST"])
@@ -85,10 +80,10 @@ def move(session_id: str) -> ResponseReturnValue:
     """Set the priority of a request in the waiting line."""
 
     def act() -> ResponseReturnValue:
-        answer(queue_api.move, {"priority": _number("priority")}, session_id=session_id)
+        answer(queue_api.move, {"priority": number("priority")}, session_id=session_id)
         return redirect(url_for("ui.waiting"), 303)
 
-    return _form("move.html", act, lambda: of_session(session_id))
+    return form("move.html", act, lambda: of_session(session_id))
 
 
 @routes.route("/gpus/<int:index>/cordon", methods=["GET", "POST"])
@@ -96,10 +91,10 @@ def cordon(index: int) -> ResponseReturnValue:
     """Keep new sessions off a GPU."""
 
     def act() -> ResponseReturnValue:
-        answer(gpus_api.cordon, {"reason": _typed("reason")}, index=index)
+        answer(gpus_api.cordon, {"reason": typed("reason")}, index=index)
         return redirect(url_for("ui.now"), 303)
 
-    return _form("cordon.html", act, lambda: {"gpu": gpu(index)})
+    return form("cordon.html", act, lambda: {"gpu": gpu(index)})
 
 
 @routes.route("/gpus/<int:index>/uncordon", methods=["GET", "POST"])
@@ -110,48 +105,16 @@ def uncordon(index: int) -> ResponseReturnValue:
         answer(gpus_api.uncordon, index=index)
         return redirect(url_for("ui.now"), 303)
 
-    return _form("uncordon.html", act, lambda: {"gpu": gpu(index)})
-
-
-def _form(
-    template: str, act: Callable[[], ResponseReturnValue], content: Callable[[], _Json]
-) -> ResponseReturnValue:
-    if request.method == "GET":
-        return page(template, **content())
-    try:
-        return act()
-    except ValidationError as error:
-        return page(template, 422, refusals=sentences(error), **content())
-    except GatewayError as error:
-        return page(template, meaning(error)[0], refusals=[str(error)], **content())
+    return form("uncordon.html", act, lambda: {"gpu": gpu(index)})
 
 
 def _session() -> _Json:
     """The body of `POST /sessions`. What was left empty is left out, so that the API's defaults apply."""
-    body: _Json = {"user_id": own_user() or _typed("user_id"), "ttl_minutes": _minutes(_typed("ttl"))}
-    if wait := _typed("wait"):
-        body["wait_minutes"] = _minutes(wait)
-    if profile := _typed("mig_profile"):
+    body: _Json = {"user_id": own_user() or typed("user_id"), "ttl_minutes": minutes(typed("ttl"))}
+    if wait := typed("wait"):
+        body["wait_minutes"] = minutes(wait)
+    if profile := typed("mig_profile"):
         body["mig_profile"] = profile
-    lines = (line.strip() for line in request.form.get("ssh_public_keys", "").splitlines())
-    if keys := [line for line in lines if line]:
+    if keys := typed_lines("ssh_public_keys"):
         body["ssh_public_keys"] = keys
     return body
-
-
-def _typed(name: str) -> str:
-    return request.form.get(name, "").strip()
-
-
-def _number(name: str) -> int | str:
-    """The number that was typed; what is none stays a text, which the API refuses."""
-    text = _typed(name)
-    return int(text) if text.lstrip("-").isascii() and text.lstrip("-").isdigit() else text
-
-
-def _minutes(text: str) -> int:
-    """Raises `ValidationError`."""
-    try:
-        return durations.parse(text) // timedelta(minutes=1)
-    except ValueError as error:
-        raise ValidationError(str(error)) from error

@@ -8,6 +8,7 @@ from flask import Response
 from gateway.api import events as events_api
 from gateway.api import gpus as gpus_api
 from gateway.api import health as health_api
+from gateway.api import images as images_api
 from gateway.api import queue as queue_api
 from gateway.api import sessions as sessions_api
 from gateway.api import usage as usage_api
@@ -61,7 +62,7 @@ def waiting() -> Response:
 def events() -> Response:
     """Show the latest events, newest first. The query is that of `GET /events`."""
     latest = answer(events_api.list_events)["events"]
-    return page("events.html", events=_with_times(latest[::-1]))
+    return page("events.html", events=with_times(latest[::-1]))
 
 
 @routes.get("/usage")
@@ -82,6 +83,13 @@ def usage() -> Response:
     return page("usage.html", report=report, lines=lines, bars=bars, width=WIDTH, height=HEIGHT)
 
 
+@routes.get("/images")
+@polled
+def images() -> Response:
+    """Show the images that sessions can run on."""
+    return page("images.html", images=answer(images_api.list_all)["images"])
+
+
 @routes.get("/health")
 @polled
 def health() -> Response:
@@ -94,12 +102,12 @@ def of_session(session_id: str) -> _Json:
     at = services().gpus.clock().wall
     found = answer(sessions_api.read, session_id=session_id)
     log = answer(events_api.of_session, session_id=session_id)["events"]
-    return {"session": _with_left(found, at), "events": _with_times(log[::-1])}
+    return {"session": _with_left(found, at), "events": with_times(log[::-1])}
 
 
 def profiles() -> list[_Json]:
     """Return the profiles with what is free of each, smallest first."""
-    return _with_times(answer(gpus_api.list_profiles)["profiles"])
+    return with_times(answer(gpus_api.list_profiles)["profiles"])
 
 
 def gpu(index: int) -> _Json:
@@ -111,8 +119,13 @@ def gpu(index: int) -> _Json:
     return found
 
 
+def with_times(objects: list[_Json]) -> list[_Json]:
+    """Return the objects with times instead of their texts."""
+    return [{name: _time(name, value) for name, value in each.items()} for each in objects]
+
+
 def _line() -> list[_Json]:
-    return _with_times(answer(queue_api.show)["requests"])
+    return with_times(answer(queue_api.show)["requests"])
 
 
 def _sessions(at: datetime) -> list[_Json]:
@@ -120,13 +133,8 @@ def _sessions(at: datetime) -> list[_Json]:
 
 
 def _with_left(found: _Json, at: datetime) -> _Json:
-    [timed] = _with_times([found])
+    [timed] = with_times([found])
     return {**timed, "left": timed["expires_at"] - at if timed["expires_at"] else None}
-
-
-def _with_times(objects: list[_Json]) -> list[_Json]:
-    """Return the objects with times instead of their texts."""
-    return [{name: _time(name, value) for name, value in each.items()} for each in objects]
 
 
 def _time(name: str, value: Any) -> Any:

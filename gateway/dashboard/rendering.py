@@ -7,6 +7,7 @@ from flask import Flask, Response, g, render_template, request
 
 from gateway.dashboard.blueprint import routes
 from gateway.domain import permissions
+from gateway.domain.disk import gib
 from gateway.domain.durations import in_words
 from gateway.domain.words import Words
 from gateway.languages import ENGLISH, LANGUAGES, translations
@@ -28,7 +29,11 @@ def install(app: Flask, words: Words) -> None:
         lambda one, many, number: translations(language()).ngettext(one, many, number),
         newstyle=True,
     )
-    app.jinja_env.filters |= {"time": words.date, "span": lambda span: in_words(span, language())}
+    app.jinja_env.filters |= {
+        "time": words.date,
+        "span": lambda span: in_words(span, language()),
+        "gib": gib,
+    }
 
 
 def language() -> str:

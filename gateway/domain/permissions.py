@@ -38,6 +38,7 @@ _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "sessions.replace_keys": _ALL,
     "queue.show": _ALL_AND_OWN,
     "queue.move": _ALL,
+    "users.list_all": _ALL,
     "users.read": _ALL_AND_OWN,
     "users.replace": _ALL_AND_OWN,
     "users.show": _ALL_AND_OWN,
@@ -89,6 +90,19 @@ PAGES: Mapping[str, str] = {
     "ui.move": "queue.move",
     "ui.events": "events.list_events",
     "ui.usage": "usage.report",
+    "ui.users": "users.list_all",
+    "ui.user": "users.show",
+    "ui.change_user": "users.change",
+    "ui.change_keys": "users.replace",
+    "ui.set_policy": "policies.change",
+    "ui.remove_policy": "policies.remove",
+    "ui.images": "images.list_all",
+    "ui.webhooks": "webhooks.list_all",
+    "ui.webhook": "webhooks.deliveries",
+    "ui.set_webhook": "webhooks.change",
+    "ui.remove_webhook": "webhooks.remove",
+    "ui.test_webhook": "webhooks.test",
+    "ui.retry_delivery": "webhooks.retry",
 }
 _EVERYBODY = dict.fromkeys(Role, Scope.ALL)
 

@@ -1,5 +1,7 @@
 """SSH keys: the public keys that the gateway accepts, and the key pairs that it makes."""
 
+import hashlib
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -56,6 +58,12 @@ def parse_public_keys(lines: Sequence[str]) -> tuple[str, ...]:
     if problems:
         raise _invalid(problems)
     return tuple(dict.fromkeys(" ".join(line.split()[:2]) for line in lines))
+
+
+def fingerprint(key: str) -> str:
+    """Return `SHA256:…` of a key `type base64`, as `ssh-keygen -l` prints it."""
+    digest = hashlib.sha256(b64decode(key.split()[1])).digest()
+    return f"SHA256:{b64encode(digest).decode().rstrip('=')}"
 
 
 def _invalid(messages: list[str]) -> InvalidRequest:

@@ -89,10 +89,13 @@ class Policies:
 
     def of_user(self, user_id: str) -> tuple[Policy, float]:
         """Return the user's policy, and the GPU-hours that count in this week."""
-        now = self.clock().wall
         with self.database.read() as rows:
-            policy = _policy(rows, user_id, rows.group_of(user_id))
-            return policy, policies.used_hours(_held(rows, user_id, now), now)
+            return self.hours_of(rows, user_id, rows.group_of(user_id))
+
+    def hours_of(self, rows: Rows, user_id: str, group: str | None) -> tuple[Policy, float]:
+        """As `of_user`, in a transaction, for a user of this group."""
+        now = self.clock().wall
+        return _policy(rows, user_id, group), policies.used_hours(_held(rows, user_id, now), now)
 
     def default_lease(self, user_id: str | None, longest: timedelta) -> timedelta:
         """Return the lease of a session without a `ttl_minutes`; `user_id` None: by the policy for all."""

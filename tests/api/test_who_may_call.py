@@ -20,6 +20,7 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "sessions.activity": ("GET", "/sessions/abc/activity", None),
     "sessions.keep": ("POST", "/sessions/abc/keep", {"minutes": 60}),
     "sessions.send_message": ("POST", "/sessions/abc/message", {"text": "hello"}),
+    "users.list_all": ("GET", "/users", None),
     "users.read": ("GET", "/users/user123/keys", None),
     "users.replace": ("PUT", "/users/user123/keys", {"ssh_public_keys": []}),
     "users.show": ("GET", "/users/user123", None),

@@ -5,7 +5,7 @@ from datetime import datetime
 
 from sqlalchemy import delete, orm, select
 
-from gateway.domain.models import EndedSession
+from gateway.domain.models import EndedSession, User
 from gateway.domain.policies import Rules
 from gateway.domain.records import PolicyRow
 
@@ -30,6 +30,11 @@ class PolicyRows:
 
     def remove_policy(self, name: str) -> None:
         self._session.execute(delete(PolicyRow).where(PolicyRow.name == name))
+
+    def users(self, after: str, limit: int) -> Sequence[User]:
+        """Return users by name, the first one after the name `after`."""
+        named = select(User).where(User.id > after).order_by(User.id).limit(limit)
+        return self._session.scalars(named).all()
 
     def ended_since(self, user_id: str, since: datetime) -> Sequence[EndedSession]:
         """Return the user's sessions that ended at `since` or later."""
