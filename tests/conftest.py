@@ -4,6 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
@@ -243,6 +244,13 @@ def bench(bench_of: BenchMaker) -> Bench:
 @pytest.fixture
 def url(bench: Bench) -> Iterator[str]:
     """The bench's API, served."""
+    with served(bench) as url:
+        yield url
+
+
+@contextmanager
+def served(bench: Bench) -> Iterator[str]:
+    """Serve the API and the pages of a bench; yields their URL."""
     server = make_server("127.0.0.1", 0, bench.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -128,6 +128,7 @@ def _instances(
             "user_id": named.user_id if named else None,
             "status": session.status if session else None,
             "expires_at": session.expires_at if session else None,
+            "idle_since": named.idle_since if named else None,
             "problem": named.problem if named else None,
         }
 

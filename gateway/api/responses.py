@@ -124,6 +124,7 @@ class InstanceResponse(ResponseSchema):
     user_id = fields.String(allow_none=True)
     status = fields.String(allow_none=True)
     expires_at = UtcTime(allow_none=True)
+    idle_since = UtcTime(allow_none=True)
     problem = fields.String(allow_none=True)
 
 

@@ -10,6 +10,7 @@ from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from gateway.api import gpus as gpus_api
+from gateway.api import policies as policies_api
 from gateway.api import queue as queue_api
 from gateway.api import sessions as sessions_api
 from gateway.api.authorisation import own_user
@@ -24,10 +25,15 @@ _Json = dict[str, Any]
 
 @routes.route("/create", methods=["GET", "POST"])
 def create() -> ResponseReturnValue:
-    """Open a session. If the gateway made the key pair, show the private key, which nobody gets again."""
+    """Open a session; beyond the user's policy only after a second question. If the gateway made the key
+    pair, show the private key, which nobody gets again."""
 
     def act() -> ResponseReturnValue:
-        opened = answer(sessions_api.create, _session())
+        wanted = _session()
+        if "override" in wanted and "confirmed" not in request.form:
+            policy = answer(policies_api.of_user, user_id=wanted["user_id"])
+            return page("override.html", user_id=wanted["user_id"], policy=policy)
+        opened = answer(sessions_api.create, wanted)
         if "ssh_private_key" not in opened:
             return redirect(url_for("ui.session", session_id=opened["session_id"]), 303)
         return page(
@@ -113,6 +119,8 @@ def _session() -> _Json:
     body: _Json = {"user_id": own_user() or typed("user_id"), "ttl_minutes": minutes(typed("ttl"))}
     if wait := typed("wait"):
         body["wait_minutes"] = minutes(wait)
+    if "override" in request.form:
+        body["override"] = True
     if profile := typed("mig_profile"):
         body["mig_profile"] = profile
     if keys := typed_lines("ssh_public_keys"):

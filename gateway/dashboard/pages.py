@@ -3,7 +3,7 @@
 from datetime import UTC, datetime
 from typing import Any
 
-from flask import Response
+from flask import Response, request
 
 from gateway.api import events as events_api
 from gateway.api import gpus as gpus_api
@@ -23,6 +23,8 @@ from gateway.errors import GpuNotFound
 
 _Json = dict[str, Any]
 _HOUR = 3600  # seconds
+_MOST = 20  # rows of a table beside others
+_PER_PAGE = 50  # rows of a table alone
 
 
 @routes.get("/")
@@ -32,14 +34,27 @@ def now() -> Response:
     at = services().gpus.clock().wall
     gpus = [(gpu, list(segments(gpu, at))) for gpu in answer(gpus_api.list_gpus)["gpus"]]
     line = _line()  # before the sessions: a request that opens in between is shown twice, not never
-    return page("now.html", gpus=gpus, profiles=profiles(), sessions=_sessions(at), line=line)
+    sessions = sorted(_sessions(at), key=lambda each: each["expires_at"])
+    return page(
+        "now.html",
+        gpus=gpus,
+        profiles=profiles(),
+        sessions=sessions[:_MOST],
+        more=len(sessions[_MOST:]),
+        line=line,
+        most=_MOST,
+    )
 
 
 @routes.get("/sessions")
 @polled
 def sessions() -> Response:
     """Show the live sessions that the caller may see."""
-    return page("sessions.html", sessions=_sessions(services().gpus.clock().wall))
+    found = _sessions(services().gpus.clock().wall)
+    pages = max(1, -(-len(found) // _PER_PAGE))
+    number = min(pages, max(1, request.args.get("page", 1, int)))
+    shown = found[(number - 1) * _PER_PAGE : number * _PER_PAGE]
+    return page("sessions.html", sessions=shown, pages=pages, number_of_page=number)
 
 
 @routes.get("/sessions/<session_id>")

@@ -30,6 +30,7 @@ class LiveSession(Leased):
     expires_uptime: float | None
     lease_seconds: int
     opened_at: datetime | None
+    idle_since: datetime | None
     latest_end: datetime | None
     waited_for_by: str | None
     gpu_share: float | None

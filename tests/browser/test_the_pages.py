@@ -1,16 +1,22 @@
 """The web pages in a real browser."""
 
 import re
+from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
+from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
+from gateway.database_url import DatabaseUrl
 from gateway.domain.permissions import Role
+from gateway.domain.ssh_keys import make_pair
 from gateway.services.tokens import Tokens
 from tests.browser.conftest import sign_in
-from tests.conftest import Bench
+from tests.conftest import Bench, BenchMaker, served
+from tests.fakes.gpus import FakeGpus
 
 HOUR = timedelta(hours=1)
 
@@ -168,3 +174,101 @@ def test_the_keyboard_alone_is_enough(operator: Page, bench: Bench) -> None:
     button.focus()
     operator.keyboard.press("Enter")
     expect(operator.locator("main")).to_contain_text("There is no session now")
+
+
+def drawn(page: Page) -> list[tuple[str, int, int]]:
+    """The state, the first memory slice and the size of each segment of all maps."""
+    return [
+        (state, int(at) - 1, int(span))
+        for name in page.locator("li.slice").evaluate_all("all => all.map(each => each.className)")
+        for state, at, span in re.findall(r"slice (\w+) at-(\d+) span-(\d+)", name)
+    ]
+
+
+def expected(gpu: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """What the map of this GPU of `GET /gpus` must show of instances and reservations."""
+    instances = {each["start"]: each for each in gpu["instances"]}
+    promised = {
+        slot for each in gpu["promised"] for slot in range(each["start"], each["start"] + each["size"])
+    }
+    slot = 0
+    while slot < gpu["memory_slices"]["total"]:
+        held = instances.get(slot)
+        unused = "cordoned" if gpu["cordoned"] else "reserved" if slot in promised else "free"
+        state = unused if held is None else "idle" if held["idle_since"] else held["status"]
+        state = state if gpu["healthy"] else "faulty"
+        yield state, slot, held["size"] if held else 1
+        slot += held["size"] if held else 1
+
+
+def test_the_map_shows_each_state_that_the_api_reports(
+    page: Page, bench_of: BenchMaker, tmp_path: Path
+) -> None:
+    """Idle, reserved, faulty and cordoned slices, each with its word and a look of its own."""
+    bench = bench_of(
+        FakeGpus(["A100-40GB"] * 4), db=DatabaseUrl(tmp_path / "own.db"), state_dir=tmp_path / "own"
+    )
+    gpus = bench.gpus.list()
+    for number in range(4):
+        bench.sessions.open(f"user{number}", 3 * HOUR, "3g.20gb", None)
+    with bench.database.begin() as rows:
+        rows.list()[0].idle_since = bench.clock.now - timedelta(minutes=52)
+    bench.client.put(f"/gpus/{gpus[3].index}/cordon", json={"reason": "a new fan"})
+    waiting = {"user_id": "late", "mig_profile": "7g.40gb", "ttl_minutes": 60, "wait_minutes": 600}
+    assert bench.client.post("/sessions", json=waiting).status_code == 202
+    bench.gpus.set_fault(gpus[2].uuid, "GPU is lost")
+    with served(bench) as url:
+        page.goto(f"{url}/ui/")
+        shown = drawn(page)
+        assert shown == [each for gpu in bench.client.get("/gpus").json["gpus"] for each in expected(gpu)]
+        for state in {state for state, _, _ in shown}:
+            slices = page.locator(f"li.slice.{state}")
+            expect(slices.first).to_contain_text(state)
+        looks = {
+            state: page.locator(f"li.slice.{state}").first.evaluate(
+                "each => [getComputedStyle(each).backgroundImage, getComputedStyle(each).borderStyle].join()"
+            )
+            for state in {state for state, _, _ in shown}
+        }
+        assert {"idle", "reserved", "faulty", "cordoned"} <= looks.keys()
+        assert len(set(looks.values())) == len(looks)  # without any colour
+        expect(page.locator("main")).to_contain_text("GPU is lost")
+        assert Axe().run(page).violations_count == 0
+
+
+def test_a_page_with_200_sessions_is_usable_and_one_without_gpus_says_so(
+    page: Page, bench_of: BenchMaker, tmp_path: Path
+) -> None:
+    many = bench_of(
+        FakeGpus(["A100-40GB"] * 29), db=DatabaseUrl(tmp_path / "many.db"), state_dir=tmp_path / "many"
+    )
+    for number in range(200):
+        many.sessions.open(f"user{number:03}", HOUR, "1g.5gb", None)
+    with served(many) as url:
+        page.goto(f"{url}/ui/")
+        expect(page.locator("li.slice.active")).to_have_count(200)
+        page.get_by_role("link", name="All 200 sessions").click()
+        page.get_by_role("navigation", name="Pages of sessions").get_by_role("link", name="4").click()
+        page.get_by_role("link", name="user199", exact=True).click()
+        expect(page.get_by_role("heading", name="Session of user199")).to_be_visible()
+    empty = bench_of(FakeGpus([]), db=DatabaseUrl(tmp_path / "no.db"), state_dir=tmp_path / "no")
+    with served(empty) as url:
+        page.goto(f"{url}/ui/")
+        expect(page.locator("main")).to_contain_text("This host has no GPUs")
+
+
+def test_an_operator_changes_the_group_and_the_keys_of_a_user(operator: Page, bench: Bench) -> None:
+    opened(bench)
+    operator.get_by_role("link", name="Users", exact=True).click()
+    expect(operator.locator("main")).to_contain_text("There is no policy")
+    assert Axe().run(operator).violations_count == 0
+    operator.get_by_role("link", name="user123").click()
+    operator.get_by_role("link", name="Change group and mail").click()
+    operator.get_by_label("Group").fill("students")
+    operator.get_by_role("button", name="Set").click()
+    expect(operator.locator("dl.facts")).to_contain_text("students")
+    operator.get_by_role("link", name="Replace the keys").click()
+    operator.get_by_label("SSH public keys").fill(make_pair().public)
+    operator.get_by_role("button", name="Replace the keys").click()
+    expect(operator.locator("code.print")).to_contain_text("SHA256:")
+    assert Axe().run(operator).violations_count == 0
