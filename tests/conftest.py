@@ -4,7 +4,6 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
@@ -209,7 +208,7 @@ def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any)
         network=network,
         egress=egress,
         workspaces=HostWorkspaces(settings.workspace_root, settings.workspace_quota_bytes),
-        files=HostSessionFiles(settings.state_dir / "sessions"),
+        files=HostSessionFiles(settings.state_dir / "sessions", language=settings.language),
         subnet=IPv4Network(settings.subnet),
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,
@@ -244,13 +243,6 @@ def bench(bench_of: BenchMaker) -> Bench:
 @pytest.fixture
 def url(bench: Bench) -> Iterator[str]:
     """The bench's API, served."""
-    with served(bench) as url:
-        yield url
-
-
-@contextmanager
-def served(bench: Bench) -> Iterator[str]:
-    """Serve the API and the pages of a bench; yields their URL."""
     server = make_server("127.0.0.1", 0, bench.app, threaded=True)
     thread = threading.Thread(target=server.serve_forever, args=(0.02,))
     thread.start()

@@ -37,7 +37,7 @@ def register(app: Flask, words: Words, clock: Clock) -> None:
 
 def _sentence(response: Response, words: Words, now: datetime) -> str:
     if response.status_code == 204:
-        return "The session has ended."
+        return words.session_ended()
     body = response.get_json()
     if "detail" in body:
         return str(body["detail"])

@@ -78,6 +78,7 @@ def site_of(settings: Settings) -> Site:
         read_only_root=settings.read_only_root,
         longest_lease=timedelta(minutes=settings.max_lease_minutes),
         image=settings.image,
+        language=settings.language,
     )
 
 

@@ -71,7 +71,9 @@ def parts_of_this_machine(settings: Settings, door: Path | None = None) -> Parts
             settings.workspace_quota_bytes,
             record=settings.state_dir / "workspace-root-is-marked",
         ),
-        files=HostSessionFiles(settings.state_dir / "sessions", _egress_proxy(settings), door),
+        files=HostSessionFiles(
+            settings.state_dir / "sessions", _egress_proxy(settings), door, settings.language
+        ),
         subnet=ipaddress.IPv4Network(settings.subnet),
         mig_policy=MigPolicy(settings.mig_policy),
         uid_range=settings.uid_range,

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from gateway.domain import session_texts
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.models import SessionColumns
 from gateway.domain.words import Words
@@ -11,9 +12,10 @@ from gateway.domain.words import Words
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """`lease` is the line about the end of the lease. `notices` maps the label of each other line to
-    its text. `facts` are the contents of the file `/etc/gateway/lease`."""
+    """`lease` is the line about the end of the lease, with its label. `notices` maps the label of each other
+    line to its text. `facts` are the contents of the file `/etc/gateway/lease`."""
 
+    lease_label: str
     lease: str
     notices: Mapping[str, str]
     facts: Mapping[str, str]
@@ -26,7 +28,8 @@ def board(session: SessionColumns, limit: LeaseLimit, words: Words, notices: Map
         "ends": _utc(session.expires_at),
         "max": _utc(latest_end) if latest_end else "",
     }
-    return Board(words.lease(session.expires_at, latest_end), notices, facts)
+    label = session_texts.lease_label(words.language)
+    return Board(label, words.lease(session.expires_at, latest_end), notices, facts)
 
 
 def _utc(at: datetime) -> str:

@@ -22,12 +22,5 @@ def describe(used: int, quota: int) -> str:
     return f"{gib(used)} of {gib(quota)} are used"
 
 
-def warning(used: int, quota: int) -> str | None:
-    """Return what the user must know; None while there is room."""
-    if Fill.of(used, quota) is Fill.ROOM:
-        return None
-    return f"{describe(used, quota)}; above that there is no next session: remove files that you can spare"
-
-
 def gib(size: int) -> str:
     return f"{size / _GIB:.1f} GiB"

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 
 from gateway.domain.audit import ANONYMOUS, in_session
+from gateway.domain.disk import Fill, gib
 from gateway.domain.durations import in_words
 from gateway.domain.models import EndedSession, Reason
 from gateway.domain.notice import LEFT
@@ -172,6 +173,21 @@ class Words:
         """The line of the message of the day, once the end was warned of."""
         _ = self.translated
         return _("{date}: save what you need, running programs are not kept").format(date=self.date(ends))
+
+    def disk(self, used: int, quota: int) -> str | None:
+        """What the user of a workspace must know about its size in bytes; None while there is room."""
+        if Fill.of(used, quota) is Fill.ROOM:
+            return None
+        _ = self.translated
+        full = _(
+            "{used} of {quota} are used; above that there is no next session: remove files that you can spare"
+        )
+        return full.format(used=gib(used), quota=gib(quota))
+
+    def session_ended(self) -> str:
+        """The answer to a user who ends the own session."""
+        _ = self.translated
+        return _("The session has ended.")
 
     def lease(self, ends: datetime, latest_end: datetime | None) -> str:
         """The line of the message of the day."""

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gateway.domain import disk
 from gateway.domain.board import Board, board
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.live_session import LiveSession
 from gateway.domain.models import EndedSession, SessionColumns, Status
+from gateway.domain.session_texts import notice_labels
 from gateway.domain.words import Words
 from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host, Rows
@@ -73,14 +73,15 @@ class Notices:
     def _notices(
         self, session: SessionColumns, last: EndedSession | None, workspace_bytes: int | None
     ) -> Mapping[str, str]:
-        """Every notice that holds now, by its label."""
+        """Every notice that holds now, by its label in the language of the users."""
         lines = {
             "Last time": self._last_time(session, last),
             "Warning": self._disk_warning(workspace_bytes),
             "Ends soon": self.words.ending(session.expires_at) if session.is_warned else None,
             "Message": session.message,
         }
-        return {label: text for label, text in lines.items() if text}
+        labels = notice_labels(self.words.language)
+        return {labels[label]: text for label, text in lines.items() if text}
 
     def _last_time(self, session: SessionColumns, last: EndedSession | None) -> str | None:
         if last is None or last.ended_at < session.created_at - self.last_time_for:
@@ -89,4 +90,4 @@ class Notices:
 
     def _disk_warning(self, workspace_bytes: int | None) -> str | None:
         quota = self.quota.watched()
-        return None if quota is None else disk.warning(workspace_bytes or 0, quota)
+        return None if quota is None else self.words.disk(workspace_bytes or 0, quota)

@@ -9,9 +9,16 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, Request, expect, 
 
 from gateway.domain.permissions import Role
 from gateway.services.tokens import Tokens
-from tests.conftest import Bench
+from tests.conftest import Bench, BenchMaker
+from tests.fakes.gpus import FakeGpus
 
 expect.set_options(timeout=15_000)
+
+
+@pytest.fixture
+def bench(request: pytest.FixtureRequest, bench_of: BenchMaker) -> Bench:
+    """A test names other GPUs than one by `parametrize("bench", [kinds], indirect=True)`."""
+    return bench_of(FakeGpus(getattr(request, "param", ["A100-40GB"])))
 
 
 @pytest.fixture(scope="module")

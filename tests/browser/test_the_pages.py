@@ -3,20 +3,17 @@
 import re
 from collections.abc import Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
-from gateway.database_url import DatabaseUrl
 from gateway.domain.permissions import Role
 from gateway.domain.ssh_keys import make_pair
 from gateway.services.tokens import Tokens
 from tests.browser.conftest import sign_in
-from tests.conftest import Bench, BenchMaker, served
-from tests.fakes.gpus import FakeGpus
+from tests.conftest import Bench
 
 HOUR = timedelta(hours=1)
 
@@ -201,60 +198,47 @@ def expected(gpu: dict[str, Any]) -> Iterator[tuple[str, int, int]]:
         slot += held["size"] if held else 1
 
 
-def test_the_map_shows_each_state_that_the_api_reports(
-    page: Page, bench_of: BenchMaker, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("bench", [["A100-40GB"] * 3], indirect=True)
+def test_the_map_shows_each_state_that_the_api_reports(page: Page, bench: Bench, url: str) -> None:
     """Idle, reserved, faulty and cordoned slices, each with its word and a look of its own."""
-    bench = bench_of(
-        FakeGpus(["A100-40GB"] * 4), db=DatabaseUrl(tmp_path / "own.db"), state_dir=tmp_path / "own"
-    )
-    gpus = bench.gpus.list()
-    for number in range(4):
-        bench.sessions.open(f"user{number}", 3 * HOUR, "3g.20gb", None)
+    bench.gpus.set_fault(bench.gpus.list()[1].uuid, "GPU is lost")
+    bench.client.put("/gpus/2/cordon", json={"reason": "a new fan"})
+    opened(bench, lease=3 * HOUR, profile="3g.20gb")
     with bench.database.begin() as rows:
         rows.list()[0].idle_since = bench.clock.now - timedelta(minutes=52)
-    bench.client.put(f"/gpus/{gpus[3].index}/cordon", json={"reason": "a new fan"})
     waiting = {"user_id": "late", "mig_profile": "7g.40gb", "ttl_minutes": 60, "wait_minutes": 600}
     assert bench.client.post("/sessions", json=waiting).status_code == 202
-    bench.gpus.set_fault(gpus[2].uuid, "GPU is lost")
-    with served(bench) as url:
-        page.goto(f"{url}/ui/")
-        shown = drawn(page)
-        assert shown == [each for gpu in bench.client.get("/gpus").json["gpus"] for each in expected(gpu)]
-        for state in {state for state, _, _ in shown}:
-            slices = page.locator(f"li.slice.{state}")
-            expect(slices.first).to_contain_text(state)
-        looks = {
-            state: page.locator(f"li.slice.{state}").first.evaluate(
-                "each => [getComputedStyle(each).backgroundImage, getComputedStyle(each).borderStyle].join()"
-            )
-            for state in {state for state, _, _ in shown}
-        }
-        assert {"idle", "reserved", "faulty", "cordoned"} <= looks.keys()
-        assert len(set(looks.values())) == len(looks)  # without any colour
-        expect(page.locator("main")).to_contain_text("GPU is lost")
-        assert Axe().run(page).violations_count == 0
+    page.goto(f"{url}/ui/")
+    shown = drawn(page)
+    assert shown == [each for gpu in bench.client.get("/gpus").json["gpus"] for each in expected(gpu)]
+    states = {state for state, _, _ in shown}
+    assert states == {"idle", "reserved", "faulty", "cordoned"}
+    look = "each => [getComputedStyle(each).backgroundImage, getComputedStyle(each).borderStyle].join()"
+    looks = set()
+    for state in states:
+        expect(page.locator(f"li.slice.{state}").first).to_contain_text(state)
+        looks.add(page.locator(f"li.slice.{state}").first.evaluate(look))
+    assert len(looks) == len(states)  # without any colour
+    expect(page.locator("main")).to_contain_text("GPU is lost")
+    assert Axe().run(page).violations_count == 0
 
 
-def test_a_page_with_200_sessions_is_usable_and_one_without_gpus_says_so(
-    page: Page, bench_of: BenchMaker, tmp_path: Path
-) -> None:
-    many = bench_of(
-        FakeGpus(["A100-40GB"] * 29), db=DatabaseUrl(tmp_path / "many.db"), state_dir=tmp_path / "many"
-    )
+@pytest.mark.parametrize("bench", [["A100-40GB"] * 29], indirect=True)
+def test_a_page_with_200_sessions_is_usable(page: Page, bench: Bench, url: str) -> None:
     for number in range(200):
-        many.sessions.open(f"user{number:03}", HOUR, "1g.5gb", None)
-    with served(many) as url:
-        page.goto(f"{url}/ui/")
-        expect(page.locator("li.slice.active")).to_have_count(200)
-        page.get_by_role("link", name="All 200 sessions").click()
-        page.get_by_role("navigation", name="Pages of sessions").get_by_role("link", name="4").click()
-        page.get_by_role("link", name="user199", exact=True).click()
-        expect(page.get_by_role("heading", name="Session of user199")).to_be_visible()
-    empty = bench_of(FakeGpus([]), db=DatabaseUrl(tmp_path / "no.db"), state_dir=tmp_path / "no")
-    with served(empty) as url:
-        page.goto(f"{url}/ui/")
-        expect(page.locator("main")).to_contain_text("This host has no GPUs")
+        opened(bench, f"user{number:03}")
+    page.goto(f"{url}/ui/")
+    expect(page.locator("li.slice.active")).to_have_count(200)
+    page.get_by_role("link", name="All 200 sessions").click()
+    page.get_by_role("navigation", name="Pages of sessions").get_by_role("link", name="4").click()
+    page.get_by_role("rowheader").last.get_by_role("link").click()
+    expect(page.locator("h1")).to_contain_text("Session of user")
+
+
+@pytest.mark.parametrize("bench", [[]], indirect=True)
+def test_a_server_without_gpus_says_so(page: Page, url: str) -> None:
+    page.goto(f"{url}/ui/")
+    expect(page.locator("main")).to_contain_text("This host has no GPUs")
 
 
 def test_an_operator_changes_the_group_and_the_keys_of_a_user(operator: Page, bench: Bench) -> None:

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from unicodedata import east_asian_width
 
+from gateway.domain import session_texts
 from gateway.domain.board import Board
 from gateway.repositories.lock import take, wait
 from gateway.repositories.storage import replacing
 
 _LABEL_WIDTH = 12
-_LEASE_LABEL = "Lease ends"  # the part above this line never changes
 MOTD, LEASE = "motd", "lease"
 
 
@@ -37,13 +38,22 @@ def shows(etc: Path, board: Board) -> bool:
 
 
 def texts(motd: str | None, board: Board) -> dict[str, str]:
-    """Return the content of both files, by their names. `motd` is the content that the first one has now."""
-    above = (motd or "").partition(_line(_LEASE_LABEL, ""))[0]
-    notices = "".join(f"{_line(label, text)}\n\n" for label, text in board.notices.items())
+    """Return the content of both files, by their names. `motd` is the content that the first one has now: the
+    part above the end of the lease never changes. The session may be older than the gateway's language."""
+    above = motd or ""
+    for label in session_texts.lease_labels().values():
+        above = above.partition(line(label, ""))[0]
+    notices = "".join(f"{line(label, text)}\n\n" for label, text in board.notices.items())
     return {
-        MOTD: f"{above}{_line(_LEASE_LABEL, board.lease)}\n\n{notices}",
+        MOTD: f"{above}{line(board.lease_label, board.lease)}\n\n{notices}",
         LEASE: "".join(f"{name}={value}\n" for name, value in board.facts.items()),
     }
+
+
+def line(label: str, text: str) -> str:
+    """A line of the message of the day. On a terminal, a Korean character is as wide as two others."""
+    width = sum(2 if east_asian_width(each) in "WF" else 1 for each in label)
+    return f"  {label}{' ' * (_LABEL_WIDTH - width)}{text}"
 
 
 def lease_end(etc: Path) -> datetime | None:
@@ -53,10 +63,6 @@ def lease_end(etc: Path) -> datetime | None:
         return datetime.fromisoformat(facts["ends"])
     except (KeyError, ValueError):
         return None
-
-
-def _line(label: str, text: str) -> str:
-    return f"  {label:<{_LABEL_WIDTH}}{text}"
 
 
 def _read(path: Path) -> str | None:

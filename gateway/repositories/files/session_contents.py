@@ -1,11 +1,15 @@
 """What the files of a session contain: accounts, sshd's configuration, environment, message of the day."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 
+from gateway.domain import session_texts
 from gateway.domain.mig import Gpu
 from gateway.domain.plan import SSH_PORT, Allocation, SessionRequest
+from gateway.languages import ENGLISH
+from gateway.repositories.files.board import line
 
 PROGRAMS = ("etc/shell", "etc/bin/lease")  # the files that a session executes directly
 
@@ -63,19 +67,23 @@ class SliceText:
     mig_uuid: str | None = None
 
     @classmethod
-    def of(cls, gpu: Gpu, allocation: Allocation) -> "SliceText":
+    def of(cls, gpu: Gpu, allocation: Allocation, language: str = ENGLISH) -> "SliceText":
         profile = gpu.profile(allocation.profile)
-        memory = f", {profile.memory_mib} MiB" if profile else ""
-        simulated = " (simulated)" if gpu.simulated else ""
-        return cls(allocation.profile, f"{memory} of {gpu.name}{simulated}", allocation.mig_uuid)
+        memory_mib = profile.memory_mib if profile else None
+        card = session_texts.card(language, memory_mib, gpu.name, gpu.simulated)
+        return cls(allocation.profile, card, allocation.mig_uuid)
 
 
 def contents(
-    request: SessionRequest, slice_: SliceText, egress: EgressProxy | None = None, sshd_options: str = ""
+    request: SessionRequest,
+    slice_: SliceText,
+    egress: EgressProxy | None = None,
+    sshd_options: str = "",
+    language: str = ENGLISH,
 ) -> Mapping[str, str]:
     """Return the text of each file, by its path below the session's directory. The private host key is not
     included, because it is the only file with its own owner and mode. `sshd_options` are further lines of
-    sshd's configuration."""
+    sshd's configuration. The user reads texts in `language`."""
     environment = _environment(slice_, egress)
     user, uid = request.user_id, request.uid
     return {
@@ -94,7 +102,8 @@ def contents(
         ),
         "etc/authorized_keys": request.router_key + "\n",
         "etc/environment.sh": _exports(environment),
-        "etc/motd": _message_of_the_day(request, slice_, egress),
+        "etc/words.sh": _words(language),
+        "etc/motd": _message_of_the_day(request, slice_, egress, language),
         "etc/start": (_SCRIPTS / "start.sh").read_text(),
         "etc/shell": (_SCRIPTS / "shell.sh").read_text(),
         "etc/bin/lease": (_SCRIPTS / "lease.sh").read_text(),
@@ -122,12 +131,19 @@ def _exports(environment: Mapping[str, str]) -> str:
     return "\n".join([*lines, _LEASE_ENDS, 'PATH="${SESSION_PATH:-$PATH}"', ""])
 
 
-def _message_of_the_day(request: SessionRequest, slice_: SliceText, egress: EgressProxy | None) -> str:
-    network = f"  Network     {', '.join(egress.hosts)} by $http_proxy, and nothing else\n" if egress else ""
-    device = f"              {slice_.mig_uuid}\n" if slice_.mig_uuid else ""
-    return f"""
-  Welcome, {request.user_id}.
+def _words(language: str) -> str:
+    """A script that the other scripts read: variables with their sentences."""
+    texts = session_texts.script_texts(language)
+    return "".join(f"{name}={shlex.quote(text)}\n" for name, text in texts.items())
 
-  GPU slice   {slice_.profile}{slice_.card}
-{device}  Files       your home directory is kept for your next session; the rest is not
-{network}"""
+
+def _message_of_the_day(
+    request: SessionRequest, slice_: SliceText, egress: EgressProxy | None, language: str
+) -> str:
+    hosts = ", ".join(egress.hosts) if egress else None
+    shown = f"{slice_.profile}{slice_.card}"
+    if slice_.mig_uuid:
+        shown += "\n" + line("", slice_.mig_uuid)
+    facts = session_texts.facts(language, shown, hosts)
+    lines = "".join(f"{line(label, text)}\n" for label, text in facts.items())
+    return f"\n  {session_texts.welcome(language, request.user_id)}\n\n{lines}"

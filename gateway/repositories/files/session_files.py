@@ -13,6 +13,7 @@ from gateway.domain.board import Board
 from gateway.domain.mig import Gpu
 from gateway.domain.plan import Allocation, SessionRequest
 from gateway.errors import DiskFull, Unavailable
+from gateway.languages import ENGLISH
 from gateway.repositories.files import board, door
 from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, SliceText, contents
 from gateway.repositories.lock import keep_private, take, wait
@@ -22,11 +23,19 @@ from gateway.repositories.storage import is_full
 class HostSessionFiles:
     """One directory for each session: `passwd`, `group`, and `etc/`, which becomes /etc/gateway."""
 
-    def __init__(self, root: Path, egress_proxy: EgressProxy | None = None, door: Path | None = None) -> None:
-        """`door` is the socket that sessions call the gateway by; None if this process serves none."""
+    def __init__(
+        self,
+        root: Path,
+        egress_proxy: EgressProxy | None = None,
+        door: Path | None = None,
+        language: str = ENGLISH,
+    ) -> None:
+        """`door` is the socket that sessions call the gateway by; None if this process serves none. The users
+        read texts in `language`."""
         self._root = root
         self._egress = egress_proxy
         self._door = door
+        self._language = language
 
     def check(self) -> None:
         """Raises `Unavailable` if a session could not execute its login shell."""
@@ -43,7 +52,8 @@ class HostSessionFiles:
             (directory / "etc/bin").mkdir(parents=True, exist_ok=True)
             for each in ("etc", "etc/bin"):
                 (directory / each).chmod(0o755)  # sessions read it, whatever the gateway's umask is
-            for name, content in contents(request, SliceText.of(gpu, allocation), self._egress).items():
+            slice_ = SliceText.of(gpu, allocation, self._language)
+            for name, content in contents(request, slice_, self._egress, language=self._language).items():
                 (directory / name).write_text(content)
                 (directory / name).chmod(0o555 if name in PROGRAMS else 0o444)
             _write_private(directory / "etc/ssh_host_ed25519_key", request.host_key.private, request.uid)

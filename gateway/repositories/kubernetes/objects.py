@@ -15,6 +15,7 @@ from typing import Any
 from gateway.domain.mig import Profile
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import SSH_PORT, SessionRequest
+from gateway.languages import ENGLISH
 from gateway.repositories.files.board import LEASE
 from gateway.repositories.files.session_contents import PROGRAMS, SliceText, contents
 from gateway.repositories.kubernetes.api import (
@@ -74,6 +75,7 @@ class Site:
     read_only_root: bool
     longest_lease: timedelta
     image: str
+    language: str = ENGLISH
 
 
 def name_of(session_id: str) -> str:
@@ -92,14 +94,14 @@ def device_class_of(site: Site, profile: str) -> str:
 
 def secret(site: Site, request: SessionRequest, profile: Profile, deployment: str) -> Object:
     """The files of the session. A key of a Secret has no slash: `items` in the pod give the paths."""
-    data = encoded_files(files(request, profile))
+    data = encoded_files(files(site, request, profile))
     return _manifest(SECRETS, site.sessions, request, deployment, type="Opaque", data=data)
 
 
-def files(request: SessionRequest, profile: Profile) -> dict[str, str]:
+def files(site: Site, request: SessionRequest, profile: Profile) -> dict[str, str]:
     """Return the text of each file, by its path. The UUID of the slice is not known yet."""
     slice_ = SliceText(profile.name, f", {profile.memory_mib} MiB")
-    texts = dict(contents(request, slice_, sshd_options=_SSHD_OPTIONS))
+    texts = dict(contents(request, slice_, sshd_options=_SSHD_OPTIONS, language=site.language))
     first_line, _, script = texts["etc/shell"].partition("\n")
     texts["etc/shell"] = f"{first_line}\n{_RUN_GATEWAYS}{script}"
     texts["etc/environment.sh"] += _NOTE_USE
@@ -256,6 +258,7 @@ _PATHS = (
     "etc/sshd_config",
     "etc/authorized_keys",
     "etc/environment.sh",
+    "etc/words.sh",
     "etc/motd",
     "etc/lease",
     "etc/start",

@@ -2,19 +2,7 @@
 # Show, extend, keep and end this session: `lease --help` explains it. It needs sh, and curl or python3.
 door=/etc/gateway/door.sock
 accept=text/plain
-
-usage() {
-    cat << END
-Usage: lease                         show the lease of this session
-       lease extend DURATION         extend it, for example by 90m, 2h, 1d or 1h30m
-       lease extend max              extend it as far as possible
-       lease why                     show whether the session counts as used, and when it ends otherwise
-       lease keep DURATION           keep the session for so long, even if nobody uses it; 0 takes it back
-       lease end [--yes]             end the session; the files in your home are kept
-With --json, the output is the answer of the gateway's API.
-Exit status: 0 done, 1 refused, 75 may succeed later.
-END
-}
+. /etc/gateway/words.sh # the sentences, in the language of the gateway
 
 fail() { # fail STATUS TEXT
     printf "lease: %s\n" "$2" >&2
@@ -46,7 +34,7 @@ minutes() { # minutes DURATION
 }
 
 not_a_duration() { # not_a_duration TEXT
-    fail 1 "'$1' is not a duration: use minutes, hours or days such as 90m, 2h or 1d."
+    fail 1 "$(printf "$say_no_duration" "$1")"
 }
 
 by_curl() { # by_curl METHOD PATH BODY: print the answer, and its status in the last line
@@ -81,8 +69,8 @@ send() { # as by_curl
     elif command -v python3 > /dev/null; then
         by_python "$@"
     else
-        fail 1 "this image has neither curl nor python3."
-    fi || fail 75 "the gateway does not answer; try again in a moment."
+        fail 1 "$say_no_client"
+    fi || fail 75 "$say_no_answer"
 }
 
 ask() { # ask METHOD PATH BODY: the gateway takes one request a second, and a few at once
@@ -96,7 +84,7 @@ ask() { # ask METHOD PATH BODY: the gateway takes one request a second, and a fe
     text=${text%"$newline"}
     case $status in
         2??) if [ -n "$text" ]; then printf "%s\n" "$text"; fi ;;
-        429) fail 75 "this session has asked too often; try again in a moment." ;;
+        429) fail 75 "$say_too_often" ;;
         503) fail 75 "$text" ;;
         *) fail 1 "$text" ;;
     esac
@@ -105,7 +93,7 @@ ask() { # ask METHOD PATH BODY: the gateway takes one request a second, and a fe
 extend() { # extend DURATION
     case ${1-} in
         max) more='"max"' ;;
-        '') fail 1 "say by how much: lease extend 2h" ;;
+        '') fail 1 "$say_how_long" ;;
         *) more=$(minutes "$1") || not_a_duration "$1" ;;
     esac
     ask POST "/sessions/$session/extend" "{\"minutes\": $more, \"ends\": \"$(fact ends)\"}"
@@ -114,7 +102,7 @@ extend() { # extend DURATION
 keep() { # keep DURATION
     case ${1-} in
         0) more=0 ;;
-        '') fail 1 "say for how long: lease keep 8h" ;;
+        '') fail 1 "$say_keep_how_long" ;;
         *) more=$(minutes "$1") || not_a_duration "$1" ;;
     esac
     ask POST "/sessions/$session/keep" "{\"minutes\": $more}"
@@ -122,10 +110,10 @@ keep() { # keep DURATION
 
 end() { # end [--yes]
     if [ "${1-}" != --yes ]; then
-        if [ ! -t 0 ]; then fail 1 "there is no terminal to ask on: give --yes to end the session."; fi
-        printf 'End this session? What runs in it is killed; the files in your home are kept [y/N]: '
+        if [ ! -t 0 ]; then fail 1 "$say_no_terminal"; fi
+        printf "%s" "$say_end"
         read -r confirmed
-        case $confirmed in [yY]*) ;; *) fail 1 "the session goes on." ;; esac
+        case $confirmed in [yY]*) ;; *) fail 1 "$say_goes_on" ;; esac
     fi
     ask DELETE "/sessions/$session" ''
 }
@@ -140,6 +128,6 @@ case ${1-} in
     why) ask GET "/sessions/$session/activity" '' ;;
     keep) keep "${2-}" ;;
     end) end "${2-}" ;;
-    -h | --help) usage ;;
-    *) usage >&2; exit 1 ;;
+    -h | --help) printf "%s\n" "$say_usage" ;;
+    *) printf "%s\n" "$say_usage" >&2; exit 1 ;;
 esac

@@ -23,7 +23,7 @@ has_terminal() { # has_terminal NAME: whether the image or the user has its term
 }
 
 warn_about_keys() {
-    echo "Note: this session does not read ~/.ssh/authorized_keys. Your administrator sets your SSH keys." >&2
+    (. /etc/gateway/words.sh && printf "%s\n" "$say_other_keys" >&2)
 }
 
 import_image_environment << END
