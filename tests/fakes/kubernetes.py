@@ -24,6 +24,9 @@ from gateway.repositories.kubernetes.api import Api, over
 
 Object = dict[str, Any]
 Key = tuple[str, str, str]  # plural, namespace, name
+_METADATA = (
+    "as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"  # a real server ignores a form that it does not know
+)
 
 
 @dataclass
@@ -70,7 +73,7 @@ class FakeKubernetes(httpx2.BaseTransport):
                     found = self.objects.get((plural, namespace, name))
                     return _answer(found) if found else _not_found(plural, name)
                 case "GET":
-                    is_whole = "PartialObjectMetadata" not in request.headers.get("Accept", "")
+                    is_whole = _METADATA not in request.headers.get("Accept", "")
                     return self._list(plural, namespace, query, is_whole)
                 case "POST":
                     return self._create(plural, namespace, json.loads(request.content))

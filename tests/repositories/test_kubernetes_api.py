@@ -9,6 +9,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def fake_api() -> Api:
     return fake.api
 
 
+@cache
 def real_api() -> Api:
+    """One client for all tests: its connections stay open."""
     os.environ["KUBECONFIG"] = str(REAL)
     return kubernetes_api.connect()
 

@@ -29,7 +29,7 @@ Object = dict[str, Any]
 _CHUNK = 250  # objects in one answer of a list
 _SECONDS = 10  # for an answer
 _GRACE_SECONDS = 5  # that a watch may last longer than it asked for
-_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v1,application/json"
+_METADATA = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
 _NOT_FOUND, _CONFLICT, _GONE = 404, 409, 410
 
 
