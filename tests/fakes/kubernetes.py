@@ -165,7 +165,9 @@ class FakeKubernetes(httpx2.BaseTransport):
         if len(found) > limit:
             metadata["continue"] = str(uuid.uuid4())
             self._chunks[metadata["continue"]] = found[limit:]
-        items = found[:limit] if is_whole else [{"metadata": each["metadata"]} for each in found[:limit]]
+        items: list[Object] | None = found[:limit]
+        if not is_whole:  # a real server says null for none
+            items = [{"metadata": each["metadata"]} for each in found[:limit]] or None
         return _answer({"kind": "List", "metadata": metadata, "items": items})
 
     def _matching(self, plural: str, namespace: str, query: httpx2.QueryParams) -> list[Object]:

@@ -125,6 +125,10 @@ def test_a_long_list_comes_in_chunks_and_is_complete(
     assert len(list(api.list(SECRETS, NAMESPACE, {"test": mark}))) == 5
 
 
+def test_there_is_no_metadata_of_what_does_not_exist(api: Api, mark: str) -> None:
+    assert api.metadata(SECRETS, NAMESPACE, {"test": mark}) == []
+
+
 def test_metadata_comes_without_the_content(api: Api, mark: str) -> None:
     api.create(secret(mark))
     [found] = api.metadata(SECRETS, NAMESPACE, {"test": mark})

@@ -217,10 +217,18 @@ class Transport(httpx2.BaseTransport):
             }
         if _this_thread.wants_metadata:
             request.headers["Accept"] = _METADATA
+            return _with_items(self._inner.handle_request(request))
         return self._inner.handle_request(request)
 
     def close(self) -> None:
         self._inner.close()
+
+
+def _with_items(answer: httpx2.Response) -> httpx2.Response:
+    """The items of an empty list of metadata are null, which lightkube refuses."""
+    content = answer.read().replace(b'"items":null', b'"items":[]')
+    answer.close()
+    return httpx2.Response(answer.status_code, content=content)
 
 
 def connect() -> Api:
