@@ -99,6 +99,8 @@ def test_the_group_that_a_user_had_keeps_the_hours(bench: Bench) -> None:
         "user_id": "user1",
         "group": "speech",
         "email": "user1@lab.example",
+        "workspace_bytes": None,
+        "workspace_quota_bytes": None,
     }
     groups = {line["group"]: line["lease_seconds"] for line in usage(bench.client, f"{ALWAYS}&by=group")}
     assert groups == {"vision": 3600, "speech": 3600}
