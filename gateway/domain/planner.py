@@ -1,6 +1,7 @@
 """Where a session goes: its slice and its address on one server, its profile on a cluster. Pure."""
 
 import ipaddress
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,11 +17,17 @@ from gateway.errors import NoCapacity
 
 
 @dataclass(frozen=True)
-class SlicePlanner:
+class SlicePlanner(ABC):
     """Plans slices on the GPUs as the driver listed them."""
 
     gpus: Sequence[Gpu]
     policy: MigPolicy
+
+    @abstractmethod
+    def _planned(
+        self, request: SessionRequest, live: Sequence[SessionColumns], gpu: Gpu, allocation: Allocation
+    ) -> SessionPlan:
+        """Return the plan of a session that gets this allocation on this GPU."""
 
     def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:
         """As `Occupancy.offered`."""
@@ -39,19 +46,20 @@ class SlicePlanner:
         occupancy = Occupancy(self.gpus, live, cordons, self.policy, now.wall)
         return Forecast(occupancy, now, ending).plan(waiters, demand, overtaking)
 
-    def choose(
+    def plan(
         self,
         request: SessionRequest,
         live: Sequence[SessionColumns],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
-        refused: Sequence[Allocation],
-        line: Line | None,
-    ) -> tuple[Gpu, Allocation]:
-        """Return a GPU and an allocation for the request. Raises `NoCapacity` and `UnknownProfile`."""
+        refused: Sequence[Allocation] = (),
+        line: Line | None = None,
+    ) -> SessionPlan:
+        """Raises `NoCapacity` and `UnknownProfile`."""
         occupancy = Occupancy(self.gpus, live, cordons, self.policy, request.created_at)
         profile = occupancy.offered(request.mig_profile)
-        return self._place(occupancy, request, profile, demand, refused, line)
+        gpu, allocation = self._place(occupancy, request, profile, demand, refused, line)
+        return self._planned(request, live, gpu, allocation)
 
     def _place(
         self,
@@ -85,17 +93,9 @@ class LocalPlanner(SlicePlanner):
     subnet: ipaddress.IPv4Network
     taken: Collection[str] = ()
 
-    def plan(
-        self,
-        request: SessionRequest,
-        live: Sequence[SessionColumns],
-        cordons: Mapping[str, Cordon],
-        demand: Mapping[str, float],
-        refused: Sequence[Allocation] = (),
-        line: Line | None = None,
+    def _planned(
+        self, request: SessionRequest, live: Sequence[SessionColumns], gpu: Gpu, allocation: Allocation
     ) -> SessionPlan:
-        """Raises `NoCapacity` and `UnknownProfile`."""
-        gpu, allocation = self.choose(request, live, cordons, demand, refused, line)
         used = {session.address for session in live if session.address} | set(self.taken)
         share = host_share(gpu, allocation.placement, self.gpus)
         address = free_address(self.subnet, used)
@@ -108,15 +108,7 @@ class ClusterPlanner(SlicePlanner):
     scheduler chooses the slice. It needs seconds for a pod that fits nowhere, so such a request is refused
     before."""
 
-    def plan(
-        self,
-        request: SessionRequest,
-        live: Sequence[SessionColumns],
-        cordons: Mapping[str, Cordon],
-        demand: Mapping[str, float],
-        refused: Sequence[Allocation] = (),
-        line: Line | None = None,
+    def _planned(
+        self, request: SessionRequest, live: Sequence[SessionColumns], gpu: Gpu, allocation: Allocation
     ) -> SessionPlan:
-        """Raises `NoCapacity` and `UnknownProfile`."""
-        gpu, allocation = self.choose(request, live, cordons, demand, refused, line)
         return SessionPlan(request, allocation.profile, gpu)

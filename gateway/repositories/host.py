@@ -8,13 +8,11 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, replace
 from datetime import datetime
-from enum import StrEnum
-from importlib.resources import files
 from itertools import islice
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from gateway.domain.activity import GpuUse, Probe
+from gateway.domain.activity import GpuUse
 from gateway.domain.board import Board
 from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement, host_share
 from gateway.domain.models import Session, SessionColumns
@@ -26,6 +24,7 @@ from gateway.domain.uids import UidRange
 from gateway.errors import AddressTaken, ContainerFailed, GatewayError, NetworkOpen, PlacementTaken
 from gateway.failpoints import reach
 from gateway.repositories import accounts
+from gateway.repositories.scripts import RunsScripts, Script
 
 T = TypeVar("T")
 
@@ -47,32 +46,6 @@ class ContainerSpec:
     workspace: Path
     files: Path
     host_share: float = 0.0
-
-
-class Script(StrEnum):
-    """The scripts that the gateway runs in a session, as its user."""
-
-    TELL = "tell"
-    HOOK = "hook"
-    SIGNAL = "signal"
-    ACTIVITY = "activity"
-    DISCONNECT = "disconnect"
-
-    @property
-    def text(self) -> str:
-        return (files(__package__) / "scripts" / f"{self}.sh").read_text()
-
-    def result(self, output: str) -> str:
-        """Return what the script printed. Raises `ContainerFailed` if it is not that of a success."""
-        printed = output.strip()
-        if not self._prints(printed):
-            raise ContainerFailed(f"The session's container answered with {printed[:100]!r}.")
-        return printed
-
-    def _prints(self, text: str) -> bool:
-        if self is Script.ACTIVITY:
-            return Probe.parse(text) is not None
-        return text in ("started", "none", "already") if self is Script.HOOK else text.isdecimal()
 
 
 class Gpus(Protocol):
@@ -164,7 +137,7 @@ class SessionFiles(Protocol):
 
 
 @dataclass(frozen=True)
-class LocalHost:
+class LocalHost(RunsScripts):
     """`subnet` has the sessions' addresses, `uid_range` the users' uids. `mig_policy` decides whether the
     gateway or an administrator creates GPU instances."""
 
@@ -246,18 +219,6 @@ class LocalHost:
 
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.files.shows(session_id, expected)
-
-    def tell(self, session: Session, text: str) -> int:
-        return int(self._inside(session, Script.TELL, text))
-
-    def run_hook(self, session: Session, seconds_left: int) -> bool:
-        return self._inside(session, Script.HOOK, str(seconds_left), str(session.lease_seconds)) == "started"
-
-    def signal(self, session: Session) -> int:
-        return int(self._inside(session, Script.SIGNAL))
-
-    def activity(self, session: Session) -> Probe | None:
-        return Probe.parse(self._inside(session, Script.ACTIVITY))
 
     def gpu_use(self, session: Session) -> GpuUse:
         if session.gpu_uuid is None:
@@ -404,7 +365,6 @@ class LocalHost:
         return "ok: " + "; ".join(f"{name} {limit}" for name, limit in limits.items())
 
     def _inside(self, session: Session, script: Script, *arguments: str) -> str:
-        """Return the output of the script. Raises `ContainerFailed` if it is not that of a success."""
         if session.container_id is None:
             raise ContainerFailed("The session has no container yet.")
         return script.result(self.containers.run_inside(session.container_id, script, *arguments))

@@ -94,8 +94,8 @@ def test_a_session_lives_from_post_to_delete(on_cluster: OnCluster) -> None:
     assert extended.status_code == 200, extended.json
     [pod] = on_cluster.cluster.api.of("pods")
     assert pod["metadata"]["annotations"]["gpu-ssh-gateway.io/lease-ends"] == extended.json["expires_at"]
-    told = on_cluster.ask("POST", f"/sessions/{id}/message", text="maintenance at noon")
-    assert told.status_code == 200, told.json
+    answer = on_cluster.ask("POST", f"/sessions/{id}/message", text="maintenance at noon")
+    assert answer.status_code == 200, answer.json
     assert any("maintenance at noon" in text for text in on_cluster.logins.terminals[on_cluster.address(id)])
     assert on_cluster.ask("DELETE", f"/sessions/{id}").status_code == 204
     assert on_cluster.left() == {}

@@ -10,7 +10,8 @@ from gateway.domain.models import Reason
 from gateway.domain.observation import Container
 from gateway.domain.recovery import Survivor
 from gateway.errors import AddressTaken, ContainerFailed, ImageMissing
-from gateway.repositories.host import ContainerSpec, Script
+from gateway.repositories.host import ContainerSpec
+from gateway.repositories.scripts import Script
 
 
 @dataclass

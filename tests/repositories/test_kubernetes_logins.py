@@ -21,9 +21,9 @@ from gateway.domain.plan import SessionRequest
 from gateway.domain.ssh_keys import make_pair
 from gateway.errors import ContainerFailed
 from gateway.repositories.docker.client import Docker
-from gateway.repositories.host import Script
 from gateway.repositories.kubernetes import objects
 from gateway.repositories.kubernetes.logins import Login, NotReachable, SshLogins
+from gateway.repositories.scripts import Script
 from tests import own
 from tests.fakes.cluster_host import SITE
 

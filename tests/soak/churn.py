@@ -125,7 +125,7 @@ class Churn:
         self._require_demand(line)
 
     def _require_demand(self, line: Sequence[WaitingRequest]) -> None:
-        """Whoever waits was counted as demand: at the time of the request, or up to ten minutes before."""
+        """The record of demand has each request in line, from when it joined or up to ten minutes before."""
         with Orm(self.bench.database.engine) as rows:
             counted = rows.scalars(select(ProfileRequest).order_by(ProfileRequest.at)).all()
         for request in line:

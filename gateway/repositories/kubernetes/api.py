@@ -242,9 +242,8 @@ def connect() -> Api:
     except Exception as error:  # noqa: BLE001 (a kubeconfig can be wrong in any way)
         what = " ".join(str(error).split())[:200] or type(error).__name__
         raise StartRefused(
-            f"No cluster of Kubernetes is known here ({what}): run this in the cluster, or name a valid "
-            f"file with "
-            "KUBECONFIG."
+            f"No cluster of Kubernetes is known here ({what}): run this in the cluster, or name a valid file "
+            "with KUBECONFIG."
         ) from error
     if config is None or config.user is None or verify is None:
         raise StartRefused("KUBECONFIG names no cluster and user: set the current context of the file.")

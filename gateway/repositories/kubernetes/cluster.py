@@ -23,7 +23,6 @@ from gateway.domain.recovery import Survivor
 from gateway.domain.uids import UidRange
 from gateway.errors import ContainerFailed, GatewayError, InvalidRequest, NoCapacity
 from gateway.failpoints import reach
-from gateway.repositories.host import Script
 from gateway.repositories.kubernetes import facts
 from gateway.repositories.kubernetes.api import (
     DEVICE_CLAIMS,
@@ -54,6 +53,7 @@ from gateway.repositories.kubernetes.objects import (
 )
 from gateway.repositories.kubernetes.running import Running
 from gateway.repositories.kubernetes.view import ClusterView
+from gateway.repositories.scripts import RunsScripts, Script
 
 _UIDS_AT_ONCE = 32  # more than the number of new users whose first sessions open at the same time
 _LOGIN_PAUSE_SECONDS = 0.05
@@ -68,7 +68,7 @@ class Locks(Protocol):
 
 
 @dataclass(frozen=True)
-class ClusterHost:
+class ClusterHost(RunsScripts):
     """`gives_advice`: the scheduler is asked to use the GPU that the planner chose. `login` returns how to
     log in to a session, by its id, once its address is known; None without a row."""
 
@@ -128,18 +128,9 @@ class ClusterHost:
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.boards.shows(session_id, expected)
 
-    def tell(self, session: Session, text: str) -> int:
-        return int(self._inside(session, Script.TELL, text))
-
-    def run_hook(self, session: Session, seconds_left: int) -> bool:
-        return self._inside(session, Script.HOOK, str(seconds_left), str(session.lease_seconds)) == "started"
-
-    def signal(self, session: Session) -> int:
-        return int(self._inside(session, Script.SIGNAL))
-
     def activity(self, session: Session) -> Probe | None:
         """The gateway's own connection is none of the user's."""
-        probe = Probe.parse(self._inside(session, Script.ACTIVITY))
+        probe = super().activity(session)
         if probe is None or probe.connections is None:
             return probe
         return replace(probe, connections=max(0, probe.connections - 1))

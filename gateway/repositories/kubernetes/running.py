@@ -112,9 +112,8 @@ class Running:
             owner = (found.get("metadata", {}).get("annotations") or {}).get(USER)
             if owner not in (None, request.user_id):
                 raise WorkspaceRefused(
-                    f"The volume claim {home_of(request.uid)} belongs to {owner}, not to "
-                    f"{request.user_id}: an "
-                    "administrator must see which database the cluster's homes belong to."
+                    f"The volume claim {home_of(request.uid)} belongs to {owner}, not to {request.user_id}: "
+                    "an administrator must see which database the cluster's homes belong to."
                 ) from None
 
     def _create(self, kind: Kind, manifest: Object) -> None:
