@@ -4,7 +4,7 @@ import os
 import shutil
 import threading
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Network
 from pathlib import Path
@@ -182,6 +182,14 @@ def empty_postgresql(postgresql: PostgresServer) -> str:
 def postgresql_url(postgresql: PostgresServer, empty_postgresql: str) -> DatabaseUrl:
     """A migrated database of the test's own."""
     return DatabaseUrl(postgresql.create(empty_postgresql))
+
+
+def beside(bench: Bench, directory: Path, empty_database: Path) -> tuple[Settings, SqlDatabase]:
+    """The settings of another gateway beside that of the bench, with a database of its own."""
+    directory.mkdir()
+    shutil.copy(empty_database, directory / "sessions.db")
+    settings = replace(bench.settings, db=DatabaseUrl(directory / "sessions.db"), state_dir=directory)
+    return settings, SqlDatabase(settings.db)
 
 
 def make_bench(directory: Path, empty_database: Path, gpus: Any, **changes: Any) -> Bench:

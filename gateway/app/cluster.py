@@ -4,6 +4,7 @@ from datetime import timedelta
 
 from gateway.app.parts import Parts
 from gateway.domain import clock
+from gateway.domain.uids import UidRange
 from gateway.errors import KubernetesUnavailable, StartRefused
 from gateway.repositories.files.pipes import Pipes
 from gateway.repositories.receivers import HttpReceivers
@@ -14,10 +15,11 @@ from gateway.settings import Settings
 
 try:
     from gateway.repositories.kubernetes import api as kubernetes_api
+    from gateway.repositories.kubernetes.api import Api
     from gateway.repositories.kubernetes.boards import Boards
-    from gateway.repositories.kubernetes.cluster import ClusterHost
+    from gateway.repositories.kubernetes.cluster import ClusterHost, Locks
     from gateway.repositories.kubernetes.gpus import ClusterGpus
-    from gateway.repositories.kubernetes.logins import Login, SshLogins
+    from gateway.repositories.kubernetes.logins import Login, Logins, SshLogins
     from gateway.repositories.kubernetes.mirror import Mirror
     from gateway.repositories.kubernetes.notices import NoNotices
     from gateway.repositories.kubernetes.objects import Site
@@ -33,7 +35,32 @@ except ImportError as error:
 def parts_of_cluster(settings: Settings) -> Parts:
     """Return the parts without a connection to any of them. Raises `StartRefused` if no cluster is known."""
     api, database = kubernetes_api.connect(), SqlDatabase(settings.db)
-    site, locks = site_of(settings), AdvisoryLocks(settings.db)
+    host, pipes = parts_over(
+        database,
+        api,
+        site_of(settings),
+        SshLogins(),
+        AdvisoryLocks(settings.db),
+        start_timeout_seconds=settings.start_timeout_seconds,
+        uid_range=settings.uid_range,
+        gives_advice=settings.advice,
+    )
+    receivers = HttpReceivers(settings.webhook_networks)
+    return Parts(database, host, pipes, NoNotices(), clock.shared, receivers)
+
+
+def parts_over(
+    database: Database,
+    api: Api,
+    site: Site,
+    logins: Logins,
+    locks: Locks,
+    *,
+    start_timeout_seconds: float,
+    uid_range: UidRange,
+    gives_advice: bool = True,
+) -> tuple[ClusterHost, ClusterPipes]:
+    """Return the host and the routes of the cluster that has this API."""
 
     def deployment() -> str:
         with database.read() as rows:
@@ -43,17 +70,15 @@ def parts_of_cluster(settings: Settings) -> Parts:
         api=api,
         site=site,
         locks=locks,
-        logins=SshLogins(),
+        logins=logins,
         login=lambda session_id: login_of(database, session_id),
-        running=Running(api, site, deployment, settings.start_timeout_seconds),
+        running=Running(api, site, deployment, start_timeout_seconds),
         gpus=ClusterGpus(api, site.sessions),
         boards=Boards(api, site.sessions),
-        uid_range=settings.uid_range,
-        gives_advice=settings.advice,
+        uid_range=uid_range,
+        gives_advice=gives_advice,
     )
-    pipes = ClusterPipes(api, site, locks, deployment)
-    receivers = HttpReceivers(settings.webhook_networks)
-    return Parts(database, host, pipes, NoNotices(), clock.shared, receivers)
+    return host, ClusterPipes(api, site, locks, deployment)
 
 
 def mirror_of(settings: Settings) -> "Mirror":

@@ -16,9 +16,10 @@ from gateway.domain.ssh_keys import make_pair
 from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
 from tests.client import ApiClient
-from tests.conftest import Bench, Clock
+from tests.conftest import Bench, Clock, beside
 from tests.fakes.cluster import FakeCluster, FakeLogins
 from tests.fakes.cluster_host import ClusterParts, cluster_parts
+from tests.fakes.dying import dying_at
 from tests.fakes.gpus import FakeGpus
 
 MADE = ("pods", "secrets", "resourceclaims", "pipes")
@@ -58,11 +59,7 @@ class OnCluster:
 
 @pytest.fixture
 def on_cluster(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[OnCluster]:
-    state = tmp_path / "cluster"
-    state.mkdir()
-    copy(empty_database, state / "sessions.db")
-    settings = replace(bench.settings, db=type(bench.settings.db)(state / "sessions.db"), state_dir=state)
-    database = SqlDatabase(settings.db)
+    settings, database = beside(bench, tmp_path / "cluster", empty_database)
     parts = cluster_parts(database)
     made = assemble(settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
     yield OnCluster(made, parts, database, bench.clock)
@@ -281,21 +278,8 @@ def test_a_close_that_fails_anywhere_is_finished_later(on_cluster: OnCluster, pl
 
 @pytest.mark.parametrize("place", failpoints.CLUSTER_CREATE + failpoints.CLUSTER_ROUTE)
 def test_what_a_dead_process_was_opening_is_closed_by_the_leader(on_cluster: OnCluster, place: str) -> None:
-    """The process dies at `place`: its lock is gone, and it undoes nothing."""
-
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
-
-    failpoints.arm(f"{place}=error")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.failpoints._act", die)
-        patch.setattr("gateway.services.sessions.Sessions._undo", lambda *_: None)
-        with pytest.raises(Killed):
-            on_cluster.gateway.sessions.open("ann", mig_profile="3g.20gb")
-    failpoints.arm("")
+    with dying_at(place):
+        on_cluster.gateway.sessions.open("ann", mig_profile="3g.20gb")
     on_cluster.gateway.reaper.reconcile()
     with on_cluster.database.read() as rows:
         assert all(row.status == Status.ACTIVE for row in rows.list())

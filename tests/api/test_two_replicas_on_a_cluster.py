@@ -12,8 +12,10 @@ import pytest
 
 from gateway import failpoints
 from gateway.app import Gateway, Parts, assemble
+from gateway.app.cluster import parts_over
 from gateway.database_url import DatabaseUrl
 from gateway.domain import clock
+from gateway.domain.uids import UidRange
 from gateway.repositories.kubernetes.cluster import ClusterHost
 from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.advisory import AdvisoryLocks
@@ -21,7 +23,8 @@ from gateway.repositories.sql.database import SqlDatabase
 from gateway.settings import Settings
 from tests.client import ApiClient
 from tests.fakes.cluster import FakeCluster, FakeLogins
-from tests.fakes.cluster_host import parts_over
+from tests.fakes.cluster_host import SITE
+from tests.fakes.dying import dying_at
 from tests.fakes.gpus import FakeGpus
 
 _SECONDS = 60
@@ -67,7 +70,10 @@ def pair(postgresql_url: DatabaseUrl, tmp_path: Path) -> Iterator[Pair]:
     def replica(name: str) -> Replica:
         settings = Settings(db=postgresql_url, state_dir=tmp_path / name, ssh_host="ssh.gw")
         database, locks = SqlDatabase(postgresql_url), AdvisoryLocks(postgresql_url)
-        host, pipes = parts_over(database, cluster.api.api, FakeLogins(cluster), locks, _SECONDS)
+        logins, api = FakeLogins(cluster), cluster.api.api
+        host, pipes = parts_over(
+            database, api, SITE, logins, locks, start_timeout_seconds=_SECONDS, uid_range=UidRange()
+        )
         parts = Parts(database, host, pipes, NoNotices(), clock.shared)
         return Replica(assemble(settings, parts), host, database, locks)
 
@@ -112,19 +118,8 @@ def test_what_one_opens_now_the_other_leaves_alone(pair: Pair) -> None:
 
 @pytest.mark.parametrize("place", failpoints.CLUSTER_CREATE)
 def test_what_a_dead_replica_was_opening_the_other_removes_at_once(pair: Pair, place: str) -> None:
-    class Killed(BaseException):
-        pass
-
-    def die(*_: object) -> None:
-        raise Killed
-
-    failpoints.arm(f"{place}=error")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gateway.failpoints._act", die)
-        patch.setattr("gateway.services.sessions.Sessions._undo", lambda *_: None)
-        with pytest.raises(Killed):
-            pair.first.gateway.sessions.open("ann", mig_profile="3g.20gb")
-    failpoints.arm("")
+    with dying_at(place):
+        pair.first.gateway.sessions.open("ann", mig_profile="3g.20gb")
     pair.first.locks.close()  # as PostgreSQL does for a process that is gone
     pair.second.gateway.reaper.reconcile()
     assert pair.left() == []

@@ -3,15 +3,11 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from gateway.app.cluster import login_of
-from gateway.repositories.kubernetes.api import Api
-from gateway.repositories.kubernetes.boards import Boards
-from gateway.repositories.kubernetes.cluster import ClusterHost, Locks
-from gateway.repositories.kubernetes.gpus import ClusterGpus
-from gateway.repositories.kubernetes.logins import Logins
+from gateway.app.cluster import parts_over
+from gateway.domain.uids import UidRange
+from gateway.repositories.kubernetes.cluster import ClusterHost
 from gateway.repositories.kubernetes.objects import Site
 from gateway.repositories.kubernetes.pipes import ClusterPipes
-from gateway.repositories.kubernetes.running import Running
 from gateway.services.ports import Database
 from tests.fakes.cluster import FakeCluster, FakeLogins, MemoryLocks
 from tests.fakes.gpus import FakeGpus
@@ -48,26 +44,8 @@ def cluster_parts(
     """Return the parts over a cluster in memory, by default one with one GPU."""
     cluster = cluster or FakeCluster([replace(gpu, simulated=False) for gpu in FakeGpus([kind]).list()])
     logins = FakeLogins(cluster)
-    return ClusterParts(cluster, logins, *parts_over(database, cluster.api.api, logins, MemoryLocks()))
-
-
-def parts_over(
-    database: Database, api: Api, logins: Logins, locks: Locks, start_timeout_seconds: float = 5
-) -> tuple[ClusterHost, ClusterPipes]:
-    """Return the host and the routes of any cluster."""
-
-    def deployment() -> str:
-        with database.read() as rows:
-            return rows.deployment_id()
-
-    host = ClusterHost(
-        api=api,
-        site=SITE,
-        locks=locks,
-        logins=logins,
-        login=lambda session_id: login_of(database, session_id),
-        running=Running(api, SITE, deployment, start_timeout_seconds),
-        gpus=ClusterGpus(api, SITE.sessions),
-        boards=Boards(api, SITE.sessions),
+    locks = MemoryLocks()
+    host, pipes = parts_over(
+        database, cluster.api.api, SITE, logins, locks, start_timeout_seconds=5, uid_range=UidRange()
     )
-    return host, ClusterPipes(api, SITE, locks, deployment)
+    return ClusterParts(cluster, logins, host, pipes)

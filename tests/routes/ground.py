@@ -3,6 +3,7 @@
 The sshd runs in the workspace image as a plain uid without a capability.
 """
 
+import base64
 import os
 import shlex
 import signal
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import paramiko
 
 from gateway.domain.pipe import Pipe
 from gateway.repositories.files.pipes import Pipes
@@ -293,6 +296,20 @@ class Client:
         script.write_text(f"#!/bin/sh\ncd {shlex.quote(str(REPOSITORY))} && exec {waits}\n")
         script.chmod(0o755)
         return script
+
+    def log_in(self, ssh: paramiko.SSHClient) -> None:
+        """Log in by paramiko, with the user's key and the host key of the router alone."""
+        kind, blob = self.router.public_key.split()[:2]
+        key = paramiko.Ed25519Key(data=base64.b64decode(blob))
+        ssh.get_host_keys().add(f"[127.0.0.1]:{self.router.port}", kind, key)
+        ssh.connect(
+            "127.0.0.1",
+            self.router.port,
+            self.username,
+            key_filename=str(self.keys.private),
+            look_for_keys=False,
+            allow_agent=False,
+        )
 
     def ssh(self, *arguments: str) -> list[str]:
         """`arguments` are options, then the command."""

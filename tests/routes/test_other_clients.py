@@ -168,17 +168,7 @@ def test_paramiko_runs_commands_and_brings_files(client: Client, tmp_path: Path)
     data = os.urandom(MEGABYTE)
     (tmp_path / "sent").write_bytes(data)
     with paramiko.SSHClient() as ssh:
-        kind, blob = client.router.public_key.split()[:2]
-        key = paramiko.Ed25519Key(data=base64.b64decode(blob))
-        ssh.get_host_keys().add(f"[127.0.0.1]:{client.router.port}", kind, key)
-        ssh.connect(
-            "127.0.0.1",
-            client.router.port,
-            client.username,
-            key_filename=str(client.keys.private),
-            look_for_keys=False,
-            allow_agent=False,
-        )
+        client.log_in(ssh)
         assert ssh.exec_command("echo there")[1].read() == b"there\n"
         with ssh.open_sftp() as sftp:
             sftp.put(str(tmp_path / "sent"), "by-paramiko")

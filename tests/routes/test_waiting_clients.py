@@ -1,7 +1,6 @@
 """What clients of all makes see while their login is held, and that they get in when the session is ready."""
 
 import asyncio
-import base64
 import socket
 import subprocess
 from collections.abc import Iterator
@@ -44,18 +43,8 @@ def test_plink_gets_in_and_prints_the_texts_then(
 
 
 def test_paramiko_has_the_first_text_as_its_banner_and_gets_in(client: Client, pipe: Pipe) -> None:
-    kind, blob = client.router.public_key.split()[:2]
     with paramiko.SSHClient() as ssh, opening(client.router.config, pipe):
-        key = paramiko.Ed25519Key(data=base64.b64decode(blob))
-        ssh.get_host_keys().add(f"[127.0.0.1]:{client.router.port}", kind, key)
-        ssh.connect(
-            "127.0.0.1",
-            client.router.port,
-            client.username,
-            key_filename=str(client.keys.private),
-            look_for_keys=False,
-            allow_agent=False,
-        )
+        client.log_in(ssh)
         assert ssh.exec_command("echo there")[1].read() == b"there\n"
         transport = ssh.get_transport()
         assert transport

@@ -6,9 +6,8 @@ The same gateway runs over all of them: the services, the reconciler and the API
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from shutil import copy
 from typing import Any
 
 import pytest
@@ -22,7 +21,7 @@ from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.ports import Host, Pipes
 from tests.client import ApiClient
-from tests.conftest import Bench
+from tests.conftest import Bench, beside
 from tests.fakes.cluster_host import cluster_parts
 from tests.fakes.host import MemoryHost
 from tests.fakes.notices import FakeNotices
@@ -80,11 +79,7 @@ def memory_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[
     def fail(error: DockerUnavailable | None) -> None:
         host.failure = error
 
-    state = tmp_path / "memory"
-    state.mkdir()
-    copy(empty_database, state / "sessions.db")
-    settings = replace(bench.settings, db=type(bench.settings.db)(state / "sessions.db"), state_dir=state)
-    database = SqlDatabase(settings.db)
+    settings, database = beside(bench, tmp_path / "memory", empty_database)
     gateway = assemble(settings, Parts(database, host, pipes, FakeNotices(), bench.clock))
     yield Site(gateway, host, pipes, database, lambda id: host.end(id, Reason.USER_EXIT), host.lose, fail)
     database.engine.dispose()
@@ -92,11 +87,7 @@ def memory_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[
 
 @pytest.fixture
 def cluster_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[Site]:
-    state = tmp_path / "cluster"
-    state.mkdir()
-    copy(empty_database, state / "sessions.db")
-    settings = replace(bench.settings, db=type(bench.settings.db)(state / "sessions.db"), state_dir=state)
-    database = SqlDatabase(settings.db)
+    settings, database = beside(bench, tmp_path / "cluster", empty_database)
     parts = cluster_parts(database)
 
     def fail(error: DockerUnavailable | None) -> None:
