@@ -14,8 +14,8 @@ from gateway.api.requests import CordonRequest, FitRequest, PageRequest
 from gateway.api.responses import FitResponse, GpuResponse, GpusResponse, ProfileResponse, ProfilesResponse
 from gateway.api.services import services
 from gateway.domain.availability import Availability
+from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import Gpu, Profile
-from gateway.domain.models import SessionColumns
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Fit, Occupied
 from gateway.domain.waiting import Reservation

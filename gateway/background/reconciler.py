@@ -11,8 +11,9 @@ from gateway.domain import reconcile
 from gateway.domain.audit import Action
 from gateway.domain.clock import JUMP, Clock, Moment
 from gateway.domain.live_session import LiveSession
-from gateway.domain.models import Event, Reason, Session, Status
+from gateway.domain.models import Event, Session
 from gateway.domain.reconcile import Plan
+from gateway.domain.states import Reason, Status
 from gateway.errors import GatewayError, SessionEnded, SessionNotFound
 from gateway.services.closing import Closing
 from gateway.services.notices import Notices

@@ -9,8 +9,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 
-from gateway.domain.models import Status
 from gateway.domain.plan import Endings
+from gateway.domain.states import Status
 from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host
 

@@ -9,11 +9,13 @@ from datetime import timedelta
 
 from gateway.domain import reconcile
 from gateway.domain.clock import Moment
+from gateway.domain.leased import OPENING_GRACE
 from gateway.domain.mig import Gpu, Instance, MigPolicy
-from gateway.domain.models import OPENING_GRACE, Reason, Session, Status
+from gateway.domain.models import Session
 from gateway.domain.observation import Finding, Observation, Place
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation
+from gateway.domain.states import Reason, Status
 
 NEXT_TICK = "at the next tick"
 NOT_OURS = "kept: the gateway did not create it"

@@ -6,7 +6,7 @@ from datetime import datetime
 
 from gateway.domain import session_texts
 from gateway.domain.lease import LeaseLimit
-from gateway.domain.models import SessionColumns
+from gateway.domain.leased import SessionColumns
 from gateway.domain.words import Words
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from gateway.domain.models import Reason
+from gateway.domain.states import Reason
 
 _SIGKILL_EXIT = 128 + 9
 

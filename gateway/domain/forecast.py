@@ -7,10 +7,11 @@ from math import inf
 
 from gateway.domain import waiting
 from gateway.domain.clock import Moment
+from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import Gpu, MigPolicy
-from gateway.domain.models import SessionColumns, Status
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Spot
+from gateway.domain.states import Status
 from gateway.domain.timeline import OpenGpu, Slice
 from gateway.domain.waiting import Book, Lease, Plan, Reservation, Waiter
 

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 
 from gateway.domain.clock import Moment
 from gateway.domain.durations import in_words
-from gateway.domain.models import Reason, SessionColumns, Status
+from gateway.domain.leased import SessionColumns
+from gateway.domain.states import Reason, Status
 from gateway.errors import LeaseMoved, LeaseTooLong, SessionEnded, WaitedFor
 
 MINUTE = timedelta(minutes=1)

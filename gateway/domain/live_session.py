@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import datetime
 
-from gateway.domain.models import Leased
+from gateway.domain.leased import Leased
 
 
 @dataclass(frozen=True, slots=True)

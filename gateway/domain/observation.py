@@ -10,8 +10,9 @@ from datetime import datetime
 from enum import StrEnum
 
 from gateway.domain.containers import Deviation
+from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import FULL, Gpu, MigMode
-from gateway.domain.models import Reason, SessionColumns, Status
+from gateway.domain.states import Reason, Status
 
 _MARKED = "the session stays open; it is only marked"
 

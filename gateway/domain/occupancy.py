@@ -9,8 +9,9 @@ from datetime import datetime
 from functools import cached_property
 
 from gateway.domain import placement
+from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import FULL, Gpu, Instance, MigMode, MigPolicy, Placement, Profile
-from gateway.domain.models import Cordon, SessionColumns
+from gateway.domain.models import Cordon
 from gateway.domain.placement import Fit, Occupied, Spot
 from gateway.domain.plan import Allocation
 from gateway.errors import NoCapacity, UnknownProfile

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from gateway.domain.addresses import free_address
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Forecast, Line
+from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import Gpu, MigPolicy, host_share
-from gateway.domain.models import Cordon, SessionColumns
+from gateway.domain.models import Cordon
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest
 from gateway.domain.waiting import Plan, Waiter

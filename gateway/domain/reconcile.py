@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import Reason, SessionColumns, Status
+from gateway.domain.leased import SessionColumns
 from gateway.domain.observation import Observation, State
+from gateway.domain.states import Reason, Status
 
 
 @dataclass(frozen=True, slots=True)

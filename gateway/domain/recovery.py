@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import KeysFrom, Session, Status
+from gateway.domain.models import Session
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, Started
+from gateway.domain.states import KeysFrom, Status
 
 
 @dataclass(frozen=True, slots=True)

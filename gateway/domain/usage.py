@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from enum import StrEnum
 
-from gateway.domain.models import SessionColumns
+from gateway.domain.leased import SessionColumns
 
 _DAY = timedelta(days=1)
 _SLICES = re.compile(r"([1-9][0-9]?)g")

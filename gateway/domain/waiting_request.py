@@ -9,7 +9,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 from gateway.domain.audit import actor
 from gateway.domain.clock import Moment
 from gateway.domain.mig import Placement
-from gateway.domain.models import Base, EndedSession, KeysFrom, Reason
+from gateway.domain.models import Base, EndedSession
+from gateway.domain.states import KeysFrom, Reason
 from gateway.domain.timeline import Slice
 from gateway.domain.waiting import Reservation, Waiter
 

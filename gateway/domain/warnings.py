@@ -9,7 +9,8 @@ from datetime import timedelta
 from enum import StrEnum
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import Session, Status
+from gateway.domain.models import Session
+from gateway.domain.states import Status
 
 _HOOK_BEFORE = timedelta(minutes=5)
 

@@ -7,8 +7,9 @@ from datetime import datetime, timedelta, tzinfo
 from gateway.domain.audit import ANONYMOUS, in_session
 from gateway.domain.disk import Fill, gib
 from gateway.domain.durations import in_words
-from gateway.domain.models import EndedSession, Reason
+from gateway.domain.models import EndedSession
 from gateway.domain.notice import LEFT
+from gateway.domain.states import Reason
 from gateway.languages import ENGLISH, translations
 
 _BELL = "\a"

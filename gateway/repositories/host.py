@@ -14,8 +14,9 @@ from typing import Protocol, TypeVar
 
 from gateway.domain.activity import GpuUse
 from gateway.domain.board import Board
+from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import Gpu, Instance, MigPolicy, Placement, host_share
-from gateway.domain.models import Session, SessionColumns
+from gateway.domain.models import Session
 from gateway.domain.observation import Container, Observation, Place, ServerView
 from gateway.domain.plan import Allocation, Endings, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import LocalPlanner

@@ -12,7 +12,8 @@ from functools import partial
 from gateway.domain import counters
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
-from gateway.domain.models import Event, Reason, Session, Status, cause
+from gateway.domain.models import Event, Session
+from gateway.domain.states import Reason, Status, cause
 from gateway.domain.waiting_request import WaitingRequest
 from gateway.errors import DatabaseUnavailable, GatewayError
 from gateway.failpoints import reach

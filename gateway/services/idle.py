@@ -10,8 +10,9 @@ from gateway.domain import activity
 from gateway.domain.activity import GpuUse, IdlePolicy, Probe, Reading
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
-from gateway.domain.models import Event, Reason, Session, Status
+from gateway.domain.models import Event, Session
 from gateway.domain.policies import Policy, Rule
+from gateway.domain.states import Reason, Status
 from gateway.domain.words import terminals
 from gateway.errors import GatewayError, PolicyRefused
 from gateway.services.closing import Closing

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.domain.clock import Clock
-from gateway.domain.models import EndedSession, KeysFrom, Session, Status
+from gateway.domain.models import EndedSession, Session
 from gateway.domain.notice import Notice, NoticeState
+from gateway.domain.states import KeysFrom, Status
 from gateway.domain.waiting_request import WaitingRequest
 from gateway.domain.words import Words, next_minute
 from gateway.errors import GatewayError

@@ -7,9 +7,11 @@ from datetime import timedelta
 
 from gateway.domain.board import Board, board
 from gateway.domain.lease import LeaseLimit
+from gateway.domain.leased import SessionColumns
 from gateway.domain.live_session import LiveSession
-from gateway.domain.models import EndedSession, SessionColumns, Status
+from gateway.domain.models import EndedSession
 from gateway.domain.session_texts import notice_labels
+from gateway.domain.states import Status
 from gateway.domain.words import Words
 from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host, Rows

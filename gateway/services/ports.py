@@ -12,9 +12,10 @@ from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line
+from gateway.domain.leased import SessionColumns
 from gateway.domain.live_session import LiveSession
 from gateway.domain.mig import Gpu
-from gateway.domain.models import Cordon, EndedSession, Event, Session, SessionColumns, SignIn, Token, User
+from gateway.domain.models import Cordon, EndedSession, Event, Session, SignIn, Token, User
 from gateway.domain.notice import Notice
 from gateway.domain.observation import Observation
 from gateway.domain.pipe import Pipe

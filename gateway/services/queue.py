@@ -9,7 +9,8 @@ from datetime import datetime, timedelta
 
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock, Moment
-from gateway.domain.models import Event, Reason, Session, Status
+from gateway.domain.models import Event, Session
+from gateway.domain.states import Reason, Status
 from gateway.domain.waiting import TURNOVER, Reservation, Waiter
 from gateway.domain.waiting_request import MOST_ATTEMPTS, WaitingRequest
 from gateway.domain.words import one_line

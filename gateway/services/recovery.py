@@ -8,9 +8,10 @@ from datetime import timedelta
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
 from gateway.domain.lease import MINUTE
-from gateway.domain.models import Event, Reason, Session
+from gateway.domain.models import Event, Session
 from gateway.domain.pipe import Pipe
 from gateway.domain.recovery import Survivor, foreign_sessions, row_of
+from gateway.domain.states import Reason
 from gateway.errors import GatewayError, StartRefused
 from gateway.services.ports import Database, Host, Pipes, Rows
 from gateway.services.usage import UsageLog

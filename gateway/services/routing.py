@@ -4,8 +4,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gateway.domain.models import Status
 from gateway.domain.pipe import Pipe
+from gateway.domain.states import Status
 from gateway.errors import GatewayError
 from gateway.services.ports import Database, Host, Pipes
 

@@ -8,10 +8,11 @@ from gateway.domain.clock import Moment
 from gateway.domain.counters import Increment
 from gateway.domain.live_session import LiveSession
 from gateway.domain.metrics import Reading
-from gateway.domain.models import EndedSession, Event, Reason, Session, User
+from gateway.domain.models import EndedSession, Event, Session, User
 from gateway.domain.pipe import Pipe
 from gateway.domain.policies import Rules
 from gateway.domain.records import Delivery, Webhook
+from gateway.domain.states import Reason
 from gateway.domain.usage import Usage
 from gateway.domain.waiting_request import WaitingRequest
 from gateway.domain.warnings import WarningPlan

@@ -16,8 +16,9 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock, Moment
 from gateway.domain.counters import Counter
 from gateway.domain.forecast import Line
-from gateway.domain.models import Event, KeysFrom, Reason, Session, Status, User
+from gateway.domain.models import Event, Session, User
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
+from gateway.domain.states import KeysFrom, Reason, Status
 from gateway.domain.waiting import Plan
 from gateway.domain.waiting_request import WaitingRequest
 from gateway.domain.words import one_line

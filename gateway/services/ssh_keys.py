@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from gateway.domain import ssh_keys
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
-from gateway.domain.models import Event, KeysFrom
+from gateway.domain.models import Event
+from gateway.domain.states import KeysFrom
 from gateway.services.login_notices import LoginNotices
 from gateway.services.ports import Database
 from gateway.services.routing import Routing

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from gateway.background.reaper import Reaper
-from gateway.domain.models import Reason
 from gateway.domain.permissions import Role
+from gateway.domain.states import Reason
 from gateway.errors import ContainerFailed, DockerUnavailable, InvalidRequest
 from gateway.services.tokens import Tokens
 from tests.conftest import Bench

@@ -13,8 +13,8 @@ import pytest
 from pytest_mock import MockerFixture
 
 from gateway.domain.lease import Extension
-from gateway.domain.models import Reason
 from gateway.domain.permissions import Role
+from gateway.domain.states import Reason
 from gateway.errors import DiskFull, SessionEnded
 from gateway.services.tokens import Tokens
 from tests.conftest import NOTHING, Bench, BenchMaker

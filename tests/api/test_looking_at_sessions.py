@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.containers import Deviation
-from gateway.domain.models import Reason
+from gateway.domain.states import Reason
 from gateway.errors import (
     ContainerFailed,
     DatabaseUnavailable,

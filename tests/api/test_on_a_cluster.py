@@ -11,8 +11,8 @@ import pytest
 
 from gateway import failpoints
 from gateway.app import Gateway, Parts, assemble
-from gateway.domain.models import Status
 from gateway.domain.ssh_keys import make_pair
+from gateway.domain.states import Status
 from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
 from tests.client import ApiClient

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.models import Reason
 from gateway.domain.permissions import Role
 from gateway.domain.ssh_keys import make_pair
+from gateway.domain.states import Reason
 from gateway.errors import ContainerFailed, DiskFull
 from gateway.services.tokens import Tokens
 from tests.conftest import Bench, BenchMaker

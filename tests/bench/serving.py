@@ -12,8 +12,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gateway.database_url import DatabaseUrl
-from gateway.domain.models import Session, Status
+from gateway.domain.models import Session
 from gateway.domain.ssh_keys import make_pair
+from gateway.domain.states import Status
 from gateway.repositories.sql.database import SqlDatabase
 from tests.bench.ground import USER, BenchGateway, gateway
 from tests.bench.measure import Row, progress

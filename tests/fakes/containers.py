@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 from queue import SimpleQueue
 
 from gateway.domain.containers import Deviation
-from gateway.domain.models import Reason
 from gateway.domain.observation import Container
 from gateway.domain.recovery import Survivor
+from gateway.domain.states import Reason
 from gateway.errors import AddressTaken, ContainerFailed, ImageMissing
 from gateway.repositories.host import ContainerSpec
 from gateway.repositories.scripts import Script

@@ -15,13 +15,15 @@ from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line, first_come
+from gateway.domain.leased import SessionColumns
 from gateway.domain.live_session import LiveSession
 from gateway.domain.mig import Gpu
-from gateway.domain.models import Cordon, Reason, Session, SessionColumns
+from gateway.domain.models import Cordon, Session
 from gateway.domain.observation import Observation, Place, SessionState, State
 from gateway.domain.placement import Occupied
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.recovery import Survivor
+from gateway.domain.states import Reason
 from gateway.domain.uids import UidRange
 from gateway.domain.waiting import Plan, Waiter
 from gateway.errors import GatewayError, NoCapacity, UnknownProfile

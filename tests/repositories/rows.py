@@ -3,7 +3,8 @@
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from gateway.domain.models import Session, Status
+from gateway.domain.models import Session
+from gateway.domain.states import Status
 from gateway.repositories.sql.database import SqlDatabase
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)

@@ -24,9 +24,9 @@ from gateway.doctor.attack.catalogue import INSIDE
 from gateway.doctor.attack.outcome import Verdict
 from gateway.doctor.attack.probe import Targets, judge
 from gateway.domain.host_share import Machine
-from gateway.domain.models import Reason
 from gateway.domain.observation import Container as ObservedContainer
 from gateway.domain.ssh_keys import KeyPair
+from gateway.domain.states import Reason
 from gateway.errors import AddressTaken, ContainerFailed, DockerUnavailable, ImageMissing
 from gateway.repositories.disk import disk_of
 from gateway.repositories.docker import labels

@@ -11,7 +11,8 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import FIRST_UID, Base, Reason
+from gateway.domain.models import FIRST_UID, Base
+from gateway.domain.states import Reason
 from gateway.errors import DatabaseUnavailable
 from gateway.repositories.sql.database import SqlDatabase
 from tests.repositories.rows import NOW, add, session

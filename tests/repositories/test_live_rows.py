@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import event
 
 from gateway.domain.lease import Extension
-from gateway.domain.models import Session, Status
+from gateway.domain.models import Session
+from gateway.domain.states import Status
 from gateway.domain.warnings import WarningPlan
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus

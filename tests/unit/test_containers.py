@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.containers import End, Setup, deviations
-from gateway.domain.models import Reason
+from gateway.domain.states import Reason
 
 PLANNED = Setup(
     networks={"worknet": "10.213.0.3"},

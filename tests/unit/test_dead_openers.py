@@ -5,7 +5,8 @@ from datetime import timedelta
 import pytest
 from pytest_mock import MockerFixture
 
-from gateway.domain.models import Session, Status
+from gateway.domain.models import Session
+from gateway.domain.states import Status
 from gateway.errors import DatabaseUnavailable, NoCapacity
 from tests.conftest import NOTHING, Bench
 

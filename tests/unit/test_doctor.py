@@ -10,9 +10,11 @@ import pytest
 from gateway.doctor.differences import NOT_OURS, Difference
 from gateway.doctor.places import Comparison, Places
 from gateway.domain.containers import Deviation
+from gateway.domain.leased import OPENING_GRACE
 from gateway.domain.mig import MigPolicy, Placement
-from gateway.domain.models import OPENING_GRACE, Reason, Session
+from gateway.domain.models import Session
 from gateway.domain.observation import Place
+from gateway.domain.states import Reason
 from gateway.errors import (
     DatabaseUnavailable,
     DockerUnavailable,

@@ -14,8 +14,8 @@ import pytest
 
 from gateway.app import Gateway, Parts, assemble
 from gateway.domain.board import board
-from gateway.domain.models import Reason, Status
 from gateway.domain.observation import State
+from gateway.domain.states import Reason, Status
 from gateway.errors import DockerUnavailable, Unavailable
 from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.mig import MigMode, Placement
-from gateway.domain.models import Reason
+from gateway.domain.states import Reason
 from gateway.repositories.kubernetes import facts
 from gateway.repositories.kubernetes.facts import DeviceName, PodFacts
 from tests.fakes.devices import DRIVER, slices

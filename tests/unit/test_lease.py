@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from gateway.domain.clock import Moment
 from gateway.domain.lease import Extension, LeaseLimit
-from gateway.domain.models import Reason, Session, Status
+from gateway.domain.models import Session
+from gateway.domain.states import Reason, Status
 from gateway.errors import LeaseMoved, LeaseTooLong, SessionEnded
 
 HOUR = timedelta(hours=1)

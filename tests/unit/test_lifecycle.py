@@ -5,8 +5,9 @@ from datetime import UTC, datetime
 import pytest
 
 from gateway.domain.mig import Placement
-from gateway.domain.models import Reason, Session, Status
+from gateway.domain.models import Session
 from gateway.domain.plan import Allocation, Started
+from gateway.domain.states import Reason, Status
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 FORWARD = {

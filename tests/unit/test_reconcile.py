@@ -4,13 +4,15 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.domain.clock import Moment
+from gateway.domain.leased import OPENING_GRACE
 from gateway.domain.mig import Gpu, MigMode, Placement
-from gateway.domain.models import OPENING_GRACE, Reason, Session, Status
+from gateway.domain.models import Session
 from gateway.domain.observation import Container
 from gateway.domain.observation import ServerView as View
 from gateway.domain.plan import Allocation, Started
 from gateway.domain.reconcile import Plan
 from gateway.domain.reconcile import plan as plan_of
+from gateway.domain.states import Reason, Status
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 MOMENT = Moment(NOW, "boot", timedelta(days=1))

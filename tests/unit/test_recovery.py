@@ -8,7 +8,7 @@ from shutil import copy
 import pytest
 
 from gateway.database_url import DatabaseUrl
-from gateway.domain.models import Status
+from gateway.domain.states import Status
 from gateway.errors import DockerUnavailable, StartRefused
 from gateway.repositories.sql import sqlite
 from gateway.repositories.sql.database import SqlDatabase

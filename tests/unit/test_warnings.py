@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import Reason, Session, Status
+from gateway.domain.models import Session
+from gateway.domain.states import Reason, Status
 from gateway.domain.warnings import Due, Step, WarningPlan, record
 
 START = Moment(datetime(2025, 1, 17, 8, tzinfo=UTC), "first", timedelta(days=1))

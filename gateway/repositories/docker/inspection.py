@@ -11,8 +11,8 @@ from typing import Any
 from docker.errors import NotFound
 
 from gateway.domain.containers import Deviation, End, deviations
-from gateway.domain.models import Reason
 from gateway.domain.observation import Container
+from gateway.domain.states import Reason
 from gateway.errors import NetworkUnavailable
 from gateway.repositories.docker import labels, setup
 from gateway.repositories.docker.client import Docker

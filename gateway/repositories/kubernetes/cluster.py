@@ -14,8 +14,9 @@ from typing import Protocol
 
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
+from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import Gpu, MigPolicy, Profile
-from gateway.domain.models import Session, SessionColumns
+from gateway.domain.models import Session
 from gateway.domain.observation import Observation, Place
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import ClusterPlanner

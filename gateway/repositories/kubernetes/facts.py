@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from gateway.domain.mig import Gpu, MediaEngines, MigMode, Placement, Profile
-from gateway.domain.models import Reason
+from gateway.domain.states import Reason
 from gateway.repositories.kubernetes.api import Object
 from gateway.repositories.kubernetes.objects import (
     CREATED_AT,

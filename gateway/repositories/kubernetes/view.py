@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from gateway.domain.models import Reason, SessionColumns
+from gateway.domain.leased import SessionColumns
 from gateway.domain.observation import Finding, Observation, Place, SessionState, State
+from gateway.domain.states import Reason
 from gateway.repositories.kubernetes.facts import PodFacts
 
 _MARKED = "the session stays open; it is only marked"

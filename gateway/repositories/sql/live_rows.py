@@ -9,8 +9,9 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, orm, select, tuple_
 
 from gateway.domain.clock import Moment
 from gateway.domain.live_session import LiveSession
-from gateway.domain.models import Session, Status, UtcDateTime, route_of
+from gateway.domain.models import Session, UtcDateTime, route_of
 from gateway.domain.pipe import Pipe
+from gateway.domain.states import Status
 from gateway.domain.warnings import Step, WarningPlan
 
 _OLDEST_FIRST = (Session.created_at, Session.id)

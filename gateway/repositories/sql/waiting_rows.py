@@ -5,7 +5,8 @@ from datetime import datetime
 
 from sqlalchemy import orm, select
 
-from gateway.domain.models import Cordon, EndedSession, Reason, Session
+from gateway.domain.models import Cordon, EndedSession, Session
+from gateway.domain.states import Reason
 from gateway.domain.waiting_request import WaitingRequest
 
 
