@@ -1,5 +1,6 @@
 """What all forms share: they show why the gateway refuses, and keep what was typed."""
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -15,6 +16,9 @@ from gateway.domain import durations
 from gateway.errors import GatewayError
 
 _Json = dict[str, Any]
+
+_WHOLE = re.compile("-?[0-9]{1,18}")
+_DECIMAL = re.compile(r"[0-9]{1,18}(\.[0-9]{1,18})?")
 
 
 def form(
@@ -44,13 +48,13 @@ def typed_lines(name: str) -> list[str]:
 def number(name: str) -> int | str:
     """The number that was typed; what is none stays a text, which the API refuses."""
     text = typed(name)
-    return int(text) if text.lstrip("-").isascii() and text.lstrip("-").isdigit() else text
+    return int(text) if _WHOLE.fullmatch(text) else text
 
 
 def decimal(name: str) -> float | str:
     """As `number`, with a fraction."""
     text = typed(name)
-    return float(text) if text.replace(".", "", 1).isascii() and text.replace(".", "", 1).isdigit() else text
+    return float(text) if _DECIMAL.fullmatch(text) else text
 
 
 def minutes(text: str) -> int:

@@ -307,7 +307,8 @@ def test_a_user_waits_with_the_form_and_an_operator_moves_the_line(bench: Bench,
     assert "user123" in operator.get("/ui/").text
     second = bench.gateway.queue.places()[1].request.id
     assert "user456 waits" in operator.get(f"/ui/sessions/{second}").text
-    assert send(operator, f"/waiting/{second}/move", priority="much").status_code == 422
+    for typed in ("much", "--5", "1-", "9" * 5000):
+        assert send(operator, f"/waiting/{second}/move", priority=typed).status_code == 422
     assert send(operator, f"/waiting/{second}/move", priority="5").status_code == 303
     assert bench.gateway.queue.places()[0].request.id == second
     assert send(users[1], f"/waiting/{second}/move", priority="9").status_code == 403

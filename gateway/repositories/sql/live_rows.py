@@ -136,12 +136,7 @@ def _ends_within(now: Moment, within: timedelta) -> ColumnElement[bool]:
 
 def _step_is_due(now: Moment, step: Step, before: timedelta) -> ColumnElement[bool]:
     level = before // timedelta(minutes=1)
-    done_for = {
-        Step.WARN: Session.warned_for,
-        Step.HOOK: Session.hook_for,
-        Step.SIGNAL: Session.signalled_for,
-    }
-    is_undone: ColumnElement[bool] = done_for[step].is_distinct_from(Session.lease_seconds)
+    is_undone: ColumnElement[bool] = _DONE_FOR[step].is_distinct_from(Session.lease_seconds)
     if step is Step.WARN:
         is_undone = or_(is_undone, Session.warned_level.is_(None), Session.warned_level > level)
     return and_(
