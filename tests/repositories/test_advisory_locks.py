@@ -2,10 +2,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import text
 
 from gateway.database_url import DatabaseUrl
 from gateway.errors import Unavailable
 from gateway.repositories.sql.advisory import AdvisoryLocks
+from gateway.repositories.sql.database import make_engine
 
 
 @pytest.fixture
@@ -28,6 +30,17 @@ def test_a_lock_is_seen_by_every_process_while_it_is_held(here: AdvisoryLocks, t
         assert there.held(["a", "b", "c"]) == {"a", "b"}
         assert here.held(["a", "c"]) == {"a"}
     assert there.held(["a", "b"]) == set()
+
+
+def test_the_connection_of_a_lock_is_not_idle_in_a_transaction(
+    postgresql_url: DatabaseUrl, here: AdvisoryLocks
+) -> None:
+    """PostgreSQL closes such a connection after seconds, and the lock is lost while its holder works."""
+    states = text("SELECT state FROM pg_stat_activity WHERE query LIKE 'SELECT pg_try_advisory_lock%'")
+    engine = make_engine(postgresql_url)
+    with here.hold("a"), engine.connect() as other:
+        assert other.scalars(states).all() == ["idle"]
+    engine.dispose()
 
 
 def test_another_process_waits_for_a_lock_and_gives_up_in_time(

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from gateway.database_url import DatabaseUrl
 from gateway.errors import DatabaseUnavailable, Unavailable
-from gateway.repositories.sql.database import make_engine, reading, translated_errors
+from gateway.repositories.sql.database import make_engine, translated_errors, without_transactions
 
 WAIT_SECONDS = 10.0
 _POLL_SECONDS = 0.02
@@ -26,7 +26,7 @@ _KEYS = text(
 
 class AdvisoryLocks:
     def __init__(self, db: DatabaseUrl) -> None:
-        self.engine = reading(make_engine(db))  # each statement commits by itself
+        self.engine = without_transactions(make_engine(db))
         self._connection: Connection | None = None
         self._here: set[str] = set()
         self._free = threading.Condition()

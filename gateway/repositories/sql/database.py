@@ -35,6 +35,12 @@ def reading(engine: Engine) -> Engine:
     return engine.execution_options(read_only=True)  # SQLite's transactions see one moment
 
 
+def without_transactions(engine: Engine) -> Engine:
+    """Return `engine` with statements that each commit by itself: a connection that waits holds no lock on
+    rows, and PostgreSQL does not close it as idle in a transaction."""
+    return engine.execution_options(read_only=True, isolation_level="AUTOCOMMIT")
+
+
 class SqlDatabase:
     """Transactions over the gateway's rows. Rows stay readable after their transaction ends."""
 

@@ -18,7 +18,7 @@ from gateway.database_url import DatabaseUrl
 from gateway.domain.models import Deployment
 from gateway.errors import DatabaseUnavailable
 from gateway.repositories.lock import keep_private
-from gateway.repositories.sql.database import make_engine, translated_errors
+from gateway.repositories.sql.database import make_engine, translated_errors, without_transactions
 
 TERM_SECONDS = 1.5
 _RENEW_SECONDS = 0.3
@@ -88,8 +88,7 @@ class DatabaseLeadership:
     """
 
     def __init__(self, db: DatabaseUrl) -> None:
-        # Each statement commits by itself, so no lock is held, and none of the gateway's writers waits.
-        self.engine = make_engine(db).execution_options(read_only=True, isolation_level="AUTOCOMMIT")
+        self.engine = without_transactions(make_engine(db))
         self._name = f"{socket.gethostname()[:64]}/{secrets.token_hex(8)}"
         self._term_ends = 0.0
         self._released = threading.Event()
