@@ -1,6 +1,6 @@
 """What a session that does not wait gets: how many slices it can have now, and when if none fits. Pure."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import cached_property
@@ -14,11 +14,12 @@ from gateway.domain.waiting import Book, Reservation
 @dataclass(frozen=True)
 class Availability:
     """What the GPUs have for a new session that lives as long as `lease`: beside all leases, all promises to
-    the requests in `line`, and all announced maintenance."""
+    the requests in `line`, and all announced maintenance. `demand` is as in `waiting.plan`."""
 
     occupancy: Occupancy
     line: Line
     lease: timedelta
+    demand: Mapping[str, float]
 
     def available(self, profile: str) -> int:
         """Return how many sessions of the profile can begin now, if no other profile is requested."""
@@ -45,7 +46,9 @@ class Availability:
 
     @cached_property
     def _book(self) -> Book:
-        return Forecast(self.occupancy, self.line.now).book(self.line)
+        """What has become free goes to the line first."""
+        forecast = Forecast(self.occupancy, self.line.now)
+        return forecast.book(self.line.planned(forecast.plan(self.line.waiters, self.demand)))
 
     def _after_leases(self, first: Reservation) -> Fit:
         """Those in the slice must end before. If nobody is in it, it is kept for others until then."""

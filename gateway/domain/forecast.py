@@ -1,7 +1,7 @@
 """The waiting line on the GPUs of one server: what `waiting` needs of the occupancy. Pure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf
 
@@ -24,6 +24,11 @@ class Line:
     waiters: tuple[Waiter, ...]
     now: Moment
     reservation: Reservation | None = None
+
+    def planned(self, plan: Plan) -> "Line":
+        """Return the same line with the reservations of the plan."""
+        waiters = [replace(each, reservation=plan.reservations.get(each.id)) for each in self.waiters]
+        return replace(self, waiters=tuple(waiters))
 
 
 @dataclass(frozen=True)
@@ -53,9 +58,10 @@ class Forecast:
         return reservation.start if reservation else None
 
     def book(self, line: Line) -> Book:
-        """Return the timelines of the GPUs with the line as it is planned now."""
+        """Return the timelines of the GPUs with the reservations that the line holds. The line must be
+        planned already: a second plan can find an earlier begin, which nobody was promised."""
         book = Book(self._gpus(), self._leases(), self.now.wall, {})
-        book.plan(sorted(line.waiters, key=lambda waiter: waiter.order))
+        book.restore(line.waiters, above=None)
         return book
 
     def _gpus(self) -> list[OpenGpu]:
@@ -93,9 +99,3 @@ class Forecast:
         ends = session.ends_at(self.now)
         is_over = session.status == Status.CLOSING or session.id == self.ending
         return min(ends, self.now.wall) if is_over else ends
-
-
-def first_come(waiters: Sequence[Waiter]) -> Plan:
-    """The plan for a host that chooses by itself where sessions go: no promises, one request at a time."""
-    first = min(waiters, key=lambda waiter: waiter.order, default=None)
-    return Plan({}, (first.id,) if first else ())

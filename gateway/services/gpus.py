@@ -32,7 +32,7 @@ class GpuInventory:
         with self.database.read() as rows:
             now = self.clock()
             occupancy = Occupancy(gpus, rows.live_sessions(), rows.cordons(), self.policy, now.wall)
-            return Availability(occupancy, line_of(rows, now), lease)
+            return Availability(occupancy, line_of(rows, now), lease, rows.demand())
 
     def cordon(self, index: int, reason: str, starts_at: datetime | None = None) -> None:
         """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`

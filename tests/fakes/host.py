@@ -14,7 +14,7 @@ from queue import SimpleQueue
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.clock import Moment
-from gateway.domain.forecast import Line, first_come
+from gateway.domain.forecast import Line
 from gateway.domain.leased import SessionColumns
 from gateway.domain.live_session import LiveSession
 from gateway.domain.mig import Gpu
@@ -113,7 +113,9 @@ class MemoryHost:
         overtaking: str | None = None,
         ending: str | None = None,
     ) -> Plan:
-        return first_come(waiters)
+        """No promises: the first request tries its turn."""
+        first = min(waiters, key=lambda waiter: waiter.order, default=None)
+        return Plan({}, (first.id,) if first else ())
 
     def was_used(self, session: Session) -> bool:
         self._ask()
