@@ -17,6 +17,7 @@ from gateway.app.machine import (
     simulated_gpus_file,
 )
 from gateway.app.parts import Parts
+from gateway.domain.recovery import ON_A_SERVER, on_a_cluster
 from gateway.errors import DockerUnavailable, NetworkUnavailable, StartRefused
 from gateway.repositories.disk import NO_DISK, disk_of
 from gateway.repositories.docker.client import Docker
@@ -37,6 +38,7 @@ __all__ = [
     "leadership_of",
     "limits_of",
     "parts_of_this_machine",
+    "recovery_of",
     "require_own_database",
 ]
 
@@ -88,10 +90,14 @@ def create_app(settings: Settings, door: Path | None = None) -> Flask:
     if not settings.is_cluster:
         _prepare_machine(settings)
     _require_protection(settings, Tokens(parts.database, parts.clock))
-    Recovery(
-        parts.database, parts.host, parts.pipes, parts.clock, UsageLog(settings.timezone)
-    ).require_own_sessions()
+    recovery_of(settings, parts).require_own_sessions()
     return assemble(settings, parts).flask
+
+
+def recovery_of(settings: Settings, parts: Parts) -> Recovery:
+    remedies = on_a_cluster(settings.namespace_sessions) if settings.is_cluster else ON_A_SERVER
+    usage = UsageLog(settings.timezone)
+    return Recovery(parts.database, parts.host, parts.pipes, parts.clock, usage, remedies)
 
 
 def _prepare_machine(settings: Settings) -> None:

@@ -1,5 +1,6 @@
 """The parts for a cluster of Kubernetes, and what all gateways on one cluster call it."""
 
+from collections.abc import Collection
 from datetime import timedelta
 
 from gateway.app.parts import Parts
@@ -66,6 +67,10 @@ def parts_over(
         with database.read() as rows:
             return rows.deployment_id()
 
+    def known(session_ids: Collection[str]) -> set[str]:
+        with database.read() as rows:
+            return rows.known(session_ids)
+
     host = ClusterHost(
         api=api,
         site=site,
@@ -78,7 +83,7 @@ def parts_over(
         uid_range=uid_range,
         gives_advice=gives_advice,
     )
-    return host, ClusterPipes(api, site, locks, deployment)
+    return host, ClusterPipes(api, site, locks, deployment, known)
 
 
 def mirror_of(settings: Settings) -> "Mirror":

@@ -22,6 +22,8 @@ from gateway.services.routing import Routing
 
 log = logging.getLogger(__name__)
 
+_NAMED = 10  # sessions in one line of the log
+
 
 @dataclass
 class Reconciler:
@@ -69,6 +71,8 @@ class Reconciler:
         for session in sessions:
             if reason := plan.close.get(session.id):
                 self._close(session, reason)
+        if plan.unknown:
+            self._refuse_to_sweep(plan.unknown)
         for session_id in plan.repairs:
             _attempt("a session could not be repaired", partial(self.host.repair, session_id))
         for session_id in plan.orphans:
@@ -99,7 +103,18 @@ class Reconciler:
         seen = self.host.observe(sessions)
         for place, error in seen.unseen.items():
             log.warning("a part of the host does not answer", extra={"place": place, "error": error})
-        return sessions, reconcile.plan(sessions, seen, self.clock())
+        without_row = set(seen.pods) - {session.id for session in sessions}
+        with self.database.read() as rows:
+            known = rows.known(without_row)
+        return sessions, reconcile.plan(sessions, seen, self.clock(), known)
+
+    def _refuse_to_sweep(self, unknown: Sequence[str]) -> None:
+        """An older database was put back, and its users go on to work in these sessions."""
+        log.error(
+            "too many sessions run without a record, so nothing is removed: stop the gateway and run "
+            "`gateway recover`, which records them again",
+            extra={"count": len(unknown), "session_ids": unknown[:_NAMED]},
+        )
 
     def _follow_wall_clock(self, rows: Rows, now: Moment) -> None:
         jump = now.jump_since(self._last_run)

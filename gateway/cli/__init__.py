@@ -12,7 +12,7 @@ import click
 from gateway.cli import settings_file
 from gateway.cli.completion import completion
 from gateway.cli.create import create
-from gateway.cli.database import backup, migrate, restore, take_over
+from gateway.cli.database import backup, migrate, recover, restore, take_over
 from gateway.cli.doctor import doctor
 from gateway.cli.events import events
 from gateway.cli.gpus import gpus
@@ -43,7 +43,7 @@ def gateway(context: click.Context) -> None:
         settings_file.apply(os.environ, name, needs_settings=name in {each.name for each in _OF_THE_HOST})
 
 
-_OF_THE_HOST = (serve, router, mirror_pipes, migrate, backup, restore, take_over, token, doctor)
+_OF_THE_HOST = (serve, router, mirror_pipes, migrate, backup, restore, recover, take_over, token, doctor)
 _OF_CLIENTS = (
     create,
     queue,

@@ -1,4 +1,4 @@
-"""`gateway migrate`, `backup`, `restore` and `take-over`.
+"""`gateway migrate`, `backup`, `restore`, `recover` and `take-over`.
 
 Commands for the database, on the gateway's host.
 """
@@ -46,20 +46,16 @@ def migrate(db: str | None, new: bool) -> None:
 
 
 def _recovery(settings: Settings) -> "Recovery":
-    from gateway.app import parts_of
-    from gateway.services.recovery import Recovery
-    from gateway.services.usage import UsageLog
+    from gateway.app import parts_of, recovery_of
 
-    parts = parts_of(settings)
-    usage = UsageLog(settings.timezone)
-    return Recovery(parts.database, parts.host, parts.pipes, parts.clock, usage)
+    return recovery_of(settings, parts_of(settings))
 
 
 def _report(recovered: "Recovered") -> None:
     for heading, names in (
         ("uid read from the workspace", recovered.owners),
         ("running session recorded again", recovered.adopted),
-        ("session without a record, which ends at the next start", recovered.lost),
+        ("session without a record, which ends soon after the next start", recovered.lost),
         ("session that ended after the backup", recovered.ended),
         ("conflict", recovered.conflicts),
     ):
@@ -76,7 +72,10 @@ def restore(file: Path, db: str | None) -> None:
 
     settings = Settings.load(os.environ, {"db": db})
     if settings.db.path is None:
-        raise StartRefused("Restore a PostgreSQL database with: pg_restore --clean --dbname=URL FILE")
+        raise StartRefused(
+            "Restore a PostgreSQL database with: pg_restore --clean --dbname=URL FILE; then run `gateway "
+            "recover`."
+        )
     previous = sqlite.restore(settings.db.path, file)
     schema.upgrade(settings.db)
     click.echo(
@@ -102,6 +101,23 @@ def backup(file: Path | None, db: str | None) -> None:
     copy = file or source.path.with_name(f"{source.path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
     sqlite.back_up(source.path, copy)
     click.echo(copy)
+
+
+@click.command()
+@db_option
+def recover(db: str | None) -> None:
+    """Make a PostgreSQL database that was put back agree with the sessions.
+
+    Stop the gateway first. Sessions that were opened since the backup get their records again. Those that
+    cannot get one end soon after the next start. `gateway restore` does the same for an SQLite database.
+    """
+    from gateway.app import leadership_of, require_own_database
+
+    settings = Settings.load(os.environ, {"db": db})
+    require_own_database(settings)
+    if leader := leadership_of(settings).leader():
+        raise StartRefused(f"A gateway still uses the database {settings.db} ({leader}): stop it first.")
+    _report(_recovery(settings).recover())
 
 
 @click.command()

@@ -37,13 +37,14 @@ class Snapshot:
     """The content of all places. The sessions' rows were read first.
 
     `pipes` is None if the pipe file could not be read. `handwritten` are the users whom a hand-written pipe
-    routes elsewhere.
+    routes elsewhere. `known` is as in `reconcile.plan`.
     """
 
     sessions: Sequence[Session]
     host: Observation
     pipes: Sequence[Pipe] | None
     handwritten: Collection[str]
+    known: Collection[str] = ()
 
 
 def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
@@ -51,7 +52,7 @@ def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
 
     First those of sessions, then those without one.
     """
-    plan = reconcile.plan(snapshot.sessions, snapshot.host, now)
+    plan = reconcile.plan(snapshot.sessions, snapshot.host, now, snapshot.known)
     for session in snapshot.sessions:
         reason = plan.close.get(session.id)
         if session.status == Status.ACTIVE:

@@ -4,7 +4,7 @@ A session runs, has ended (with a reason), is gone, or is unknown. If a part of 
 sessions that depend on it are unknown, never gone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -62,12 +62,14 @@ class Observation:
 
     `states` has every session that the caller named. `held` maps the id of each session, with or without a
     row, to the places that hold parts of it. `claimed` maps each id with session files to whether a process
-    opens or removes the session now. `unseen` maps each place that could not be read to the reason.
+    opens or removes the session now. `pods` are the ids of the sessions with a pod, on a cluster. `unseen`
+    maps each place that could not be read to the reason.
     """
 
     states: Mapping[str, SessionState]
     held: Mapping[str, Sequence[Place]] = field(default_factory=dict)
     claimed: Mapping[str, bool] = field(default_factory=dict)
+    pods: Collection[str] = ()
     unseen: Mapping[Place, str] = field(default_factory=dict)
 
 

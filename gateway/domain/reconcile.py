@@ -1,6 +1,6 @@
 """Decides what the reconciler must do so that the host agrees with the database again. Pure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from gateway.domain.clock import Moment
@@ -13,18 +13,31 @@ from gateway.domain.states import Reason, Status
 class Plan:
     """`close`: the sessions to close, and why. `problems`: the changed problems of sessions that stay open;
     None if the problem is over. `orphans`: the ids of leftovers on the host that have no row. `repairs`: the
-    sessions that stay open and of which the host can restore a part."""
+    sessions that stay open and of which the host can restore a part. `unknown`: the ids of the sessions that
+    run without a row, if they are so many that the database must be an older one: then nothing is an orphan.
+    """
 
     close: Mapping[str, Reason]
     problems: Mapping[str, str | None]
     orphans: Sequence[str]
     repairs: Sequence[str] = ()
+    unknown: Sequence[str] = ()
 
 
-def plan(sessions: Sequence[SessionColumns], seen: Observation, now: Moment) -> Plan:
-    """Return the plan. `sessions` must have been read before the host was observed."""
+# Pods lose their row only if somebody puts an older database back. A part of them is a mistake, too.
+_MOST_UNKNOWN = 0.1
+
+
+def plan(
+    sessions: Sequence[SessionColumns], seen: Observation, now: Moment, known: Collection[str] = ()
+) -> Plan:
+    """Return the plan. `sessions` must have been read before the host was observed, and `known` after it: the
+    ids of the pods without one of these sessions that have a row by now, or are in the history."""
     verdicts = {session.id: _verdict(session, seen, now) for session in sessions}
     opening = {id for id, claimed in seen.claimed.items() if claimed}
+    orphans = sorted(seen.held.keys() - verdicts.keys() - opening)
+    unknown = [id for id in orphans if id in seen.pods and id not in known]
+    is_older = len(unknown) > _MOST_UNKNOWN * len(seen.pods)
     return Plan(
         close={id: reason for id, reason in verdicts.items() if reason},
         problems={
@@ -33,8 +46,9 @@ def plan(sessions: Sequence[SessionColumns], seen: Observation, now: Moment) -> 
             if verdicts[session.id] is None
             and (problem := seen.states[session.id].problem) != session.problem
         },
-        orphans=sorted(seen.held.keys() - verdicts.keys() - opening),
+        orphans=[] if is_older else orphans,
         repairs=[id for id, reason in verdicts.items() if reason is None and seen.states[id].is_repairable],
+        unknown=unknown if is_older else [],
     )
 
 

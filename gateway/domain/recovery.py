@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import Session
+from gateway.domain.models import EndedSession, Session
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, Started
-from gateway.domain.states import KeysFrom, Status
+from gateway.domain.states import KeysFrom, Reason, Status
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +30,42 @@ class Survivor:
     address: str | None
     allocation: Allocation | None
     is_running: bool
+
+    def given_up(self, now: datetime) -> EndedSession:
+        """Return the record of a session that runs without a row, and gets none."""
+        return EndedSession(
+            id=self.session_id,
+            user_id=self.user_id,
+            mig_profile=self.allocation.profile if self.allocation else "",
+            created_at=self.created_at,
+            expires_at=self.expires_at,
+            ended_at=now,
+            reason=Reason.FAILED,
+            public_keys=[],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Remedies:
+    """What an administrator can do on one kind of host: put a backup back, separate two gateways, and end
+    sessions."""
+
+    restore: str
+    separate: str
+    end: str
+
+
+ON_A_SERVER = Remedies("`gateway restore FILE`", "--network", "`docker rm --force`")
+
+
+def on_a_cluster(namespace: str) -> Remedies:
+    """`namespace` is that of the sessions."""
+    return Remedies(
+        "pg_restore and `gateway recover`",
+        "--namespace-sessions",
+        f"`kubectl delete pods -n {namespace} -l app.kubernetes.io/managed-by=gpu-ssh-gateway`, but never "
+        "with --grace-period=0",
+    )
 
 
 def foreign_sessions(

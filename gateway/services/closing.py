@@ -70,8 +70,8 @@ class Closing:
 
         The notice that says why comes first, so that it is there when the route goes. The route goes before
         the container, so that no new login reaches the closing session. If the route cannot be
-        removed, the container and the slice are still removed. The row then stays, so that no other session
-        gets the address.
+        removed, the container and the slice are still removed. The row then stays without its slice, so that
+        no other session gets the address.
         """
         with self._finishing(session.id):
             return self._finish(session)
@@ -97,8 +97,11 @@ class Closing:
         try:
             self.login_notices.attempt(session.user_id)
             reach("after-notice-write")
-            with _failing_last(partial(self._remove_pipe, session.id)):
-                self.host.stop(session.id, session.allocation)
+            failure = _failure_of(partial(self._remove_pipe, session.id))
+            self.host.stop(session.id, session.allocation)
+            if failure:
+                self._give_slice_back(session.id)
+                raise failure
             with self.database.begin() as rows:
                 row, request = rows.get(session.id), rows.waiting(session.id)
                 if row is None or row.status != Status.CLOSING:
@@ -142,6 +145,13 @@ class Closing:
         rows.record(Event.of(now, Action.WAITING, detail, session=session))
         rows.put_back(session)
 
+    def _give_slice_back(self, session_id: str) -> None:
+        """The slice is gone before its row: another session may get it."""
+        with self.database.begin() as rows:
+            row = rows.get(session_id)
+            if row and row.status == Status.CLOSING:
+                row.forget_slice()
+
     def _finish_begun(self, session: Session) -> bool:
         reach("after-closing-commit", DatabaseUnavailable)
         claimed = self.host.is_claimed(session.id)
@@ -152,13 +162,9 @@ class Closing:
         reach("after-pipe-remove")
 
 
-@contextmanager
-def _failing_last(first: Callable[[], None]) -> Iterator[None]:
-    """Run `first`, then the block even if `first` failed; re-raise the first error."""
+def _failure_of(act: Callable[[], None]) -> GatewayError | None:
     try:
-        first()
+        act()
     except GatewayError as failure:
-        yield
-        raise failure
-    else:
-        yield
+        return failure
+    return None

@@ -10,7 +10,7 @@ from gateway.domain.clock import Clock
 from gateway.domain.lease import MINUTE
 from gateway.domain.models import Event, Session
 from gateway.domain.pipe import Pipe
-from gateway.domain.recovery import Survivor, foreign_sessions, row_of
+from gateway.domain.recovery import ON_A_SERVER, Remedies, Survivor, foreign_sessions, row_of
 from gateway.domain.states import Reason
 from gateway.errors import GatewayError, StartRefused
 from gateway.services.ports import Database, Host, Pipes, Rows
@@ -25,7 +25,7 @@ class Recovered:
 
     `owners` are the users who got the uid of their workspace. `conflicts` describe the workspaces that belong
     to the uid of another user. The other fields name the users of sessions: `adopted` have their row again,
-    `lost` run without a row and end at the next start, `ended` had a row and no container.
+    `lost` run without a row and end soon, `ended` had a row and no container.
     """
 
     owners: Sequence[str]
@@ -42,6 +42,7 @@ class Recovery:
     pipes: Pipes
     clock: Clock
     usage: UsageLog
+    remedies: Remedies = ON_A_SERVER
 
     def require_own_sessions(self) -> None:
         """Raise `StartRefused` if the host runs sessions of another database. With this database they would
@@ -53,14 +54,14 @@ class Recovery:
             return
         with self.database.read() as rows:
             ids = {survivor.session_id for survivor in survivors}
-            known = {id for id in ids if rows.get(id) or rows.get_ended(id)}
-            foreign = foreign_sessions(survivors, rows.deployment_id(), known)
+            foreign = foreign_sessions(survivors, rows.deployment_id(), rows.known(ids))
         if foreign:
             users = ", ".join(sorted({survivor.user_id for survivor in foreign})[:5])
             raise StartRefused(
                 f"The host runs {len(foreign)} sessions (of {users}) that this database does not know: they "
-                "belong to another one. Name that database with --db, put a backup back with `gateway "
-                "restore FILE`, use another --network, or end them with `docker rm --force`."
+                f"belong to another one. Name that database with --db, put a backup back with "
+                f"{self.remedies.restore}, use another {self.remedies.separate}, or end them with "
+                f"{self.remedies.end}."
             )
 
     def require_nothing(self) -> None:
@@ -76,7 +77,7 @@ class Recovery:
         if existing:
             raise StartRefused(
                 f"The database does not exist, but {' and '.join(existing)} do: correct --db (GATEWAY_DB) or "
-                "mount its disk, put a backup back with `gateway restore FILE`, or begin with an empty "
+                f"mount its disk, put a backup back with {self.remedies.restore}, or begin with an empty "
                 "database by `gateway migrate --new`."
             )
 
@@ -131,12 +132,18 @@ class Recovery:
                 session = row_of(survivor, pipes.get(survivor.session_id), self.clock())
                 if session is None or not _may_adopt(rows, survivor):
                     lost.append(survivor.user_id)
+                    self._give_up(rows, survivor)
                     continue
                 rows.add(session)
                 detail = "found running while an older database was put back"
                 rows.record(Event.of(self.clock().wall, Action.OPENED, detail, session=session))
                 adopted.append(session.user_id)
         return adopted, lost
+
+    def _give_up(self, rows: Rows, survivor: Survivor) -> None:
+        """Record that the session ends, so that the reconciler removes what it finds of it."""
+        if not rows.known([survivor.session_id]):
+            rows.add_ended(survivor.given_up(self.clock().wall))
 
 
 def _extend(session: Session, survivor: Survivor) -> None:

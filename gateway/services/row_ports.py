@@ -1,6 +1,6 @@
 """The operations on the rows that outlive sessions: a part of the port `Rows`."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
 from typing import Any, Protocol
 
@@ -10,6 +10,7 @@ from gateway.domain.live_session import LiveSession
 from gateway.domain.metrics import Reading
 from gateway.domain.models import EndedSession, Event, Session, User
 from gateway.domain.pipe import Pipe
+from gateway.domain.plan import Started
 from gateway.domain.policies import Rules
 from gateway.domain.records import Delivery, Webhook
 from gateway.domain.states import Reason
@@ -22,6 +23,8 @@ class LiveRows(Protocol):
     def list(self) -> Sequence[Session]: ...
     def live_sessions(self, owner: str | None = None) -> Sequence[LiveSession]: ...
     def some(self, ids: Sequence[str]) -> Sequence[Session]: ...
+    def vacate(self, started: Started, session_id: str) -> None: ...
+    def known(self, ids: Collection[str]) -> set[str]: ...
     def page(
         self,
         owner: str | None = None,

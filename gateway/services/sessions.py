@@ -332,6 +332,7 @@ class Sessions:
         with self.database.begin() as rows:
             session = rows.live(opened.id)
             now = self.clock()
+            rows.vacate(started, session.id)
             session.activate(started, now.wall)
             if session.status == Status.ACTIVE:
                 detail = f"container {started.container_id[:12]}, slice {started.allocation.mig_uuid}"

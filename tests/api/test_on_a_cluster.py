@@ -11,10 +11,14 @@ import pytest
 
 from gateway import failpoints
 from gateway.app import Gateway, Parts, assemble
+from gateway.domain.recovery import on_a_cluster
 from gateway.domain.ssh_keys import make_pair
 from gateway.domain.states import Status
+from gateway.errors import StartRefused
 from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
+from gateway.services.recovery import Recovery
+from gateway.services.usage import UsageLog
 from tests.client import ApiClient
 from tests.conftest import Bench, Clock, beside
 from tests.fakes.cluster import FakeCluster, FakeLogins
@@ -309,6 +313,90 @@ def test_the_gpus_have_the_slices_of_the_sessions(on_cluster: OnCluster) -> None
     assert sorted(one["profile"] for one in gpu["instances"]) == ["2g.10gb", "3g.20gb"]
     profiles = {one["name"]: one for one in on_cluster.ask("GET", "/gpus/profiles").json["profiles"]}
     assert profiles["7g.40gb"]["available"] == 0
+
+
+def put_an_older_database_back(on_cluster: OnCluster, session_id: str) -> None:
+    """One that has never heard of the session."""
+    with on_cluster.database.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM sessions WHERE id = ?", (session_id,))
+
+
+def recovery(on_cluster: OnCluster) -> Recovery:
+    host, pipes = on_cluster.parts.host, on_cluster.parts.pipes
+    remedies = on_a_cluster("gpu-sessions")
+    return Recovery(on_cluster.database, host, pipes, on_cluster.clock, UsageLog(), remedies)
+
+
+def test_with_an_older_database_nothing_is_removed_until_the_sessions_are_recorded_again(
+    on_cluster: OnCluster,
+) -> None:
+    on_cluster.open("ann")
+    forgotten = on_cluster.open("bob", "1g.5gb")
+    before = on_cluster.left()
+    put_an_older_database_back(on_cluster, forgotten)
+    for _ in range(2):
+        on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.left() == before
+    found = recovery(on_cluster).recover()
+    assert (found.adopted, found.lost) == (["bob"], [])
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.left() == before
+    assert on_cluster.ask("GET", f"/sessions/{forgotten}").json["status"] == "active"
+    assert on_cluster.ask("DELETE", f"/sessions/{forgotten}").status_code == 204
+
+
+def test_a_session_that_cannot_be_recorded_again_is_removed_once_an_administrator_has_seen_it(
+    on_cluster: OnCluster,
+) -> None:
+    lost = on_cluster.open("bob", "1g.5gb")
+    on_cluster.parts.pipes.remove(lost)
+    put_an_older_database_back(on_cluster, lost)
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.cluster.api.names("pods") == [f"s-{lost}"]
+    assert recovery(on_cluster).recover().lost == ["bob"]
+    assert on_cluster.ask("GET", f"/sessions/{lost}").status_code == 410
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.left() == {}
+    assert on_cluster.cluster.allocated() == []
+
+
+def test_a_database_that_does_not_know_the_sessions_is_refused_with_what_helps_on_a_cluster(
+    on_cluster: OnCluster,
+) -> None:
+    on_cluster.open()
+    with on_cluster.database.engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE deployment SET deployment_id = 'another'")
+    with pytest.raises(StartRefused, match=r"pg_restore.*--namespace-sessions.*kubectl delete") as refusal:
+        recovery(on_cluster).require_own_sessions()
+    assert "docker" not in str(refusal.value)
+
+
+def test_a_slice_is_free_also_if_the_route_of_its_session_cannot_be_removed(on_cluster: OnCluster) -> None:
+    id = on_cluster.open("ann", "7g.40gb")
+    on_cluster.cluster.api.refusals["DELETE", "pipes"] = "not now"
+    assert on_cluster.ask("DELETE", f"/sessions/{id}").status_code == 202
+    assert on_cluster.cluster.allocated() == []
+    next_id = on_cluster.open("bob", "7g.40gb")
+    on_cluster.cluster.api.refusals.clear()
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.ask("GET", f"/sessions/{id}").json["reason"] == "deleted"
+    assert on_cluster.left()["pipes"] == [f"s-{next_id}"]
+
+
+def test_who_gets_the_address_and_the_slice_of_a_lost_pod_has_them(on_cluster: OnCluster) -> None:
+    """The cluster has given both away before the gateway saw that the pod is gone."""
+    id = on_cluster.open("ann", "3g.20gb")
+    address = on_cluster.address(id)
+    on_cluster.cluster.lose(id)
+    on_cluster.cluster.api.remove("resourceclaims", "gpu-sessions", f"s-{id}")
+    on_cluster.cluster.free_addresses.append(address)
+    next_id = on_cluster.open("bob", "3g.20gb")
+    assert on_cluster.address(next_id) == address
+    with on_cluster.database.read() as rows:
+        assert (rows.live(id).address, rows.live(id).allocation) == (None, None)
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.ask("GET", f"/sessions/{id}").json["reason"] == "failed"
+    assert on_cluster.ask("GET", f"/sessions/{next_id}").json["status"] == "active"
 
 
 TWO_NODES = {"node-2": FakeGpus(["A100-40GB", "A100-40GB"]).list()}

@@ -58,6 +58,7 @@ class FakeCluster:
     is_stopping: bool = True
     image_error: str | None = None
     order: list[str] = field(default_factory=list)  # what went, in its order
+    free_addresses: list[str] = field(default_factory=list)  # of pods that have gone; the next ones get them
 
     def __post_init__(self) -> None:
         self._addresses = (f"10.244.0.{number}" for number in itertools.count(2))
@@ -133,7 +134,7 @@ class FakeCluster:
             name,
             {
                 "phase": "Running",
-                "podIP": next(self._addresses),
+                "podIP": self.free_addresses.pop() if self.free_addresses else next(self._addresses),
                 "containerStatuses": [{"name": "session", "state": running}],
                 "conditions": conditions,
             },

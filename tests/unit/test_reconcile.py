@@ -7,7 +7,7 @@ from gateway.domain.clock import Moment
 from gateway.domain.leased import OPENING_GRACE
 from gateway.domain.mig import Gpu, MigMode, Placement
 from gateway.domain.models import Session
-from gateway.domain.observation import Container
+from gateway.domain.observation import Container, Observation, Place
 from gateway.domain.observation import ServerView as View
 from gateway.domain.plan import Allocation, Started
 from gateway.domain.reconcile import Plan
@@ -107,6 +107,22 @@ def test_containers_and_files_without_a_row_are_orphans() -> None:
     containers = [Container("1", "a", False), Container("2", "b", False)]
     decided = plan([session("a")], View(containers, files={"c": False}), MOMENT)
     assert decided.orphans == ["b", "c"]
+
+
+@pytest.mark.parametrize(("unknown", "of"), [(1, 1), (2, 19), (10, 20)])
+def test_with_too_many_pods_without_a_row_nothing_is_an_orphan(unknown: int, of: int) -> None:
+    ids = [f"{number:02}" for number in range(of)]
+    seen = Observation({}, held={id: [Place.KUBERNETES] for id in [*ids, "files"]}, pods=ids)
+    decided = plan_of([], seen, MOMENT, known=ids[unknown:])
+    assert (decided.orphans, decided.unknown) == ([], ids[:unknown])
+
+
+@pytest.mark.parametrize(("unknown", "of"), [(0, 0), (0, 5), (1, 10), (2, 20)])
+def test_a_few_pods_without_a_row_are_orphans(unknown: int, of: int) -> None:
+    ids = [f"{number:02}" for number in range(of)]
+    seen = Observation({}, held={id: [Place.KUBERNETES] for id in [*ids, "files"]}, pods=ids)
+    decided = plan_of([], seen, MOMENT, known=ids[unknown:])
+    assert (decided.orphans, decided.unknown) == ([*ids, "files"], [])
 
 
 def test_what_is_deleted_while_it_is_opened_is_left_to_its_opener_within_the_grace() -> None:

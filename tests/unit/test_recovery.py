@@ -6,7 +6,10 @@ from pathlib import Path
 from shutil import copy
 
 import pytest
+from click.testing import CliRunner
 
+from gateway.app import leadership_of
+from gateway.cli.database import recover
 from gateway.database_url import DatabaseUrl
 from gateway.domain.states import Status
 from gateway.errors import DockerUnavailable, StartRefused
@@ -203,3 +206,17 @@ def test_a_workspace_of_somebody_elses_uid_is_a_conflict_that_is_said(named: Ben
     assert found.conflicts == [
         f"ann's workspace belongs to uid {named.host.workspace_owners()['ann']}, which is eve's"
     ]
+
+
+def test_a_database_is_not_recovered_while_a_gateway_uses_it(
+    named: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GATEWAY_STATE_DIR", str(named.settings.state_dir))
+    leadership = leadership_of(named.settings)
+    assert leadership.acquire()
+    try:
+        done = CliRunner().invoke(recover, ["--db", str(named.settings.db)])
+    finally:
+        leadership.release()
+    assert isinstance(done.exception, StartRefused)
+    assert "A gateway still uses the database" in str(done.exception)

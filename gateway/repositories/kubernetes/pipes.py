@@ -4,7 +4,7 @@ A Secret beside each Pipe has the router's key. The Secret is made first and rem
 """
 
 import builtins
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Set
 from contextlib import AbstractContextManager, suppress
 from typing import Protocol
 
@@ -12,7 +12,7 @@ from gateway.domain.pipe import Pipe, UserMatch
 from gateway.errors import KubernetesUnavailable, PipesUnavailable
 from gateway.failpoints import reach
 from gateway.repositories.kubernetes import objects
-from gateway.repositories.kubernetes.api import PIPES, SECRETS, AlreadyExists, Api, Kind, Object
+from gateway.repositories.kubernetes.api import PIPES, PODS, SECRETS, AlreadyExists, Api, Kind, Object
 from gateway.repositories.kubernetes.objects import DEPLOYMENT, MANAGED, PRIVATE_KEY, SESSION, Site, name_of
 
 _LOCK = "the routes"
@@ -23,13 +23,22 @@ class Locks(Protocol):
 
 
 class ClusterPipes:
-    """`deployment` returns the id of the database: other gateways' routes in the namespace are left alone."""
+    """`deployment` returns the id of the database: other gateways' routes in the namespace are left alone.
+    `known` returns those of some session ids that the database has a record of."""
 
-    def __init__(self, api: Api, site: Site, locks: Locks, deployment: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        api: Api,
+        site: Site,
+        locks: Locks,
+        deployment: Callable[[], str],
+        known: Callable[[Collection[str]], set[str]] = set,
+    ) -> None:
         self._api = api
         self._site = site
         self._locks = locks
         self._deployment = deployment
+        self._known = known
 
     def update(self, wanted: Callable[[], Pipe | None]) -> None:
         """Publish the pipe that `wanted` returns, in place of the one that its session had. It is called
@@ -47,8 +56,10 @@ class ClusterPipes:
         return [pipe_of(found, keys) for found, keys in self._found()]
 
     def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None:
-        """Publish exactly the pipes that `wanted` returns. It is called while no other process can
-        publish."""
+        """Publish exactly the pipes that `wanted` returns. It is called while no other process can publish.
+
+        The route of a session that runs without a record stays: an older database was put back, and `gateway
+        recover` needs the route."""
         with self._locks.hold(_LOCK):
             published: dict[str, Pipe | None] = {}
             for found, keys in self._found():
@@ -57,7 +68,8 @@ class ClusterPipes:
                 with suppress(PipesUnavailable):  # a damaged one is published again, or removed
                     published[session_id] = pipe_of(found, keys)
             pipes = {pipe.session_id: pipe for pipe in wanted()}
-            for session_id in published.keys() - pipes.keys():
+            surplus = published.keys() - pipes.keys()
+            for session_id in surplus - self._unrecorded(surplus):
                 self._remove(session_id)
             for session_id, pipe in pipes.items():
                 if published.get(session_id) != pipe:
@@ -92,6 +104,10 @@ class ClusterPipes:
     def _remove(self, session_id: str) -> None:
         for kind in (PIPES, SECRETS):
             self._api.delete(kind, name_of(session_id), self._site.routes)
+
+    def _unrecorded(self, session_ids: Set[str]) -> set[str]:
+        unknown = session_ids - self._known(session_ids)
+        return {id for id in unknown if self._api.get(PODS, name_of(id), self._site.sessions)}
 
     def _found(self) -> Iterable[tuple[Object, Mapping[str, Object]]]:
         keys = {found["metadata"]["name"]: found for found in self._own(SECRETS)}

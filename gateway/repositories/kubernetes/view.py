@@ -27,6 +27,7 @@ class ClusterView:
             states={session.id: self._state(session) for session in sessions},
             held={id: [Place.KUBERNETES] for id in self.held},
             claimed={id: id in self.claimed for id in ids},
+            pods=frozenset(self.pods or ()),
             unseen=self.unseen,
         )
 

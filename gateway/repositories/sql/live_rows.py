@@ -1,16 +1,17 @@
 """Reads over all live sessions. They select columns, because whole rows take five times as long."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, orm, select, tuple_, type_coerce
+from sqlalchemy import ColumnElement, and_, case, func, or_, orm, select, tuple_, type_coerce, update
 
 from gateway.domain.clock import Moment
 from gateway.domain.live_session import LiveSession
-from gateway.domain.models import Session, UtcDateTime, route_of
+from gateway.domain.models import EndedSession, Session, UtcDateTime, route_of
 from gateway.domain.pipe import Pipe
+from gateway.domain.plan import Started
 from gateway.domain.states import Status
 from gateway.domain.warnings import Step, WarningPlan
 
@@ -50,6 +51,25 @@ class LiveRows:
             for batch in batches
             for row in self._session.scalars(select(Session).where(Session.id.in_(batch)))
         ]
+
+    def vacate(self, started: Started, session_id: str) -> None:
+        """Take the address and the slice, which this session has now, from every other row. A cluster gives
+        them to the next session as soon as a pod is gone, also while the row of its session still closes."""
+        other, slice_ = Session.id != session_id, started.allocation
+        place = (Session.gpu == slice_.gpu, Session.start == slice_.placement.start)
+        self._session.execute(
+            update(Session).where(other, Session.address == started.address).values(address=None)
+        )
+        self._session.execute(update(Session).where(other, *place).values(gpu=None, start=None, size=None))
+
+    def known(self, ids: Collection[str]) -> set[str]:
+        """Return those of these ids that a live session or one in the history has."""
+        ordered, found = sorted(ids), set[str]()
+        for start in range(0, len(ordered), _AT_ONCE):
+            batch = ordered[start : start + _AT_ONCE]
+            for table in (Session, EndedSession):
+                found.update(self._session.scalars(select(table.id).where(table.id.in_(batch))))
+        return found
 
     def page(
         self,

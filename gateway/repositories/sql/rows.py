@@ -126,6 +126,9 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         self._session.add(ended)
         return ended
 
+    def add_ended(self, ended: EndedSession) -> None:
+        self._session.add(ended)
+
     def get_ended(self, session_id: str) -> EndedSession | None:
         return self._session.get(EndedSession, session_id)
 
