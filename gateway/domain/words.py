@@ -186,7 +186,7 @@ class Words:
         return full.format(used=gib(used), quota=gib(quota))
 
     def session_ended(self) -> str:
-        """The answer to a user who ends the own session."""
+        """The answer to a user who ends their session."""
         _ = self.translated
         return _("The session has ended.")
 

@@ -1,6 +1,6 @@
 """Attacks on this gateway with two temporary sessions, a victim's and an attacker's.
 
-The attacker attacks from inside the own session, and from outside.
+The attacker attacks from inside its own session, and from outside.
 """
 
 import shutil

@@ -1,4 +1,4 @@
-"""The attacks from outside: by an attacker with an own session, an ssh client and the API."""
+"""The attacks from outside: by an attacker with a session of its own, an ssh client and the API."""
 
 import subprocess
 import time

@@ -44,11 +44,11 @@ def take_more_rights() -> str:
     for method, path, body in acts:
         if (status := _status(method, path, body)) < 400:
             return f"{method} {path} answers {status}"
-    raise PermissionError("the door gives the rights of the own session only")
+    raise PermissionError("the door gives rights over the caller's own session only")
 
 
 def replace_door() -> str:
-    """Take the socket away, open it to more, or put an own one in its place."""
+    """Take the socket away, open it to more, or put another one in its place."""
     failures: list[OSError] = []
     acts: dict[str, Callable[[], None]] = {
         "removed": lambda: os.unlink(_DOOR),
