@@ -106,7 +106,7 @@ def backup(file: Path | None, db: str | None) -> None:
 @click.command()
 @db_option
 def recover(db: str | None) -> None:
-    """Make a PostgreSQL database that was put back agree with the sessions.
+    """Make a database that was put back agree with the host.
 
     Stop the gateway first. Sessions that were opened since the backup get their records again. Those that
     cannot get one end soon after the next start. `gateway restore` does the same for an SQLite database.
