@@ -108,12 +108,16 @@ class Queue:
         return Place(request, place.position, keys.private)
 
     def find(self, session_id: str, owner: str | None = None) -> Place | Session:
-        """Return the request with this id if it is in line, else the session. Raises as `Rows.live`."""
+        """Return the live session with this id, or the request with it that is in line. Raises as
+        `Rows.live`."""
         with self.database.read() as rows:
-            request = rows.waiting(session_id)
-            if request and owner in (None, request.user_id) and rows.get(session_id) is None:
+            try:
+                return rows.live(session_id, owner)
+            except SessionNotFound:
+                request = rows.waiting(session_id)
+                if request is None or owner not in (None, request.user_id):
+                    raise
                 return _place(rows, request)
-            return rows.live(session_id, owner)
 
     def places(self, after: int = 0, limit: int | None = None) -> Sequence[Place]:
         """Return the first `limit` requests behind the position `after`, the first one first."""

@@ -45,8 +45,7 @@ class SignIns:
         """Return who signed in; None if the secret is unknown or too old, or if the token is not valid any
         more."""
         now = self.clock().wall
-        with self.database.read() as rows:
-            token = rows.token_of_sign_in(_hash(secret), now)
+        token = self.database.token_of_sign_in(_hash(secret), now)
         if token is None or not token.is_valid(now):
             return None
         return Caller(token.name, Role(token.role), token.user_id)

@@ -109,8 +109,7 @@ class Tokens:
         if not _SECRET.fullmatch(secret):
             return None
         now, hashed = self.clock().wall, _hash(secret)
-        with self.database.read() as rows:
-            token = rows.token_of_hash(hashed)
+        token = self.database.token_of_hash(hashed)
         if token is None or not hmac.compare_digest(token.hash, hashed) or not token.is_valid(now):
             return None
         if token.used_at is None or now - token.used_at >= _USE_IS_NOTED_EVERY:

@@ -3,15 +3,22 @@
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 
-from sqlalchemy import Engine, orm, select, update
+from sqlalchemy import Engine, Select, bindparam, orm, select, update
 from sqlalchemy.exc import DataError, DBAPIError, SQLAlchemyError
 
 from gateway.database_url import DatabaseUrl
-from gateway.domain.models import Deployment
+from gateway.domain.models import Deployment, SignIn, Token
 from gateway.errors import DatabaseReadOnly, DatabaseUnavailable, DiskFull, InvalidRequest
 from gateway.repositories.sql import postgresql, sqlite
 from gateway.repositories.sql.rows import SessionRows
+
+_TOKEN = select(Token.__table__)
+_OF_HASH = _TOKEN.where(Token.hash == bindparam("hashed"))
+_OF_SIGN_IN = _TOKEN.join(SignIn, SignIn.token == Token.name).where(
+    SignIn.hash == bindparam("hashed"), SignIn.until > bindparam("now")
+)
 
 
 def make_engine(db: DatabaseUrl) -> Engine:
@@ -51,7 +58,8 @@ class SqlDatabase:
         # fair, but each waiting thread would hold a connection.
         self._writing = threading.Lock()
         self._begin = orm.sessionmaker(self.engine, expire_on_commit=False)
-        self._read = orm.sessionmaker(reading(self.engine), expire_on_commit=False)
+        self._reading = reading(self.engine)
+        self._read = orm.sessionmaker(self._reading, expire_on_commit=False)
 
     @contextmanager
     def begin(self) -> Iterator[SessionRows]:
@@ -79,6 +87,21 @@ class SqlDatabase:
         except Exception:  # noqa: BLE001 (of any driver; the slower way names the error)
             with self.read() as rows:
                 return rows.has_tokens()
+
+    def token_of_hash(self, hashed: str) -> Token | None:
+        """Return the token with this hash; it may be invalid."""
+        return self._token(_OF_HASH, hashed=hashed)
+
+    def token_of_sign_in(self, hashed: str, now: datetime) -> Token | None:
+        """Return the token of a sign-in that has not ended; the token itself may be invalid by now."""
+        return self._token(_OF_SIGN_IN, hashed=hashed, now=now)
+
+    def _token(self, statement: Select[tuple[Token]], **values: object) -> Token | None:
+        """Nearly every request asks for a token. Without a session of the ORM it takes a third of the
+        time."""
+        with translated_errors(), self._reading.connect() as connection:
+            row = connection.execute(statement, values).first()
+        return Token(**row._mapping) if row else None
 
     def check(self) -> None:
         """Raise `DatabaseUnavailable` if the database does not answer or cannot be written."""

@@ -241,9 +241,6 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
     def has_tokens(self) -> bool:
         return self._session.scalar(select(Token.name).limit(1)) is not None
 
-    def token_of_hash(self, hashed: str) -> Token | None:
-        return self._session.scalar(select(Token).where(Token.hash == hashed))
-
     def note_use(self, name: str, now: datetime) -> None:
         self._session.execute(update(Token).where(Token.name == name).values(used_at=now))
 
@@ -255,8 +252,3 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
 
     def forget_sign_ins(self, before: datetime) -> None:
         self._session.execute(delete(SignIn).where(SignIn.until < before))
-
-    def token_of_sign_in(self, hashed: str, now: datetime) -> Token | None:
-        """Return the token of a sign-in that has not ended; the token itself may be invalid by now."""
-        of_sign_in = select(Token).join(SignIn, SignIn.token == Token.name)
-        return self._session.scalar(of_sign_in.where(SignIn.hash == hashed, SignIn.until > now))

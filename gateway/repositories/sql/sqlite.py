@@ -38,8 +38,10 @@ def make_engine(path: Path) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
-        is_reader = connection.get_execution_options().get("read_only")
-        connection.exec_driver_sql("BEGIN" if is_reader else "BEGIN IMMEDIATE")
+        if connection.get_execution_options().get("read_only"):
+            connection.connection.cursor().execute("BEGIN")  # takes no lock, so it cannot fail
+        else:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
 
