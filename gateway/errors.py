@@ -108,7 +108,7 @@ class UntrustedHost(GatewayError):
 
 class TooManyChanges(GatewayError):
     def __init__(self, wait_seconds: int) -> None:
-        super().__init__(f"This token changes too much at once; try again in {wait_seconds} s.")
+        super().__init__(f"This token asks for too much at once; try again in {wait_seconds} s.")
         self.wait_seconds = wait_seconds
 
 

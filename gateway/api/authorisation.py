@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 _PER_CALLER, _UNAUTHENTICATED_TOTAL = 20, 200  # recorded denials a minute
 _PROBES = 120  # a minute, of one address, to endpoints that need no token
 _CHANGES = 60  # a minute, that a caller of role `user` or `session` may make
+_REQUESTS = 60  # a minute, of a session with a token; the gate counts those of a session with a socket
 _RECORDED_PATH = 200  # characters
 
 
@@ -43,6 +44,7 @@ def register(
     clock: Clock,
 ) -> None:
     denials, changes = Denials(clock, audit_log), PerMinute(clock, _CHANGES)
+    requests = PerMinute(clock, _REQUESTS)
 
     @app.before_request
     def authorise() -> None:
@@ -51,8 +53,12 @@ def register(
         if permissions.scope(Role.NOBODY, endpoint) is Scope.ALL:
             return
         is_page, uid = request.blueprint == PAGES, in_session.uid()
+        token = in_session.token()
         if uid is not None:
             caller = session_callers.identify(uid)
+        elif token is not None:
+            caller = session_callers.identify_token(token)
+            _require_few(requests, caller)
         else:
             caller = _identify_browser(tokens, sign_ins) if is_page else _identify(tokens)
         if caller is not None and caller not in (permissions.ANONYMOUS, permissions.NOBODY):
@@ -78,6 +84,14 @@ def register(
     @app.teardown_request
     def forget(_error: BaseException | None) -> None:
         actor.set(GATEWAY)  # the thread serves another request next
+
+
+def _require_few(requests: PerMinute, caller: Caller | None) -> None:
+    """Raise `TooManyChanges` if a session asks too often."""
+    if caller is not None:
+        too_many, wait = requests.note(caller.name)
+        if too_many:
+            raise TooManyChanges(wait)
 
 
 def own_user() -> str | None:

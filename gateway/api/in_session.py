@@ -1,13 +1,14 @@
 """Requests from inside a session: who sends them, and their answers in words instead of JSON.
 
-The gateway's own gate sets the uid on the connection, from the kernel's credentials of the peer. A client can
-set headers, but nothing on the connection.
+On one server, the gateway's own gate sets the uid on the connection, from the kernel's credentials of the
+peer. A client can set headers, but nothing on the connection. On a cluster, a session has a token.
 """
 
 from datetime import datetime
 
 from flask import Flask, Response, request
 
+from gateway.domain import session_token
 from gateway.domain.activity_words import ActivityInWords
 from gateway.domain.clock import Clock
 from gateway.domain.words import Words
@@ -22,12 +23,20 @@ def uid() -> int | None:
     return peer
 
 
+def token() -> str | None:
+    """Return the token of the session that the request says it is from; None if it names no session."""
+    scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+    is_session = scheme.lower() == "bearer" and secret.strip().startswith(session_token.PREFIX)
+    return secret.strip() if is_session else None
+
+
 def register(app: Flask, words: Words, clock: Clock) -> None:
     """Answer in one sentence where a program in a session accepts `text/plain` first."""
 
     @app.after_request
     def answer_in_words(response: Response) -> Response:
-        if uid() is not None and request.accept_mimetypes.best == _TEXT:
+        is_inside = uid() is not None or token() is not None
+        if is_inside and request.accept_mimetypes.best == _TEXT:
             response.set_data(_sentence(response, words, clock().wall) + "\n")
             response.content_type = f"{_TEXT}; charset=utf-8"
             if response.status_code == 204:

@@ -109,6 +109,7 @@ def site_of(settings: Settings) -> Site:
         longest_lease=timedelta(minutes=settings.max_lease_minutes),
         image=settings.image,
         language=settings.language,
+        lease_service=settings.lease_service,
     )
 
 

@@ -77,6 +77,9 @@ class Settings:
     memory_per_slice: Size = _setting(
         kinds.size("512m", "1t"), Size("16g"), "SIZE", "A pod has so much for each memory slice of its GPU."
     )
+    lease_service: str = _setting(
+        Parsed(kinds.service), "", "NAMESPACE/NAME", "`lease` reaches the API by this Service.", "none"
+    )
     advice: bool = _setting(
         Switch(), True, "", "The scheduler of the cluster places sessions without advice."
     )

@@ -48,6 +48,7 @@ _OF_A_CLUSTER = (
     "volume_access",
     "device_class_prefix",
     "memory_per_slice",
+    "lease_service",
     "advice",
 )
 

@@ -253,6 +253,13 @@ def object_name(text: str) -> str:
     return text
 
 
+def service(text: str) -> str:
+    namespace, _, name = text.partition("/")
+    if not (_NAMESPACE.fullmatch(namespace) and _OBJECT_NAME.fullmatch(name)):
+        raise ValidationError(f"{text!r} is no NAMESPACE/NAME of a Service: use one such as gpu-gateway/api.")
+    return text
+
+
 def image_name(text: str) -> str:
     if not _IMAGE.fullmatch(text):
         raise ValidationError(f"{text!r} is not the name of a Docker image: use one such as gpu-workspace.")

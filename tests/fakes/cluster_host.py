@@ -27,6 +27,7 @@ SITE = Site(
     read_only_root=True,
     longest_lease=timedelta(days=7),
     image="gpu-workspace",
+    lease_service="gpu-gateway/gateway",
 )
 
 

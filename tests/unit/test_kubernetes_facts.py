@@ -13,6 +13,20 @@ from tests.fakes.gpus import FakeGpus
 READY = {"metadata": {"name": "n1"}, "status": {"conditions": [{"type": "Ready", "status": "True"}]}}
 
 
+@pytest.mark.parametrize(
+    ("spec", "url"),
+    [
+        ({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}, "http://10.96.0.7:80"),
+        ({"clusterIP": "fd00::7", "ports": [{"port": 8080}]}, "http://[fd00::7]:8080"),
+        ({"clusterIP": "None", "ports": [{"port": 80}]}, None),
+        ({"ports": [{"port": 80}]}, None),
+        ({"clusterIP": "10.96.0.7"}, None),
+    ],
+)
+def test_a_service_is_reached_by_its_address_and_its_first_port(spec: Any, url: str | None) -> None:
+    assert facts.url_of({"spec": spec}) == url
+
+
 @pytest.mark.parametrize("kind", ["A100-40GB", "A100-80GB", "A30", "H100-80GB"])
 def test_published_devices_are_the_gpu_that_the_driver_of_one_server_describes(kind: str) -> None:
     [gpu] = FakeGpus([kind]).list()

@@ -94,6 +94,13 @@ def test_the_secret_has_the_sessions_accounts_keys_and_the_end_of_its_lease() ->
     assert "3g.20gb, 19968 MiB" in text["etc_motd"]
 
 
+def test_the_secret_says_how_programs_in_the_session_call_the_api() -> None:
+    door = objects.Door("http://10.96.0.7:80", "session-0c6a.mac")
+    made = objects.secret(SITE, REQUEST, PROFILE, DEPLOYMENT, door)["data"]["etc_door"]
+    assert b64decode(made).decode() == "http://10.96.0.7:80\nsession-0c6a.mac\n"
+    assert objects.secret(SITE, REQUEST, PROFILE, DEPLOYMENT)["data"]["etc_door"] == ""
+
+
 def test_a_pod_is_never_deleted_without_grace() -> None:
     assert objects.GRACE_SECONDS == 1
     pod = objects.pod(SITE, REQUEST, PROFILE, DEPLOYMENT)

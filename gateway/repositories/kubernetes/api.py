@@ -55,6 +55,7 @@ VOLUME_CLAIMS = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims"
 DEVICE_CLAIMS = Kind("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims")
 DEVICE_CLASSES = Kind("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", is_namespaced=False)
 SLICES = Kind("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", is_namespaced=False)
+SERVICES = Kind("", "v1", "Service", "services")
 NODES = Kind("", "v1", "Node", "nodes", is_namespaced=False)
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", is_namespaced=False)
 PIPES = Kind("sshpiper.com", "v1beta1", "Pipe", "pipes")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Protocol
 
+from gateway.domain import session_token
 from gateway.domain.activity import GpuUse, Probe
 from gateway.domain.board import Board
 from gateway.domain.leased import SessionColumns
@@ -30,6 +31,7 @@ from gateway.repositories.kubernetes.api import (
     DEVICE_CLASSES,
     PODS,
     SECRETS,
+    SERVICES,
     VOLUME_CLAIMS,
     Api,
     Kind,
@@ -47,6 +49,7 @@ from gateway.repositories.kubernetes.objects import (
     USED_FILE,
     USER,
     Advice,
+    Door,
     Site,
     device_class_of,
     home_of,
@@ -106,7 +109,8 @@ class ClusterHost(RunsScripts):
     def start(self, plan: SessionPlan) -> Started:
         request, profile = plan.request, self._profile(plan.mig_profile)
         deadline = time.monotonic() + self.running.start_timeout_seconds
-        pod = self.running.start(request, profile, self._advice(plan.gpu))
+        door = self._door(request.session_id)
+        pod = self.running.start(request, profile, self._advice(plan.gpu), door)
         reach("after-pod-run")
         device = self._device(request.session_id)
         mig_uuid = self._log_in(request, pod, device, deadline)
@@ -222,6 +226,14 @@ class ClusterHost(RunsScripts):
     def _advice(self, gpu: Gpu | None) -> Advice | None:
         node = self.gpus.inventory().nodes.get(gpu.uuid) if gpu and self.gives_advice else None
         return Advice(node, gpu.uuid) if gpu and node else None
+
+    def _door(self, session_id: str) -> Door | None:
+        """None if the Service does not exist: the session opens, and `lease` says that nobody answers."""
+        if not self.site.lease_service:
+            return None
+        namespace, _, name = self.site.lease_service.partition("/")
+        url, login = facts.url_of(self.api.get(SERVICES, name, namespace)), self.login(session_id)
+        return Door(url, session_token.make(session_id, login.private_key)) if url and login else None
 
     def _profile(self, name: str) -> Profile:
         found = (gpu.profile(name) for gpu in self.gpus.inventory().gpus)

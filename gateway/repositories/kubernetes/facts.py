@@ -149,6 +149,16 @@ def _problem(ready: Mapping[str, Any] | None, is_deleted: bool) -> str | None:
     return "Its pod is being deleted, and is not gone yet." if is_deleted else None
 
 
+def url_of(service: Object | None) -> str | None:
+    """Return where pods reach a Service; None if it has no address."""
+    spec = (service or {}).get("spec") or {}
+    address, ports = spec.get("clusterIP"), spec.get("ports") or []
+    if address in (None, "", "None") or not ports:
+        return None
+    host = f"[{address}]" if ":" in address else address
+    return f"http://{host}:{ports[0]['port']}"
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceName:
     """A device, as a ResourceClaim's allocation names it."""

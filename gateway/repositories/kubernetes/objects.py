@@ -8,7 +8,7 @@ import posixpath
 import re
 from base64 import b64encode
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -59,7 +59,8 @@ class Site:
     """What all sessions of a gateway have in common. Sizes are in bytes.
 
     `storage_class` is None for the cluster's default. `memory` is that of one memory slice of a GPU. `cpus`
-    is None for no limit. `longest_lease` bounds the life of a pod.
+    is None for no limit. `longest_lease` bounds the life of a pod. Programs in sessions call the API by the
+    Service `lease_service`, as `NAMESPACE/NAME`; empty if they cannot.
     """
 
     sessions: str
@@ -76,6 +77,15 @@ class Site:
     longest_lease: timedelta
     image: str
     language: str = ENGLISH
+    lease_service: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Door:
+    """How programs in a session call the API. `token` names the session and proves it."""
+
+    url: str
+    token: str = field(repr=False)
 
 
 def name_of(session_id: str) -> str:
@@ -92,13 +102,15 @@ def device_class_of(site: Site, profile: str) -> str:
     return f"{site.device_class_prefix}{profile.replace('-', '-no-').replace('+', '-').lower()}"
 
 
-def secret(site: Site, request: SessionRequest, profile: Profile, deployment: str) -> Object:
+def secret(
+    site: Site, request: SessionRequest, profile: Profile, deployment: str, door: Door | None = None
+) -> Object:
     """The files of the session. A key of a Secret has no slash: `items` in the pod give the paths."""
-    data = encoded_files(files(site, request, profile))
+    data = encoded_files(files(site, request, profile, door))
     return _manifest(SECRETS, site.sessions, request, deployment, type="Opaque", data=data)
 
 
-def files(site: Site, request: SessionRequest, profile: Profile) -> dict[str, str]:
+def files(site: Site, request: SessionRequest, profile: Profile, door: Door | None = None) -> dict[str, str]:
     """Return the text of each file, by its path. The UUID of the slice is not known yet."""
     slice_ = SliceText(profile.name, f", {profile.memory_mib} MiB")
     texts = dict(contents(request, slice_, sshd_options=_SSHD_OPTIONS, language=site.language))
@@ -106,6 +118,7 @@ def files(site: Site, request: SessionRequest, profile: Profile) -> dict[str, st
     texts["etc/shell"] = f"{first_line}\n{_RUN_GATEWAYS}{script}"
     texts["etc/environment.sh"] += _NOTE_USE
     texts[f"etc/{LEASE}"] = f"session={request.session_id}\nends={_utc(request.expires_at)}\nmax=\n"
+    texts["etc/door"] = f"{door.url}\n{door.token}\n" if door else ""
     texts[_HOST_KEY] = request.host_key.private
     return texts
 
@@ -261,6 +274,7 @@ _PATHS = (
     "etc/words.sh",
     "etc/motd",
     "etc/lease",
+    "etc/door",
     "etc/start",
     "etc/shell",
     "etc/bin/lease",

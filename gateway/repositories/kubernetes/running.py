@@ -21,7 +21,7 @@ from gateway.repositories.kubernetes.api import (
     Object,
 )
 from gateway.repositories.kubernetes.facts import PodFacts
-from gateway.repositories.kubernetes.objects import GRACE_SECONDS, USER, Advice, Site, home_of, name_of
+from gateway.repositories.kubernetes.objects import GRACE_SECONDS, USER, Advice, Door, Site, home_of, name_of
 
 _REMOVAL_SECONDS = 30.0
 _WATCH_SECONDS = 10
@@ -37,13 +37,19 @@ class Running:
     deployment: Callable[[], str]
     start_timeout_seconds: float
 
-    def start(self, request: SessionRequest, profile: Profile, advice: Advice | None = None) -> PodFacts:
+    def start(
+        self,
+        request: SessionRequest,
+        profile: Profile,
+        advice: Advice | None = None,
+        door: Door | None = None,
+    ) -> PodFacts:
         """Make the objects, and return the pod once its container runs. Advice that does not hold any more
         costs one more attempt. Raises as `wait`."""
         deployment = self.deployment()
         self._ensure_home(request, deployment)
         reach("after-home-create")
-        self._create(SECRETS, objects.secret(self.site, request, profile, deployment))
+        self._create(SECRETS, objects.secret(self.site, request, profile, deployment, door))
         reach("after-secret-create")
         if advice:
             try:

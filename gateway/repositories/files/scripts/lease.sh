@@ -1,6 +1,7 @@
 #!/bin/sh
 # Show, extend, keep and end this session: `lease --help` explains it. It needs sh, and curl or python3.
-door=/etc/gateway/door.sock
+door=/etc/gateway/door.sock url=http://localhost token=
+if [ -s /etc/gateway/door ]; then { read -r url && read -r token; } < /etc/gateway/door; fi
 accept=text/plain
 . /etc/gateway/words.sh # the sentences, in the language of the gateway
 
@@ -38,29 +39,34 @@ not_a_duration() { # not_a_duration TEXT
 }
 
 by_curl() { # by_curl METHOD PATH BODY: print the answer, and its status in the last line
-    curl -q --silent --noproxy '*' --max-time 90 --unix-socket "$door" --request "$1" --data "$3" \
-        --header "Accept: $accept" --header 'Content-Type: application/json' --write-out '\n%{http_code}' \
-        "http://localhost$2"
+    method=$1 path=$2 body=$3
+    if [ -n "$token" ]; then set -- --header "Authorization: Bearer $token"; else set -- --unix-socket "$door"; fi
+    curl -q --silent --noproxy '*' --max-time 90 "$@" --request "$method" --data "$body" \
+        --header 'Host: localhost' --header "Accept: $accept" --header 'Content-Type: application/json' \
+        --write-out '\n%{http_code}' "$url$path"
 }
 
 by_python() { # as by_curl
     python3 -I -c '
 import http.client, socket, sys
-door, accept, method, path, body = sys.argv[1:]
+door, url, token, accept, method, path, body = sys.argv[1:]
 class Door(http.client.HTTPConnection):
     def connect(self):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(90)
         self.sock.connect(door)
-connection = Door("localhost")
+connection = http.client.HTTPConnection(url[7:], timeout=90) if token else Door("localhost")
+headers = {"Host": "localhost", "Accept": accept, "Content-Type": "application/json"}
+if token:
+    headers["Authorization"] = "Bearer " + token
 try:
-    connection.request(method, path, body, {"Accept": accept, "Content-Type": "application/json"})
+    connection.request(method, path, body, headers)
     answer = connection.getresponse()
     text = answer.read().decode()
 except (OSError, http.client.HTTPException):
     sys.exit(1)
 print(text, answer.status, sep="\n")
-' "$door" "$accept" "$@"
+' "$door" "$url" "$token" "$accept" "$@"
 }
 
 send() { # as by_curl
