@@ -9,8 +9,11 @@ AS_IF_ROOT := $(if $(filter 0,$(shell id -u)),,fakeroot)
 # One process for each core. The tests of a module run in one process, because they share slow fixtures.
 IN_PARALLEL := --numprocesses auto --dist loadscope
 
+# The programs of Kubernetes are in the cache of who built them, also where root runs the tests.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)
+
 help:  ## Print this list
-	@sed -n 's/^\([a-z]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+	@sed -n 's/^\([a-z-]*\):.*##/\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 up: host venv  ## Install, build and start a gateway on this machine, and open a first session
 	@docker/up
@@ -21,8 +24,13 @@ down:  ## Remove this gateway, except the workspaces and the database
 check: lint types  ## Run linters, type checks, unit and API tests; needs neither root nor Docker
 	$(AS_IF_ROOT) $(BIN)/pytest $(IN_PARALLEL) tests/unit tests/api $(PYTEST)
 
-test: tools images lint types  ## Run everything: linters, type checks, import contract, all tests
-	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) $(PYTEST)
+test: tools images lint types  ## Run linters, type checks, import contract, and all tests but those of test-fleet
+	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) --ignore=tests/fleet $(PYTEST)
+
+test-fleet: .venv/stamp-tests  ## Run the tests on a real Kubernetes; builds it from Go modules once, 10 to 30 minutes
+	@docker/install-host fleet
+	@$(BIN)/python -m tests.fleet.programs
+	$(AS_ROOT) env XDG_CACHE_HOME=$(CACHE) $(BIN)/pytest tests/fleet $(PYTEST)
 
 systemd: host .venv/stamp-tests images  ## Test units and compose files on a server in a privileged container
 	@docker/build-images gateway systemd
@@ -70,4 +78,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test systemd sbom bench soak lint types host tools images words venv lock
+.PHONY: help up down check test test-fleet systemd sbom bench soak lint types host tools images words venv lock

@@ -1,0 +1,386 @@
+"""Sessions of the gateway on a real control plane: API server, scheduler and controllers decide, nodes are
+fake."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway.app import Gateway, Parts, assemble
+from gateway.app.cluster import parts_over
+from gateway.database_url import DatabaseUrl
+from gateway.domain import clock
+from gateway.domain.models import Session
+from gateway.domain.uids import UidRange
+from gateway.repositories.kubernetes import api as kubernetes_api
+from gateway.repositories.kubernetes.cluster import ClusterHost
+from gateway.repositories.kubernetes.logins import Login
+from gateway.repositories.kubernetes.notices import NoNotices
+from gateway.repositories.kubernetes.objects import Site
+from gateway.repositories.kubernetes.pipes import ClusterPipes
+from gateway.repositories.sql.advisory import AdvisoryLocks
+from gateway.repositories.sql.database import SqlDatabase
+from gateway.settings import Settings
+from tests.client import ApiClient
+from tests.fakes.cluster_host import SITE
+from tests.fleet.api import Object
+from tests.fleet.control_plane import ControlPlane
+from tests.fleet.nodes import (
+    Fakelet,
+    add_device_classes,
+    add_node,
+    gpus_of_a_node,
+    remove_node,
+    suppress_existing,
+)
+
+NODE = "sessions-1"
+_NUMBERS = count(1)
+_SECONDS = 60  # for what controllers do in the background on a loaded machine
+_COLLECTIONS = {"pods": "v1/pods", "secrets": "v1/secrets", "claims": "resource.k8s.io/v1/resourceclaims"}
+
+
+class NoSshd:
+    """Fake nodes run no sshd: every login succeeds and prints what an unused session prints."""
+
+    def run(self, login: Login, command: Sequence[str]) -> str:
+        return {"tell": "0", "activity": "1 none 0", "signal": "0", "hook": "none", "disconnect": "0"}.get(
+            command[3] if len(command) > 3 else "", ""
+        )
+
+
+@dataclass
+class Fleet:
+    plane: ControlPlane
+    site: Site
+    fakelet: Fakelet
+    gateway: Gateway
+    host: ClusterHost
+    pipes: ClusterPipes
+    database: SqlDatabase
+
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        return ApiClient(self.gateway.flask).open(path, method=method, json=body or None)
+
+    def open(self, user_id: str = "ann", profile: str = "3g.20gb", **more: Any) -> str:
+        answer = self.ask("POST", "/sessions", user_id=user_id, mig_profile=profile, **more)
+        assert answer.status_code == 201, answer.json
+        return str(answer.json["session_id"])
+
+    def close(self, session_id: str) -> None:
+        assert self.ask("DELETE", f"/sessions/{session_id}").status_code == 204
+
+    def objects(self, name: str) -> list[Object]:
+        return self.plane.api().list(_COLLECTIONS[name], self.site.sessions)
+
+    def names(self, name: str) -> list[str]:
+        return [found["metadata"]["name"] for found in self.objects(name)]
+
+    def left(self) -> list[str]:
+        """What there is of sessions, without the homes."""
+        found = [each for name in _COLLECTIONS for each in self.names(name)]
+        return [*found, *(pipe.session_id for pipe in self.pipes.list())]
+
+    def rows(self) -> list[Session]:
+        with self.database.read() as rows:
+            return list(rows.list())
+
+
+def eventually(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + _SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+@pytest.fixture(scope="module")
+def cluster(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """With the classes, the storage and the one node that the gateway needs."""
+    api = plane.api()
+    for collection, manifest in (
+        ("apiextensions.k8s.io/v1/customresourcedefinitions", PIPE_DEFINITION),
+        ("storage.k8s.io/v1/storageclasses", STORAGE),
+    ):
+        with suppress_existing():
+            api.create(collection, manifest)
+    add_device_classes(api, gpus_of_a_node())
+    add_node(api, NODE, gpus_of_a_node())
+    yield plane
+    remove_node(api, NODE)
+
+
+@pytest.fixture
+def site(cluster: ControlPlane) -> Iterator[Site]:
+    """Namespaces of the test's own: homes outlive sessions, and each test has a database of its own."""
+    api, number = cluster.api(), next(_NUMBERS)
+    site = replace(SITE, sessions=f"sessions-{number}", routes=f"routes-{number}")
+    for name, labels in (
+        (site.sessions, {"pod-security.kubernetes.io/enforce": "restricted"}),
+        (site.routes, {}),
+    ):
+        api.create("v1/namespaces", {"metadata": {"name": name, "labels": labels}})
+    eventually(lambda: api.get("v1/serviceaccounts", "default", site.sessions) is not None, "an account")
+    yield site
+    for name in (site.sessions, site.routes):
+        api.delete("v1/namespaces", name)
+
+
+@pytest.fixture
+def fleet(
+    cluster: ControlPlane,
+    site: Site,
+    postgresql_url: DatabaseUrl,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Fleet]:
+    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
+    with Fakelet(cluster.api()) as fakelet, gateway_on(postgresql_url, site, tmp_path) as made:
+        gateway, host, pipes, database = made
+        fleet = Fleet(cluster, site, fakelet, gateway, host, pipes, database)
+        eventually(lambda: pipes_are_known(pipes), "the definition of Pipes")
+        yield fleet
+        fakelet.holds.clear()
+        for row in fleet.rows():
+            fleet.ask("DELETE", f"/sessions/{row.id}")
+        gateway.reaper.reconcile()
+        eventually(lambda: fleet.left() == [], "an empty cluster")
+
+
+@contextmanager
+def gateway_on(
+    db: DatabaseUrl, site: Site, directory: Path
+) -> Iterator[tuple[Gateway, ClusterHost, ClusterPipes, SqlDatabase]]:
+    """A replica of the gateway."""
+    settings = Settings(db=db, state_dir=directory, piper_config=directory / "pipe.yaml", ssh_host="ssh.gw")
+    database, locks = SqlDatabase(db), AdvisoryLocks(db)
+    host, pipes = parts_over(
+        database,
+        kubernetes_api.connect(),
+        site,
+        NoSshd(),
+        locks,
+        start_timeout_seconds=20,
+        uid_range=UidRange(),
+    )
+    gateway = assemble(settings, Parts(database, host, pipes, NoNotices(), clock.shared))
+    try:
+        yield gateway, host, pipes, database
+    finally:
+        locks.close()
+        database.engine.dispose()
+
+
+def pipes_are_known(pipes: ClusterPipes) -> bool:
+    try:
+        return pipes.list() == []
+    except Exception:  # noqa: BLE001 (the definition is not served yet)
+        return False
+
+
+def test_a_session_lives_from_post_to_delete(fleet: Fleet) -> None:
+    id = fleet.open(ttl_minutes=60)
+    [pod] = fleet.objects("pods")
+    [claim] = fleet.objects("claims")
+    [row] = fleet.rows()
+    assert pod["spec"]["nodeName"] == NODE
+    assert claim["status"]["reservedFor"][0]["name"] == f"s-{id}"
+    assert (row.status, row.address, row.mig_profile) == ("active", pod["status"]["podIP"], "3g.20gb")
+    assert row.allocation
+    [gpu] = fleet.host.list_gpus()
+    assert [(one.profile, one.placement) for one in gpu.instances] == [("3g.20gb", row.placement)]
+    extended = fleet.ask("POST", f"/sessions/{id}/extend", minutes=30).json
+    [pod] = fleet.objects("pods")
+    assert pod["metadata"]["annotations"]["gpu-ssh-gateway.io/lease-ends"] == extended["expires_at"]
+    assert [pipe.session_id for pipe in fleet.pipes.list()] == [id]
+    fleet.close(id)
+    eventually(lambda: fleet.left() == [], "everything goes but the home")
+    assert [home["metadata"]["name"] for home in fleet.plane.api().list("v1/persistentvolumeclaims")]
+
+
+def test_the_scheduler_fills_a_gpu_and_no_slice_is_given_twice(fleet: Fleet) -> None:
+    ids = [fleet.open(f"user{number}", "1g.5gb") for number in range(7)]
+    places = {row.placement for row in fleet.rows()}
+    assert len(places) == 7
+    answer = fleet.ask("POST", "/sessions", user_id="more", mig_profile="1g.5gb")
+    assert answer.json["type"] == "/problems/no-capacity"
+    fleet.close(ids[3])
+    fleet.open("more", "1g.5gb")
+
+
+def test_what_only_the_scheduler_knows_to_be_taken_is_no_capacity(fleet: Fleet) -> None:
+    """A pod of another namespace has the GPU: the gateway has no right to see its claim."""
+    api = fleet.plane.api()
+    wanted = {
+        "name": "gpu",
+        "exactly": {"deviceClassName": "mig-7g.40gb", "allocationMode": "ExactCount", "count": 1},
+    }
+    claim = {
+        "metadata": {"name": "other", "namespace": "default"},
+        "spec": {"devices": {"requests": [wanted]}},
+    }
+    api.create("resource.k8s.io/v1/resourceclaims", claim)
+    spec = {
+        "containers": [{"name": "c", "image": "none", "resources": {"claims": [{"name": "gpu"}]}}],
+        "resourceClaims": [{"name": "gpu", "resourceClaimName": "other"}],
+    }
+    api.create("v1/pods", {"metadata": {"name": "other", "namespace": "default"}, "spec": spec})
+    eventually(lambda: _is_running(api.get("v1/pods", "other", "default")), "the other pod")
+    answer = fleet.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+    assert "cannot allocate all claims" in answer.json["detail"]
+    eventually(lambda: fleet.left() == [], "nothing is left of it")
+    api.delete("v1/pods", "other", "default")
+    api.delete("resource.k8s.io/v1/resourceclaims", "other", "default")
+    eventually(lambda: api.get("resource.k8s.io/v1/resourceclaims", "other", "default") is None, "free again")
+    fleet.open()
+
+
+def test_a_claim_is_kept_until_its_pod_has_gone(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gateway.repositories.kubernetes.running._REMOVAL_SECONDS", 0.5)
+    monkeypatch.setattr("gateway.repositories.kubernetes.running._WATCH_SECONDS", 1)
+    id = fleet.open("ann", "7g.40gb")
+    fleet.fakelet.holds.add(f"s-{id}")
+    assert fleet.ask("DELETE", f"/sessions/{id}").status_code == 202
+    [pod] = fleet.objects("pods")
+    assert pod["metadata"]["deletionGracePeriodSeconds"] == 1
+    [claim] = fleet.objects("claims")
+    assert claim["status"]["allocation"]
+    assert fleet.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb").status_code == 503
+    fleet.fakelet.holds.clear()
+    eventually(lambda: fleet.names("pods") == [], "the pod goes")
+    fleet.gateway.reaper.reconcile()
+    assert fleet.ask("GET", f"/sessions/{id}").status_code == 410
+    eventually(lambda: fleet.left() == [], "everything goes")
+
+
+def test_a_session_whose_pod_was_deleted_is_noticed_and_closed(fleet: Fleet) -> None:
+    id = fleet.open()
+    ended: list[str] = []
+    endings = fleet.host.endings()
+    thread = threading.Thread(target=lambda: ended.extend(endings))
+    thread.start()
+    fleet.plane.api().delete("v1/pods", f"s-{id}", fleet.site.sessions, grace=1)
+    eventually(lambda: ended == [id], "the end is reported")
+    endings.close()
+    thread.join(_SECONDS)
+    fleet.gateway.reaper.reconcile()
+    assert fleet.ask("GET", f"/sessions/{id}").status_code == 410
+    eventually(lambda: fleet.left() == [], "its claim and its secret go")
+
+
+def test_without_an_api_server_sessions_stay_and_nothing_is_opened(fleet: Fleet) -> None:
+    id = fleet.open()
+    fleet.plane.place.stop("kube-apiserver")
+    try:
+        answer = fleet.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb")
+        assert (answer.status_code, answer.json["type"]) == (503, "/problems/kubernetes-unavailable")
+        fleet.gateway.reaper.reconcile()
+        assert fleet.ask("GET", f"/sessions/{id}").json["status"] == "active"
+    finally:
+        fleet.plane.start_apiserver()
+    eventually(lambda: _answers(fleet), "the API server is back")
+    fleet.gateway.reaper.reconcile()
+    assert fleet.ask("GET", f"/sessions/{id}").json["status"] == "active"
+    eventually(
+        lambda: fleet.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb").status_code == 201, "bob"
+    )
+
+
+def test_without_a_scheduler_a_create_fails_and_its_pod_is_gone(fleet: Fleet) -> None:
+    object.__setattr__(fleet.host.running, "start_timeout_seconds", 1.0)
+    fleet.plane.place.stop("kube-scheduler")
+    try:
+        answer = fleet.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+        assert (answer.status_code, answer.json["type"]) == (503, "/problems/container-failed")
+        assert fleet.names("pods") == []
+    finally:
+        fleet.plane.start_scheduler()
+    object.__setattr__(fleet.host.running, "start_timeout_seconds", 60.0)
+    fleet.open()
+
+
+def test_without_controllers_capacity_is_hidden_and_nothing_is_given_twice(fleet: Fleet) -> None:
+    id = fleet.open("ann", "7g.40gb")
+    fleet.plane.place.stop("kube-controller-manager")
+    try:
+        fleet.close(id)
+        answer = fleet.ask(
+            "POST", "/sessions", user_id="ann", mig_profile="7g.40gb"
+        )  # who has a home already
+        assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+    finally:
+        fleet.plane.start_manager()
+    eventually(lambda: fleet.names("claims") == [], "the claims are freed")
+    fleet.open("ann", "7g.40gb")
+
+
+def test_two_replicas_share_the_sessions(fleet: Fleet, postgresql_url: DatabaseUrl, tmp_path: Path) -> None:
+    directory = tmp_path / "second"
+    directory.mkdir()
+    with gateway_on(postgresql_url, fleet.site, directory) as (second, host, pipes, _database):
+        id = fleet.open()
+        other = ApiClient(second.flask)
+        assert other.get(f"/sessions/{id}").json["status"] == "active"
+        assert [pipe.session_id for pipe in pipes.list()] == [id]
+        with fleet.host.claim("one that opens"):
+            assert host.is_claimed("one that opens")
+        assert not host.is_claimed("one that opens")
+        assert other.delete(f"/sessions/{id}").status_code == 204
+    assert fleet.ask("GET", f"/sessions/{id}").status_code == 410
+
+
+def test_creates_at_the_same_time_get_different_slices(fleet: Fleet) -> None:
+    answers: list[Any] = []
+
+    def create(number: int) -> None:
+        answers.append(fleet.ask("POST", "/sessions", user_id=f"u{number}", mig_profile="1g.5gb"))
+
+    threads = [threading.Thread(target=create, args=(number,)) for number in range(7)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(_SECONDS)
+    assert [answer.status_code for answer in answers] == [201] * 7, [answer.json for answer in answers]
+    assert len({row.placement for row in fleet.rows()}) == 7
+
+
+def _is_running(pod: Object | None) -> bool:
+    return pod is not None and (pod.get("status") or {}).get("phase") == "Running"
+
+
+def _answers(fleet: Fleet) -> bool:
+    try:
+        fleet.host.api.get(kubernetes_api.PODS, "none", fleet.site.sessions)
+        return fleet.names("pods") is not None
+    except Exception:  # noqa: BLE001 (it is starting)
+        return False
+
+
+_SCHEMA = {
+    "type": "object",
+    "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
+}
+PIPE_DEFINITION: Object = {
+    "metadata": {"name": "pipes.sshpiper.com"},
+    "spec": {
+        "group": "sshpiper.com",
+        "names": {"kind": "Pipe", "plural": "pipes", "singular": "pipe"},
+        "scope": "Namespaced",
+        "versions": [
+            {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": _SCHEMA}}
+        ],
+    },
+}
+STORAGE: Object = {
+    "metadata": {
+        "name": "directories",
+        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
+    },
+    "provisioner": "kubernetes.io/host-path",
+}
