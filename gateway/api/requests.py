@@ -12,7 +12,6 @@ from gateway.domain import ssh_keys, users
 from gateway.domain.usage import By
 from gateway.domain.webhooks import Format
 
-LARGEST_BODY = 512 * 1024  # bytes; 20 of the largest keys and some
 _LARGEST_ID = 2**63 - 1  # of a database row
 _DIGITS = re.compile(r"-?[0-9]{1,19}")
 _EPOCH = datetime.fromtimestamp(0, UTC)

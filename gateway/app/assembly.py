@@ -5,7 +5,8 @@ from datetime import timedelta
 
 from flask import Flask
 
-from gateway.api.requests import LARGEST_BODY, PathNumber, PathText
+from gateway.api.limits import LARGEST_BODY
+from gateway.api.requests import PathNumber, PathText
 from gateway.app import web
 from gateway.app.gateway import Gateway
 from gateway.app.machine import leadership_of

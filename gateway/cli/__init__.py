@@ -4,67 +4,75 @@ An error is one line and a non-zero exit status: 1 if the command was refused or
 if it may succeed later.
 """
 
+import importlib
 import os
 import sys
 
 import click
 
 from gateway.cli import settings_file
-from gateway.cli.completion import completion
-from gateway.cli.create import create
-from gateway.cli.database import backup, migrate, recover, restore, take_over
-from gateway.cli.doctor import doctor
-from gateway.cli.events import events
-from gateway.cli.gpus import gpus
-from gateway.cli.image import image
-from gateway.cli.keys import keys
-from gateway.cli.message import message
-from gateway.cli.policy import policy
-from gateway.cli.queue import queue
-from gateway.cli.serving import mirror_pipes, router, serve
-from gateway.cli.sessions import end, extend, sessions, show
-from gateway.cli.token import token
-from gateway.cli.usage import usage
-from gateway.cli.webhook import webhook
-from gateway.cli.why import keep, why
 from gateway.client import Refused
 from gateway.errors import GatewayError, Unavailable
 
 _FAILED, _TRY_LATER = 1, 75  # the second is EX_TEMPFAIL of sysexits.h
 
+_OF_THE_HOST = {  # each command with its module
+    "serve": "serving",
+    "router": "serving",
+    "mirror-pipes": "serving",
+    "migrate": "database",
+    "backup": "database",
+    "restore": "database",
+    "recover": "database",
+    "take-over": "database",
+    "token": "token",
+    "doctor": "doctor",
+}
+_OF_CLIENTS = {
+    "create": "create",
+    "queue": "queue",
+    "sessions": "sessions",
+    "show": "sessions",
+    "extend": "sessions",
+    "end": "sessions",
+    "message": "message",
+    "why": "why",
+    "keep": "why",
+    "keys": "keys",
+    "gpus": "gpus",
+    "events": "events",
+    "usage": "usage",
+    "policy": "policy",
+    "image": "image",
+    "webhook": "webhook",
+    "completion": "completion",
+}
+_MODULES = _OF_THE_HOST | _OF_CLIENTS
 
-@click.group(context_settings={"max_content_width": 120})
+
+class _Commands(click.Group):
+    """Imports the module of a command only when the command is needed: `gateway serve` would keep the memory
+    of all of them, and every command would take longer to start."""
+
+    def list_commands(self, _context: click.Context) -> list[str]:
+        return sorted(_MODULES)
+
+    def get_command(self, _context: click.Context, name: str) -> click.Command | None:
+        if name not in _MODULES:
+            return None
+        module = importlib.import_module(f"gateway.cli.{_MODULES[name]}")
+        command: click.Command = getattr(module, name.replace("-", "_"))
+        return command
+
+
+@click.group(cls=_Commands, context_settings={"max_content_width": 120})
 @click.version_option(package_name="gpu-ssh-gateway")
 @click.pass_context
 def gateway(context: click.Context) -> None:
     """One SSH entry point to hardened containers, each with a MIG slice of its own."""
     name = context.invoked_subcommand or ""
     if not set(context.help_option_names) & set(sys.argv):
-        settings_file.apply(os.environ, name, needs_settings=name in {each.name for each in _OF_THE_HOST})
-
-
-_OF_THE_HOST = (serve, router, mirror_pipes, migrate, backup, restore, recover, take_over, token, doctor)
-_OF_CLIENTS = (
-    create,
-    queue,
-    sessions,
-    show,
-    extend,
-    end,
-    message,
-    why,
-    keep,
-    keys,
-    gpus,
-    events,
-    usage,
-    policy,
-    image,
-    webhook,
-    completion,
-)
-for command in _OF_THE_HOST + _OF_CLIENTS:
-    gateway.add_command(command)
+        settings_file.apply(os.environ, name, needs_settings=name in _OF_THE_HOST)
 
 
 def main() -> None:

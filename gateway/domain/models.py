@@ -27,8 +27,6 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.plan import SSH_PORT, Allocation, SessionPlan, Started
 from gateway.domain.states import NEXT, KeysFrom, Reason, Status, cause
 
-FIRST_UID = 20000  # above every uid that Debian and Ubuntu assign to people and services
-
 
 class UtcDateTime(TypeDecorator[datetime]):
     """A time in UTC. SQLite does not store time zones, so values to store must have one."""

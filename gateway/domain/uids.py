@@ -3,8 +3,7 @@
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from gateway.domain.models import FIRST_UID
-
+FIRST_UID = 20000  # above every uid that Debian and Ubuntu assign to people and services
 LOWEST_UID = 1000  # below are root, the services and what the distribution reserves
 
 

@@ -7,7 +7,7 @@ from enum import Enum, auto
 
 import h11
 
-from gateway.api.requests import LARGEST_BODY
+from gateway.api.limits import LARGEST_BODY
 
 LARGEST_HEAD = 4094 + 50 * 8190  # bytes; gunicorn's own limits for the request line and the headers
 

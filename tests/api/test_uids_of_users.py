@@ -9,8 +9,7 @@ import pytest
 
 from gateway.app import Parts
 from gateway.doctor.checks import CheckResult, examine
-from gateway.domain.models import FIRST_UID
-from gateway.domain.uids import UidRange
+from gateway.domain.uids import FIRST_UID, UidRange
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from pytest_mock import MockerFixture
 
-from gateway.domain.models import FIRST_UID
+from gateway.domain.uids import FIRST_UID
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 

@@ -11,8 +11,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy.exc import IntegrityError
 
 from gateway.domain.clock import Moment
-from gateway.domain.models import FIRST_UID, Base
+from gateway.domain.models import Base
 from gateway.domain.states import Reason
+from gateway.domain.uids import FIRST_UID
 from gateway.errors import DatabaseUnavailable
 from gateway.repositories.sql.database import SqlDatabase
 from tests.repositories.rows import NOW, add, session

@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from gateway.cli import gateway as command_line
 from gateway.database_url import DatabaseUrl
-from gateway.domain.models import FIRST_UID
+from gateway.domain.uids import FIRST_UID
 from gateway.errors import DatabaseUnavailable, GatewayError, InvalidRequest, StartRefused
 from gateway.repositories.sql import owner, schema
 from gateway.repositories.sql.database import SqlDatabase, make_engine

@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import gateway as command_line
 from gateway.database_url import DatabaseUrl
-from gateway.domain.models import FIRST_UID
+from gateway.domain.uids import FIRST_UID
 from gateway.errors import DatabaseUnavailable, StartRefused
 from gateway.repositories.sql import schema
 from gateway.repositories.sql.database import SqlDatabase, make_engine, make_read_only_engine

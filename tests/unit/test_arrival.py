@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.api.requests import LARGEST_BODY
+from gateway.api.limits import LARGEST_BODY
 from gateway.server.arrival import LARGEST_HEAD, Arrival, Progress
 
 COMPLETE = [

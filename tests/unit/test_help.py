@@ -14,8 +14,12 @@ _MARGIN = 8  # of click's list of commands
 
 def commands(group: click.Group, path: str = "gateway") -> Iterator[tuple[str, click.Command, int]]:
     """Every command with its path and the width that the list of commands leaves for its help."""
-    width = _COLUMNS - _MARGIN - max(map(len, group.commands))
-    for name, command in group.commands.items():
+    context = click.Context(group)
+    names = group.list_commands(context)
+    width = _COLUMNS - _MARGIN - max(map(len, names))
+    for name in names:
+        command = group.get_command(context, name)
+        assert command is not None
         yield f"{path} {name}", command, width
         if isinstance(command, click.Group):
             yield from commands(command, f"{path} {name}")
