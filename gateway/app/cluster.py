@@ -2,11 +2,13 @@
 
 from collections.abc import Collection
 from datetime import timedelta
+from functools import partial
 
 from gateway.app.parts import Parts
 from gateway.domain import clock
 from gateway.domain.uids import UidRange
 from gateway.errors import KubernetesUnavailable, StartRefused
+from gateway.repositories.files.notices import NoticeFiles
 from gateway.repositories.files.pipes import Pipes
 from gateway.repositories.receivers import HttpReceivers
 from gateway.repositories.sql.advisory import AdvisoryLocks
@@ -18,11 +20,12 @@ try:
     from gateway.repositories.kubernetes import api as kubernetes_api
     from gateway.repositories.kubernetes.api import Api
     from gateway.repositories.kubernetes.boards import Boards
-    from gateway.repositories.kubernetes.cluster import ClusterHost, Locks
+    from gateway.repositories.kubernetes.cluster import ClusterHost
     from gateway.repositories.kubernetes.gpus import ClusterGpus
+    from gateway.repositories.kubernetes.locks import Locks
     from gateway.repositories.kubernetes.logins import Login, Logins, SshLogins
     from gateway.repositories.kubernetes.mirror import Mirror
-    from gateway.repositories.kubernetes.notices import NoNotices
+    from gateway.repositories.kubernetes.notices import ClusterNotices
     from gateway.repositories.kubernetes.objects import Site
     from gateway.repositories.kubernetes.pipes import ClusterPipes
     from gateway.repositories.kubernetes.running import Running
@@ -36,18 +39,19 @@ except ImportError as error:
 def parts_of_cluster(settings: Settings) -> Parts:
     """Return the parts without a connection to any of them. Raises `StartRefused` if no cluster is known."""
     api, database = kubernetes_api.connect(), SqlDatabase(settings.db)
+    site, locks = site_of(settings), AdvisoryLocks(settings.db)
     host, pipes = parts_over(
         database,
         api,
-        site_of(settings),
+        site,
         SshLogins(),
-        AdvisoryLocks(settings.db),
+        locks,
         start_timeout_seconds=settings.start_timeout_seconds,
         uid_range=settings.uid_range,
         gives_advice=settings.advice,
     )
     receivers = HttpReceivers(settings.webhook_networks)
-    return Parts(database, host, pipes, NoNotices(), clock.shared, receivers)
+    return Parts(database, host, pipes, notices_over(database, api, site, locks), clock.shared, receivers)
 
 
 def parts_over(
@@ -62,10 +66,7 @@ def parts_over(
     gives_advice: bool = True,
 ) -> tuple[ClusterHost, ClusterPipes]:
     """Return the host and the routes of the cluster that has this API."""
-
-    def deployment() -> str:
-        with database.read() as rows:
-            return rows.deployment_id()
+    deployment = partial(_deployment_of, database)
 
     def known(session_ids: Collection[str]) -> set[str]:
         with database.read() as rows:
@@ -86,11 +87,22 @@ def parts_over(
     return host, ClusterPipes(api, site, locks, deployment, known)
 
 
+def notices_over(database: Database, api: Api, site: Site, locks: Locks) -> "ClusterNotices":
+    return ClusterNotices(api, site.routes, locks, partial(_deployment_of, database))
+
+
+def _deployment_of(database: Database) -> str:
+    with database.read() as rows:
+        return rows.deployment_id()
+
+
 def mirror_of(settings: Settings) -> "Mirror":
-    """Return what writes the pipe file of a router beside it. The file has its own directory."""
+    """Return what writes the pipe file of a router beside it, and the notices. They have a directory of their
+    own."""
     settings.piper_config.parent.mkdir(parents=True, exist_ok=True)
     pipes = Pipes(settings.piper_config)
-    return Mirror(kubernetes_api.connect(), settings.namespace_routes, pipes.replace)
+    notices = NoticeFiles(settings.piper_config)
+    return Mirror(kubernetes_api.connect(), settings.namespace_routes, pipes.replace, notices)
 
 
 def site_of(settings: Settings) -> Site:

@@ -69,10 +69,10 @@ class LoginNotices:
         """Make every notice agree with the rows."""
         with self.database.read() as rows:
             expected = self._expected(rows)
-        existing = set(self.files.users())
-        for user_id in sorted(expected.keys() | existing):
+        existing = self.files.all()
+        for user_id in sorted(expected.keys() | existing.keys()):
             notice = expected.get(user_id)
-            if (self.files.get(user_id) != notice) if notice else user_id in existing:
+            if (existing.get(user_id) != notice) if notice else user_id in existing:
                 self.attempt(user_id)
 
     def _expected(self, rows: Rows) -> Mapping[str, Notice | None]:

@@ -111,7 +111,8 @@ class NoticeFiles(Protocol):
         lock that other writers wait for."""
 
     def get(self, user_id: str) -> Notice | None: ...
-    def users(self) -> Collection[str]: ...
+    def all(self) -> Mapping[str, Notice | None]:
+        """Every user's notice; None for a damaged one."""
 
 
 class Planner(Protocol):

@@ -16,7 +16,6 @@ from werkzeug.serving import make_server
 from gateway.app import Gateway, Parts, assemble
 from gateway.domain import session_token
 from gateway.domain.permissions import Role
-from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.tokens import Tokens
 from tests.client import ApiClient
@@ -64,7 +63,7 @@ class Cluster:
 def cluster(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[Cluster]:
     settings, database = beside(bench, tmp_path / "cluster", empty_database)
     parts = cluster_parts(database)
-    made = assemble(settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    made = assemble(settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     admin = Tokens(database, bench.clock).create("admin", Role.ADMIN)
     server = make_server("127.0.0.1", 0, made.flask, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -11,11 +11,11 @@ import pytest
 
 from gateway import failpoints
 from gateway.app import Gateway, Parts, assemble
+from gateway.domain.notice import NoticeState
 from gateway.domain.recovery import on_a_cluster
 from gateway.domain.ssh_keys import make_pair
 from gateway.domain.states import Status
 from gateway.errors import StartRefused
-from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.recovery import Recovery
 from gateway.services.usage import UsageLog
@@ -65,7 +65,7 @@ class OnCluster:
 def on_cluster(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[OnCluster]:
     settings, database = beside(bench, tmp_path / "cluster", empty_database)
     parts = cluster_parts(database)
-    made = assemble(settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    made = assemble(settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     yield OnCluster(made, parts, database, bench.clock)
     failpoints.arm("")
     database.engine.dispose()
@@ -306,6 +306,38 @@ def test_a_withdrawn_key_closes_the_connections_by_ssh(on_cluster: OnCluster, pu
     assert before.public_keys != after.public_keys
 
 
+def test_users_without_a_session_read_why_it_ended_and_their_place_in_line(on_cluster: OnCluster) -> None:
+    notices = on_cluster.parts.notices
+    id = on_cluster.open("ann", "7g.40gb", ttl_minutes=60)
+    waits = on_cluster.ask("POST", "/sessions", user_id="bob", mig_profile="7g.40gb", wait_minutes=300)
+    assert waits.status_code == 202, waits.json
+    waiting = notices.get("bob")
+    assert waiting
+    assert waiting.state is NoticeState.WAITING
+    on_cluster.ask("DELETE", f"/sessions/{id}")
+    ended = notices.get("ann")
+    assert ended
+    assert (ended.session_id, ended.state) == (id, NoticeState.ENDED)
+    for due in on_cluster.gateway.queue.serve():
+        on_cluster.gateway.queue.open(due)
+    opened = notices.get("bob")
+    assert opened
+    assert opened.state is NoticeState.OPEN
+
+
+def test_notices_that_are_right_are_not_written_again(on_cluster: OnCluster) -> None:
+    on_cluster.ask("DELETE", f"/sessions/{on_cluster.open()}")
+    on_cluster.cluster.api.requests.clear()
+    on_cluster.gateway.reaper.reconcile()
+    asked = [each for each in on_cluster.cluster.api.requests if "configmaps" in each]
+    assert asked == ["GET configmaps"]
+    [found] = on_cluster.cluster.api.of("configmaps")
+    name = found["metadata"]["name"]
+    on_cluster.cluster.api.change("configmaps", "gpu-routes", name, {"data": {"notice": "changed"}})
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.parts.notices.get("ann")
+
+
 def test_the_gpus_have_the_slices_of_the_sessions(on_cluster: OnCluster) -> None:
     on_cluster.open("ann", "3g.20gb")
     on_cluster.open("bob", "2g.10gb")
@@ -408,7 +440,7 @@ def on_two_nodes(bench: Bench, directory: Path, empty_database: Path) -> OnClust
     gpus = FakeGpus(["A100-40GB"]).list()
     second = [replace(gpu, uuid=f"GPU-on-2-{gpu.index}") for gpu in TWO_NODES["node-2"]]
     parts = cluster_parts(database, cluster=FakeCluster(gpus, {"node-2": second}))
-    made = assemble(bench.settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    made = assemble(bench.settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     return OnCluster(made, parts, database, bench.clock)
 
 
@@ -489,7 +521,7 @@ def test_a_simulated_device_gets_a_uuid_without_nvidia_smi(
     copy(empty_database, tmp_path / "simulated.db")
     database = SqlDatabase(type(bench.settings.db)(tmp_path / "simulated.db"))
     parts = cluster_parts(database, cluster=FakeCluster(FakeGpus(["A100-40GB"]).list()))
-    gateway = assemble(bench.settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    gateway = assemble(bench.settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     opened = ApiClient(gateway.flask).post("/sessions", json={"user_id": "ann", "mig_profile": "1g.5gb"})
     assert opened.json["gpu_uuid"].startswith("MIG-")
     assert "-L" not in parts.logins.commands

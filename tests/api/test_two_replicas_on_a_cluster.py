@@ -12,12 +12,11 @@ import pytest
 
 from gateway import failpoints
 from gateway.app import Gateway, Parts, assemble
-from gateway.app.cluster import parts_over
+from gateway.app.cluster import notices_over, parts_over
 from gateway.database_url import DatabaseUrl
 from gateway.domain import clock
 from gateway.domain.uids import UidRange
 from gateway.repositories.kubernetes.cluster import ClusterHost
-from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.advisory import AdvisoryLocks
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.settings import Settings
@@ -74,7 +73,7 @@ def pair(postgresql_url: DatabaseUrl, tmp_path: Path) -> Iterator[Pair]:
         host, pipes = parts_over(
             database, api, SITE, logins, locks, start_timeout_seconds=_SECONDS, uid_range=UidRange()
         )
-        parts = Parts(database, host, pipes, NoNotices(), clock.shared)
+        parts = Parts(database, host, pipes, notices_over(database, api, SITE, locks), clock.shared)
         return Replica(assemble(settings, parts), host, database, locks)
 
     first, second = replica("first"), replica("second")

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 from datetime import timedelta
 
-from gateway.app.cluster import parts_over
+from gateway.app.cluster import notices_over, parts_over
 from gateway.domain.uids import UidRange
 from gateway.repositories.kubernetes.cluster import ClusterHost
+from gateway.repositories.kubernetes.notices import ClusterNotices
 from gateway.repositories.kubernetes.objects import Site
 from gateway.repositories.kubernetes.pipes import ClusterPipes
 from gateway.services.ports import Database
@@ -37,6 +38,7 @@ class ClusterParts:
     logins: FakeLogins
     host: ClusterHost
     pipes: ClusterPipes
+    notices: ClusterNotices
 
 
 def cluster_parts(
@@ -46,7 +48,8 @@ def cluster_parts(
     cluster = cluster or FakeCluster([replace(gpu, simulated=False) for gpu in FakeGpus([kind]).list()])
     logins = FakeLogins(cluster)
     locks = MemoryLocks()
+    api = cluster.api.api
     host, pipes = parts_over(
-        database, cluster.api.api, SITE, logins, locks, start_timeout_seconds=5, uid_range=UidRange()
+        database, api, SITE, logins, locks, start_timeout_seconds=5, uid_range=UidRange()
     )
-    return ClusterParts(cluster, logins, host, pipes)
+    return ClusterParts(cluster, logins, host, pipes, notices_over(database, api, SITE, locks))

@@ -25,5 +25,8 @@ class FakeNotices:
     def get(self, user_id: str) -> Notice | None:
         return self._notices.get(user_id)
 
+    def all(self) -> dict[str, Notice | None]:
+        return dict(self._notices)
+
     def users(self) -> set[str]:
         return set(self._notices)

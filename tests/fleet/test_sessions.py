@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from gateway.app import Gateway, Parts, assemble
-from gateway.app.cluster import parts_over
+from gateway.app.cluster import notices_over, parts_over
 from gateway.database_url import DatabaseUrl
 from gateway.domain import clock
 from gateway.domain.models import Session
@@ -21,7 +21,6 @@ from gateway.domain.uids import UidRange
 from gateway.repositories.kubernetes import api as kubernetes_api
 from gateway.repositories.kubernetes.cluster import ClusterHost
 from gateway.repositories.kubernetes.logins import Login
-from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.kubernetes.objects import Site
 from gateway.repositories.kubernetes.pipes import ClusterPipes
 from gateway.repositories.sql.advisory import AdvisoryLocks
@@ -159,16 +158,19 @@ def gateway_on(
     """A replica of the gateway."""
     settings = Settings(db=db, state_dir=directory, piper_config=directory / "pipe.yaml", ssh_host="ssh.gw")
     database, locks = SqlDatabase(db), AdvisoryLocks(db)
+    api = kubernetes_api.connect()
     host, pipes = parts_over(
         database,
-        kubernetes_api.connect(),
+        api,
         site,
         NoSshd(),
         locks,
         start_timeout_seconds=20,
         uid_range=UidRange(),
     )
-    gateway = assemble(settings, Parts(database, host, pipes, NoNotices(), clock.shared))
+    gateway = assemble(
+        settings, Parts(database, host, pipes, notices_over(database, api, site, locks), clock.shared)
+    )
     try:
         yield gateway, host, pipes, database
     finally:

@@ -1,20 +1,28 @@
 """Routes as Pipe objects, and the pipe file that a router beside them reads."""
 
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from gateway.domain.notice import Notice, NoticeState
 from gateway.domain.pipe import Pipe
+from gateway.domain.ssh_keys import make_pair
 from gateway.errors import PipesUnavailable
+from gateway.repositories.files.notices import NoticeFiles
 from gateway.repositories.files.pipes import Pipes
 from gateway.repositories.kubernetes.mirror import Mirror
+from gateway.repositories.kubernetes.notices import ClusterNotices
 from gateway.repositories.kubernetes.pipes import ClusterPipes
 from tests.fakes.cluster import MemoryLocks
 from tests.fakes.cluster_host import SITE
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.pipe_parts import pipe
+
+ENDED = Notice("s1", NoticeState.ENDED, (make_pair().public,), "Your session ended.")
 
 
 def routes(fake: FakeKubernetes, deployment: str = "d1") -> ClusterPipes:
@@ -85,15 +93,23 @@ class Running:
     """A mirror in a thread."""
 
     def __init__(self, fake: FakeKubernetes, path: Path) -> None:
-        self.file, self.stop = Pipes(path), threading.Event()
-        mirror = Mirror(fake.api, SITE.routes, self.file.replace)
+        self.file, self.notices, self.stop = Pipes(path), NoticeFiles(path), threading.Event()
+        mirror = Mirror(fake.api, SITE.routes, self.file.replace, self.notices)
         self.thread = threading.Thread(target=mirror.run, args=(self.stop,), daemon=True)
         self.thread.start()
 
     def shows(self, *expected: Pipe) -> bool:
+        return self.becomes(
+            lambda: sorted(self.file.list(), key=lambda one: one.session_id) == list(expected)
+        )
+
+    def says(self, **expected: Notice) -> bool:
+        return self.becomes(lambda: self.notices.all() == expected)
+
+    def becomes(self, is_so: Callable[[], bool]) -> bool:
         """Wait for it, at most 20 s."""
         for _ in range(2000):
-            if sorted(self.file.list(), key=lambda one: one.session_id) == list(expected):
+            if is_so():
                 return True
             self.stop.wait(0.01)
         return False
@@ -109,6 +125,32 @@ def test_the_mirror_follows_the_routes(tmp_path: Path) -> None:
     assert mirror.shows(pipe("s1"), pipe("s2", "bob"))
     published.remove("s1")
     assert mirror.shows(pipe("s2", "bob"))
+    mirror.stop.set()
+
+
+def test_the_mirror_follows_the_notices(tmp_path: Path) -> None:
+    fake = FakeKubernetes()
+    published = ClusterNotices(fake.api, SITE.routes, MemoryLocks(), lambda: "d1")
+    published.update("ann", lambda: ENDED)
+    NoticeFiles(tmp_path / "pipe.yaml").update("old", lambda: ENDED)
+    mirror = Running(fake, tmp_path / "pipe.yaml")
+    assert mirror.says(ann=ENDED)
+    later = replace(ENDED, session_id="s2")
+    published.update("ann", lambda: later)
+    published.update("bob", lambda: ENDED)
+    assert mirror.says(ann=later, bob=ENDED)
+    published.update("ann", lambda: None)
+    assert mirror.says(bob=ENDED)
+    mirror.stop.set()
+
+
+def test_a_notice_for_a_name_that_is_no_user_is_left_out(tmp_path: Path) -> None:
+    fake = FakeKubernetes()
+    published = ClusterNotices(fake.api, SITE.routes, MemoryLocks(), lambda: "d1")
+    published.update("../pipe.yaml", lambda: ENDED)
+    published.update("ann", lambda: ENDED)
+    mirror = Running(fake, tmp_path / "pipe.yaml")
+    assert mirror.says(ann=ENDED)
     mirror.stop.set()
 
 

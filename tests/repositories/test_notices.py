@@ -1,4 +1,4 @@
-"""The contract of the notices in files and in memory, then what only the files have."""
+"""The contract of the notices in files, in memory and on a cluster, then what only the files have."""
 
 import errno
 import os
@@ -16,6 +16,9 @@ from gateway.repositories.files import notices as module
 from gateway.repositories.files.lobby import Lobby, LobbyNotices
 from gateway.repositories.files.notices import NoticeFiles
 from gateway.repositories.files.pipes import Pipes
+from gateway.repositories.kubernetes.notices import ClusterNotices
+from tests.fakes.cluster import MemoryLocks
+from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.notices import FakeNotices
 from tests.fakes.pipe_parts import pipe
 
@@ -28,7 +31,7 @@ def pipe_file(tmp_path: Path) -> Path:
     return tmp_path / "pipe.yaml"
 
 
-AnyNotices = NoticeFiles | LobbyNotices | FakeNotices
+AnyNotices = NoticeFiles | LobbyNotices | FakeNotices | ClusterNotices
 
 
 def lobby_notices(pipe_file: Path) -> LobbyNotices:
@@ -39,8 +42,10 @@ def lobby_notices(pipe_file: Path) -> LobbyNotices:
     return LobbyNotices(NoticeFiles(pipe_file), Pipes(pipe_file, has_lobby=True), lobby)
 
 
-@pytest.fixture(params=["files", "lobby", "memory"])
+@pytest.fixture(params=["files", "lobby", "memory", "cluster"])
 def notices(request: pytest.FixtureRequest, pipe_file: Path) -> AnyNotices:
+    if request.param == "cluster":
+        return ClusterNotices(FakeKubernetes().api, "gpu-routes", MemoryLocks(), lambda: "d1")
     if request.param == "lobby":
         return lobby_notices(pipe_file)
     return NoticeFiles(pipe_file) if request.param == "files" else FakeNotices()
@@ -50,7 +55,7 @@ def notices(request: pytest.FixtureRequest, pipe_file: Path) -> AnyNotices:
 
 
 def test_there_are_no_notices_at_first(notices: AnyNotices) -> None:
-    assert notices.users() == set()
+    assert notices.all() == {}
     assert notices.get("user123") is None
 
 
@@ -60,11 +65,11 @@ def test_a_notice_is_written_replaced_and_removed(notices: AnyNotices) -> None:
     notices.update("john.doe", lambda: ENDED)
     notices.update("user123", lambda: later)
     assert notices.get("user123") == later
-    assert notices.users() == {"user123", "john.doe"}
+    assert notices.all() == {"user123": later, "john.doe": ENDED}
     notices.update("user123", lambda: None)
     notices.update("user123", lambda: None)
     assert notices.get("user123") is None
-    assert notices.users() == {"john.doe"}
+    assert notices.all() == {"john.doe": ENDED}
 
 
 # The files.

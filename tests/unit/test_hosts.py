@@ -17,7 +17,6 @@ from gateway.domain.board import board
 from gateway.domain.observation import State
 from gateway.domain.states import Reason, Status
 from gateway.errors import DockerUnavailable, Unavailable
-from gateway.repositories.kubernetes.notices import NoNotices
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.ports import Host, Pipes
 from tests.client import ApiClient
@@ -93,7 +92,7 @@ def cluster_site(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator
     def fail(error: DockerUnavailable | None) -> None:
         parts.cluster.api.is_down = error is not None
 
-    gateway = assemble(settings, Parts(database, parts.host, parts.pipes, NoNotices(), bench.clock))
+    gateway = assemble(settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     yield Site(gateway, parts.host, parts.pipes, database, parts.cluster.end, parts.cluster.lose, fail)
     database.engine.dispose()
 

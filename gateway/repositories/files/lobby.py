@@ -81,6 +81,9 @@ class LobbyNotices:
         is_published = self.pipes.lobby().get(user_id) == self._pipe(user_id)
         return self.files.get(user_id) if is_published else None
 
+    def all(self) -> dict[str, Notice | None]:
+        return {user_id: self.get(user_id) for user_id in self.users()}
+
     def users(self) -> set[str]:
         return self.files.users() | self.pipes.lobby().keys()
 

@@ -47,6 +47,10 @@ class NoticeFiles:
             except (FileNotFoundError, ValueError):
                 return None
 
+    def all(self) -> dict[str, Notice | None]:
+        """Every user's notice; None for a damaged one."""
+        return {user_id: self.get(user_id) for user_id in self.users()}
+
     def users(self) -> set[str]:
         """Return the users who have a notice. Creates nothing."""
         with _translated_errors():

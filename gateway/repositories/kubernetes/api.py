@@ -51,6 +51,7 @@ class Kind:
 
 PODS = Kind("", "v1", "Pod", "pods")
 SECRETS = Kind("", "v1", "Secret", "secrets")
+CONFIG_MAPS = Kind("", "v1", "ConfigMap", "configmaps")
 VOLUME_CLAIMS = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 DEVICE_CLAIMS = Kind("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims")
 DEVICE_CLASSES = Kind("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", is_namespaced=False)
@@ -289,7 +290,8 @@ def _resource(kind: Kind) -> Any:
 
 
 _KINDS = {
-    (kind.api_version, kind.name): kind for kind in (PODS, SECRETS, VOLUME_CLAIMS, DEVICE_CLAIMS, PIPES)
+    (kind.api_version, kind.name): kind
+    for kind in (PODS, SECRETS, CONFIG_MAPS, VOLUME_CLAIMS, DEVICE_CLAIMS, PIPES)
 }
 
 

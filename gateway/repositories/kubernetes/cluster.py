@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Protocol
 
 from gateway.domain import session_token
 from gateway.domain.activity import GpuUse, Probe
@@ -41,6 +40,7 @@ from gateway.repositories.kubernetes.boards import Boards
 from gateway.repositories.kubernetes.endings import PodEndings
 from gateway.repositories.kubernetes.facts import Device, PodFacts
 from gateway.repositories.kubernetes.gpus import ClusterGpus
+from gateway.repositories.kubernetes.locks import Locks
 from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable, only_slice
 from gateway.repositories.kubernetes.objects import (
     DEPLOYMENT,
@@ -62,13 +62,6 @@ from gateway.repositories.scripts import RunsScripts, Script
 _UIDS_AT_ONCE = 32  # more than the number of new users whose first sessions open at the same time
 _LOGIN_PAUSE_SECONDS = 0.05
 _WAS_USED = f"if [ -e {USED_FILE} ]; then echo used; fi"
-
-
-class Locks(Protocol):
-    """Locks that every process of the gateway sees, and that end with their process."""
-
-    def hold(self, name: str) -> AbstractContextManager[None]: ...
-    def held(self, names: Collection[str]) -> set[str]: ...
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,17 @@ A Secret beside each Pipe has the router's key. The Secret is made first and rem
 
 import builtins
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Set
-from contextlib import AbstractContextManager, suppress
-from typing import Protocol
+from contextlib import suppress
 
 from gateway.domain.pipe import Pipe, UserMatch
 from gateway.errors import KubernetesUnavailable, PipesUnavailable
 from gateway.failpoints import reach
 from gateway.repositories.kubernetes import objects
 from gateway.repositories.kubernetes.api import PIPES, PODS, SECRETS, AlreadyExists, Api, Kind, Object
+from gateway.repositories.kubernetes.locks import Locks
 from gateway.repositories.kubernetes.objects import DEPLOYMENT, MANAGED, PRIVATE_KEY, SESSION, Site, name_of
 
 _LOCK = "the routes"
-
-
-class Locks(Protocol):
-    def hold(self, name: str) -> AbstractContextManager[None]: ...
 
 
 class ClusterPipes:
