@@ -4,8 +4,9 @@ Every request in line holds a reservation: a slice of one GPU, and when it begin
 takes the requests in their order (the higher priority first, then the older). It lifts the reservation of
 each, and gives the request the earliest begin beside all leases *and all other reservations*. If none is
 earlier, the request keeps what it has. So small requests fill gaps, no request starves, and **a promise never
-gets later**, with three exceptions, which `Plan.delays` names: its GPU is lost or cordoned, a request of
-higher priority overtakes it, or a slice is not free in time.
+gets later**, with three exceptions, which `Plan.delays` names: its GPU is lost or cordoned, a request
+overtakes it by its priority, or a slice is not free in time. Those that are overtaken step back one behind
+the other, in the order of the line.
 
 Where nothing begins before the request gives up, it holds no reservation: it stays in line without a promise.
 """
@@ -103,7 +104,7 @@ def plan(
     overtaking: str | None = None,
 ) -> Plan:
     """Plan the line. `gpus` are those on which sessions may begin; `overtaking` is the request that has just
-    joined or whose priority has just been raised, for which requests of lower priority step back."""
+    joined or whose priority has just been raised, for which those behind it in line step back."""
     line = sorted(waiters, key=lambda waiter: waiter.order)
     raised = next((waiter for waiter in line if waiter.id == overtaking), None)
     book = Book(gpus, leases, now, demand or {})
@@ -155,19 +156,20 @@ class Book:
 
     def plan(self, line: Sequence[Waiter], raised: Waiter | None = None) -> None:
         """Give each request of the line, in this order, the best reservation. The request `raised` comes
-        before those of lower priority."""
+        before those behind it. One that it displaces comes before those behind that one, and so on."""
         pending = self.restore(line, above=raised)
         if raised is not None:
             self.improve(raised)
         for waiter in pending:
-            self.keep(waiter)
+            if not self.keep(waiter) and _is_overtaken(waiter, raised):
+                self.improve(waiter)
         for waiter in line:
             self.improve(waiter)
 
     def restore(self, line: Iterable[Waiter], above: Waiter | None) -> list[Waiter]:
         """Enter the reservations that the requests hold. Return the requests whose reservation is in doubt:
-        those below `above`, and those on a GPU where not all fit any more."""
-        sure = [each for each in line if above is None or each.priority >= above.priority]
+        those behind `above`, and those on a GPU where not all fit any more."""
+        sure = [each for each in line if not _is_overtaken(each, above)]
         for waiter in sure:
             if waiter.reservation and waiter.reservation.gpu in self._timelines:
                 self._enter(waiter, waiter.reservation)
@@ -176,14 +178,17 @@ class Book:
                 self._leave(name)
         return [each for each in line if each.reservation and each.id not in self.reservations]
 
-    def keep(self, waiter: Waiter) -> None:
-        """Enter the reservation of the request if it still fits."""
+    def keep(self, waiter: Waiter) -> bool:
+        """Enter the reservation of the request. Return False if something ahead of it is in its slice; one on
+        a GPU that is not there any more is dropped."""
         reservation = waiter.reservation
-        if reservation is None or waiter.id in self.reservations:
-            return
-        timeline = self._timelines.get(reservation.gpu)
-        if timeline and timeline.fits(self._hold(waiter, reservation)):
-            self._enter(waiter, reservation)
+        timeline = self._timelines.get(reservation.gpu) if reservation else None
+        if reservation is None or timeline is None:
+            return True
+        if not timeline.fits(self._hold(waiter, reservation)):
+            return False
+        self._enter(waiter, reservation)
+        return True
 
     def improve(self, waiter: Waiter) -> None:
         """Give the request an earlier reservation than it has, if there is one."""
@@ -390,22 +395,61 @@ def _is_due(reservation: Reservation | None, now: datetime) -> bool:
 
 
 def _in_order(line: Sequence[Waiter], reservations: Mapping[str, Reservation]) -> Mapping[str, Reservation]:
-    """Among requests for the same slice and lease, the first in line gets the first reservation."""
-    equals: dict[tuple[int, str, timedelta], list[Waiter]] = {}
-    for waiter in line:
-        if waiter.id in reservations:
-            equals.setdefault((waiter.priority, waiter.profile, waiter.lease), []).append(waiter)
+    """Among requests for the same slice and lease, the first in line gets the first reservation, as far as
+    the promises allow it."""
     ordered = dict(reservations)
-    for waiters in [waiters for waiters in equals.values() if len(waiters) > 1]:
-        earliest_first = sorted((reservations[each.id] for each in waiters), key=lambda each: each.start)
-        if all(map(_is_kept, waiters, earliest_first)):
-            ordered.update(zip([each.id for each in waiters], earliest_first, strict=True))
+    for equals in _equals(waiter for waiter in line if waiter.id in reservations):
+        held = [reservations[each.id] for each in equals]
+        slots = sorted(held, key=_start)
+        if slots != held:
+            for waiter in equals:
+                del ordered[waiter.id]
+            ordered.update(_shared_out(slots, equals, reservations))
     return {waiter.id: ordered[waiter.id] for waiter in line if waiter.id in ordered}
 
 
-def _is_kept(waiter: Waiter, reservation: Reservation) -> bool:
-    """Whether the reservation is no later than what the request was promised, and than its wait."""
-    return reservation.start <= (waiter.reservation.start if waiter.reservation else waiter.until)
+def _shared_out(
+    slots: Sequence[Reservation], equals: Sequence[Waiter], reservations: Mapping[str, Reservation]
+) -> Iterator[tuple[str, Reservation]]:
+    """The last reservation goes to the last request that it does not delay. If a request behind that one
+    was promised nothing so far, it goes without one rather than to overtake."""
+    without = list(equals)
+    for slot in reversed(slots):
+        can_take = [slot.start <= _latest(each, reservations) for each in without]
+        taker = len(without) - 1 - can_take[::-1].index(True)
+        newcomers = [at for at in range(taker + 1, len(without)) if without[at].reservation is None]
+        if newcomers:
+            del without[newcomers[-1]]
+        else:
+            yield without.pop(taker).id, slot
+
+
+def _latest(waiter: Waiter, reservations: Mapping[str, Reservation]) -> datetime:
+    """When the request may begin at the latest: as it was promised, if the plan keeps that."""
+    promised = waiter.reservation.start if waiter.reservation else waiter.until
+    return max(promised, reservations[waiter.id].start)
+
+
+def _equals(line: Iterable[Waiter]) -> list[list[Waiter]]:
+    """The requests of the same priority that want the same slice for as long, in their order."""
+    equals: dict[tuple[int, str, timedelta], list[Waiter]] = {}
+    for waiter in line:
+        equals.setdefault((waiter.priority, waiter.profile, waiter.lease), []).append(waiter)
+    return [waiters for waiters in equals.values() if len(waiters) > 1]
+
+
+def _start(reservation: Reservation) -> datetime:
+    return reservation.start
+
+
+def _is_delayed(waiter: Waiter, reservation: Reservation | None) -> bool:
+    before = waiter.reservation
+    return before is not None and (reservation is None or reservation.start > before.start)
+
+
+def _is_overtaken(waiter: Waiter, raised: Waiter | None) -> bool:
+    """Whether the request steps back for the one that has joined, or whose priority was raised."""
+    return raised is not None and waiter.order > raised.order
 
 
 def _delays(
@@ -416,11 +460,11 @@ def _delays(
 ) -> Iterator[Delay]:
     for waiter in line:
         before, after = waiter.reservation, reservations.get(waiter.id)
-        if before and (after is None or after.start > before.start):
+        if before and _is_delayed(waiter, after):
             if before.gpu not in open_gpus:
                 cause = Cause.GPU_LOST
             else:
-                cause = Cause.PRIORITY if raised and waiter.priority < raised.priority else Cause.NOT_FREE
+                cause = Cause.PRIORITY if _is_overtaken(waiter, raised) else Cause.NOT_FREE
             yield Delay(waiter.id, before.start, after.start if after else None, cause)
 
 

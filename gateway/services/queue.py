@@ -126,8 +126,8 @@ class Queue:
         return [Place(request, position) for position, request in enumerate(requests, start=after + 1)]
 
     def move(self, session_id: str, priority: int) -> Place:
-        """Set the priority of a request. A higher one overtakes those of lower priority, whose promises may
-        get later. Raises `SessionNotFound`."""
+        """Set the priority of a request. A higher one overtakes the requests behind its new place, whose
+        promises may get later. Raises `SessionNotFound`."""
         planner = self.host.line_planner()
         with self.database.begin() as rows:
             request, now = _require(rows, session_id), self.clock()

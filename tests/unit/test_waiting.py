@@ -2,9 +2,10 @@
 
 import cProfile
 import pstats
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from itertools import combinations
 
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
@@ -110,6 +111,47 @@ def test_a_higher_priority_overtakes_and_the_delay_is_reported() -> None:
     )
 
 
+def two_halves(*ends: float) -> tuple[list[OpenGpu], list[Lease]]:
+    """GPUs whose halves are leased; the first lease of each ends then, the other one much later."""
+    gpus, leases = opened(*["A100-40GB"] * len(ends)), []
+    for index, (gpu, end) in enumerate(zip(gpus, ends, strict=True)):
+        leases.append(lease(gpu, "3g.20gb", 4, 4, end, f"first {index}"))
+        leases.append(lease(gpu, "4g.20gb", 0, 4, 1000, f"other {index}"))
+    return gpus, leases
+
+
+def test_equal_requests_that_are_overtaken_step_back_in_their_order() -> None:
+    gpus, leases = two_halves(30, 40)
+    line = [waiter(name, "3g.20gb", asked=asked) for asked, name in enumerate(("ann", "ben", "cem"))]
+    line = promised(line, plan(gpus, leases, line, NOW))
+    assert starts(plan(gpus, leases, line, NOW)) == {"ann": 31, "ben": 41, "cem": 92}
+    boss = waiter("boss", "3g.20gb", asked=9, priority=10)
+    made = plan(gpus, leases, [*line, boss], NOW, overtaking="boss")
+    assert starts(made) == {"boss": 31, "ann": 41, "ben": 92, "cem": 102}
+    assert [(each.id, each.cause) for each in made.delays] == [
+        (name, Cause.PRIORITY) for name in ("ann", "ben", "cem")
+    ]
+
+
+def test_a_raised_request_takes_its_place_by_age_among_those_of_its_new_priority() -> None:
+    gpus, leases = two_halves(30)
+    line = [waiter("ann", "3g.20gb"), waiter("ben", "3g.20gb", asked=1, priority=10)]
+    line = promised(line, plan(gpus, leases, line, NOW))
+    assert starts(plan(gpus, leases, line, NOW)) == {"ben": 31, "ann": 92}
+    raised = [replace(line[0], priority=10), line[1]]
+    assert starts(plan(gpus, leases, raised, NOW, overtaking="ann")) == {"ann": 31, "ben": 92}
+
+
+def test_an_equal_request_keeps_its_promise_when_an_earlier_one_loses_its_gpu() -> None:
+    gpus, leases = two_halves(30, 40)
+    line = [waiter("ann", "3g.20gb"), waiter("ben", "3g.20gb", asked=1)]
+    line = promised(line, plan(gpus, leases, line, NOW))
+    left = [gpu for gpu in gpus if line[0].reservation and gpu.gpu.uuid != line[0].reservation.gpu]
+    made = plan(left, leases, line, NOW)
+    assert starts(made) == {"ben": 41, "ann": 102}
+    assert [(each.id, each.cause) for each in made.delays] == [("ann", Cause.GPU_LOST)]
+
+
 def test_a_higher_priority_alone_moves_nobody_who_was_promised_a_time() -> None:
     [gpu] = opened()
     line = promised([waiter("ann")], plan([gpu], [], [waiter("ann")], NOW + minutes(31)))
@@ -205,30 +247,68 @@ class World:
     line: dict[str, Waiter] = field(default_factory=dict)
     promised: dict[str, datetime] = field(default_factory=dict)
     made: Plan = field(default_factory=lambda: Plan({}))
+    passed: set[tuple[str, str]] = field(default_factory=set)
     count: int = 0
+
+    @classmethod
+    def full(cls, gpus: int, ends: Sequence[int], asked: Iterable[tuple[str, int, int]]) -> "World":
+        """A pool of A100-40GB in which no slice is free, and a line in front of it. `ends` are the minutes
+        after which the leases end, `asked` the profile, the lease and the wait of each request."""
+        world = cls(opened(*["A100-40GB"] * gpus))
+        for index, open_gpu in enumerate(world.gpus):
+            for start, profile in ((0, "4g.20gb"), (4, "3g.20gb")):
+                name, end = f"s{index}{start}", ends[(2 * index + start) % len(ends)]
+                world.leases[name] = lease(open_gpu, profile, start, 4, end, name)
+        for profile, lasts, waits in asked:
+            world.ask(profile, lasts, waits)
+        world.settle()
+        return world
 
     def settle(self) -> None:
         """Plan, and begin what is due, until nothing more is."""
         while True:
-            self.made = plan(self.gpus, list(self.leases.values()), self.line.values(), self.now)
-            for name, each in self.made.reservations.items():
-                self.line[name] = replace(self.line[name], reservation=each)
-                assert each.start <= self.promised.get(name, datetime.max.replace(tzinfo=UTC)), (
-                    "a promise got later"
-                )
-                self.promised[name] = each.start
+            self.plan()
             assert self.made.delays == ()
-            assert set(self.promised) & set(self.line) == set(self.made.reservations), (
-                "a promise was taken away"
-            )
-            self.check()
             if not self.made.due:
                 return
             self.begin(self.made.due[0])
 
+    def plan(self, overtaking: str | None = None) -> None:
+        """No promise gets later or is taken away, unless the plan says so."""
+        leases, before = list(self.leases.values()), dict(self.promised)
+        self.passed |= {
+            (first.id, later.id)
+            for first, later in equal_pairs(self.line.values())
+            if first.id != overtaking and _begin(later) < _begin(first)
+        }
+        self.made = plan(self.gpus, leases, self.line.values(), self.now, overtaking=overtaking)
+        delayed = {delay.id for delay in self.made.delays}
+        for name in self.line:
+            made = self.made.reservations.get(name)
+            self.line[name] = replace(self.line[name], reservation=made)
+            is_later = name in before and (made is None or made.start > before[name])
+            assert is_later == (name in delayed), "a promise got later"
+            self.promised.pop(name, None)
+            if made:
+                self.promised[name] = made.start
+        self.check()
+
+    def rise(self, index: int, priority: int) -> None:
+        """An operator raises a priority: only those behind the request step back."""
+        if not self.line:
+            return
+        name = sorted(self.line)[index % len(self.line)]
+        if priority > self.line[name].priority:
+            self.line[name] = replace(self.line[name], priority=priority)
+            self.plan(overtaking=name)
+            for delay in self.made.delays:
+                assert delay.cause is Cause.PRIORITY
+                assert self.line[delay.id].order > self.line[name].order
+            event(f"delayed by a priority: {min(len(self.made.delays), 5)}")
+
     def begin(self, name: str) -> None:
         waiter, reservation = self.line.pop(name), self.made.reservations[name]
-        assert self.now <= self.promised[name] or self.promised[name] == self.now
+        assert self.now <= self.promised[name]
         self.leases[name] = Lease(name, reservation.gpu, reservation.slice, self.now + waiter.lease)
 
     def ask(self, profile: str, lasts: int, waits: int) -> None:
@@ -257,7 +337,7 @@ class World:
 
     def check(self) -> None:
         _assert_nothing_overlaps(self.gpus, self.leases.values(), self.line, self.made.reservations, self.now)
-        _assert_first_come_first_served(self.line.values(), self.made.reservations)
+        _assert_first_come_first_served(self.line.values(), self.made, self.passed)
 
 
 def _assert_nothing_overlaps(
@@ -288,66 +368,78 @@ def _assert_fits(gpu: Gpu, slices: Iterable[Slice]) -> None:
         capacity = capacity.without(profile.name, profile, slice_.placement)
 
 
-def _assert_first_come_first_served(line: Iterable[Waiter], reservations: Mapping[str, Reservation]) -> None:
-    last: dict[tuple[object, ...], datetime] = {}
-    for each in sorted(line, key=lambda waiter: waiter.order):
-        key = (each.priority, each.profile, each.lease)
-        if each.id in reservations:
-            start = reservations[each.id].start
-            assert last.get(key, start) <= start, "a later request overtook an equal one"
-            last[key] = start
+def equal_pairs(line: Iterable[Waiter]) -> Iterator[tuple[Waiter, Waiter]]:
+    """Two requests that want the same, the first in line first."""
+    for first, later in combinations(sorted(line, key=lambda waiter: waiter.order), 2):
+        if (first.priority, first.profile, first.lease) == (later.priority, later.profile, later.lease):
+            yield first, later
 
 
+def _begin(waiter: Waiter) -> datetime:
+    return waiter.reservation.start if waiter.reservation else datetime.max.replace(tzinfo=UTC)
+
+
+def _assert_first_come_first_served(
+    line: Collection[Waiter], made: Plan, passed: Collection[tuple[str, str]]
+) -> None:
+    """A request that loses its promise is passed by an equal one only at a time for which it does not wait.
+    `passed` are those of which the later one had the earlier promise already: the first was promised
+    nothing then because it does not wait long, or they had different priorities."""
+    starts = {delay.id: next(each.until for each in line if each.id == delay.id) for delay in made.delays}
+    starts |= {name: each.start for name, each in made.reservations.items()}
+    for first, later in equal_pairs(line):
+        is_free = (first.id, later.id) in passed or first.id not in starts
+        if later.id in made.reservations and not is_free:
+            assert starts[first.id] <= starts[later.id], "a later request overtook an equal one"
+
+
+_WANTED = st.tuples(
+    st.sampled_from(PROFILES), st.sampled_from((5, 30, 60, 240)), st.sampled_from((10, 120, 6000))
+)
+# A long line of few kinds, so that many requests in it want the same.
+_LONG_LINE = st.lists(
+    st.tuples(st.sampled_from(("2g.10gb", "3g.20gb", "7g.40gb")), st.just(60), st.sampled_from((150, 6000))),
+    min_size=6,
+    max_size=16,
+)
+_ENDS = st.lists(st.integers(1, 240), min_size=1, max_size=6)
 _ACTS = st.one_of(
-    st.tuples(
-        st.just("ask"),
-        st.sampled_from(PROFILES),
-        st.sampled_from((5, 30, 60, 240)),
-        st.sampled_from((10, 120, 6000)),
-    ),
+    _WANTED.map(lambda wanted: ("ask", *wanted)),
     st.tuples(st.just("leave"), st.integers(0, 20)),
     st.tuples(st.just("extend"), st.integers(0, 20), st.sampled_from((1, 30, 300))),
     st.tuples(st.just("pass_time"), st.integers(1, 40)),
 )
+_RISES = st.tuples(st.just("rise"), st.integers(0, 30), st.integers(1, 3))
+
+
+def live(world: World, acts: Iterable[tuple[object, ...]]) -> None:
+    for verb, *arguments in acts:
+        getattr(world, str(verb))(*arguments)
+        world.settle()
+    event(f"opened from the line: {min((world.count - len(world.line)) // 5 * 5, 20)} or more")
+    event(f"in line at the end: {min(len(world.line) // 3 * 3, 12)} or more")
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(1, 3), st.lists(_ACTS, max_size=40))
 def test_promises_only_get_earlier_whatever_happens(gpus: int, acts: list[tuple[object, ...]]) -> None:
-    world = World(opened(*["A100-40GB"] * gpus))
-    for verb, *arguments in acts:
-        getattr(world, str(verb))(*arguments)
-        world.settle()
-    event(f"opened from the line: {min(len(world.promised) // 5 * 5, 20)} or more")
-    event(f"in line at the end: {min(len(world.line) // 3 * 3, 12)} or more")
+    live(World(opened(*["A100-40GB"] * gpus)), acts)
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.lists(_ACTS, max_size=25), st.integers(0, 30), st.integers(1, 9))
-def test_a_priority_delays_only_those_below_it(
-    acts: list[tuple[object, ...]], index: int, priority: int
+@settings(max_examples=100, deadline=None)
+@given(st.integers(1, 3), _ENDS, _LONG_LINE, st.lists(_ACTS, max_size=20))
+def test_promises_only_get_earlier_in_front_of_a_full_pool(
+    gpus: int, ends: list[int], line: list[tuple[str, int, int]], acts: list[tuple[object, ...]]
 ) -> None:
-    world = World(opened("A100-40GB", "A100-40GB"))
-    for verb, *arguments in acts:
-        getattr(world, str(verb))(*arguments)
-        world.settle()
-    if not world.line:
-        return
-    name = sorted(world.line)[index % len(world.line)]
-    world.line[name] = replace(world.line[name], priority=priority)
-    before = {each: waiter.reservation for each, waiter in world.line.items()}
-    made = plan(world.gpus, list(world.leases.values()), world.line.values(), world.now, overtaking=name)
-    world.made = made
-    world.check()
-    assert {delay.id for delay in made.delays} <= set(world.line) - {name}
-    assert all(delay.cause is Cause.PRIORITY for delay in made.delays)
-    later = {
-        each
-        for each, old in before.items()
-        if old and (each not in made.reservations or made.reservations[each].start > old.start)
-    }
-    assert later == {delay.id for delay in made.delays}
-    event(f"delayed by the priority: {len(later)}")
+    live(World.full(gpus, ends, line), acts)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(1, 2), _ENDS, _LONG_LINE, st.lists(st.one_of(_ACTS, _RISES), min_size=1, max_size=12))
+def test_a_priority_delays_only_those_behind_it_and_equal_requests_stay_in_their_order(
+    gpus: int, ends: list[int], line: list[tuple[str, int, int]], acts: list[tuple[object, ...]]
+) -> None:
+    live(World.full(gpus, ends, line), acts)
 
 
 def test_a_plan_for_a_thousand_in_line_on_64_gpus_takes_a_bounded_number_of_steps() -> None:

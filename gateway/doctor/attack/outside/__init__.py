@@ -1,1 +1,1 @@
-"""Attempts at the API and at the SSH entry point, by an attacker with no session, or only with one of its own."""
+"""Attempts at the API and at the SSH entry point, by an attacker who has no session, or one of its own."""
