@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from gateway.api.authorisation import own_user
 from gateway.api.endpoints import Fields, describes
 from gateway.api.pages import page
-from gateway.api.requests import CordonRequest, FitRequest, PageRequest
+from gateway.api.requests import CordonRequest, FitRequest, GpusRequest
 from gateway.api.responses import FitResponse, GpuResponse, GpusResponse, ProfileResponse, ProfilesResponse
 from gateway.api.services import services
 from gateway.domain.availability import Availability
@@ -27,13 +27,15 @@ _fit_response = FitResponse()
 
 
 @routes.get("")
-@describes({200: GpusResponse}, query=PageRequest, problems=(422,))
+@describes({200: GpusResponse}, query=GpusRequest, problems=(422,))
 def list_gpus(query: Fields) -> ResponseReturnValue:
-    """List the GPUs with their GPU instances. `after` is an index; with `limit`, `next` is the `after` of the
-    next page."""
+    """List the GPUs with their GPU instances; with `node`, those of one node of a cluster. `after` is an
+    index; with `limit`, `next` is the `after` of the next page."""
     available, owner = services().gpus.availability(), own_user()
     after = -1 if query["after"] is None else query["after"]
-    gpus = [gpu for gpu in available.occupancy.gpus if gpu.index > after]
+    gpus = [
+        gpu for gpu in available.occupancy.gpus if gpu.index > after and query["node"] in (None, gpu.node)
+    ]
 
     def show(gpu: Gpu) -> Fields:
         return {**_gpu_response.dump(_gpu(gpu, available, owner))}
@@ -90,6 +92,7 @@ def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]
     scheduled = occupancy.scheduled.get(gpu.uuid)
     return {
         "index": gpu.index,
+        "node": gpu.node,
         "uuid": gpu.uuid,
         "name": gpu.name,
         "memory_mib": gpu.memory_mib,

@@ -194,9 +194,15 @@ class Paged(Schema):
 
 
 class PageRequest(Paged):
-    """Query of `GET /queue` and of `GET /gpus`."""
+    """Query of `GET /queue`."""
 
     after = QueryNumber(load_default=None, validate=validate.Range(0, _LARGEST_ID))
+
+
+class GpusRequest(PageRequest):
+    """Query of `GET /gpus`."""
+
+    node = fields.String(load_default=None, validate=validate.Length(1, 253))
 
 
 class SessionsRequest(Paged):

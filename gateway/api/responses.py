@@ -142,6 +142,7 @@ class PromisedResponse(ResponseSchema):
 
 class GpuResponse(ResponseSchema):
     index = fields.Integer()
+    node = fields.String(allow_none=True)
     uuid = fields.String()
     name = fields.String()
     memory_mib = fields.Integer()

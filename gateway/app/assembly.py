@@ -75,7 +75,7 @@ def assemble(settings: Settings, parts: Parts) -> Gateway:
     history = timedelta(days=settings.history_days)
     warning_plan = WarningPlan(settings.warn_minutes, timedelta(seconds=settings.end_signal_seconds))
     background = _Background(
-        Reconciler(database, host, shared.closing, shared.routing, shared.notices, history, clock),
+        Reconciler(database, host, shared.closing, shared.routing, shared.notices, inventory, history, clock),
         Warnings(database, host, shared.notices, warning_plan, clock),
         DiskUse(database, host, shared.notices, shared.quota, clock),
         Gauges(database, inventory, checks, clock),

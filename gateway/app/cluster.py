@@ -21,6 +21,7 @@ try:
     from gateway.repositories.kubernetes.api import Api
     from gateway.repositories.kubernetes.boards import Boards
     from gateway.repositories.kubernetes.cluster import ClusterHost
+    from gateway.repositories.kubernetes.cordons import Cordons
     from gateway.repositories.kubernetes.gpus import ClusterGpus
     from gateway.repositories.kubernetes.locks import Locks
     from gateway.repositories.kubernetes.logins import Login, Logins, SshLogins
@@ -72,6 +73,7 @@ def parts_over(
         with database.read() as rows:
             return rows.known(session_ids)
 
+    gpus = ClusterGpus(api, site.sessions)
     host = ClusterHost(
         api=api,
         site=site,
@@ -79,8 +81,9 @@ def parts_over(
         logins=logins,
         login=lambda session_id: login_of(database, session_id),
         running=Running(api, site, deployment, start_timeout_seconds),
-        gpus=ClusterGpus(api, site.sessions),
+        gpus=gpus,
         boards=Boards(api, site.sessions),
+        cordons=Cordons(api, gpus, deployment),
         uid_range=uid_range,
         gives_advice=gives_advice,
     )

@@ -16,6 +16,7 @@ from gateway.domain.reconcile import Plan
 from gateway.domain.states import Reason, Status
 from gateway.errors import GatewayError, SessionEnded, SessionNotFound
 from gateway.services.closing import Closing
+from gateway.services.gpus import GpuInventory
 from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Rows
 from gateway.services.routing import Routing
@@ -34,6 +35,7 @@ class Reconciler:
     closing: Closing
     routing: Routing
     notices: Notices
+    gpus: GpuInventory
     history: timedelta
     clock: Clock
     _last_run: Moment = field(init=False)
@@ -77,6 +79,7 @@ class Reconciler:
             _attempt("a session could not be repaired", partial(self.host.repair, session_id))
         for session_id in plan.orphans:
             _attempt("an orphan could not be removed", partial(self._remove_orphan, session_id))
+        _attempt("the host could not follow the cordons", self.gpus.enforce_cordons)
         _attempt("the routes could not be published", self.routing.settle)
         _attempt("the files of sessions could not be compared", self.notices.settle)
         _attempt("the notices of users could not be compared", self.closing.login_notices.settle)

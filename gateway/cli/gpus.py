@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from urllib.parse import urlencode
 
 import click
 
@@ -15,13 +16,14 @@ from gateway.client import Client
 @click.group(invoke_without_command=True)
 @client_options
 @click.option("--json", "as_json", is_flag=True, help="Print the response of GET /gpus, for scripts.")
+@click.option("--node", metavar="NAME", help="Show the GPUs of this node of a cluster.")
 @click.pass_context
-def gpus(context: click.Context, client: Client, as_json: bool) -> None:
+def gpus(context: click.Context, client: Client, as_json: bool, node: str | None) -> None:
     """Show the sessions and the free capacity of each GPU."""
     context.obj = client
     if context.invoked_subcommand:
         return
-    response = client.ask("GET", "/gpus")
+    response = client.ask("GET", "/gpus" + (f"?{urlencode({'node': node})}" if node else ""))
     if as_json:
         click.echo(json.dumps(response, indent=2))
     else:

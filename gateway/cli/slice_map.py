@@ -24,7 +24,8 @@ def draw(gpus: Sequence[_Json], now: datetime) -> str:
 
 def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
     simulated = ", simulated" if gpu["simulated"] else ""
-    heading = click.style(f"GPU {gpu['index']}  {gpu['name']}", bold=True)
+    where = f" on {gpu['node']}" if gpu.get("node") else ""
+    heading = click.style(f"GPU {gpu['index']}{where}  {gpu['name']}", bold=True)
     yield f"{heading}  {gpu['memory_mib']} MiB{_free(gpu)}{simulated}"
     if gpu["mig_mode"] in _MODES and gpu["healthy"] and not gpu["leased_whole"]:
         yield "  " + _MODES[gpu["mig_mode"]].format(**gpu)

@@ -101,7 +101,8 @@ class Gpu:
     """One GPU as its driver describes it.
 
     `fault` is a few words on why the GPU must not be used, None if it may be used. `complete` is False if the
-    driver's free capacity shows that instances are missing from its list.
+    driver's free capacity shows that instances are missing from its list. `node` is the GPU's node in a
+    cluster, None on one server.
     """
 
     index: int
@@ -116,6 +117,7 @@ class Gpu:
     fault: str | None = None
     simulated: bool = False
     complete: bool = True
+    node: str | None = None
 
     @property
     def is_whole(self) -> bool:

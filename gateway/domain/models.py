@@ -341,6 +341,9 @@ class Cordon(Base):
     reason: Mapped[str] = mapped_column(Text)
     starts_at: Mapped[datetime | None]
 
+    def is_in_force(self, now: datetime) -> bool:
+        return self.starts_at is None or self.starts_at <= now
+
 
 class Event(Base):
     """One entry of the audit log: who did what, and the session or user that it concerns, if any."""

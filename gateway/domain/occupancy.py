@@ -32,9 +32,7 @@ class Occupancy:
         self.gpus = gpus
         self.sessions = {session.id: session for session in sessions}
         self.scheduled = {
-            gpu: cordon
-            for gpu, cordon in cordons.items()
-            if now and cordon.starts_at and cordon.starts_at > now
+            gpu: cordon for gpu, cordon in cordons.items() if now and not cordon.is_in_force(now)
         }
         self.cordons = {gpu: cordon for gpu, cordon in cordons.items() if gpu not in self.scheduled}
         self.policy = policy

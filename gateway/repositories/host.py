@@ -156,8 +156,8 @@ class LocalHost(RunsScripts):
     def list_gpus(self) -> list[Gpu]:
         return self.gpus.list()
 
-    def require_cordon(self) -> None:
-        """The planner leaves out a GPU with a cordon."""
+    def cordon(self, gpus: Collection[str]) -> None:
+        """The planner alone places sessions, and leaves out a GPU with a cordon."""
 
     def planner(self) -> LocalPlanner:
         """Check the daemon, the network and the state directory, and return a planner. This runs before a

@@ -154,8 +154,8 @@ class Host(Protocol):
     def list_gpus(self) -> list[Gpu]:
         """Return every GPU with its instances. Raises `DriverUnavailable`."""
 
-    def require_cordon(self) -> None:
-        """Raise `InvalidRequest` if this host cannot keep sessions off a single GPU."""
+    def cordon(self, gpus: Collection[str]) -> None:
+        """Keep a scheduler that is not the gateway's off exactly these GPUs. Raises `Unavailable`."""
 
     def planner(self) -> Planner:
         """Return a planner for the present state of the host. Raises `DriverUnavailable`. Do not call it in a

@@ -3,6 +3,7 @@ ones."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from shutil import copy
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from gateway import failpoints
 from gateway.app import Gateway, Parts, assemble
+from gateway.cli.slice_map import draw
 from gateway.domain.notice import NoticeState
 from gateway.domain.recovery import on_a_cluster
 from gateway.domain.ssh_keys import make_pair
@@ -499,10 +501,65 @@ def test_without_advice_the_scheduler_places_alone(on_cluster: OnCluster) -> Non
     assert "affinity" not in pod["spec"]
 
 
-def test_a_cordon_of_one_gpu_is_refused_with_what_to_do(on_cluster: OnCluster) -> None:
-    answer = on_cluster.ask("PUT", "/gpus/0/cordon", reason="a fan")
-    assert answer.status_code == 422
-    assert "kubectl cordon" in answer.json["detail"]
+def test_a_cordon_keeps_the_scheduler_off_one_gpu(bench: Bench, tmp_path: Path, empty_database: Path) -> None:
+    """Also where the gateway gives no advice, or advice that does not hold any more."""
+    two = on_two_nodes(bench, tmp_path, empty_database)
+    object.__setattr__(two.parts.host, "gives_advice", False)
+    gpus = two.ask("GET", "/gpus").json["gpus"]
+    for gpu in gpus[:2]:
+        assert two.ask("PUT", f"/gpus/{gpu['index']}/cordon", reason="a fan").status_code == 204
+    two.open("ann", "1g.5gb")
+    with two.database.read() as rows:
+        assert [row.gpu for row in rows.list()] == [gpus[2]["uuid"]]
+    assert two.ask("DELETE", f"/gpus/{gpus[0]['index']}/cordon").status_code == 204
+    tainted = {rule["spec"]["deviceSelector"]["pool"] for rule in two.cluster.api.of("devicetaintrules")}
+    assert tainted == {gpus[1]["node"]}
+    assert two.ask("DELETE", f"/gpus/{gpus[1]['index']}/cordon").status_code == 204
+    assert two.cluster.api.names("devicetaintrules") == []
+    two.database.engine.dispose()
+
+
+def test_a_cordon_is_made_good_once_kubernetes_answers_and_begins_at_its_time(on_cluster: OnCluster) -> None:
+    on_cluster.ask("GET", "/gpus")
+    on_cluster.cluster.api.refusals["POST", "devicetaintrules"] = "not now"
+    assert on_cluster.ask("PUT", "/gpus/0/cordon", reason="a fan").status_code == 204
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert answer.json["type"] == "/problems/no-capacity"
+    on_cluster.cluster.api.refusals.clear()
+    on_cluster.gateway.reaper.reconcile()
+    rules = on_cluster.cluster.api.names("devicetaintrules")
+    assert rules
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.cluster.api.names("devicetaintrules") == rules
+    begin = on_cluster.clock.now + timedelta(hours=1)
+    on_cluster.ask("PUT", "/gpus/0/cordon", **{"from": begin.isoformat()})
+    assert on_cluster.cluster.api.names("devicetaintrules") == []
+    on_cluster.clock.advance(minutes=61)
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.cluster.api.names("devicetaintrules") == rules
+
+
+def test_a_gpu_whose_node_is_away_keeps_its_cordon(on_cluster: OnCluster) -> None:
+    on_cluster.ask("PUT", "/gpus/0/cordon", reason="a fan")
+    rules = on_cluster.cluster.api.names("devicetaintrules")
+    for found in on_cluster.cluster.api.of("resourceslices"):
+        on_cluster.cluster.api.remove("resourceslices", "", found["metadata"]["name"])
+    on_cluster.parts.host.gpus.inventory(is_new=True)
+    on_cluster.gateway.reaper.reconcile()
+    assert on_cluster.cluster.api.names("devicetaintrules") == rules
+
+
+def test_a_gpu_names_its_node(bench: Bench, tmp_path: Path, empty_database: Path) -> None:
+    two = on_two_nodes(bench, tmp_path, empty_database)
+    gpus = two.ask("GET", "/gpus").json["gpus"]
+    assert [gpu["node"] for gpu in gpus] == ["node-1", "node-2", "node-2"]
+    assert two.ask("GET", "/gpus?node=node-2").json["gpus"] == gpus[1:]
+    assert two.ask("GET", "/gpus?node=node-2&limit=1").json["gpus"] == gpus[1:2]
+    assert two.ask("GET", "/gpus?node=node-9").json["gpus"] == []
+    assert "GPU 1 on node-2" in draw(gpus, two.clock.now)
+    page = two.gateway.flask.test_client().get("/ui/", headers={"Host": "localhost"})
+    assert "on node-2" in page.text
+    two.database.engine.dispose()
 
 
 def test_readiness_names_the_classes_that_are_missing(on_cluster: OnCluster) -> None:

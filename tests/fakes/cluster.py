@@ -150,9 +150,20 @@ class FakeCluster:
                 node = found["spec"]["nodeName"]
                 if nodes is None or node in nodes:
                     for device in _devices(found):
-                        if _is_wanted(device, wanted) and self._is_free(node, device):
+                        if (
+                            _is_wanted(device, wanted)
+                            and self._is_free(node, device)
+                            and not self._is_tainted(node, device)
+                        ):
                             return node, device["name"]
         return None
+
+    def _is_tainted(self, node: str, device: Object) -> bool:
+        selected = {"driver": "gpu.nvidia.com", "pool": node, "device": device["name"]}
+        rules = [rule["spec"] for rule in self.api.of("devicetaintrules")]
+        return any(
+            rule["taint"]["effect"] == "NoSchedule" and rule["deviceSelector"] == selected for rule in rules
+        )
 
     def _is_free(self, node: str, device: Object) -> bool:
         used: dict[tuple[str, str], int] = {}

@@ -74,8 +74,8 @@ class MemoryHost:
         self._ask()
         return self._gpus.list()
 
-    def require_cordon(self) -> None:
-        pass
+    def cordon(self, gpus: Collection[str]) -> None:
+        self._ask()
 
     def planner(self) -> "MemoryHost":
         self._ask()

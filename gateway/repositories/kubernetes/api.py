@@ -55,6 +55,7 @@ CONFIG_MAPS = Kind("", "v1", "ConfigMap", "configmaps")
 VOLUME_CLAIMS = Kind("", "v1", "PersistentVolumeClaim", "persistentvolumeclaims")
 DEVICE_CLAIMS = Kind("resource.k8s.io", "v1", "ResourceClaim", "resourceclaims")
 DEVICE_CLASSES = Kind("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", is_namespaced=False)
+DEVICE_TAINT_RULES = Kind("resource.k8s.io", "v1", "DeviceTaintRule", "devicetaintrules", is_namespaced=False)
 SLICES = Kind("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", is_namespaced=False)
 SERVICES = Kind("", "v1", "Service", "services")
 NODES = Kind("", "v1", "Node", "nodes", is_namespaced=False)
@@ -291,7 +292,7 @@ def _resource(kind: Kind) -> Any:
 
 _KINDS = {
     (kind.api_version, kind.name): kind
-    for kind in (PODS, SECRETS, CONFIG_MAPS, VOLUME_CLAIMS, DEVICE_CLAIMS, PIPES)
+    for kind in (PODS, SECRETS, CONFIG_MAPS, VOLUME_CLAIMS, DEVICE_CLAIMS, DEVICE_TAINT_RULES, PIPES)
 }
 
 
@@ -299,5 +300,6 @@ def _kind_of(manifest: Object) -> Kind:
     return _KINDS[manifest["apiVersion"], manifest["kind"]]
 
 
-def _namespace_of(manifest: Object) -> str:
-    return str(manifest["metadata"]["namespace"])
+def _namespace_of(manifest: Object) -> str | None:
+    namespace: str | None = manifest["metadata"].get("namespace")
+    return namespace

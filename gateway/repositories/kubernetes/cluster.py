@@ -22,7 +22,7 @@ from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import ClusterPlanner
 from gateway.domain.recovery import Survivor
 from gateway.domain.uids import UidRange
-from gateway.errors import ContainerFailed, GatewayError, InvalidRequest, NoCapacity
+from gateway.errors import ContainerFailed, GatewayError, NoCapacity
 from gateway.failpoints import reach
 from gateway.repositories.kubernetes import facts
 from gateway.repositories.kubernetes.api import (
@@ -37,6 +37,7 @@ from gateway.repositories.kubernetes.api import (
     Object,
 )
 from gateway.repositories.kubernetes.boards import Boards
+from gateway.repositories.kubernetes.cordons import Cordons
 from gateway.repositories.kubernetes.endings import PodEndings
 from gateway.repositories.kubernetes.facts import Device, PodFacts
 from gateway.repositories.kubernetes.gpus import ClusterGpus
@@ -77,6 +78,7 @@ class ClusterHost(RunsScripts):
     running: Running
     gpus: ClusterGpus
     boards: Boards
+    cordons: Cordons
     uid_range: UidRange = UidRange()
     gives_advice: bool = True
 
@@ -89,11 +91,8 @@ class ClusterHost(RunsScripts):
     def line_planner(self) -> ClusterPlanner:
         return self.planner()
 
-    def require_cordon(self) -> None:
-        raise InvalidRequest(
-            "The scheduler of the cluster places the sessions: keep them off a node with `kubectl cordon "
-            "NODE`, or off its GPUs with a DeviceTaintRule."
-        )
+    def cordon(self, gpus: Collection[str]) -> None:
+        self.cordons.set(gpus)
 
     def pin_image(self, reference: str) -> str:
         """The nodes pull the image, so only a digest in the reference itself fixes what it names."""

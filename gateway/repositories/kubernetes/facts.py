@@ -311,6 +311,7 @@ def _gpu(index: int, card: _Card) -> Gpu:
         instances=(),
         fault=card.fault,
         simulated=card.is_simulated,
+        node=card.node,
     )
 
 
