@@ -46,6 +46,10 @@ bench: host .venv/stamp-tests images  ## Measure the ratios to Docker, OpenSSH, 
 soak: host .venv/stamp-tests images  ## Test a gateway under random kills and faults; MINUTES=20 SEED=7
 	$(AS_ROOT) $(BIN)/python -m tests.soak.storm --minutes $(or $(MINUTES),20) --seed $(or $(SEED),0)
 
+churn: .venv/stamp-tests  ## Let sessions come and go on fakes, behind a waiting line; CYCLES=10000 LINE=10 SEED=7
+	$(AS_IF_ROOT) $(BIN)/python -m tests.soak.churn --cycles $(or $(CYCLES),10000) --line $(or $(LINE),10) \
+		--seed $(or $(SEED),0)
+
 lint: .venv/stamp-tests  ## Run ruff, check the import contract, and find known vulnerabilities of dependencies
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -78,4 +82,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test test-fleet systemd sbom bench soak lint types host tools images words venv lock
+.PHONY: help up down check test test-fleet systemd sbom bench soak churn lint types host tools images words venv lock

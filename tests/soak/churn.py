@@ -1,7 +1,8 @@
 """Sessions come and go at random while driver, Docker and pipe file fail: nothing may get lost.
 
-`python -m tests.soak.churn --cycles 10000 --seed 7` prints what happened. Real are the use cases, the
-SQLite database, and nvidia-ml-py over simulated GPUs; the containers and the pipe file are fakes.
+`python -m tests.soak.churn --cycles 10000 --seed 7 --line 10` prints what happened. Real are the use cases,
+the SQLite database, and nvidia-ml-py over simulated GPUs; the containers and the pipe file are fakes. With
+`--line`, each cycle begins with at least so many requests in line.
 """
 
 import argparse
@@ -21,8 +22,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session as Orm
 
 from gateway.database_url import DatabaseUrl
-from gateway.domain.audit import REAPER, acting
+from gateway.domain.audit import REAPER, Action, acting
 from gateway.domain.containers import GPU_LOST
+from gateway.domain.lease import Extension
 from gateway.domain.mig import FULL, Instance
 from gateway.domain.models import ProfileRequest
 from gateway.domain.waiting_request import WaitingRequest
@@ -36,7 +38,7 @@ from tests.fakes.faults import Faults
 
 GPUS = "2xA100-40GB,1xA30,1xRTX-PRO-6000,2xL4"
 _SWITCHED, _WHOLE = 2, (4, 5)  # the indexes of the A30, whose MIG mode changes, and of the L4
-USERS = [f"user{number}" for number in range(40)]
+USERS = [f"user{number}" for number in range(60)]
 _CREATE, _CREATE_COMPUTE = "nvmlDeviceCreateGpuInstanceWithPlacement", "nvmlGpuInstanceCreateComputeInstance"
 _DESTROY, _DESTROY_COMPUTE = "nvmlGpuInstanceDestroy", "nvmlComputeInstanceDestroy"
 FAULTS = [
@@ -51,13 +53,13 @@ FAULTS = [
 
 
 class Churn:
-    def __init__(self, bench: Bench, faults: Faults, seed: int) -> None:
-        self.bench, self.faults = bench, faults
+    def __init__(self, bench: Bench, faults: Faults, seed: int, line: int = 0) -> None:
+        self.bench, self.faults, self._line = bench, faults, line
         self.chance = random.Random(seed)
         self.events: Counter[str] = Counter()
         gpus = bench.gpus.list()
         self._count, self._gpus = len(gpus), gpus
-        self._promised: dict[str, datetime] = {}
+        self._promised: dict[str, tuple[datetime, int]] = {}  # until when, and how often it got later
         self._mig = True  # of the GPU whose MIG mode changes
         self._foreign: set[tuple[object, ...]] = set()  # instances that another program has made
         self._profiles = sorted({profile.name for gpu in gpus for profile in gpu.profiles})
@@ -66,7 +68,7 @@ class Churn:
     def run(self, cycles: int, progress: Callable[[str], None]) -> None:
         for cycle in range(cycles):
             self._open()
-            self._ask_and_wait()
+            self._line_up()
             self._serve_the_line()
             for chance, act in self._ACTS:
                 if self.chance.random() < chance:
@@ -113,16 +115,24 @@ class Churn:
             line = rows.line()
             assert not rows.opened_from_line()
         assert not {request.id for request in line} & sessions
-        promised = {request.id: request.starts_at for request in line if request.starts_at}
-        for session_id, before in self._promised.items():
-            later = session_id in promised and promised[session_id] > before
-            if later or (session_id in {request.id for request in line} and session_id not in promised):
-                with self.bench.database.read() as rows:
-                    recorded = [event.what for event in rows.events(session_id=session_id)]
-                assert "promise-delayed" in recorded, (session_id, before, promised.get(session_id))
-                self.events["delayed"] += 1
+        promised = {
+            request.id: (request.starts_at, self._delays(request.id)) for request in line if request.starts_at
+        }
+        for session_id in self._promised.keys() & {request.id for request in line}:
+            (before, delays), after = self._promised[session_id], promised.get(session_id)
+            if after is None or after[0] > before:
+                assert self._delays(session_id) > delays, (session_id, before, after)
+                self.events["promise got later, and it is on record"] += 1
+            else:
+                self.events["promise kept"] += 1
         self._promised = promised
+        self.events["in line, at agreements"] += len(line)
         self._require_demand(line)
+
+    def _delays(self, session_id: str) -> int:
+        with self.bench.database.read() as rows:
+            recorded = [event.what for event in rows.events(session_id=session_id)]
+        return recorded.count(Action.PROMISE_DELAYED)
 
     def _require_demand(self, line: Sequence[WaitingRequest]) -> None:
         """The record of demand has each request in line, from when it joined or up to ten minutes before."""
@@ -158,11 +168,18 @@ class Churn:
         except GatewayError as error:
             self.events[type(error).__name__] += 1
 
-    def _ask_and_wait(self) -> None:
-        """Half of those who find no slice wait for one."""
+    def _line_up(self) -> None:
+        """Half of those who find no slice wait for one, and more if the line is too short."""
         if self.chance.random() < 0.5:
-            return
-        user, profile = self.chance.choice(USERS), self.chance.choice(self._profiles)
+            self._ask_and_wait(self.chance.choice(USERS))
+        waiting = {place.request.user_id for place in self.bench.gateway.queue.places()}
+        busy = waiting | {session.user_id for session in self.bench.sessions.list()}
+        free = [user for user in USERS if user not in busy]
+        for user in self.chance.sample(free, max(0, min(self._line - len(waiting), len(free)))):
+            self._ask_and_wait(user)
+
+    def _ask_and_wait(self, user: str) -> None:
+        profile = self.chance.choice(self._profiles)
         lease, wait = timedelta(minutes=self.chance.randint(5, 120)), self.chance.choice((10, 60, 600))
         try:
             longest = timedelta(minutes=wait)
@@ -180,6 +197,20 @@ class Churn:
                 with self.bench.database.read() as rows:
                     session = rows.get(session_id)
                 self.events["opened from the line" if session else "in line again"] += 1
+
+    def _move_in_line(self) -> None:
+        if places := self.bench.gateway.queue.places():
+            self.bench.gateway.queue.move(self.chance.choice(places).request.id, self.chance.randint(-2, 5))
+
+    def _leave_the_line(self) -> None:
+        if places := self.bench.gateway.queue.places():
+            self.bench.gateway.queue.leave(self.chance.choice(places).request.id)
+
+    def _extend(self) -> None:
+        if sessions := self.bench.sessions.list():
+            extension = Extension(timedelta(minutes=self.chance.randint(1, 120)))
+            self.bench.leases.extend(self.chance.choice(sessions).id, extension)
+            self.events["extended"] += 1
 
     def _close(self) -> None:
         if sessions := self.bench.sessions.list():
@@ -283,6 +314,9 @@ class Churn:
 
     _ACTS: tuple[tuple[float, Callable[["Churn"], None]], ...] = (
         (0.3, _close),
+        (0.3, _extend),
+        (0.1, _move_in_line),
+        (0.05, _leave_the_line),
         (0.3, _reap),
         (0.1, _reconcile),
         (0.03, _end_container),
@@ -313,15 +347,19 @@ def _identity(instance: Instance) -> tuple[object, ...]:
 
 
 def churn(
-    directory: Path, cycles: int, seed: int, progress: Callable[[str], None] = lambda _: None
+    directory: Path,
+    cycles: int,
+    seed: int,
+    progress: Callable[[str], None] = lambda _: None,
+    line: int = 0,
 ) -> Counter[str]:
-    """Runs it and says how often what happened; raises where the parts do not agree."""
+    """Run it, and return how often what happened. Raises `AssertionError` where the parts do not agree."""
     template = directory / "empty.db"
     schema.upgrade(DatabaseUrl(template))
     with simulated_driver(GPUS, directory / "simulated-gpus.json") as faults:
         gpus = Gpus(directory / "locks", simulated=True, whole_gpus=True, sleep=lambda _: None)
         bench = make_bench(directory, template, gpus)
-        run = Churn(bench, faults, seed)
+        run = Churn(bench, faults, seed, line)
         run.run(cycles, progress)
         run.heal()
         run.require_agreement()
@@ -334,11 +372,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cycles", type=int, default=10000)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--line", type=int, default=0, help="so many requests wait at the begin of a cycle")
     asked = parser.parse_args()
     logging.disable()
     begun = time.monotonic()
     with tempfile.TemporaryDirectory() as directory:
-        events = churn(Path(directory), asked.cycles, asked.seed, partial(print, flush=True))
+        events = churn(Path(directory), asked.cycles, asked.seed, partial(print, flush=True), asked.line)
     print(
         f"{asked.cycles} cycles with seed {asked.seed} in {time.monotonic() - begun:.0f} s: all parts agree"
     )

@@ -60,11 +60,14 @@ def test_of_200_that_want_the_last_slice_from_two_processes_exactly_one_gets_it(
         assert json.loads(racers[0].answer()) == {"True": 1}
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_after_much_coming_and_going_with_faults_all_parts_agree(tmp_path: Path, seed: int) -> None:
-    events = churn(tmp_path, 200, seed)
-    assert events["opened"] > 40
+@pytest.mark.parametrize(("seed", "line"), [(1, 0), (2, 10)], ids=["an open pool", "a line in front of it"])
+def test_after_much_coming_and_going_with_faults_all_parts_agree(
+    tmp_path: Path, seed: int, line: int
+) -> None:
+    events = churn(tmp_path, 200, seed, line=line)
+    assert events["opened"] + events["opened from the line"] > 40
     assert events["agreements"] == 11
+    assert events["in line, at agreements"] >= 11 * line / 2
 
 
 def test_after_each_quiet_moment_of_a_storm_all_places_agree(tmp_path: Path) -> None:
