@@ -91,6 +91,8 @@ class Gateway:
 
     def start(self, name: str, *command: str | Path, **environment: str) -> None:
         """`gateway NAME`, or `command` under that name."""
+        before = self.processes.get(name)
+        assert before is None or before.poll() is not None, f"{name} runs already: the first would be left"
         environment = self.environment | environment
         log = self.directory / f"{name}.log"
         if self.warm and not command:

@@ -18,7 +18,6 @@ ANN, BEN, CEM = own.user("ann"), own.user("ben"), own.user("cem")
 @pytest.fixture(scope="module")
 def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     with running(Gateway(tmp_path_factory.mktemp("line"), gpus="1xA100-40GB")) as gateway:
-        gateway.start("router")
         yield gateway
 
 
