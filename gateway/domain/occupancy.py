@@ -5,6 +5,7 @@ therefore has its row here, and is recognised as the session's.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 
@@ -15,6 +16,15 @@ from gateway.domain.models import Cordon
 from gateway.domain.placement import Fit, Occupied, Spot
 from gateway.domain.plan import Allocation
 from gateway.errors import NoCapacity, UnknownProfile
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """`others` are GPUs of other nodes with room for the same profile."""
+
+    gpu: Gpu
+    allocation: Allocation
+    others: tuple[Gpu, ...] = ()
 
 
 class Occupancy:
@@ -114,8 +124,9 @@ class Occupancy:
         demand: Mapping[str, float],
         refused: Collection[Spot] = (),
         among: Collection[Spot] | None = None,
-    ) -> tuple[Gpu, Allocation]:
-        """Return the GPU and the allocation for a session's slice.
+        others: int = 0,
+    ) -> Chosen:
+        """Return the GPU and the allocation for a session's slice, and at most so many `others`.
 
         A `refused` placement is never chosen, and its GPU only if no other GPU has free capacity. With
         `among`, only these placements are chosen. Raises `NoCapacity` with the time when there will be free
@@ -124,16 +135,16 @@ class Occupancy:
         for gpu, instance in self._idle(profile):
             spot = (gpu.uuid, instance.placement)
             if spot not in refused and (among is None or spot in among):
-                return gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True)
-        chosen = placement.choose(
-            self._divisible, self.occupied, profile, expires_at, now, demand, refused, among
+                return Chosen(gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True))
+        chosen = placement.decide(
+            self._divisible, self.occupied, profile, expires_at, now, demand, refused, among, others=others
         )
         if chosen is None:
             fit = self.fit(profile, now)
             message = " ".join([f"No GPU has room for a {profile} now.", *self._out_of_use()])
             raise NoCapacity(message, fit.at if fit else None, profile)
-        gpu, place = chosen
-        return gpu, Allocation(gpu.uuid, profile, place)
+        allocation = Allocation(chosen.gpu.uuid, profile, chosen.placement)
+        return Chosen(chosen.gpu, allocation, chosen.others)
 
     def fit(self, profile: str, now: datetime) -> Fit | None:
         """Return where the profile fits now or else first, and which sessions must end before."""

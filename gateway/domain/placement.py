@@ -105,6 +105,16 @@ class Fit:
     waits_for: tuple[Occupied, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Where a slice goes. `others` are GPUs of other nodes on which the profile fits as well, one of each
+    node, the cheapest at this moment first."""
+
+    gpu: Gpu
+    placement: Placement
+    others: tuple[Gpu, ...] = ()
+
+
 def choose(
     gpus: Sequence[Gpu],
     taken: Sequence[Occupied],
@@ -123,13 +133,30 @@ def choose(
     only if the profile fits on no other. With `among`, only these spots are chosen. Without
     `foresight` the cost alone decides, which takes about 1 ms instead of 10 ms.
     """
+    found = decide(gpus, taken, profile_name, expires_at, now, demand, refused, among, foresight)
+    return (found.gpu, found.placement) if found else None
+
+
+def decide(
+    gpus: Sequence[Gpu],
+    taken: Sequence[Occupied],
+    profile_name: str,
+    expires_at: datetime,
+    now: datetime,
+    demand: Mapping[str, float] | None = None,
+    refused: Collection[Spot] = (),
+    among: Collection[Spot] | None = None,
+    foresight: bool = True,
+    others: int = 0,
+) -> Choice | None:
+    """As `choose`, and name at most so many others."""
     request = _Request(profile_name, expires_at, now, demand or {})
     pool = _Pool(gpus, taken, request)
     ranked = pool.ranked(refused, among)
     if not ranked:
         return None
     best = pool.foreseen(ranked[:_CANDIDATES]) if foresight and len(ranked) > 1 else ranked[0]
-    return best.gpu, best.placement
+    return Choice(best.gpu, best.placement, pool.others(best.gpu, others, refused, among) if others else ())
 
 
 def next_fit(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str, now: datetime) -> Fit | None:
@@ -207,6 +234,16 @@ class _Pool:
                     rank = (self._cost.of(place, future), state.free, -place.start)
                     ranked.append(_Ranked(rank, gpu, place))
         return sorted(ranked, key=lambda each: each.rank)
+
+    def others(
+        self, chosen: Gpu, count: int, refused: Collection[Spot], among: Collection[Spot] | None
+    ) -> tuple[Gpu, ...]:
+        """Return GPUs of other nodes where the profile fits, one of each node."""
+        found: dict[str | None, Gpu] = {}
+        for gpu, _ in self._fitting(refused, among):
+            if gpu.node != chosen.node and len(found) < count:
+                found.setdefault(gpu.node, gpu)
+        return tuple(found.values())
 
     def foreseen(self, ranked: Sequence[_Ranked]) -> _Ranked:
         """Return the one of these placements that loses least in simulated futures."""

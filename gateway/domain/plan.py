@@ -49,7 +49,7 @@ class SessionRequest:
 @dataclass(frozen=True, slots=True)
 class SessionPlan:
     """Where a session goes. A host with its own scheduler leaves `allocation` and `address` None, and takes
-    `gpu` for advice.
+    `gpu` for advice, and `others` for the next best, on other nodes.
 
     `host_share` is the allocation's part of all memory slices of the host; 0 if it is not known."""
 
@@ -59,6 +59,7 @@ class SessionPlan:
     allocation: Allocation | None = None
     address: str | None = None
     host_share: float = 0.0
+    others: tuple[Gpu, ...] = ()
 
     @property
     def gpu_share(self) -> float | None:

@@ -4,6 +4,7 @@ import ipaddress
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 from gateway.domain.addresses import free_address
 from gateway.domain.clock import Moment
@@ -11,7 +12,7 @@ from gateway.domain.forecast import Forecast, Line
 from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import Gpu, MigPolicy, host_share
 from gateway.domain.models import Cordon
-from gateway.domain.occupancy import Occupancy
+from gateway.domain.occupancy import Chosen, Occupancy
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest
 from gateway.domain.waiting import Plan, Waiter
 from gateway.errors import NoCapacity
@@ -19,16 +20,17 @@ from gateway.errors import NoCapacity
 
 @dataclass(frozen=True)
 class SlicePlanner(ABC):
-    """Plans slices on the GPUs as the driver listed them."""
+    """Plans slices on the GPUs as the driver listed them. A plan names at most so many `others`."""
 
     gpus: Sequence[Gpu]
     policy: MigPolicy
+    others: ClassVar[int] = 0
 
     @abstractmethod
     def _planned(
-        self, request: SessionRequest, live: Sequence[SessionColumns], gpu: Gpu, allocation: Allocation
+        self, request: SessionRequest, live: Sequence[SessionColumns], chosen: Chosen
     ) -> SessionPlan:
-        """Return the plan of a session that gets this allocation on this GPU."""
+        """Return the plan of a session that goes there."""
 
     def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:
         """As `Occupancy.offered`."""
@@ -59,8 +61,8 @@ class SlicePlanner(ABC):
         """Raises `NoCapacity` and `UnknownProfile`."""
         occupancy = Occupancy(self.gpus, live, cordons, self.policy, request.created_at)
         profile = occupancy.offered(request.mig_profile)
-        gpu, allocation = self._place(occupancy, request, profile, demand, refused, line)
-        return self._planned(request, live, gpu, allocation)
+        chosen = self._place(occupancy, request, profile, demand, refused, line)
+        return self._planned(request, live, chosen)
 
     def _place(
         self,
@@ -70,15 +72,15 @@ class SlicePlanner(ABC):
         demand: Mapping[str, float],
         refused: Sequence[Allocation],
         line: Line | None,
-    ) -> tuple[Gpu, Allocation]:
+    ) -> Chosen:
         begin, end = request.created_at, request.expires_at
         spots = [(one.gpu, one.placement) for one in refused]
         if line is None or not (line.waiters or line.reservation or occupancy.scheduled):
-            return occupancy.place(profile, end, begin, demand, spots)
+            return occupancy.place(profile, end, begin, demand, spots, None, self.others)
         forecast = Forecast(occupancy, line.now)
         try:
             among = forecast.spots(profile, end - begin, line)
-            return occupancy.place(profile, end, begin, demand, spots, among)
+            return occupancy.place(profile, end, begin, demand, spots, among, self.others)
         except NoCapacity as refusal:
             waits = len(line.waiters)
             message = (
@@ -95,12 +97,13 @@ class LocalPlanner(SlicePlanner):
     taken: Collection[str] = ()
 
     def _planned(
-        self, request: SessionRequest, live: Sequence[SessionColumns], gpu: Gpu, allocation: Allocation
+        self, request: SessionRequest, live: Sequence[SessionColumns], chosen: Chosen
     ) -> SessionPlan:
+        allocation = chosen.allocation
         used = {session.address for session in live if session.address} | set(self.taken)
-        share = host_share(gpu, allocation.placement, self.gpus)
+        share = host_share(chosen.gpu, allocation.placement, self.gpus)
         address = free_address(self.subnet, used)
-        return SessionPlan(request, allocation.profile, gpu, allocation, address, share)
+        return SessionPlan(request, allocation.profile, chosen.gpu, allocation, address, share)
 
 
 @dataclass(frozen=True)
@@ -109,7 +112,9 @@ class ClusterPlanner(SlicePlanner):
     scheduler chooses the slice. It needs seconds for a pod that fits nowhere, so such a request is refused
     before."""
 
+    others: ClassVar[int] = 2
+
     def _planned(
-        self, request: SessionRequest, live: Sequence[SessionColumns], gpu: Gpu, allocation: Allocation
+        self, request: SessionRequest, live: Sequence[SessionColumns], chosen: Chosen
     ) -> SessionPlan:
-        return SessionPlan(request, allocation.profile, gpu)
+        return SessionPlan(request, chosen.allocation.profile, chosen.gpu, others=chosen.others)

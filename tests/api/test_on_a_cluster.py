@@ -433,63 +433,94 @@ def test_who_gets_the_address_and_the_slice_of_a_lost_pod_has_them(on_cluster: O
     assert on_cluster.ask("GET", f"/sessions/{next_id}").json["status"] == "active"
 
 
-TWO_NODES = {"node-2": FakeGpus(["A100-40GB", "A100-40GB"]).list()}
-
-
-def on_two_nodes(bench: Bench, directory: Path, empty_database: Path) -> OnCluster:
-    copy(empty_database, directory / "two.db")
-    database = SqlDatabase(type(bench.settings.db)(directory / "two.db"))
-    gpus = FakeGpus(["A100-40GB"]).list()
-    second = [replace(gpu, uuid=f"GPU-on-2-{gpu.index}") for gpu in TWO_NODES["node-2"]]
-    parts = cluster_parts(database, cluster=FakeCluster(gpus, {"node-2": second}))
+def on_nodes(bench: Bench, directory: Path, empty_database: Path, *gpus_of: int) -> OnCluster:
+    """A cluster whose nodes have so many GPUs each."""
+    copy(empty_database, directory / "nodes.db")
+    database = SqlDatabase(type(bench.settings.db)(directory / "nodes.db"))
+    nodes = {
+        f"node-{number}": [
+            replace(gpu, uuid=f"GPU-{number}-{gpu.index}") for gpu in FakeGpus(["A100-40GB"] * count).list()
+        ]
+        for number, count in enumerate(gpus_of, 1)
+    }
+    parts = cluster_parts(database, cluster=FakeCluster(nodes.pop("node-1"), nodes))
     made = assemble(bench.settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     return OnCluster(made, parts, database, bench.clock)
+
+
+def advised(pod: Any) -> tuple[list[str], list[str]]:
+    """The nodes that a pod may go to, and those that it prefers."""
+    affinity = pod["spec"]["affinity"]["nodeAffinity"]
+    terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+    preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+    return (
+        [name for term in terms for field in term["matchFields"] for name in field["values"]],
+        [
+            name
+            for each in preferred
+            for field in each["preference"]["matchFields"]
+            for name in field["values"]
+        ],
+    )
 
 
 def test_sessions_go_where_the_planner_would_put_them(
     bench: Bench, tmp_path: Path, empty_database: Path
 ) -> None:
     """It keeps whole GPUs free: small slices share one, also if the scheduler would begin elsewhere."""
-    two = on_two_nodes(bench, tmp_path, empty_database)
+    two = on_nodes(bench, tmp_path, empty_database, 1, 2)
     for number in range(7):
         two.open(f"user{number}", "1g.5gb")
     with two.database.read() as rows:
         assert len({row.gpu for row in rows.list()}) == 1
     pod = two.cluster.api.of("pods")[0]
-    [term] = pod["spec"]["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"][
-        "nodeSelectorTerms"
-    ]
-    assert term == {
-        "matchFields": [{"key": "metadata.name", "operator": "In", "values": [pod["spec"]["nodeName"]]}]
-    }
+    nodes, preferred = advised(pod)
+    assert sorted(nodes) == ["node-1", "node-2"]
+    assert preferred == [pod["spec"]["nodeName"]] == nodes[:1]
     two.database.engine.dispose()
+
+
+def take(on_cluster: OnCluster, *nodes: str) -> None:
+    """Others' claims hold these nodes' first GPUs, which the gateway cannot see."""
+    for node in nodes:
+        claim = {
+            "metadata": {"name": f"others-{node}", "namespace": "gpu-sessions"},
+            "status": {"allocation": {"devices": {"results": [{"pool": node, "device": "gpu-0"}]}}},
+        }
+        on_cluster.cluster.api.put("resourceclaims", claim)
+
+
+@pytest.mark.parametrize("taken", [0, 1, 2])
+def test_advice_names_three_nodes_and_one_of_them_takes_the_session(
+    bench: Bench, tmp_path: Path, empty_database: Path, taken: int
+) -> None:
+    four = on_nodes(bench, tmp_path, empty_database, 1, 1, 1, 1)
+    names = ["node-1", "node-2", "node-3"]
+    take(four, *names[:taken])
+    four.open("bob", "7g.40gb")
+    assert four.cluster.api.requests.count("POST pods") == 1
+    [pod] = four.cluster.api.of("pods")
+    assert advised(pod) == (names, names[:1])
+    assert pod["spec"]["nodeName"] == names[taken]
+    four.database.engine.dispose()
 
 
 def test_advice_that_does_not_hold_any_more_costs_one_more_attempt(
     bench: Bench, tmp_path: Path, empty_database: Path
 ) -> None:
-    """The advised node is full of others' slices, which the gateway cannot see."""
-    two = on_two_nodes(bench, tmp_path, empty_database)
-    first = two.open("ann", "7g.40gb")
-    with two.database.read() as rows:
-        node = two.parts.host.gpus.inventory().nodes[str(rows.live(first).gpu)]
-    two.ask("DELETE", f"/sessions/{first}")
-    for name in ("gpu-0", "gpu-1"):
-        result = {"pool": node, "device": name}
-        claim = {
-            "metadata": {"name": f"others-{name}", "namespace": "gpu-sessions"},
-            "status": {"allocation": {"devices": {"results": [result]}}},
-        }
-        if name == "gpu-0" or node == "node-2":
-            two.cluster.api.put("resourceclaims", claim)
-    two.cluster.api.requests.clear()
-    second = two.open("bob", "7g.40gb")
-    assert two.cluster.api.requests.count("POST pods") == 2
-    with two.database.read() as rows:
-        assert two.parts.host.gpus.inventory().nodes[str(rows.live(second).gpu)] != node
-    [pod] = two.cluster.api.of("pods")
+    four = on_nodes(bench, tmp_path, empty_database, 1, 1, 1, 1)
+    take(four, "node-1", "node-2", "node-3")
+    id = four.open("bob", "7g.40gb")
+    assert four.cluster.api.requests.count("POST pods") == 2
+    [pod] = four.cluster.api.of("pods")
+    assert pod["spec"]["nodeName"] == "node-4"
     assert "affinity" not in pod["spec"]
-    two.database.engine.dispose()
+    four.ask("DELETE", f"/sessions/{id}")
+    take(four, "node-4")
+    answer = four.ask("POST", "/sessions", user_id="eve", mig_profile="7g.40gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+    assert four.cluster.api.requests.count("POST pods") == 4
+    four.database.engine.dispose()
 
 
 def test_without_advice_the_scheduler_places_alone(on_cluster: OnCluster) -> None:
@@ -503,7 +534,7 @@ def test_without_advice_the_scheduler_places_alone(on_cluster: OnCluster) -> Non
 
 def test_a_cordon_keeps_the_scheduler_off_one_gpu(bench: Bench, tmp_path: Path, empty_database: Path) -> None:
     """Also where the gateway gives no advice, or advice that does not hold any more."""
-    two = on_two_nodes(bench, tmp_path, empty_database)
+    two = on_nodes(bench, tmp_path, empty_database, 1, 2)
     object.__setattr__(two.parts.host, "gives_advice", False)
     gpus = two.ask("GET", "/gpus").json["gpus"]
     for gpu in gpus[:2]:
@@ -550,7 +581,7 @@ def test_a_gpu_whose_node_is_away_keeps_its_cordon(on_cluster: OnCluster) -> Non
 
 
 def test_a_gpu_names_its_node(bench: Bench, tmp_path: Path, empty_database: Path) -> None:
-    two = on_two_nodes(bench, tmp_path, empty_database)
+    two = on_nodes(bench, tmp_path, empty_database, 1, 2)
     gpus = two.ask("GET", "/gpus").json["gpus"]
     assert [gpu["node"] for gpu in gpus] == ["node-1", "node-2", "node-2"]
     assert two.ask("GET", "/gpus?node=node-2").json["gpus"] == gpus[1:]

@@ -143,19 +143,15 @@ class FakeCluster:
     def _say(self, name: str, status: Object) -> None:
         self.api.change("pods", "gpu-sessions", name, {"status": status})
 
-    def _choose(self, request: Object, nodes: Collection[str] | None) -> tuple[str, str] | None:
-        """The first node and device that the request allows; None if there is none."""
-        for wanted in request.get("firstAvailable") or [request["exactly"]]:
-            for found in self.api.of("resourceslices"):
-                node = found["spec"]["nodeName"]
-                if nodes is None or node in nodes:
-                    for device in _devices(found):
-                        if (
-                            _is_wanted(device, wanted)
-                            and self._is_free(node, device)
-                            and not self._is_tainted(node, device)
-                        ):
-                            return node, device["name"]
+    def _choose(self, request: Object, nodes: Sequence[str] | None) -> tuple[str, str] | None:
+        """The first node, and on it the first device that the request allows; None if there is none."""
+        for node in nodes or [self.node, *self.more]:
+            devices = [device for found in self._slices(node) for device in _devices(found)]
+            for wanted in request.get("firstAvailable") or [request["exactly"]]:
+                for device in devices:
+                    is_open = self._is_free(node, device) and not self._is_tainted(node, device)
+                    if _is_wanted(device, wanted) and is_open:
+                        return node, device["name"]
         return None
 
     def _is_tainted(self, node: str, device: Object) -> bool:
@@ -266,13 +262,21 @@ def _is_wanted(device: Object, wanted: Object) -> bool:
     return is_selected and wanted["deviceClassName"] == f"mig-{texts.get('profile', '').replace('+', '-')}"
 
 
-def _nodes_of(pod: Object) -> set[str] | None:
-    """The nodes that a pod names; None for any."""
+def _nodes_of(pod: Object) -> list[str] | None:
+    """The nodes that a pod names, the preferred one first; None for any."""
     affinity = (pod["spec"].get("affinity") or {}).get("nodeAffinity")
     if affinity is None:
         return None
     terms = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
-    return {value for term in terms for field in term["matchFields"] for value in field["values"]}
+    preferred = affinity.get("preferredDuringSchedulingIgnoredDuringExecution") or []
+    first = [_node_of(each["preference"]) for each in preferred]
+    return sorted(map(_node_of, terms), key=lambda name: name not in first)
+
+
+def _node_of(term: Object) -> str:
+    [field] = term["matchFields"]
+    [name] = field["values"]
+    return str(name)
 
 
 def _consumed(device: Object) -> list[tuple[tuple[str, str], int]]:

@@ -72,7 +72,7 @@ def test_the_node_of_a_gpu_is_the_one_that_its_slices_name() -> None:
     for each in made:
         each["spec"]["pool"] = {**each["spec"]["pool"], "name": "a-pool"}
     found = facts.inventory(made, [])
-    assert found.nodes == {found.gpus[0].uuid: "n1"}
+    assert [gpu.node for gpu in found.gpus] == ["n1"]
     assert {name.pool for name in found.devices} == {"a-pool"}
 
 

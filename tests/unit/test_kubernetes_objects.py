@@ -60,6 +60,12 @@ def test_advice_names_one_node_and_prefers_one_gpu() -> None:
     assert pod == objects.pod(SITE, REQUEST, PROFILE, DEPLOYMENT)
 
 
+def test_advice_names_other_nodes_and_prefers_the_first() -> None:
+    advice = objects.Advice("node-7", "GPU-3e9c", ("node-8", "node-9"))
+    pod = objects.pod(SITE, REQUEST, PROFILE, DEPLOYMENT, advice)
+    assert same_as_file("advised-affinity-of-three", pod["spec"]["affinity"])
+
+
 def test_a_home_belongs_to_a_uid_and_to_no_session() -> None:
     assert same_as_file("home", objects.volume_claim(SITE, REQUEST, DEPLOYMENT))
 

@@ -30,7 +30,7 @@ REQUEST = SessionRequest(
     "ssh-ed25519 A",
     KeyPair("p", "ssh-ed25519 B"),
 )
-ADVICE = objects.Advice("node-7", "GPU-3e9c")
+ADVICE = objects.Advice("node-7", "GPU-3e9c", ("node-8",))
 MADE = [
     (Pod, objects.pod(SITE, REQUEST, PROFILE, "d1", ADVICE)),
     (Secret, objects.secret(SITE, REQUEST, PROFILE, "d1")),

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.domain.mig import Gpu, MigMode, Placement, Profile
-from gateway.domain.placement import Occupied, available, capacity, choose, next_fit
+from gateway.domain.placement import Occupied, available, capacity, choose, decide, next_fit
 from gateway.simulation.catalogue import KINDS
 from tests.fakes.gpus import free_placements
 
@@ -298,3 +298,20 @@ def most(on: Gpu, profile: Profile, taken: list[Occupied]) -> int:
     places = free_placements(on, profile, taken)
     puts = (Occupied(on.uuid, profile.name, place) for place in places)
     return max((1 + most(on, profile, [*taken, put]) for put in puts), default=0)
+
+
+def test_others_are_one_gpu_of_each_other_node_with_room() -> None:
+    def on(node: str, number: int) -> Gpu:
+        return replace(gpu(), uuid=f"GPU-{node}-{number}", node=node)
+
+    gpus = [on(node, number) for node in ("n1", "n2", "n3", "n4") for number in (0, 1)]
+    taken = [
+        Occupied("GPU-n4-1", "3g.20gb", Placement(4, 4), minutes(90)),
+        *(Occupied(f"GPU-n2-{number}", "7g.40gb", Placement(0, 8), minutes(90)) for number in (0, 1)),
+    ]
+    found = decide(gpus, taken, "3g.20gb", minutes(90), NOW, others=2)
+    assert found
+    assert {found.gpu.node, *(other.node for other in found.others)} == {"n1", "n3", "n4"}
+    alone = decide(gpus[:2], [], "3g.20gb", minutes(90), NOW, others=2)
+    assert alone
+    assert alone.others == ()

@@ -102,7 +102,7 @@ class ClusterHost(RunsScripts):
         request, profile = plan.request, self._profile(plan.mig_profile)
         deadline = time.monotonic() + self.running.start_timeout_seconds
         door = self._door(request.session_id)
-        pod = self.running.start(request, profile, self._advice(plan.gpu), door)
+        pod = self.running.start(request, profile, self._advice(plan), door)
         reach("after-pod-run")
         device = self._device(request.session_id)
         mig_uuid = self._log_in(request, pod, device, deadline)
@@ -215,9 +215,11 @@ class ClusterHost(RunsScripts):
         """Only a pod could measure a volume."""
         return 0
 
-    def _advice(self, gpu: Gpu | None) -> Advice | None:
-        node = self.gpus.inventory().nodes.get(gpu.uuid) if gpu and self.gives_advice else None
-        return Advice(node, gpu.uuid) if gpu and node else None
+    def _advice(self, plan: SessionPlan) -> Advice | None:
+        if plan.gpu is None or plan.gpu.node is None or not self.gives_advice:
+            return None
+        others = tuple(other.node for other in plan.others if other.node)
+        return Advice(plan.gpu.node, plan.gpu.uuid, others)
 
     def _door(self, session_id: str) -> Door | None:
         """None if the Service does not exist: the session opens, and `lease` says that nobody answers."""

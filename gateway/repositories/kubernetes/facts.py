@@ -187,11 +187,9 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The GPUs of a cluster without their instances, the node of each by its UUID, and the slices that they
-    can have."""
+    """The GPUs of a cluster without their instances, and the slices that they can have."""
 
     gpus: tuple[Gpu, ...] = ()
-    nodes: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[DeviceName, Device] = field(default_factory=dict)
 
 
@@ -223,7 +221,7 @@ def inventory(slices: Iterable[Object], nodes: Iterable[Object]) -> Inventory:
         card.fault = card.fault or faults.get(card.node)
     ordered = sorted(cards.values(), key=lambda card: (card.node, card.uuid))
     gpus = tuple(_gpu(index, card) for index, card in enumerate(ordered))
-    return Inventory(gpus, {card.uuid: card.node for card in ordered}, devices)
+    return Inventory(gpus, devices)
 
 
 def _newest(slices: Iterable[Object]) -> dict[str, list[Object]]:

@@ -129,10 +129,29 @@ def key_of(path: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """Where the gateway would place a session: on this GPU of this node. The scheduler checks it."""
+    """Where the gateway would place a session: on this GPU of this node, or else on one of the other nodes.
+    The scheduler checks it."""
 
     node: str
     gpu: str
+    others: tuple[str, ...] = ()
+
+    @property
+    def affinity(self) -> Object:
+        """One of these nodes, the first one if it has room: the scheduler would prefer the emptiest."""
+        terms = [_is_node(name) for name in (self.node, *self.others)]
+        affinity: dict[str, Any] = {
+            "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}
+        }
+        if self.others:
+            first = {"weight": 100, "preference": _is_node(self.node)}
+            affinity["preferredDuringSchedulingIgnoredDuringExecution"] = [first]
+        return {"nodeAffinity": affinity}
+
+
+def _is_node(name: str) -> Object:
+    """Kubernetes allows one value for such a field."""
+    return {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [name]}]}
 
 
 def device_claim(
@@ -174,8 +193,8 @@ def volume_claim(site: Site, request: SessionRequest, deployment: str) -> Object
 def pod(
     site: Site, request: SessionRequest, profile: Profile, deployment: str, advice: Advice | None = None
 ) -> Object:
-    """The pod, restricted as Pod Security Standards define it. With advice it goes to the advised node or
-    nowhere: the scheduler then looks at one node, and not at a hundred."""
+    """The pod, restricted as Pod Security Standards define it. With advice it goes to an advised node or
+    nowhere: the scheduler then looks at three nodes, and not at a hundred."""
     name, uid = name_of(request.session_id), request.uid
     spec: dict[str, Any] = {
         "restartPolicy": "Never",
@@ -199,9 +218,7 @@ def pod(
         "volumes": _volumes(site, request),
     }
     if advice:
-        field = {"key": "metadata.name", "operator": "In", "values": [advice.node]}
-        terms = {"nodeSelectorTerms": [{"matchFields": [field]}]}
-        spec["affinity"] = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": terms}}
+        spec["affinity"] = advice.affinity
     return _manifest(PODS, site.sessions, request, deployment, spec=spec)
 
 
