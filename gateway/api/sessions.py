@@ -29,6 +29,7 @@ from gateway.api.responses import (
 )
 from gateway.api.services import services
 from gateway.domain.lease import Extension
+from gateway.domain.live_session import ListedSession
 from gateway.domain.models import Session
 from gateway.errors import NoCapacity
 from gateway.services.idle import Activity
@@ -157,7 +158,7 @@ def _activity(found: Activity) -> Fields:
     }
 
 
-def _shown(session: Session) -> Fields:
+def _shown(session: Session | ListedSession) -> Fields:
     """Return the session as every response shows it."""
     fields: Fields = _response.dump(session)
     latest_end = services().leases.limit.latest_end(session)

@@ -37,3 +37,12 @@ class LiveSession(Leased):
     max_lease_minutes: int | None
     warned_for: int | None
     message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ListedSession(LiveSession):
+    """With the columns that only a list of sessions shows."""
+
+    extended_minutes: int
+    image: str | None
+    note: str | None

@@ -18,7 +18,8 @@ from gateway.server.door import Door, DoorGate
 from gateway.server.gate import Gate
 from gateway.settings import Settings
 
-_M_ARENA_MAX = -8  # malloc.h
+_M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
+_OWN_MAPPING_BYTES = 128 * 1024
 _OPEN_FILES = 8192
 GRACEFUL_SECONDS = 60  # enough to finish a create; the systemd unit waits longer
 
@@ -60,7 +61,7 @@ class Server(BaseApplication):
     def load(self) -> Any:
         from gateway.app import create_app
 
-        _keep_arenas_few()
+        _return_memory()
         _allow_open_files()
         return create_app(self._settings, self.door.path)
 
@@ -104,10 +105,13 @@ def _try(settings: Settings) -> None:
     create_app(settings)
 
 
-def _keep_arenas_few() -> None:
-    """Let glibc use two memory arenas. By default it keeps freed memory in up to 8 arenas per core."""
+def _return_memory() -> None:
+    """Let glibc use two memory arenas, and give large blocks back to the kernel. By default it keeps freed
+    memory in up to 8 arenas per core, and blocks as large as the largest one that was ever freed."""
     with suppress(OSError, AttributeError):  # other C libraries have no `mallopt`
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+        allocator = ctypes.CDLL(None)
+        allocator.mallopt(_M_ARENA_MAX, 2)
+        allocator.mallopt(_M_MMAP_THRESHOLD, _OWN_MAPPING_BYTES)
 
 
 def _allow_open_files() -> None:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from gateway.domain.clock import Moment
 from gateway.domain.counters import Increment
-from gateway.domain.live_session import LiveSession
+from gateway.domain.live_session import ListedSession, LiveSession
 from gateway.domain.metrics import Reading
 from gateway.domain.models import EndedSession, Event, Session, User
 from gateway.domain.pipe import Pipe
@@ -30,7 +30,7 @@ class LiveRows(Protocol):
         owner: str | None = None,
         after: tuple[datetime, str] | None = None,
         limit: int | None = None,
-    ) -> Sequence[Session]: ...
+    ) -> Sequence[ListedSession]: ...
     def statuses(self) -> Sequence[tuple[str, str, str, datetime]]: ...
     def pipes(self) -> Sequence[Pipe]: ...
     def to_disconnect(self) -> Sequence[str]: ...

@@ -16,6 +16,7 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock, Moment
 from gateway.domain.counters import Counter
 from gateway.domain.forecast import Line
+from gateway.domain.live_session import ListedSession
 from gateway.domain.models import Event, Session, User
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.states import KeysFrom, Reason, Status
@@ -175,7 +176,7 @@ class Sessions:
         owner: str | None = None,
         after: tuple[datetime, str] | None = None,
         limit: int | None = None,
-    ) -> Sequence[Session]:
+    ) -> Sequence[ListedSession]:
         """As `Rows.page`."""
         with self.database.read() as rows:
             return rows.page(owner, after, limit)

@@ -103,7 +103,8 @@ def test_a_login_just_before_the_end_keeps_the_session(bench: Bench) -> None:
     id = open_session(bench)
     while activity(bench, id)["ends_at"] is None or not inside(bench).shown:
         run(bench, 1)
-    [session] = bench.sessions.list()
+    with bench.database.read() as rows:
+        session = rows.live(id)
     bench.clock.advance(minutes=10)
     inside(bench).connections = 1
     bench.gateway.idle.examine(session)

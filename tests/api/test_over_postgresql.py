@@ -76,8 +76,8 @@ def test_counters_usage_policies_webhooks_and_signals_are_kept(bench: Bench) -> 
         assert rows.last_reading() is not None
     assert counted[Counted.GPU_SECONDS, ("3g.20gb", "ann")] == 420
     assert counted[Counted.OPENS, ("3g.20gb", "opened")] == 1
-    [session] = bench.sessions.list()
-    bench.gateway.idle.examine(session)
+    with bench.database.read() as rows:
+        bench.gateway.idle.examine(rows.live(id))
     assert bench.client.get(f"/sessions/{id}/activity").status_code == 200
     assert bench.client.post(f"/sessions/{id}/keep", json={"minutes": 5}).status_code == 200
     bench.client.delete(f"/sessions/{id}")

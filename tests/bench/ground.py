@@ -39,7 +39,13 @@ _COPIED = ("User", "Env", "Cmd", "Entrypoint", "WorkingDir", "Hostname", "Image"
 class BenchGateway(Gateway):
     @property
     def environment(self) -> dict[str, str]:
-        return super().environment | {"GATEWAY_NETWORK": NETWORK, "GATEWAY_SUBNET": SUBNET}
+        own = {"GATEWAY_NETWORK": NETWORK, "GATEWAY_SUBNET": SUBNET, "PYTHONPATH": str(self.without)}
+        return super().environment | own
+
+    @property
+    def without(self) -> Path:
+        """A directory that hides what only the tests install. Docker's SDK would load paramiko, 6 MB."""
+        return self.directory / "without"
 
     @property
     def database(self) -> Path:
@@ -80,6 +86,8 @@ def gateway(*, before: Callable[[BenchGateway], None] | None = None) -> Iterator
     """A gateway that serves; `before` is called when its database is there."""
     directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
     made = BenchGateway(directory, GPUS, warm=None)
+    made.without.mkdir()
+    (made.without / "paramiko.py").write_text("raise ImportError\n")
     try:
         migrated = made.run("migrate")
         assert migrated.returncode == 0, migrated.stderr

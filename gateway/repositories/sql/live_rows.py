@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, and_, case, func, or_, orm, select, tuple_, type_coerce, update
 
 from gateway.domain.clock import Moment
-from gateway.domain.live_session import LiveSession
+from gateway.domain.live_session import ListedSession, LiveSession
 from gateway.domain.models import EndedSession, Session, UtcDateTime, route_of
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Started
@@ -18,6 +18,8 @@ from gateway.domain.warnings import Step, WarningPlan
 _OLDEST_FIRST = (Session.created_at, Session.id)
 _TABLE = Session.__table__
 _COLUMNS = tuple(_TABLE.c[field.name] for field in dataclasses.fields(LiveSession))
+_LISTED = tuple(_TABLE.c[field.name] for field in dataclasses.fields(ListedSession))
+_IN_ORDER = (_TABLE.c.created_at, _TABLE.c.id)
 _DONE_FOR = {
     Step.WARN: Session.warned_for,
     Step.HOOK: Session.hook_for,
@@ -37,7 +39,7 @@ class LiveRows:
 
     def live_sessions(self, owner: str | None = None) -> Sequence[LiveSession]:
         """Return every live session, or those of one user, oldest first."""
-        selected = select(*_COLUMNS).order_by(_TABLE.c.created_at, _TABLE.c.id)
+        selected = select(*_COLUMNS).order_by(*_IN_ORDER)
         if owner is not None:
             selected = selected.where(_TABLE.c.user_id == owner)
         self._session.flush()  # a statement of columns of the table does not do it
@@ -76,15 +78,16 @@ class LiveRows:
         owner: str | None = None,
         after: tuple[datetime, str] | None = None,
         limit: int | None = None,
-    ) -> Sequence[Session]:
+    ) -> Sequence[ListedSession]:
         """Return the oldest `limit` live sessions, of one user or of all. `after` are `created_at` and id of
         the session before the first one."""
-        page = select(Session).order_by(*_OLDEST_FIRST).limit(limit)
+        page = select(*_LISTED).order_by(*_IN_ORDER).limit(limit)
         if owner is not None:
-            page = page.where(Session.user_id == owner)
+            page = page.where(_TABLE.c.user_id == owner)
         if after is not None:
-            page = page.where(tuple_(*_OLDEST_FIRST) > after)
-        return self._session.scalars(page).all()
+            page = page.where(tuple_(*_IN_ORDER) > after)
+        self._session.flush()
+        return [ListedSession(*columns) for columns in self._session.execute(page)]
 
     def statuses(self) -> Sequence[tuple[str, str, str, datetime]]:
         """Return id, user, status and end of the lease of each live session."""

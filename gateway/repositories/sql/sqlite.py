@@ -17,6 +17,7 @@ from gateway.repositories.storage import sync_directory
 
 _BUSY_TIMEOUT_MS = 5000
 _POOL_SIZE = 32  # connections; opening one takes longer than most queries
+_CACHE_KIB = 256  # of each connection; by default 2 MiB, which a change by another connection empties
 
 
 def make_engine(path: Path) -> Engine:
@@ -35,6 +36,7 @@ def make_engine(path: Path) -> Engine:
         connection.execute(f"PRAGMA busy_timeout={_BUSY_TIMEOUT_MS}")
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
