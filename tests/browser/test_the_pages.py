@@ -223,6 +223,27 @@ def test_the_map_shows_each_state_that_the_api_reports(page: Page, bench: Bench,
     assert Axe().run(page).violations_count == 0
 
 
+@pytest.mark.parametrize("bench", [["A100-40GB"] * 2], indirect=True)
+def test_a_gpu_that_is_lost_while_the_page_is_open_is_marked_and_unmarked(
+    page: Page, bench: Bench, url: str
+) -> None:
+    opened(bench, profile="3g.20gb")
+    [lost] = [gpu.uuid for gpu in bench.gpus.list() if gpu.instances]
+    page.goto(f"{url}/ui/")
+    expect(page.locator("li.slice.active")).to_contain_text("user123")
+    bench.gpus.set_fault(lost, "the GPU is lost: it has fallen off the bus")
+    bench.reconciler.reconcile()
+    expect(page.locator("li.slice.faulty")).to_have_count(5)  # the session's, and the four free ones
+    expect(page.locator("article.gpu .problem")).to_contain_text("the GPU is lost")
+    expect(page.locator("li.slice.faulty", has_text="user123")).to_have_count(1)
+    expect(page.locator("li.slice.free")).to_have_count(8)  # the other GPU
+    assert Axe().run(page).violations_count == 0
+    bench.gpus.set_fault(lost, None)
+    bench.reconciler.reconcile()
+    expect(page.locator("li.slice.active")).to_contain_text("user123")
+    expect(page.locator("article.gpu .problem")).to_have_count(0)
+
+
 @pytest.mark.parametrize("bench", [["A100-40GB"] * 29], indirect=True)
 def test_a_page_with_200_sessions_is_usable(page: Page, bench: Bench, url: str) -> None:
     for number in range(200):
