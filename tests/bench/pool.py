@@ -13,7 +13,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -31,6 +31,7 @@ GPUS = (2, 8, 32)
 TABLES = ("A100-40GB", "RTX-PRO-6000")
 LOADS = (0.7, 0.9, 1.1)
 MEAN_TTL = 60.0  # minutes
+_NODE = 8  # GPUs of a node of a cluster
 LEAVE_EARLY = 0.25  # of the sessions, each at a random moment of its lease
 EPOCH = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -179,6 +180,28 @@ def ours(pool: Pool, request: Request) -> Spot | None:
     return _chosen(pool, request, foresight=True)
 
 
+def advised(pool: Pool, request: Request) -> Spot | None:
+    """A cluster with advice: the gateway's GPU, and the scheduler's start on it, which is the lowest."""
+    spot = ours(pool, request)
+    return next(_places(pool, request, [spot[0]]), None) if spot else None
+
+
+def scheduled(pool: Pool, request: Request) -> Spot | None:
+    """A cluster without advice: the emptiest node by requested memory, and its first place."""
+    nodes = [range(first, min(first + _NODE, len(pool.gpus))) for first in range(0, len(pool.gpus), _NODE)]
+    free = {node: sum(pool.rooms[index].mask.bit_count() for index in node) / len(node) for node in nodes}
+    for node in sorted(nodes, key=lambda node: -free[node]):
+        for spot in _places(pool, request, node):
+            return spot
+    return None
+
+
+def _places(pool: Pool, request: Request, gpus: Iterable[int]) -> Iterator[Spot]:
+    for index in gpus:
+        for placement in pool.table.places(pool.rooms[index], request.profile.name):
+            yield index, placement
+
+
 def _chosen(pool: Pool, request: Request, *, foresight: bool) -> Spot | None:
     taken = [lease for _, lease in pool.leases.values()]
     wanted = request.profile.name, request.expires_at, request.now
@@ -218,7 +241,8 @@ def _pickiness(profile: Profile) -> tuple[int, int]:
 
 
 RULES: Mapping[str, Rule] = {
-    "first-fit": first_fit, "best-fit": best_fit, "fgd": fgd, "cost": cost, "ours": ours, "repack": repack
+    "first-fit": first_fit, "best-fit": best_fit, "fgd": fgd, "cost": cost, "ours": ours, "repack": repack,
+    "scheduled": scheduled, "advised": advised,
 }  # fmt: skip
 
 
