@@ -49,20 +49,18 @@ _SETTINGS = (
 def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | None) -> None:
     """Report differences between the places where sessions exist.
 
-    Compares database, Docker, GPU driver, pipe file and session files, and says what the reaper will do about
-    each difference. Changes nothing. Works on the gateway's host whether the gateway runs or not. Exits with
-    0 if all places agree and all checks succeed, otherwise with 1.
+    Compares database, Docker, GPU driver, pipe file and session files, or on a cluster database, pods,
+    claims, Secrets and Pipes. Says what the reaper will do about each difference. Changes nothing. Works on
+    the gateway's host, or in its pod, whether the gateway runs or not. Exits with 0 if all places agree and
+    all checks succeed, otherwise with 1.
 
     With --attack the running gateway opens two sessions. The doctor attacks one of them from inside the other
     and from outside, and then closes both. Exits with 1 if an attack succeeds. If tokens are in use, this
     needs an administrator's token.
     """
     settings = Settings.load(os.environ, flags)
-    if settings.is_cluster:
-        raise StartRefused(
-            "The doctor examines the gateway of one server. On a cluster, GET /readyz checks the parts, and "
-            "docs/fleet.md says what to compare by kubectl."
-        )
+    if attack and settings.is_cluster:
+        raise StartRefused("--attack: the doctor attacks the sessions of one server, and not of a cluster.")
     if attack:
         sys.exit(run_attack(client, settings, as_json))
     from gateway.doctor.diagnosis import diagnose

@@ -53,14 +53,15 @@ def _checks(settings: Settings, parts: Parts) -> Mapping[str, Check]:
     del ready["pipes"]  # this check tries to write; the comparison reads the pipes
     tick = ready.pop("reaper")
     policy = MigPolicy(settings.mig_policy)
+    of_this_machine = {"permissions": lambda: _permissions(settings), "disks": lambda: _disks(settings)}
     return {
         "schema": lambda: _schema(settings.db),
         **ready,
         "mig": lambda: _mig_modes(parts.host, policy),
         "reaper": lambda: f"{tick()}, {_leader(leadership)}",
-        "permissions": lambda: _permissions(settings),
         "uids": lambda: _uids(parts),
-        "disks": lambda: _disks(settings),
+        **parts.host.examinations(),
+        **({} if settings.is_cluster else of_this_machine),
     }
 
 

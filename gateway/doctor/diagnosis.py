@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway import simulation
-from gateway.app import parts_of_this_machine
+from gateway.app import parts_of
 from gateway.doctor.checks import CheckResult, examine
-from gateway.doctor.places import Comparison, Places
+from gateway.doctor.places import ON_A_CLUSTER, ON_A_SERVER, Comparison, Places
 from gateway.domain.mig import MigPolicy
 from gateway.repositories.files.pipes import Pipes
 from gateway.repositories.sql.database import SqlDatabase, make_read_only_engine
@@ -26,12 +26,12 @@ class Diagnosis:
 
 
 def diagnose(settings: Settings) -> Diagnosis:
-    """Diagnose the gateway on this host that has these settings."""
+    """Diagnose the gateway that has these settings, on this host or on its cluster."""
     if settings.simulate_gpus:
         simulation.attach(settings.state_dir / "simulated-gpus.json")
     database = SqlDatabase(settings.db, make_read_only_engine)
-    parts = replace(parts_of_this_machine(settings), database=database)
-    places = Places(
-        database, parts.host, Pipes(settings.piper_config), MigPolicy(settings.mig_policy), parts.clock
-    )
+    parts = replace(parts_of(settings), database=database)
+    names = ON_A_CLUSTER if settings.is_cluster else ON_A_SERVER
+    pipes = parts.pipes if settings.is_cluster else Pipes(settings.piper_config)
+    places = Places(database, parts.host, pipes, MigPolicy(settings.mig_policy), parts.clock, names)
     return Diagnosis(examine(settings, parts), places.compare())

@@ -15,6 +15,7 @@ from gateway.domain.models import Session
 from gateway.domain.observation import Finding, Observation, Place
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation
+from gateway.domain.reconcile import Plan
 from gateway.domain.states import Reason, Status
 
 NEXT_TICK = "at the next tick"
@@ -37,7 +38,7 @@ class Snapshot:
     """The content of all places. The sessions' rows were read first.
 
     `pipes` is None if the pipe file could not be read. `handwritten` are the users whom a hand-written pipe
-    routes elsewhere. `known` is as in `reconcile.plan`.
+    routes elsewhere. `known` is as in `reconcile.plan`. `routes` is the place of the pipes.
     """
 
     sessions: Sequence[Session]
@@ -45,6 +46,7 @@ class Snapshot:
     pipes: Sequence[Pipe] | None
     handwritten: Collection[str]
     known: Collection[str] = ()
+    routes: Place = Place.PIPES
 
 
 def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
@@ -59,7 +61,7 @@ def differences(snapshot: Snapshot, now: Moment) -> Iterator[Difference]:
             yield from _Active(session, snapshot, now, reason).differences()
         else:
             yield from _unfinished(session, snapshot, reason)
-    yield from _without_session(snapshot, plan.orphans)
+    yield from _without_session(snapshot, plan)
 
 
 def foreign_instances(
@@ -115,18 +117,18 @@ class _Active:
             yield Finding(Place.DATABASE, what, f"the mark is removed {NEXT_TICK}")
 
     def _route(self) -> Iterator[Finding]:
-        session = self._session
+        session, place = self._session, self._snapshot.routes
         if self._snapshot.pipes is None:
             return
         found = next((pipe for pipe in self._snapshot.pipes if pipe.session_id == session.id), None)
         if session.pipe and not found:
-            yield Finding(Place.PIPES, "no route", f"published {NEXT_TICK}")
+            yield Finding(place, "no route", f"published {NEXT_TICK}")
         elif session.pipe and found != session.pipe:
-            yield Finding(Place.PIPES, "the route differs from the record", f"published again {NEXT_TICK}")
+            yield Finding(place, "the route differs from the record", f"published again {NEXT_TICK}")
         elif found and not session.pipe:
-            yield Finding(Place.PIPES, "a route although no key is accepted", f"removed {NEXT_TICK}")
+            yield Finding(place, "a route although no key is accepted", f"removed {NEXT_TICK}")
         if session.user_id in self._snapshot.handwritten:
-            yield Finding(Place.PIPES, "a hand-written pipe routes this user elsewhere", NOT_OURS)
+            yield Finding(place, "a hand-written pipe routes this user elsewhere", NOT_OURS)
 
 
 def _unfinished(session: Session, snapshot: Snapshot, reason: Reason | None) -> Iterator[Difference]:
@@ -146,20 +148,27 @@ def _unfinished(session: Session, snapshot: Snapshot, reason: Reason | None) -> 
         yield Difference(Place.DATABASE, what, then, *named)
 
 
-def _without_session(snapshot: Snapshot, orphans: Sequence[str]) -> Iterator[Difference]:
-    removed = f"removed {NEXT_TICK}"
+def _without_session(snapshot: Snapshot, plan: Plan) -> Iterator[Difference]:
+    removed, kept = f"removed {NEXT_TICK}", "kept: stop the gateway and run `gateway recover`"
     known = {session.id for session in snapshot.sessions}
-    for id in orphans:
+    for id in sorted({*plan.orphans, *plan.unknown}):
         for place in snapshot.host.held[id]:
-            yield Difference(place, f"{_OBJECTS[place]} without a session", removed, id)
+            then = kept if id in plan.unknown else removed
+            yield Difference(place, f"{_OBJECTS[place]} without a session", then, id)
     for pipe in snapshot.pipes or ():
         if pipe.session_id not in known:
-            yield Difference(
-                Place.PIPES, "a route without a session", removed, pipe.session_id, pipe.username
-            )
+            then = kept if pipe.session_id in plan.unknown else removed
+            what = "a route without a session"
+            yield Difference(snapshot.routes, what, then, pipe.session_id, pipe.username)
 
 
-_OBJECTS = {Place.DOCKER: "a container", Place.FILES: "files", Place.KUBERNETES: "objects"}
+_OBJECTS = {
+    Place.DOCKER: "a container",
+    Place.FILES: "files",
+    Place.PODS: "a pod",
+    Place.CLAIMS: "a claim",
+    Place.SECRETS: "a Secret",
+}
 
 
 def _describe(gpu: Gpu, instance: Instance) -> str:

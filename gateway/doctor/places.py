@@ -1,6 +1,6 @@
 """Reads the places where sessions exist. A place that cannot be read is reported, never treated as empty."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -10,8 +10,7 @@ from gateway.domain.mig import MigPolicy
 from gateway.domain.models import Session
 from gateway.domain.observation import Place
 from gateway.errors import GatewayError
-from gateway.repositories.files.pipes import Pipes
-from gateway.services.ports import Database, Host
+from gateway.services.ports import Database, Host, Pipes
 
 T = TypeVar("T")
 
@@ -30,13 +29,36 @@ class Comparison:
     unseen: Mapping[Place, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What the places are called on one kind of host. Without `driver`, a driver of the host makes instances
+    for others as well, so they are not compared."""
+
+    runtime: Place
+    routes: Place
+    driver: Place | None = None
+
+
+ON_A_SERVER = Names(Place.DOCKER, Place.PIPES, Place.DRIVER)
+ON_A_CLUSTER = Names(Place.KUBERNETES, Place.ROUTES)
+
+
 class Places:
-    def __init__(self, database: Database, host: Host, pipes: Pipes, policy: MigPolicy, clock: Clock) -> None:
+    def __init__(
+        self,
+        database: Database,
+        host: Host,
+        pipes: Pipes,
+        policy: MigPolicy,
+        clock: Clock,
+        names: Names = ON_A_SERVER,
+    ) -> None:
         self._database = database
         self._host = host
         self._pipes = pipes
         self._policy = policy
         self._clock = clock
+        self._names = names
         self._unseen: dict[Place, str] = {}
 
     def compare(self) -> Comparison:
@@ -48,8 +70,9 @@ class Places:
         self._unseen = {}
         before = self._attempt(Place.DATABASE, self._rows)
         snapshot = self._snapshot(before or ())
-        gpus = self._attempt(Place.DRIVER, self._host.list_gpus)
-        survivors = self._attempt(Place.DOCKER, self._host.survivors) or ()
+        driver = self._names.driver
+        gpus = self._attempt(driver, self._host.list_gpus) if driver else ()
+        survivors = self._attempt(self._names.runtime, self._host.survivors) or ()
         after = self._attempt(Place.DATABASE, self._rows)
         if before is None or after is None:
             return Comparison(None, (), (), self._unseen)
@@ -64,12 +87,20 @@ class Places:
         users = [session.user_id for session in sessions]
         host = self._host.observe(sessions)
         self._unseen.update(host.unseen)
+        without_row = set(host.pods) - {session.id for session in sessions}
+        routes = self._names.routes
         return Snapshot(
             sessions=sessions,
             host=host,
-            pipes=self._attempt(Place.PIPES, self._pipes.list),
-            handwritten=self._attempt(Place.PIPES, lambda: self._pipes.routed_elsewhere(users)) or (),
+            pipes=self._attempt(routes, self._pipes.list),
+            handwritten=self._attempt(routes, lambda: self._pipes.routed_elsewhere(users)) or (),
+            known=self._attempt(Place.DATABASE, lambda: self._known(without_row)) or (),
+            routes=routes,
         )
+
+    def _known(self, ids: Collection[str]) -> Collection[str]:
+        with self._database.read() as rows:
+            return rows.known(ids)
 
     def _rows(self) -> Sequence[Session]:
         with self._database.read() as rows:

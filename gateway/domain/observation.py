@@ -33,6 +33,10 @@ class Place(StrEnum):
     PIPES = "pipe file"
     FILES = "session files"
     KUBERNETES = "Kubernetes"
+    PODS = "pods"
+    CLAIMS = "ResourceClaims"
+    SECRETS = "Secrets"
+    ROUTES = "Pipes"
 
 
 @dataclass(frozen=True, slots=True)

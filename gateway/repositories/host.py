@@ -330,6 +330,9 @@ class LocalHost(RunsScripts):
             "workspace-root": self._describe_workspace_root,
         }
 
+    def examinations(self) -> Mapping[str, Callable[[], str]]:
+        return {}
+
     def has_quotas(self) -> bool:
         return self.workspaces.has_quotas()
 

@@ -252,6 +252,9 @@ class Host(Protocol):
     def checks(self) -> Mapping[str, Check]:
         """Return one check for each part of the host."""
 
+    def examinations(self) -> Mapping[str, Check]:
+        """Return checks for the doctor alone: what they find keeps no session from opening."""
+
     def has_quotas(self) -> bool:
         """Whether the file system itself enforces the workspace quota."""
 

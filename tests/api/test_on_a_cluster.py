@@ -2,7 +2,7 @@
 ones."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from shutil import copy
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from gateway import failpoints
-from gateway.app import Gateway, Parts, assemble
+from gateway.app import Parts, assemble
 from gateway.cli.slice_map import draw
 from gateway.domain.notice import NoticeState
 from gateway.domain.recovery import on_a_cluster
@@ -22,55 +22,18 @@ from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.recovery import Recovery
 from gateway.services.usage import UsageLog
 from tests.client import ApiClient
-from tests.conftest import Bench, Clock, beside
-from tests.fakes.cluster import FakeCluster, FakeLogins
-from tests.fakes.cluster_host import ClusterParts, cluster_parts
+from tests.conftest import Bench
+from tests.fakes.cluster import FakeCluster
+from tests.fakes.cluster_host import cluster_parts
 from tests.fakes.dying import dying_at
 from tests.fakes.gpus import FakeGpus
-
-MADE = ("pods", "secrets", "resourceclaims", "pipes")
-
-
-@dataclass
-class OnCluster:
-    gateway: Gateway
-    parts: ClusterParts
-    database: SqlDatabase
-    clock: Clock
-
-    @property
-    def cluster(self) -> FakeCluster:
-        return self.parts.cluster
-
-    @property
-    def logins(self) -> FakeLogins:
-        return self.parts.logins
-
-    def ask(self, method: str, path: str, **body: Any) -> Any:
-        return ApiClient(self.gateway.flask).open(path, method=method, json=body or None)
-
-    def open(self, user_id: str = "ann", profile: str = "3g.20gb", **more: Any) -> str:
-        answer = self.ask("POST", "/sessions", user_id=user_id, mig_profile=profile, **more)
-        assert answer.status_code == 201, answer.json
-        return str(answer.json["session_id"])
-
-    def address(self, session_id: str) -> str:
-        with self.database.read() as rows:
-            return str(rows.live(session_id).address)
-
-    def left(self) -> dict[str, list[str]]:
-        """What there is of sessions, without the homes."""
-        return {plural: names for plural in MADE if (names := self.cluster.api.names(plural))}
+from tests.on_a_cluster import OnCluster, a_cluster, put_an_older_database_back
 
 
 @pytest.fixture
 def on_cluster(bench: Bench, tmp_path: Path, empty_database: Path) -> Iterator[OnCluster]:
-    settings, database = beside(bench, tmp_path / "cluster", empty_database)
-    parts = cluster_parts(database)
-    made = assemble(settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
-    yield OnCluster(made, parts, database, bench.clock)
-    failpoints.arm("")
-    database.engine.dispose()
+    with a_cluster(bench, tmp_path / "cluster", empty_database) as made:
+        yield made
 
 
 def test_a_session_is_a_pod_a_claim_a_secret_a_home_and_a_route(on_cluster: OnCluster) -> None:
@@ -347,12 +310,6 @@ def test_the_gpus_have_the_slices_of_the_sessions(on_cluster: OnCluster) -> None
     assert sorted(one["profile"] for one in gpu["instances"]) == ["2g.10gb", "3g.20gb"]
     profiles = {one["name"]: one for one in on_cluster.ask("GET", "/gpus/profiles").json["profiles"]}
     assert profiles["7g.40gb"]["available"] == 0
-
-
-def put_an_older_database_back(on_cluster: OnCluster, session_id: str) -> None:
-    """One that has never heard of the session."""
-    with on_cluster.database.engine.begin() as connection:
-        connection.exec_driver_sql("DELETE FROM sessions WHERE id = ?", (session_id,))
 
 
 def recovery(on_cluster: OnCluster) -> Recovery:

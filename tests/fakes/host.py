@@ -258,6 +258,9 @@ class MemoryHost:
     def checks(self) -> Mapping[str, Callable[[], str]]:
         return {"scheduler": self._describe}
 
+    def examinations(self) -> Mapping[str, Callable[[], str]]:
+        return {}
+
     def has_quotas(self) -> bool:
         return True
 

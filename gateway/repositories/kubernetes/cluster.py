@@ -6,9 +6,10 @@ anything: a watch only saves time, and the gateway's processes share nothing but
 
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from itertools import islice
 
 from gateway.domain import session_token
@@ -22,15 +23,16 @@ from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import ClusterPlanner
 from gateway.domain.recovery import Survivor
 from gateway.domain.uids import UidRange
-from gateway.errors import ContainerFailed, GatewayError, NoCapacity
+from gateway.errors import ContainerFailed, GatewayError, NoCapacity, Unavailable
 from gateway.failpoints import reach
-from gateway.repositories.kubernetes import facts
+from gateway.repositories.kubernetes import claims, facts
 from gateway.repositories.kubernetes.api import (
     DEVICE_CLAIMS,
     DEVICE_CLASSES,
     PODS,
     SECRETS,
     SERVICES,
+    SLICES,
     VOLUME_CLAIMS,
     Api,
     Kind,
@@ -39,7 +41,7 @@ from gateway.repositories.kubernetes.api import (
 from gateway.repositories.kubernetes.boards import Boards
 from gateway.repositories.kubernetes.cordons import Cordons
 from gateway.repositories.kubernetes.endings import PodEndings
-from gateway.repositories.kubernetes.facts import Device, PodFacts
+from gateway.repositories.kubernetes.facts import Device, Inventory, PodFacts
 from gateway.repositories.kubernetes.gpus import ClusterGpus
 from gateway.repositories.kubernetes.locks import Locks
 from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable, only_slice
@@ -153,23 +155,29 @@ class ClusterHost(RunsScripts):
 
     def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         unseen: dict[Place, str] = {}
-        pods: dict[str, PodFacts] | None = None
-        held: set[str] = set()
         try:
             pods = {pod.session_id: pod for pod in map(PodFacts.of, self._own(PODS))}
-            held = set(pods) | self._ids(DEVICE_CLAIMS) | self._ids(SECRETS)
+            view = ClusterView(
+                pods, self._ids(DEVICE_CLAIMS), self._ids(SECRETS), inventory=self._published()
+            )
         except GatewayError as error:
-            pods, unseen[Place.KUBERNETES] = None, str(error)
-        claimed: set[str] = set()
+            view, unseen[Place.KUBERNETES] = ClusterView(None), str(error)
         try:
-            claimed = self.locks.held({*held, *(session.id for session in sessions)})
-        except GatewayError as error:
-            held, unseen[Place.DATABASE] = set(), str(error)
-        return ClusterView(pods, held, claimed, unseen).observe(sessions)
+            view = replace(view, claimed=self.locks.held({*view.ids, *(session.id for session in sessions)}))
+        except GatewayError as error:  # nothing can be swept while nobody knows what is being opened
+            unseen[Place.DATABASE] = str(error)
+            return replace(view.observe(sessions), held={}, unseen=unseen)
+        return replace(view.observe(sessions), unseen=unseen)
+
+    def _published(self) -> Inventory | None:
+        try:
+            return self.gpus.inventory()
+        except GatewayError:  # `checks` reports it
+            return None
 
     def survivors(self) -> Sequence[Survivor]:
-        claims = {claim["metadata"]["name"]: claim for claim in self._managed(DEVICE_CLAIMS)}
-        return [self._survivor(pod, claims.get(pod.name)) for pod in map(PodFacts.of, self._managed(PODS))]
+        found = {claim["metadata"]["name"]: claim for claim in self._managed(DEVICE_CLAIMS)}
+        return [self._survivor(pod, found.get(pod.name)) for pod in map(PodFacts.of, self._managed(PODS))]
 
     def workspace_owners(self) -> Mapping[str, int]:
         owners = {}
@@ -205,6 +213,21 @@ class ClusterHost(RunsScripts):
             "kubernetes": self._check_kubernetes,
             "gpus": self._describe_gpus,
             "device-classes": self._check_classes,
+        }
+
+    def examinations(self) -> Mapping[str, Callable[[], str]]:
+        return {
+            "counters": lambda: _ok_unless(
+                claims.overcommitted(self.api.list(SLICES), self._managed(DEVICE_CLAIMS))
+            ),
+            "removals": lambda: _ok_unless(
+                claims.stuck(
+                    self._managed(DEVICE_CLAIMS),
+                    self._managed(PODS),
+                    self.gpus.inventory(is_new=True),
+                    datetime.now(UTC),
+                )
+            ),
         }
 
     def has_quotas(self) -> bool:
@@ -320,6 +343,13 @@ class ClusterHost(RunsScripts):
         if missing:
             raise ContainerFailed(f"The cluster has no DeviceClass {', '.join(missing)}: create it.")
         return f"ok: {len(wanted)} profiles have a DeviceClass"
+
+
+def _ok_unless(problems: Iterator[str]) -> str:
+    """Raise `Unavailable` with all problems."""
+    if found := list(problems):
+        raise Unavailable(" ".join(found))
+    return "ok"
 
 
 def _command(script: Script, *arguments: str) -> list[str]:

@@ -72,7 +72,7 @@ class PodFacts:
         labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
         conditions = {each["type"]: each for each in status.get("conditions") or ()}
         state = _container_state(status)
-        created_at = _time(notes.get(CREATED_AT)) or _time(metadata.get("creationTimestamp")) or _NEVER
+        created_at = moment(notes.get(CREATED_AT)) or moment(metadata.get("creationTimestamp")) or _NEVER
         is_deleted = metadata.get("deletionTimestamp") is not None
         uid = labels.get(UID, "")
         return cls(
@@ -84,7 +84,7 @@ class PodFacts:
             node=(found.get("spec") or {}).get("nodeName"),
             address=status.get("podIP"),
             created_at=created_at,
-            expires_at=_time(notes.get(LEASE_ENDS)) or created_at,
+            expires_at=moment(notes.get(LEASE_ENDS)) or created_at,
             is_running=status.get("phase") == "Running" and "running" in state,
             is_deleted=is_deleted,
             refusal=_refusal(conditions.get("PodScheduled")),
@@ -187,9 +187,11 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """The GPUs of a cluster without their instances, and the slices that they can have."""
+    """The GPUs of a cluster without their instances, and the slices that they can have. `faults` are those
+    that the drivers report, by the UUID of the GPU."""
 
     gpus: tuple[Gpu, ...] = ()
+    faults: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[DeviceName, Device] = field(default_factory=dict)
 
 
@@ -212,19 +214,20 @@ def inventory(slices: Iterable[Object], nodes: Iterable[Object]) -> Inventory:
     faults = {node["metadata"]["name"]: fault for node in nodes if (fault := _node_fault(node))}
     cards: dict[str, _Card] = {}
     devices: dict[DeviceName, Device] = {}
-    for pool, pieces in _newest(slices).items():
-        counters, node = _counter_sets(pieces), _node_of(pool, pieces)
+    for pool, pieces in newest(slices).items():
+        counters, node = counter_sets(pieces), _node_of(pool, pieces)
         for each in (device for piece in pieces for device in piece["spec"].get("devices") or ()):
             if (made := _read(each, node, cards, counters)) is not None:
                 devices[DeviceName(pool, each["name"])] = made
+    lost = {card.uuid: card.fault for card in cards.values() if card.fault}
     for card in cards.values():
         card.fault = card.fault or faults.get(card.node)
     ordered = sorted(cards.values(), key=lambda card: (card.node, card.uuid))
     gpus = tuple(_gpu(index, card) for index, card in enumerate(ordered))
-    return Inventory(gpus, devices)
+    return Inventory(gpus, lost, devices)
 
 
-def _newest(slices: Iterable[Object]) -> dict[str, list[Object]]:
+def newest(slices: Iterable[Object]) -> dict[str, list[Object]]:
     """The slices of each pool, of its newest generation: a driver replaces a pool piece by piece."""
     pools: dict[str, list[Object]] = defaultdict(list)
     for found in slices:
@@ -245,9 +248,9 @@ def _node_of(pool: str, pieces: Sequence[Object]) -> str:
     return next((str(piece["spec"]["nodeName"]) for piece in pieces if piece["spec"].get("nodeName")), pool)
 
 
-def _counter_sets(pieces: Sequence[Object]) -> dict[str, Mapping[str, int]]:
+def counter_sets(pieces: Sequence[Object]) -> dict[str, Mapping[str, int]]:
     return {
-        each["name"]: {name: _number(value) for name, value in each["counters"].items()}
+        each["name"]: {name: number(value) for name, value in each["counters"].items()}
         for piece in pieces
         for each in piece["spec"].get("sharedCounters") or ()
     }
@@ -316,7 +319,7 @@ def _gpu(index: int, card: _Card) -> Gpu:
 def _profile(name: str, made: Sequence[tuple[Object, Placement]], card: _Card) -> Profile:
     one, places = made[0][0], tuple(sorted({placement for _, placement in made}))
     compute = _COMPUTE.match(name)
-    capacity = {key.rpartition("/")[2]: _number(value) for key, value in (one.get("capacity") or {}).items()}
+    capacity = {key.rpartition("/")[2]: number(value) for key, value in (one.get("capacity") or {}).items()}
     engines = MediaEngines(*(capacity.get(key, 0) for key in _ENGINES))
     return Profile(
         name=name,
@@ -342,7 +345,7 @@ def _most(one: Object, places: Sequence[Placement], card: _Card) -> int:
             most, end = most + 1, place.start + place.size
     for consumed in one.get("consumesCounters") or ():
         for name, value in consumed["counters"].items():
-            needed, total = _number(value), card.counters.get(name)
+            needed, total = number(value), card.counters.get(name)
             if needed and total is not None and not _MEMORY_SLICE.fullmatch(name):
                 most = min(most, total // needed)
     return most
@@ -350,7 +353,7 @@ def _most(one: Object, places: Sequence[Placement], card: _Card) -> int:
 
 def _mebibytes(found: Object) -> int:
     memory = (found.get("capacity") or {}).get("memory")
-    return _number(memory) // 2**20 if memory else 0
+    return number(memory) // 2**20 if memory else 0
 
 
 def _taint(found: Object) -> str | None:
@@ -369,8 +372,8 @@ def _node_fault(node: Object) -> str | None:
     return None if ready == "True" else f"its node {name} is not ready"
 
 
-def _number(value: Any) -> int:
-    """A quantity such as `20Gi`, alone or as the value of a counter or capacity."""
+def number(value: Any) -> int:
+    """Return a quantity such as `20Gi`, alone or as the value of a counter or capacity."""
     text = str(value["value"] if isinstance(value, Mapping) else value)
     found = _QUANTITY.fullmatch(text)
     if found is None:
@@ -378,7 +381,7 @@ def _number(value: Any) -> int:
     return int(float(found[1]) * _UNITS[found[2] or ""])
 
 
-def _time(text: str | None) -> datetime | None:
+def moment(text: str | None) -> datetime | None:
     try:
         return datetime.fromisoformat(text) if text else None
     except ValueError:

@@ -1,47 +1,82 @@
 """The state of sessions on a cluster, as their pods show it. Pure."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from gateway.domain.leased import SessionColumns
 from gateway.domain.observation import Finding, Observation, Place, SessionState, State
 from gateway.domain.states import Reason
-from gateway.repositories.kubernetes.facts import PodFacts
+from gateway.repositories.kubernetes.facts import Inventory, PodFacts
 
 _MARKED = "the session stays open; it is only marked"
+_NOT_REPAIRED = "not repaired: delete the session"
 
 
 @dataclass(frozen=True, slots=True)
 class ClusterView:
-    """`pods` are those of this database, by session id; None if Kubernetes did not answer. `held` are the ids
-    of all sessions with objects, `claimed` those that a process opens or removes now."""
+    """`pods` are those of this database, by session id; None if Kubernetes did not answer. `claims` and
+    `secrets` are the ids of the sessions with such objects, `claimed` those that a process opens or removes
+    now. `inventory` is None if the published GPUs are not known."""
 
     pods: Mapping[str, PodFacts] | None
-    held: Collection[str] = ()
+    claims: Collection[str] = ()
+    secrets: Collection[str] = ()
     claimed: Collection[str] = ()
-    unseen: Mapping[Place, str] = field(default_factory=dict)
+    inventory: Inventory | None = None
+
+    @property
+    def ids(self) -> set[str]:
+        """Of all sessions with objects."""
+        return {*(self.pods or ()), *self.claims, *self.secrets}
 
     def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
-        ids = {session.id for session in sessions} | set(self.held)
+        ids = self.ids | {session.id for session in sessions}
         return Observation(
             states={session.id: self._state(session) for session in sessions},
-            held={id: [Place.KUBERNETES] for id in self.held},
+            held=self._held(),
             claimed={id: id in self.claimed for id in ids},
             pods=frozenset(self.pods or ()),
-            unseen=self.unseen,
         )
+
+    def _held(self) -> Mapping[str, Sequence[Place]]:
+        held: dict[str, list[Place]] = {}
+        kinds = {Place.PODS: self.pods or (), Place.CLAIMS: self.claims, Place.SECRETS: self.secrets}
+        for place, ids in kinds.items():
+            for id in ids:
+                held.setdefault(id, []).append(place)
+        return held
 
     def _state(self, session: SessionColumns) -> SessionState:
         if self.pods is None:
             return SessionState(State.UNKNOWN, problem=session.problem)
         pod = self.pods.get(session.id)
         if pod is None:
-            return SessionState(State.GONE, Reason.FAILED, findings=_found("no pod"))
+            return SessionState(State.GONE, Reason.FAILED, findings=[Finding(Place.PODS, "no pod")])
         if pod.ended:
-            return SessionState(State.ENDED, pod.ended, findings=_found(f"its pod has ended: {pod.ended}"))
-        findings = _found(pod.problem, _MARKED) if pod.problem else ()
-        return SessionState(State.RUNNING, problem=pod.problem, findings=findings)
+            what = f"its pod has ended: {pod.ended}"
+            return SessionState(State.ENDED, pod.ended, findings=[Finding(Place.PODS, what)])
+        problems = [problem for problem in (pod.problem, self._gpu_problem(session)) if problem]
+        is_unknown = self.inventory is None and session.problem
+        return SessionState(
+            State.RUNNING,
+            problem=" ".join(problems) or (session.problem if is_unknown else None),
+            findings=[
+                *(Finding(Place.PODS, problem, _MARKED) for problem in problems),
+                *self._missing(session),
+            ],
+        )
 
+    def _missing(self, session: SessionColumns) -> Iterator[Finding]:
+        if session.id not in self.claims:
+            yield Finding(Place.CLAIMS, "none; its slice may become somebody else's", _NOT_REPAIRED)
+        if session.id not in self.secrets:
+            yield Finding(Place.SECRETS, "none; its files do not change any more", _NOT_REPAIRED)
 
-def _found(what: str, then: str = "") -> Sequence[Finding]:
-    return [Finding(Place.KUBERNETES, what, then)]
+    def _gpu_problem(self, session: SessionColumns) -> str | None:
+        """A GPU that is out of order ends no session. The gateway's own cordons are no faults."""
+        if session.gpu is None or self.inventory is None or not self.inventory.gpus:
+            return None
+        if all(gpu.uuid != session.gpu for gpu in self.inventory.gpus):
+            return f"The driver of its node does not publish GPU {session.gpu} now."
+        fault = self.inventory.faults.get(session.gpu)
+        return f"Its GPU is out of order: {fault}." if fault else None

@@ -1,0 +1,66 @@
+"""A whole gateway over a cluster in memory."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gateway import failpoints
+from gateway.app import Gateway, Parts, assemble
+from gateway.repositories.sql.database import SqlDatabase
+from tests.client import ApiClient
+from tests.conftest import Bench, Clock, beside
+from tests.fakes.cluster import FakeCluster, FakeLogins
+from tests.fakes.cluster_host import ClusterParts, cluster_parts
+
+MADE = ("pods", "secrets", "resourceclaims", "pipes")
+
+
+@dataclass
+class OnCluster:
+    gateway: Gateway
+    parts: ClusterParts
+    database: SqlDatabase
+    clock: Clock
+
+    @property
+    def cluster(self) -> FakeCluster:
+        return self.parts.cluster
+
+    @property
+    def logins(self) -> FakeLogins:
+        return self.parts.logins
+
+    def ask(self, method: str, path: str, **body: Any) -> Any:
+        return ApiClient(self.gateway.flask).open(path, method=method, json=body or None)
+
+    def open(self, user_id: str = "ann", profile: str = "3g.20gb", **more: Any) -> str:
+        answer = self.ask("POST", "/sessions", user_id=user_id, mig_profile=profile, **more)
+        assert answer.status_code == 201, answer.json
+        return str(answer.json["session_id"])
+
+    def address(self, session_id: str) -> str:
+        with self.database.read() as rows:
+            return str(rows.live(session_id).address)
+
+    def left(self) -> dict[str, list[str]]:
+        """What there is of sessions, without the homes."""
+        return {plural: names for plural in MADE if (names := self.cluster.api.names(plural))}
+
+
+@contextmanager
+def a_cluster(bench: Bench, directory: Path, empty_database: Path) -> Iterator[OnCluster]:
+    """One with one GPU, and a database of its own in this new directory."""
+    settings, database = beside(bench, directory, empty_database)
+    parts = cluster_parts(database)
+    made = assemble(settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
+    yield OnCluster(made, parts, database, bench.clock)
+    failpoints.arm("")
+    database.engine.dispose()
+
+
+def put_an_older_database_back(on_cluster: OnCluster, session_id: str) -> None:
+    """One that has never heard of the session."""
+    with on_cluster.database.engine.begin() as connection:
+        connection.exec_driver_sql("DELETE FROM sessions WHERE id = ?", (session_id,))
