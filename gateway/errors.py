@@ -198,13 +198,15 @@ class LeaseMoved(GatewayError):
 
 
 class LeaseTooLong(GatewayError):
-    """`latest_end` is the latest end possible now; None if the lease cannot be extended any more."""
+    """`latest_end` is the latest end possible now; None if the lease cannot be extended any more. `limit` is
+    how many minutes a whole lease lasts at most."""
 
     rule = "max_lease_minutes"
 
-    def __init__(self, message: str, latest_end: datetime | None) -> None:
+    def __init__(self, message: str, latest_end: datetime | None, limit: int) -> None:
         super().__init__(message)
         self.latest_end = latest_end
+        self.limit = limit
 
 
 class WaitedFor(GatewayError):

@@ -107,11 +107,12 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
             return _promise(error)
         case errors.LeaseTooLong():
             latest_end = error.latest_end
-            return {"rule": error.rule, "max_expires_at": utc(latest_end) if latest_end else None}
+            facts = {"rule": error.rule, "limit": error.limit}
+            return {**facts, "max_expires_at": utc(latest_end) if latest_end else None}
         case errors.PolicyRefused():
             retry_at = error.retry_at
-            facts = {"rule": error.rule, "limit": error.limit, "used": error.used}
-            return {**facts, "retry_at": utc(retry_at) if retry_at else None}
+            refused = {"rule": error.rule, "limit": error.limit, "used": error.used}
+            return {**refused, "retry_at": utc(retry_at) if retry_at else None}
         case errors.SessionEnded():
             return {"reason": error.reason, "ended_at": utc(error.ended_at), "note": error.note}
         case errors.NoCapacity(retry_at=datetime() as retry_at):

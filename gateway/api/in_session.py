@@ -11,6 +11,7 @@ from flask import Flask, Response, request
 from gateway.domain import session_token
 from gateway.domain.activity_words import ActivityInWords
 from gateway.domain.clock import Clock
+from gateway.domain.refusals import RefusalInWords
 from gateway.domain.words import Words
 
 _TEXT = "text/plain"
@@ -49,7 +50,7 @@ def _sentence(response: Response, words: Words, now: datetime) -> str:
         return words.session_ended()
     body = response.get_json()
     if "detail" in body:
-        return str(body["detail"])
+        return RefusalInWords(body, words).text(now)
     if "signals" in body:
         found = ActivityInWords(body, words)
         return found.kept() if request.method == "POST" else found.text(now)

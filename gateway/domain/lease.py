@@ -73,7 +73,7 @@ class LeaseLimit:
         else:
             advice = "this one cannot be extended any more. The workspace is kept for the next session"
         message = f"A lease lasts at most {in_words(self._longest(session))}, extensions included: {advice}."
-        return LeaseTooLong(message, latest_end)
+        return LeaseTooLong(message, latest_end, self._longest(session) // MINUTE)
 
 
 def _room(session: SessionColumns) -> timedelta:

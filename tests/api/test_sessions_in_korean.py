@@ -2,7 +2,10 @@
 
 import re
 import subprocess
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from unicodedata import east_asian_width
 
 import pytest
@@ -69,6 +72,63 @@ def test_a_session_that_is_older_than_the_language_has_each_line_once(korean: Be
     assert "Lease ends" not in text
     assert text.count("종료 시각") == 1
     assert "GPU slice   1g.5gb" in text
+
+
+def _promise(bench: Bench) -> None:
+    waiting = {"user_id": "user456", "mig_profile": "7g.40gb", "ttl_minutes": 60, "wait_minutes": 900}
+    assert bench.client.post("/sessions", json=waiting).status_code == 202
+
+
+def _promise_later(bench: Bench) -> None:
+    bench.sessions.open("user789", LIFETIME + timedelta(hours=1), "1g.5gb", None)
+    _promise(bench)
+
+
+def _limit_hours(bench: Bench) -> None:
+    bench.sessions.policies.set("default", {"gpu_hours_per_week": 0.2})
+
+
+def _end(bench: Bench) -> None:
+    bench.sessions.close(bench.sessions.list()[0].id)
+
+
+@pytest.mark.parametrize(
+    ("before", "verb", "minutes", "english_words", "korean_words"),
+    [
+        (_promise, "extend", 60, "cannot be extended: somebody else was promised", "다른 사용자에게 약속"),
+        (_promise_later, "extend", 600, "at the latest: somebody else was promised", "까지만 연장할 수"),
+        (None, "extend", 90000, "at most 7 days, extensions included: this one can be", "최대 7일입니다"),
+        (_limit_hours, "extend", 600, "of your 0.2 GPU-hours for 7 days are used", "7일 한도 0.2"),
+        (None, "keep", 90000, "for at most 24 hours at a time", "최대 24시간까지"),
+        (_end, "extend", 60, "The session has ended.", "세션이 종료되었습니다"),
+        (None, "message", 0, "", "허용되지 않는"),
+    ],
+)
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_a_refusal_is_in_the_language_of_the_gateway(
+    bench_of: BenchMaker,
+    language: str,
+    before: Callable[[Bench], None] | None,
+    verb: str,
+    minutes: int,
+    english_words: str,
+    korean_words: str,
+) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB"]), language=language)
+    session_id = bench.sessions.open("user123", LIFETIME, "1g.5gb", None).session.id
+    if before:
+        before(bench)
+    with bench.database.read() as rows:
+        peer = SimpleNamespace(session_uid=rows.user("user123").uid)
+    refused = bench.app.test_client().post(
+        f"/sessions/{session_id}/{verb}",
+        headers={"Host": "localhost", "Accept": "text/plain"},
+        environ_overrides={"gunicorn.socket": peer, "REMOTE_ADDR": ""},
+        json={"minutes": minutes},
+    )
+    assert refused.status_code >= 400
+    assert (english_words if language == "en" else korean_words) in refused.text
+    assert language == "en" or english(refused.text) == []
 
 
 def texts(directory: Path) -> dict[str, str]:
