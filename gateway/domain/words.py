@@ -3,14 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
+from typing import TYPE_CHECKING
 
 from gateway.domain.audit import ANONYMOUS, in_session
 from gateway.domain.disk import Fill, gib
 from gateway.domain.durations import in_words
-from gateway.domain.models import EndedSession
 from gateway.domain.notice import LEFT
 from gateway.domain.states import Reason
 from gateway.languages import ENGLISH, translations
+
+if TYPE_CHECKING:  # SQLAlchemy, which every command would load
+    from gateway.domain.models import EndedSession
 
 _BELL = "\a"
 
@@ -103,12 +106,12 @@ class Words:
             ]
         )
 
-    def last_time(self, before: EndedSession) -> str:
+    def last_time(self, before: "EndedSession") -> str:
         """The line of the message of the day that says why the session before this one ended."""
         _ = self.translated
         return _("ended {date}: {why}").format(date=self.date(before.ended_at), why=self.why(before))
 
-    def ended(self, ended: EndedSession) -> str:
+    def ended(self, ended: "EndedSession") -> str:
         """What a user who logs in after the end gets to read."""
         _ = self.translated
         what = _("Your session ({profile}) ended {date}: {why}.")
@@ -120,7 +123,7 @@ class Words:
         facts = {"profile": ended.mig_profile, "date": self.date(ended.ended_at), "why": self.why(ended)}
         return f"{what.format(**facts)}\n{next_one.format(contact=self.contact)}"
 
-    def why(self, ended: EndedSession) -> str:
+    def why(self, ended: "EndedSession") -> str:
         """Why a session ended, for its user."""
         _ = self.translated
         length = self.span(ended.expires_at - ended.created_at)
@@ -199,7 +202,7 @@ class Words:
             date=self.date(ends), latest=self.date(latest_end)
         )
 
-    def _who(self, ended: EndedSession) -> str:
+    def _who(self, ended: "EndedSession") -> str:
         """A caller without a token is an administrator, because before the first token every caller is."""
         _ = self.translated
         if ended.ended_by == in_session(ended.user_id):
