@@ -3,10 +3,10 @@
 from flask import Blueprint
 from flask.typing import ResponseReturnValue
 
-from gateway.api.authorisation import own_user
+from gateway.api.authorisation import own_user, require_own
 from gateway.api.endpoints import Fields, describes
 from gateway.api.pages import fetched, page
-from gateway.api.requests import PageRequest, PriorityRequest
+from gateway.api.requests import PriorityRequest, QueueRequest
 from gateway.api.responses import QueueResponse, WaitingResponse
 from gateway.api.services import services
 from gateway.services.queue import Place
@@ -17,12 +17,14 @@ _response = WaitingResponse()
 
 
 @routes.get("")
-@describes({200: QueueResponse}, query=PageRequest, problems=(422,))
+@describes({200: QueueResponse}, query=QueueRequest, problems=(403, 422))
 def show(query: Fields) -> ResponseReturnValue:
-    """List the waiting requests, the first one first. Other users' names and ids are redacted. `after` is a
-    position; with `limit`, `next` is the `after` of the next page."""
-    owner, limit = own_user(), query["limit"]
-    found = services().queue.places(query["after"] or 0, fetched(limit))
+    """List the waiting requests, of one user or of all, the first one first. Other users' names and ids are
+    redacted. `after` is a position; with `limit`, `next` is the `after` of the next page."""
+    owner, limit, user_id = own_user(), query["limit"], query["user_id"]
+    if user_id is not None:
+        require_own(user_id)
+    found = services().queue.places(query["after"] or 0, fetched(limit), user_id)
     return page("requests", found, limit, lambda each: _shown(each, owner), lambda each: each.position)
 
 

@@ -194,9 +194,15 @@ class Paged(Schema):
 
 
 class PageRequest(Paged):
-    """Query of `GET /queue`."""
+    """Query of a list whose pages begin after a number."""
 
     after = QueryNumber(load_default=None, validate=validate.Range(0, _LARGEST_ID))
+
+
+class QueueRequest(PageRequest):
+    """Query of `GET /queue`."""
+
+    user_id = fields.String(load_default=None, validate=_user_id)
 
 
 class GpusRequest(PageRequest):
@@ -209,6 +215,7 @@ class SessionsRequest(Paged):
     """Query of `GET /sessions`."""
 
     after = SessionCursor(load_default=None)
+    user_id = fields.String(load_default=None, validate=_user_id)
 
 
 class FitRequest(Schema):

@@ -72,11 +72,14 @@ def create(given: Fields) -> ResponseReturnValue:
 
 
 @routes.get("")
-@describes({200: SessionsResponse}, query=SessionsRequest, problems=(422,))
+@describes({200: SessionsResponse}, query=SessionsRequest, problems=(403, 422))
 def list_live(query: Fields) -> ResponseReturnValue:
-    """List the live sessions, oldest first. With `limit`, `next` is the `after` of the next page."""
-    limit = query["limit"]
-    found = services().sessions.list(own_user(), query["after"], fetched(limit))
+    """List the live sessions, of one user or of all, oldest first. With `limit`, `next` is the `after` of the
+    next page."""
+    limit, user_id = query["limit"], query["user_id"] or own_user()
+    if user_id is not None:
+        require_own(user_id)
+    found = services().sessions.list(user_id, query["after"], fetched(limit))
     return page("sessions", found, limit, _shown, lambda each: SessionCursor.of(each.created_at, each.id))
 
 

@@ -95,6 +95,7 @@ class Session(Leased, Base):
     __tablename__ = "sessions"
     __table_args__ = (
         Index("one_live_lease_per_placement", "gpu", "start", unique=True),
+        Index("sessions_in_order", "created_at", "id"),
         CheckConstraint("status IN ('pending', 'active', 'closing')", name="status_is_known"),
         CheckConstraint("(status = 'closing') = (end_reason IS NOT NULL)", name="closing_has_a_reason"),
     )

@@ -51,15 +51,15 @@ class Occupancy:
     def occupied(self) -> Sequence[Occupied]:
         """The instance of a session counts once, as the session's."""
         held = {
-            (session.gpu, session.placement): Occupied(
+            (session.gpu, place): Occupied(
                 session.gpu,
                 session.mig_profile,
-                self._occupied_place(session.gpu, session.mig_profile, session.placement),
+                self._occupied_place(session.gpu, session.mig_profile, place),
                 _free_at(session),
                 session.id,
             )
             for session in self.sessions.values()
-            if session.gpu is not None and session.placement is not None
+            if session.gpu is not None and (place := session.placement) is not None
         }
         others = [
             Occupied(instance.gpu_uuid, instance.profile, instance.placement, None)

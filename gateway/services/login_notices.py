@@ -76,13 +76,15 @@ class LoginNotices:
                 self.attempt(user_id)
 
     def _expected(self, rows: Rows) -> Mapping[str, Notice | None]:
-        now, keys = self.clock().wall, rows.stored_keys()
+        now = self.clock().wall
+        last_ends, closing = rows.last_ends(now - self.kept_for), rows.closing()
+        keys = rows.stored_keys([*last_ends, *(session.user_id for session in closing)])
         statuses = {user_id: status for _, user_id, status, _ in rows.statuses()}
         expected = {
             user_id: self._of_last(statuses.get(user_id), last, keys.get(user_id, ()), now)
-            for user_id, last in rows.last_ends(now - self.kept_for).items()
+            for user_id, last in last_ends.items()
         }
-        for session in rows.closing():
+        for session in closing:
             expected[session.user_id] = self._of(session.ended(now), keys.get(session.user_id, ()))
         return {**expected, **self._of_line(rows, now)}
 

@@ -119,11 +119,14 @@ class Queue:
                     raise
                 return _place(rows, request)
 
-    def places(self, after: int = 0, limit: int | None = None) -> Sequence[Place]:
-        """Return the first `limit` requests behind the position `after`, the first one first."""
+    def places(self, after: int = 0, limit: int | None = None, user_id: str | None = None) -> Sequence[Place]:
+        """Return the first `limit` requests behind the position `after`, the first one first. With `user_id`,
+        return only the request of this user."""
+        is_of_all = user_id is None
         with self.database.read() as rows:
-            requests = rows.line(after, limit)
-        return [Place(request, position) for position, request in enumerate(requests, start=after + 1)]
+            requests = rows.line(after, limit if is_of_all else None)
+        places = [Place(request, position) for position, request in enumerate(requests, start=after + 1)]
+        return [place for place in places if is_of_all or place.request.user_id == user_id]
 
     def move(self, session_id: str, priority: int) -> Place:
         """Set the priority of a request. A higher one overtakes the requests behind its new place, whose

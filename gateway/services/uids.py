@@ -17,5 +17,5 @@ class Uids:
         with self.database.read() as rows:
             if rows.has_user(user_id):
                 return []
-            assigned = set(rows.uids().values())
+            assigned = rows.assigned_uids()
         return self.host.free_uids(user_id, assigned)

@@ -4,11 +4,13 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import insert
+from sqlalchemy import event, insert
 
 from gateway.client import Client
 from gateway.domain.models import Session, User
+from gateway.domain.permissions import Role
 from gateway.domain.ssh_keys import make_pair
+from gateway.services.tokens import Tokens
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -104,6 +106,45 @@ def test_the_pages_of_the_line_keep_the_positions(bench_of: BenchMaker) -> None:
     assert whole
     assert [request for page in found for request in page] == whole["requests"]
     assert [request["position"] for page in found for request in page] == [1, 2, 3]
+
+
+def test_the_lists_of_one_user_have_the_session_and_the_place_in_line(bench_of: BenchMaker) -> None:
+    full = bench_of(FakeGpus(["A100-40GB"]))
+    for number in range(4):
+        body = {"user_id": f"user{number}", "mig_profile": "7g.40gb", "wait_minutes": 600, "ttl_minutes": 30}
+        full.client.post("/sessions", json=body)
+    [session] = full.client.get("/sessions?user_id=user0").json["sessions"]
+    assert session["user_id"] == "user0"
+    assert full.client.get("/sessions?user_id=user2").json == {"sessions": []}
+    [request] = full.client.get("/queue?user_id=user2").json["requests"]
+    assert (request["user_id"], request["position"]) == ("user2", 2)
+    assert full.client.get("/queue?user_id=user2&limit=1&after=1").json["requests"] == [request]
+    assert full.client.get("/queue?user_id=user0").json == {"requests": []}
+    assert full.client.get("/sessions?user_id=a%20b").status_code == 422
+
+
+@pytest.mark.parametrize("path", ["/sessions", "/queue"])
+def test_a_user_cannot_ask_for_the_list_of_another_one(bench: Bench, path: str) -> None:
+    token = Tokens(bench.database, bench.clock).create("mine", Role.USER, "user3")
+    headers = {"Authorization": f"Bearer {token}"}
+    assert bench.client.get(f"{path}?user_id=user3", headers=headers).status_code == 200
+    assert bench.client.get(f"{path}?user_id=user4", headers=headers).status_code == 403
+
+
+def test_the_database_finds_a_page_of_sessions_by_an_index(bench: Bench) -> None:
+    statements: list[tuple[str, Any]] = []
+
+    @event.listens_for(bench.database.engine, "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, statement: str, values: Any, *_: Any) -> None:
+        if "FROM sessions" in statement:
+            statements.append((statement, values))
+
+    bench.client.get("/sessions?limit=3")
+    [(statement, values)] = statements
+    with bench.database.engine.connect() as connection:
+        plan = str(connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {statement}", values).all())
+    assert "sessions_in_order" in plan
+    assert "TEMP B-TREE" not in plan  # nothing is sorted
 
 
 @pytest.mark.parametrize("path", ["/sessions", "/queue", "/gpus"])

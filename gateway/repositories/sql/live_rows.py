@@ -1,7 +1,7 @@
 """Reads over all live sessions. They select columns, because whole rows take five times as long."""
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -28,6 +28,11 @@ _DONE_FOR = {
 _AT_ONCE = 1000  # ids in one statement
 
 
+def batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Split ids for statements that name them: the databases limit the parameters of one statement."""
+    return (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
+
+
 class LiveRows:
     """A part of `SessionRows`."""
 
@@ -47,10 +52,9 @@ class LiveRows:
 
     def some(self, ids: Sequence[str]) -> Sequence[Session]:
         """Return the rows of the live sessions with these ids."""
-        batches = (ids[start : start + _AT_ONCE] for start in range(0, len(ids), _AT_ONCE))
         return [
             row
-            for batch in batches
+            for batch in batches(ids)
             for row in self._session.scalars(select(Session).where(Session.id.in_(batch)))
         ]
 
@@ -66,9 +70,8 @@ class LiveRows:
 
     def known(self, ids: Collection[str]) -> set[str]:
         """Return those of these ids that a live session or one in the history has."""
-        ordered, found = sorted(ids), set[str]()
-        for start in range(0, len(ordered), _AT_ONCE):
-            batch = ordered[start : start + _AT_ONCE]
+        found = set[str]()
+        for batch in batches(sorted(ids)):
             for table in (Session, EndedSession):
                 found.update(self._session.scalars(select(table.id).where(table.id.in_(batch))))
         return found

@@ -20,7 +20,7 @@ from gateway.domain.models import (
 from gateway.domain.uids import UidRange
 from gateway.errors import SessionEnded, SessionNotFound, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
-from gateway.repositories.sql.live_rows import LiveRows
+from gateway.repositories.sql.live_rows import LiveRows, batches
 from gateway.repositories.sql.policy_rows import PolicyRows
 from gateway.repositories.sql.usage_rows import UsageRows
 from gateway.repositories.sql.waiting_rows import WaitingRows
@@ -66,7 +66,7 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         """
         user = self._session.get(User, user_id)
         if user is None:
-            assigned = set(self._session.scalars(select(User.uid)))
+            assigned = self.assigned_uids()
             candidates = UidRange().unassigned(assigned) if free_uids is None else free_uids
             uid = next((uid for uid in candidates if uid not in assigned), None)
             if uid is None:
@@ -82,6 +82,10 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
     def uids(self) -> Mapping[str, int]:
         """Every user's uid, by user id."""
         return {user.id: user.uid for user in self._session.execute(select(User.id, User.uid))}
+
+    def assigned_uids(self) -> set[int]:
+        """Return the uids of all users. The database reads its index only."""
+        return {uid for (uid,) in self._session.execute(select(User.__table__.c.uid))}
 
     def user_of(self, uid: int) -> str | None:
         return self._session.scalar(select(User.id).where(User.uid == uid))
@@ -146,10 +150,13 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         found = self._session.scalars(select(EndedSession).join(last, of_user))
         return {ended.user_id: ended for ended in found}
 
-    def stored_keys(self) -> Mapping[str, Sequence[str]]:
-        """Every user's stored public keys, by user id."""
-        users = self._session.execute(select(User.id, User.public_keys))
-        return {user.id: user.public_keys for user in users}
+    def stored_keys(self, user_ids: Sequence[str]) -> Mapping[str, Sequence[str]]:
+        """The stored public keys of these users, by user id."""
+        columns, found = select(User.id, User.public_keys), dict[str, Sequence[str]]()
+        for batch in batches(user_ids):
+            users = self._session.execute(columns.where(User.id.in_(batch)))
+            found |= {user.id: user.public_keys for user in users}
+        return found
 
     def forget(self, before: datetime) -> None:
         """Delete the ended sessions, the events, the requests and the deliveries from before that time."""
