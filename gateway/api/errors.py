@@ -121,17 +121,20 @@ def _members(error: errors.GatewayError) -> dict[str, Any]:
 
 
 def _promise(error: errors.WaitedFor) -> dict[str, Any]:
-    """Only operators read whose promise it is."""
-    latest_end, promise = error.latest_end, error.waiting
-    members: dict[str, Any] = {"max_expires_at": utc(latest_end) if latest_end else None, "waiting": None}
-    if promise:
-        at = promise.promised_at
-        members["waiting"] = {
-            "user_id": promise.user_id if own_user() in (None, promise.user_id) else None,
-            "mig_profile": promise.mig_profile,
-            "promised_at": utc(at) if at else None,
-        }
-    return members
+    latest_end = error.latest_end
+    return {"max_expires_at": utc(latest_end) if latest_end else None, "waiting": waiting_for(error.waiting)}
+
+
+def waiting_for(promise: errors.Promise | None) -> dict[str, Any] | None:
+    """Return who waits, in the form of a response. Only operators read the name."""
+    if promise is None:
+        return None
+    at = promise.promised_at
+    return {
+        "user_id": promise.user_id if own_user() in (None, promise.user_id) else None,
+        "mig_profile": promise.mig_profile,
+        "promised_at": utc(at) if at else None,
+    }
 
 
 def _validation_error(error: ValidationError) -> Response:

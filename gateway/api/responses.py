@@ -75,6 +75,12 @@ class SignalResponse(ResponseSchema):
     detail = fields.String()
 
 
+class WaitingForResponse(ResponseSchema):
+    user_id = fields.String(allow_none=True)  # for operators
+    mig_profile = fields.String()
+    promised_at = fields.String(allow_none=True)
+
+
 class ActivityResponse(ResponseSchema):
     session_id = fields.String()
     state = fields.String()
@@ -84,6 +90,7 @@ class ActivityResponse(ResponseSchema):
     ends_at = UtcTime(allow_none=True)
     keep_until = UtcTime(allow_none=True)
     expires_at = UtcTime()
+    waiting = fields.Nested(WaitingForResponse, allow_none=True)  # who gains if the session ends
     signals = fields.List(fields.Nested(SignalResponse))
 
 

@@ -7,6 +7,7 @@ from flask.typing import ResponseReturnValue
 
 from gateway.api.authorisation import own_user, require_operator, require_own
 from gateway.api.endpoints import Fields, describes
+from gateway.api.errors import waiting_for
 from gateway.api.pages import fetched, page
 from gateway.api.requests import (
     EndRequest,
@@ -155,6 +156,7 @@ def _activity(found: Activity) -> Fields:
                 "ends_at": found.ends_at,
                 "keep_until": session.keep_until,
                 "expires_at": session.expires_at,
+                "waiting": waiting_for(found.waiting),
                 "signals": reading.signals if reading else (),
             }
         )

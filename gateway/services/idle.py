@@ -14,7 +14,7 @@ from gateway.domain.models import Event, Session
 from gateway.domain.policies import Policy, Rule
 from gateway.domain.states import Reason, Status
 from gateway.domain.words import terminals
-from gateway.errors import GatewayError, PolicyRefused
+from gateway.errors import GatewayError, PolicyRefused, Promise
 from gateway.services.closing import Closing
 from gateway.services.notices import Notices
 from gateway.services.ports import Database, Host, Rows
@@ -30,17 +30,22 @@ class Waiters(Protocol):
     def gain(self, rows: Rows, session: Session) -> bool:
         """Whether somebody gets a session earlier if this one ends now."""
 
+    def waits_for(self, session: Session) -> Promise | None:
+        """Return what the first one was promised who gets a session earlier if this one ends now."""
+
 
 @dataclass(frozen=True, slots=True)
 class Activity:
     """What is known about the use of a live session. `ends_at` is None if it is not idle, or if idle sessions
-    do not end. `is_watched`: whether the limit of the user is not 0."""
+    do not end. `is_watched`: whether the limit of the user is not 0. `waiting` is who gets a session earlier
+    if this one, which is idle, ends."""
 
     session: Session
     reading: Reading | None
     ends_at: datetime | None
     is_watched: bool
     policy: IdlePolicy
+    waiting: Promise | None
 
 
 @dataclass(frozen=True)
@@ -103,7 +108,8 @@ class Idle:
             session = rows.live(session_id, owner)
             limit = self._limit_of(rows, session.user_id)
         ends_at = _ends_at(session, limit) if limit else None
-        return Activity(session, reading_of(session), ends_at, bool(limit), self.policy)
+        waiting = self.waiters.waits_for(session) if ends_at else None
+        return Activity(session, reading_of(session), ends_at, bool(limit), self.policy, waiting)
 
     def keep(self, session_id: str, by: timedelta, owner: str | None = None) -> Activity:
         """Do not end a session for idleness until then. Zero takes that back. Raises as `Rows.live`, and

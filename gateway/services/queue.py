@@ -18,6 +18,7 @@ from gateway.errors import (
     DatabaseUnavailable,
     GatewayError,
     InvalidRequest,
+    Promise,
     SessionEnded,
     SessionExists,
     SessionNotFound,
@@ -224,15 +225,36 @@ class Queue:
     def gain(self, rows: Rows, session: Session) -> bool:
         """Whether somebody in line gets a session earlier if this one ends now, by the GPUs as they were when
         the line was served last."""
-        requests, planner = rows.line(), self._planner.get("last")
-        if not requests or planner is None:
-            return False
-        now, demand = self.clock(), rows.demand()
+        planner = self._planner.get("last")
+        return planner is not None and self._first_to_gain(rows, session, planner) is not None
+
+    def waits_for(self, session: Session) -> Promise | None:
+        """Return what the first one in line was promised who gets a session earlier if this one ends now;
+        None if there is none, or if the GPUs cannot be read."""
+        if not self.places(limit=1):
+            return None
+        try:
+            planner = self._planner.get("last") or self.host.line_planner()
+        except GatewayError:
+            return None
+        with self.database.read() as rows:
+            request = self._first_to_gain(rows, session, planner)
+        return Promise(request.user_id, request.mig_profile, request.starts_at) if request else None
+
+    def _first_to_gain(self, rows: Rows, session: Session, planner: Planner) -> WaitingRequest | None:
+        requests, now = rows.line(), self.clock()
+        if not requests:
+            return None
         waiters = [each.waiter(now) for each in requests]
         made = planner.plan_line(
-            waiters, rows.live_sessions(), rows.cordons(), demand, now, ending=session.id
+            waiters, rows.live_sessions(), rows.cordons(), rows.demand(), now, ending=session.id
         )
-        return any(_is_earlier(each, made.reservations.get(each.id)) for each in waiters)
+        earlier = (
+            request
+            for request, waiter in zip(requests, waiters, strict=True)
+            if _is_earlier(waiter, made.reservations.get(waiter.id))
+        )
+        return next(earlier, None)
 
     def unclaimed(self) -> Sequence[str]:
         """Return the sessions whose users had their time to log in."""

@@ -6,7 +6,11 @@ import pytest
 from click.testing import CliRunner
 
 from gateway.cli import gateway as command
+from gateway.domain.activity_words import ActivityInWords
+from gateway.domain.permissions import Role
+from gateway.domain.words import Words
 from gateway.errors import ContainerFailed, DriverUnavailable
+from gateway.services.tokens import Tokens
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.containers import FakeInside
 from tests.fakes.gpus import FakeGpus
@@ -194,6 +198,33 @@ def test_an_idle_session_ends_if_somebody_then_begins_earlier(courteous: Bench) 
     run(courteous, 6)
     assert not lives(courteous, idle)
     assert lives(courteous, used)
+
+
+def test_an_operator_reads_who_waits_for_an_idle_session_and_its_user_only_that_somebody_does(
+    courteous: Bench,
+) -> None:
+    idle, used = fill(courteous)
+    run(courteous, 30)
+
+    def headline(found: dict[str, Any]) -> str:
+        return ActivityInWords(found, Words()).headline(courteous.clock.now)
+
+    found = activity(courteous, idle)
+    assert found["waiting"] is None
+    assert headline(found).endswith(" if somebody then gets a session earlier.")
+    wait_for(courteous, "3g.20gb")
+    run(courteous, 1)
+    [request] = courteous.client.get("/queue").json["requests"]
+    promise = {"mig_profile": "3g.20gb", "promised_at": request["promised_at"]}
+    found = activity(courteous, idle)
+    assert found["waiting"] == {"user_id": "user789", **promise}
+    assert headline(found).endswith(", or 10 minutes after a warning: user789 waits for a 3g.20gb.")
+    assert activity(courteous, used)["waiting"] is None
+    secret = Tokens(courteous.database, courteous.clock).create("own", Role.USER, "user123")
+    headers = {"Authorization": f"Bearer {secret}"}
+    found = courteous.client.get(f"/sessions/{idle}/activity", headers=headers).json
+    assert found["waiting"] == {"user_id": None, **promise}
+    assert headline(found).endswith(", or 10 minutes after a warning: somebody waits for a 3g.20gb.")
 
 
 def test_an_idle_session_whose_end_helps_nobody_stays(courteous: Bench) -> None:
