@@ -136,7 +136,7 @@ class Occupancy:
             spot = (gpu.uuid, instance.placement)
             if spot not in refused and (among is None or spot in among):
                 return Chosen(gpu, Allocation(gpu.uuid, profile, instance.placement, borrowed=True))
-        chosen = placement.decide(
+        chosen = placement.choose(
             self._divisible, self.occupied, profile, expires_at, now, demand, refused, among, others=others
         )
         if chosen is None:

@@ -125,31 +125,16 @@ def choose(
     refused: Collection[Spot] = (),
     among: Collection[Spot] | None = None,
     foresight: bool = True,
-) -> tuple[Gpu, Placement] | None:
+    others: int = 0,
+) -> Choice | None:
     """Return the GPU and the placement that cost later requests least; None if the profile fits nowhere.
 
     `demand` is the number of requests for each profile, refused requests included; one is added for every
     profile. Only leasable GPUs without a fault are chosen. A `refused` spot is never chosen, and its GPU
     only if the profile fits on no other. With `among`, only these spots are chosen. Without
-    `foresight` the cost alone decides, which takes about 1 ms instead of 10 ms.
+    `foresight` the cost alone decides, which takes about 1 ms instead of 10 ms. The choice names at most
+    `others` GPUs of other nodes.
     """
-    found = decide(gpus, taken, profile_name, expires_at, now, demand, refused, among, foresight)
-    return (found.gpu, found.placement) if found else None
-
-
-def decide(
-    gpus: Sequence[Gpu],
-    taken: Sequence[Occupied],
-    profile_name: str,
-    expires_at: datetime,
-    now: datetime,
-    demand: Mapping[str, float] | None = None,
-    refused: Collection[Spot] = (),
-    among: Collection[Spot] | None = None,
-    foresight: bool = True,
-    others: int = 0,
-) -> Choice | None:
-    """As `choose`, and name at most so many others."""
     request = _Request(profile_name, expires_at, now, demand or {})
     pool = _Pool(gpus, taken, request)
     ranked = pool.ranked(refused, among)

@@ -317,8 +317,8 @@ class Book:
         )
         if chosen is None:
             return None
-        gpu, place = chosen
-        return next(each for each in free if (each[0], each[1].slice.placement) == (gpu.uuid, place))
+        spot = (chosen.gpu.uuid, chosen.placement)
+        return next((uuid, gap) for uuid, gap in free if (uuid, gap.slice.placement) == spot)
 
     def _begun(self) -> Iterator[Occupied]:
         """The slices of requests that begin now."""

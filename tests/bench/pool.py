@@ -206,7 +206,7 @@ def _chosen(pool: Pool, request: Request, *, foresight: bool) -> Spot | None:
     taken = [lease for _, lease in pool.leases.values()]
     wanted = request.profile.name, request.expires_at, request.now
     found = choose(pool.gpus, taken, *wanted, pool.demand, foresight=foresight)
-    return (found[0].index, found[1]) if found else None
+    return (found.gpu.index, found.placement) if found else None
 
 
 def repack(pool: Pool, request: Request) -> Spot | None:

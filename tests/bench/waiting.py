@@ -68,7 +68,9 @@ class Pool:
         allowed = None if among is None else {(each.gpu, each.slice.placement) for each in among}
         ends, gpus = now + waiter.lease, [each.gpu for each in self.gpus]
         found = choose(gpus, occupied, waiter.profile, ends, now, among=allowed)
-        return self.begin(waiter, found[0].uuid, Slice(waiter.profile, found[1]), now) if found else None
+        if found is None:
+            return None
+        return self.begin(waiter, found.gpu.uuid, Slice(waiter.profile, found.placement), now)
 
     def begin(self, waiter: Waiter, gpu: str, slice_: Slice, now: datetime) -> Lease:
         lease = self.leases[waiter.id] = Lease(waiter.id, gpu, slice_, now + waiter.lease)

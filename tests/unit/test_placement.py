@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from gateway.domain.mig import Gpu, MigMode, Placement, Profile
-from gateway.domain.placement import Occupied, available, capacity, choose, decide, next_fit
+from gateway.domain.placement import Occupied, available, capacity, choose, next_fit
 from gateway.simulation.catalogue import KINDS
 from tests.fakes.gpus import free_placements
 
@@ -59,7 +59,7 @@ def spot(
     gpus: Sequence[Gpu], taken: Sequence[Occupied], profile: str, ends: float = 60
 ) -> tuple[int, int] | None:
     found = choose(gpus, taken, profile, minutes(ends), NOW)
-    return found and (found[0].index, found[1].start)
+    return (found.gpu.index, found.placement.start) if found else None
 
 
 def churn(gpus: Sequence[Gpu], rnd: random.Random) -> list[Occupied]:
@@ -150,7 +150,7 @@ def test_room_is_kept_for_what_is_asked_for_most(wanted: str, place: tuple[int, 
     taken = [lease(half, "4g.20gb", 0), lease(pair, "3g.20gb", 4), lease(pair, "1g.10gb", 0)]
     found = choose([half, pair], taken, "1g.5gb", minutes(60), NOW, {wanted: 99})
     assert found
-    assert (found[0].index, found[1].start) == place
+    assert (found.gpu.index, found.placement.start) == place
 
 
 def test_a_refused_place_is_left_and_its_gpu_only_if_no_other_has_room() -> None:
@@ -159,7 +159,7 @@ def test_a_refused_place_is_left_and_its_gpu_only_if_no_other_has_room() -> None
 
     def chosen(on: Sequence[Gpu], refused: Sequence[tuple[str, Placement]]) -> tuple[int, Placement] | None:
         found = choose(on, [], "3g.20gb", minutes(60), NOW, refused=refused)
-        return found and (found[0].index, found[1])
+        return (found.gpu.index, found.placement) if found else None
 
     assert chosen(gpus, refused) == (1, Placement(4, 4))
     assert chosen(gpus[:1], refused) == (0, Placement(0, 4))
@@ -200,9 +200,9 @@ def test_a_place_is_found_exactly_when_there_is_one_and_never_overlaps(kind: str
         found = choose(gpus, taken, name, minutes(rnd.uniform(1, 300)), NOW)
         assert (found is not None) == bool(free)
         if found:
-            assert (found[0].uuid, found[1]) in free
-            others = [other for other in taken if other.gpu_uuid == found[0].uuid]
-            assert not any(found[1].overlaps(other.placement) for other in others)
+            assert (found.gpu.uuid, found.placement) in free
+            others = [other for other in taken if other.gpu_uuid == found.gpu.uuid]
+            assert not any(found.placement.overlaps(other.placement) for other in others)
 
 
 def test_what_fits_now_waits_for_nobody() -> None:
@@ -309,9 +309,9 @@ def test_others_are_one_gpu_of_each_other_node_with_room() -> None:
         Occupied("GPU-n4-1", "3g.20gb", Placement(4, 4), minutes(90)),
         *(Occupied(f"GPU-n2-{number}", "7g.40gb", Placement(0, 8), minutes(90)) for number in (0, 1)),
     ]
-    found = decide(gpus, taken, "3g.20gb", minutes(90), NOW, others=2)
+    found = choose(gpus, taken, "3g.20gb", minutes(90), NOW, others=2)
     assert found
     assert {found.gpu.node, *(other.node for other in found.others)} == {"n1", "n3", "n4"}
-    alone = decide(gpus[:2], [], "3g.20gb", minutes(90), NOW, others=2)
+    alone = choose(gpus[:2], [], "3g.20gb", minutes(90), NOW, others=2)
     assert alone
     assert alone.others == ()
