@@ -189,8 +189,13 @@ def test_a_pod_on_a_node_that_does_not_answer_has_a_problem_and_has_not_ended() 
     found = pod(
         phase="Running",
         containerStatuses=container(running={}),
-        conditions=[{"type": "Ready", "status": "False", "reason": "NodeNotReady"}],
+        conditions=[{"type": "Ready", "status": "False"}],
     )
     assert found.problem
     assert "node does not answer" in found.problem
     assert found.ended is None
+
+
+def test_a_pod_that_its_kubelet_calls_not_ready_has_no_problem() -> None:
+    condition = {"type": "Ready", "status": "False", "reason": "ContainersNotReady"}
+    assert pod(phase="Running", conditions=[condition]).problem is None

@@ -144,7 +144,8 @@ def _ended(status: Mapping[str, Any], state: Mapping[str, Any]) -> Reason | None
 
 
 def _problem(ready: Mapping[str, Any] | None, is_deleted: bool) -> str | None:
-    if ready and ready.get("status") == "False" and "Node" in str(ready.get("reason")):
+    """A kubelet says why its pod is not ready. The controllers, which speak for a silent node, do not."""
+    if ready and ready.get("status") == "False" and not ready.get("reason"):
         return "Its node does not answer; the session stays open until the node is back or was removed."
     return "Its pod is being deleted, and is not gone yet." if is_deleted else None
 

@@ -50,6 +50,10 @@ _RUN_GATEWAYS = f"case ${{2-}} in '{MARK_OF_GATEWAY}'*) exec /bin/sh -c \"$2\" ;
 _NOTE_USE = f"(: > {USED_FILE}) 2> /dev/null\n"
 _HOST_KEY = "etc/ssh_host_ed25519_key"
 _READ, _EXECUTE, _PRIVATE = 0o444, 0o555, 0o440
+_STATES_OF_A_LOST_NODE = (
+    "not-ready",
+    "unreachable",
+)  # without tolerations a pod is deleted after five minutes
 _OVERTIME = timedelta(hours=1)  # after the longest lease, a pod ends even if no gateway lives
 _MIB = 2**20
 
@@ -213,6 +217,10 @@ def pod(
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "tolerations": [
+            {"key": f"node.kubernetes.io/{state}", "operator": "Exists", "effect": "NoExecute"}
+            for state in _STATES_OF_A_LOST_NODE
+        ],
         "resourceClaims": [{"name": GPU_REQUEST, "resourceClaimName": name}],
         "containers": [_container(site, request, profile)],
         "volumes": _volumes(site, request),
