@@ -27,8 +27,7 @@ check: lint types  ## Run linters, type checks, unit and API tests; needs neithe
 test: tools images lint types  ## Run linters, type checks, import contract, and all tests but those of test-fleet
 	$(AS_ROOT) $(BIN)/pytest $(IN_PARALLEL) --ignore=tests/fleet $(PYTEST)
 
-test-fleet: .venv/stamp-tests  ## Run the tests on a real Kubernetes; builds it from Go modules once, 10 to 30 minutes
-	@docker/install-host fleet
+test-fleet: fleet-tools images .venv/stamp-tests  ## Run the tests on a real Kubernetes; builds it once, 10 to 30 minutes
 	@$(BIN)/python -m tests.fleet.programs
 	$(AS_ROOT) env XDG_CACHE_HOME=$(CACHE) $(BIN)/pytest tests/fleet $(PYTEST)
 
@@ -65,6 +64,9 @@ host:
 tools:
 	@docker/install-host tests
 
+fleet-tools:
+	@docker/install-host fleet
+
 images:
 	@docker/build-images gpu-workspace egress-proxy
 
@@ -82,4 +84,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test test-fleet systemd sbom bench soak churn lint types host tools images words venv lock
+.PHONY: help up down check test test-fleet systemd sbom bench soak churn lint types host tools fleet-tools images words venv lock

@@ -7,6 +7,8 @@ import pytest
 
 from tests.fleet import programs
 from tests.fleet.control_plane import ControlPlane, control_plane
+from tests.fleet.node import Node, kernel, real_node
+from tests.fleet.nodes import add_device_classes, gpus_of_a_node
 
 
 @pytest.fixture(scope="session")
@@ -19,4 +21,17 @@ def programs_of_kubernetes() -> None:
 def plane(programs_of_kubernetes: None) -> Iterator[ControlPlane]:
     """Without nodes. A test removes what it makes."""
     with control_plane() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def kernel_before() -> dict[str, str]:
+    return kernel()
+
+
+@pytest.fixture(scope="session")
+def node(kernel_before: dict[str, str], programs_of_kubernetes: None) -> Iterator[Node]:
+    """A node with one simulated A100-40GB, and a control plane of its own."""
+    with real_node("gpu-workspace") as running:
+        add_device_classes(running.plane.api(), gpus_of_a_node())
         yield running

@@ -31,6 +31,7 @@ KUBELET = f"system:node:{NODE}"
 _GROUPS = {ADMIN: "system:masters", SCHEDULER: "", MANAGER: "", KUBELET: "system:nodes"}
 _SECONDS = 300  # until all of it answers, on a loaded machine
 _PORT = 6443
+_DAY = 86400  # seconds
 _SERVICES = "10.96.0.0/16"
 
 
@@ -63,8 +64,8 @@ class ControlPlane:
         self.start_etcd()
         self.start_apiserver()
         self.await_ready()
-        for name in self._tokens:
-            self._write_kubeconfig(name)
+        for name, token in self._tokens.items():
+            self._write_kubeconfig(name, token)
         self.start_scheduler()
         self.start_manager()
         self._await("the controller manager", self._has_service_account)
@@ -110,6 +111,8 @@ class ControlPlane:
             "--use-service-account-credentials",
             # Homes are directories of the place, without a driver of storage.
             "--enable-hostpath-provisioner",
+            # A node that is silent for so long is not ready. A kubelet reports every 5 s in these tests.
+            "--node-monitor-grace-period=20s",
             # Claims of ended pods are freed at once.
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
@@ -125,7 +128,20 @@ class ControlPlane:
         assert done.returncode == 0, f"kubectl {arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    def _write_kubeconfig(self, user: str) -> None:
+    def kubeconfig_of(self, account: str, namespace: str) -> Path:
+        """Return the file of a service account, whose token lasts a day."""
+        file = self.directory / f"{namespace}-{account}"
+        if not file.exists():
+            review = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest"}
+            answer = self.api().ask(
+                "POST",
+                f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
+                {**review, "spec": {"expirationSeconds": _DAY}},
+            )
+            self._write_kubeconfig(file.name, answer["status"]["token"])
+        return file
+
+    def _write_kubeconfig(self, user: str, token: str) -> None:
         file = self.directory / user
         cluster = {"server": self.url, "certificate-authority": str(self.authority)}
         file.write_text(
@@ -134,7 +150,7 @@ class ControlPlane:
                     "apiVersion": "v1",
                     "kind": "Config",
                     "clusters": [{"name": "tests", "cluster": cluster}],
-                    "users": [{"name": user, "user": {"token": self._tokens[user]}}],
+                    "users": [{"name": user, "user": {"token": token}}],
                     "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": user}}],
                     "current-context": "tests",
                 }

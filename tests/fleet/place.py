@@ -105,10 +105,14 @@ class Place:
         process.wait(timeout=_SECONDS)
 
     def end(self) -> None:
-        """The kernel ends everything inside."""
+        """The kernel ends everything inside, and the first process last."""
         self._holder.kill()
         for process in (self._holder, *self._processes.values()):
             process.wait(timeout=_SECONDS)
+        deadline = time.monotonic() + _SECONDS
+        while Path(f"/proc/{self._first}/ns/pid").exists():
+            assert time.monotonic() < deadline, f"the process {self._first} does not end"
+            time.sleep(0.01)
         shutil.rmtree(self.directory, ignore_errors=True)
         self._numbers.remove(self._number)
 

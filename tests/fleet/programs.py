@@ -14,7 +14,14 @@ import time
 from functools import cache
 from pathlib import Path
 
-NAMES = ("etcd", "kube-apiserver", "kube-scheduler", "kube-controller-manager", "kubectl")
+NAMES = (
+    "etcd",
+    "kube-apiserver",
+    "kube-scheduler",
+    "kube-controller-manager",
+    "kubectl",
+    "kubelet",
+)
 _HERE = Path(__file__).parent
 _PACKAGES = {"etcd": "go.etcd.io/etcd/server/v3"} | {
     name: f"k8s.io/kubernetes/cmd/{name}" for name in NAMES[1:]
