@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,9 +50,10 @@ class OnCluster:
 
 
 @contextmanager
-def a_cluster(bench: Bench, directory: Path, empty_database: Path) -> Iterator[OnCluster]:
-    """One with one GPU, and a database of its own in this new directory."""
+def a_cluster(bench: Bench, directory: Path, empty_database: Path, **changes: Any) -> Iterator[OnCluster]:
+    """One with one GPU, and a database of its own in this new directory. `changes` are settings."""
     settings, database = beside(bench, directory, empty_database)
+    settings = replace(settings, **changes)
     parts = cluster_parts(database)
     made = assemble(settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     yield OnCluster(made, parts, database, bench.clock)

@@ -27,7 +27,6 @@ _OF_A_SERVER = {
     "mig_policy": "the cluster's DRA driver makes the slices",
     "whole_gpus": "sessions on a cluster get slices alone",
     "dcgm_exporter": "the gateway does not measure slices on a cluster",
-    "idle_minutes": "nobody can see on a cluster whether a slice is used",
     "piper_config": "the routes are Pipes, which `gateway mirror-pipes` writes into a pipe file",
     "lobby": "the routers of a cluster have no lobby",
     "workspace_root": "a home is a volume claim",

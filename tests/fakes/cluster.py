@@ -204,6 +204,8 @@ class FakeLogins:
     hooks: set[str] = field(default_factory=set)
     signals: list[str] = field(default_factory=list)
     commands: list[str] = field(default_factory=list)
+    on_gpu: dict[str, str] = field(default_factory=dict)  # programs that have the GPU open, by address
+    cpu_microseconds: int = 0
 
     def run(self, login: Login, command: Sequence[str]) -> str:
         if self.cluster.api.is_down:
@@ -218,7 +220,10 @@ class FakeLogins:
                 self.terminals.setdefault(address, []).append(command[4])
                 return f"{open_now}\n"
             case "activity":
-                return f"{open_now + 1} none 0 -\n"  # the login itself is one
+                self.cpu_microseconds += 1000
+                return f"{open_now} none {self.cpu_microseconds} -\n"
+            case "gpu":
+                return f"{self.on_gpu.get(address, '0')}\n"
             case "hook":
                 return "started\n" if address in self.hooks else "none\n"
             case "signal":

@@ -222,6 +222,8 @@ class FakeInside:
                 ports = range(self.first_port, self.first_port + self.connections)
                 peers = ",".join(f"{port:04X}" for port in ports) or "-"
                 return f"{self.connections} {terminal} {self.cpu_microseconds} {peers}\n"
+            case Script.GPU:
+                return "0\n"
             case Script.SIGNAL:
                 self.signals += 1
                 return f"{self.programs}\n"

@@ -45,11 +45,11 @@ class RunningPod:
         return script.result(self.run("/bin/sh", "-c", script.text, str(script), *arguments))
 
     def connections(self) -> int:
-        """Without this login's own."""
         probe = Probe.parse(self.script(Script.ACTIVITY))
         assert probe is not None
         assert probe.connections is not None
-        return probe.connections - 1
+        assert len(probe.peers) == probe.connections
+        return probe.connections
 
 
 def volume(directory: Path, secret: dict[str, Any], source: dict[str, Any]) -> Path:
@@ -97,6 +97,7 @@ def start(docker: Docker, directory: Path, pod: dict[str, Any], secret: dict[str
         read_only=spec["securityContext"]["readOnlyRootFilesystem"],
         mounts=mounts,
         tmpfs=scratch,
+        devices=["/dev/null:/dev/nvidia0:rw"],
         detach=True,
     )
     container.reload()
@@ -180,6 +181,31 @@ def test_no_connection_is_counted_but_those_of_others(pod: RunningPod) -> None:
     deadline = time.monotonic() + _SECONDS
     while pod.connections() != 0:  # that of the last test may still be closing
         assert time.monotonic() < deadline
+
+
+def programs_on_the_gpu(pod: RunningPod) -> str:
+    return pod.script(Script.GPU)
+
+
+def test_programs_that_have_the_gpu_open_are_counted(pod: RunningPod) -> None:
+    assert programs_on_the_gpu(pod) == "0"
+    for expected in ("1", "2"):
+        pod.container.exec_run(["sh", "-c", "exec 3< /dev/nvidia0; exec sleep 60"], detach=True)
+        deadline = time.monotonic() + _SECONDS
+        while programs_on_the_gpu(pod) != expected:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+    pod.container.exec_run(["pkill", "sleep"])
+
+
+def test_a_program_that_hides_itself_makes_its_use_unknown(pod: RunningPod) -> None:
+    hide = "import ctypes, time; ctypes.CDLL(None).prctl(4, 0, 0, 0, 0); time.sleep(60)"  # PR_SET_DUMPABLE
+    pod.container.exec_run(["python3", "-c", hide], detach=True)
+    deadline = time.monotonic() + _SECONDS
+    while programs_on_the_gpu(pod) != "unknown":
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    pod.container.exec_run(["pkill", "python3"])
 
 
 def test_a_text_reaches_the_terminals_of_the_session(pod: RunningPod) -> None:

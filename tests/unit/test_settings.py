@@ -198,7 +198,11 @@ ON_A_CLUSTER = {
         ({**ON_A_CLUSTER, "mig_policy": "static"}, "mig_policy", "--site kubernetes"),
         ({**ON_A_CLUSTER, "subnet": "10.1.0.0/20"}, "subnet", "--site kubernetes"),
         ({**ON_A_CLUSTER, "piper_config": "/routes/pipe.yaml"}, "piper_config", "gateway mirror-pipes"),
-        ({**ON_A_CLUSTER, "idle_minutes": "30"}, "idle_minutes", "nobody can see"),
+        (
+            {**ON_A_CLUSTER, "dcgm_exporter": "http://localhost:9400/metrics"},
+            "dcgm_exporter",
+            "does not measure slices",
+        ),
         ({**ON_A_CLUSTER, "session_memory": "16g"}, "session_memory", "--memory-per-slice"),
         ({**ON_A_CLUSTER, "memory_per_slice": "4g"}, "memory_per_slice", "--session-tmp 2g"),
     ],

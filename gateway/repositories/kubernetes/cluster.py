@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from itertools import islice
 
 from gateway.domain import session_token
-from gateway.domain.activity import GpuUse, Probe
+from gateway.domain.activity import GpuUse
 from gateway.domain.board import Board
 from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import Gpu, MigPolicy, Profile
@@ -127,16 +127,10 @@ class ClusterHost(RunsScripts):
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.boards.shows(session_id, expected)
 
-    def activity(self, session: Session) -> Probe | None:
-        """The gateway's own connection is none of the user's."""
-        probe = super().activity(session)
-        if probe is None or probe.connections is None:
-            return probe
-        return replace(probe, connections=max(0, probe.connections - 1))
-
     def gpu_use(self, session: Session) -> GpuUse:
-        """Only the nodes know which processes use a slice."""
-        return GpuUse(None)
+        """By the session itself: only its node knows more. Nobody measures whether a program works."""
+        count = self._inside(session, Script.GPU)
+        return GpuUse(int(count) if count.isdecimal() else None)
 
     def was_used(self, session: Session) -> bool:
         probe = self.activity(session)

@@ -14,6 +14,7 @@ class Script(StrEnum):
     HOOK = "hook"
     SIGNAL = "signal"
     ACTIVITY = "activity"
+    GPU = "gpu"
     DISCONNECT = "disconnect"
 
     @property
@@ -30,6 +31,8 @@ class Script(StrEnum):
     def _prints(self, text: str) -> bool:
         if self is Script.ACTIVITY:
             return Probe.parse(text) is not None
+        if self is Script.GPU:
+            return text.isdecimal() or text == "unknown"
         return text in ("started", "none", "already") if self is Script.HOOK else text.isdecimal()
 
 

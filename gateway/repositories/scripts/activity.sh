@@ -2,8 +2,14 @@
 #
 # CONNECTIONS is the number of SSH connections. TERMINAL is how many seconds ago the last terminal was typed or
 # printed on, `none` without a terminal. CPU is the time that all programs have used, in microseconds. What cannot
-# be read is `unknown`. PEERS are the remote ports of the connections, `-` without one.
+# be read is `unknown`. PEERS are the remote ports of the connections, `-` without one. The connection by which this
+# script runs, if it does, does not count.
 
+own=
+if [ -n "${SSH_CONNECTION-}" ]; then
+    own=${SSH_CONNECTION#* }
+    own=$(printf "%04X" "${own%% *}")
+fi
 connections=unknown
 peers=
 for table in /proc/net/tcp /proc/net/tcp6; do
@@ -12,6 +18,7 @@ for table in /proc/net/tcp /proc/net/tcp6; do
     while read -r _ local remote state _; do
         case $local:$state in
             *:08AE:01) # port 2222, ESTABLISHED
+                if [ "${remote##*:}" = "$own" ]; then continue; fi
                 connections=$((connections + 1))
                 peers=$peers,${remote##*:}
                 ;;
