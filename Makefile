@@ -31,6 +31,10 @@ test-fleet: fleet-tools images .venv/stamp-tests  ## Run the tests on a real Kub
 	@$(BIN)/python -m tests.fleet.programs
 	$(AS_ROOT) env XDG_CACHE_HOME=$(CACHE) $(BIN)/pytest tests/fleet $(PYTEST)
 
+cluster: fleet-tools images .venv/stamp-tests  ## Run a throw-away Kubernetes with a gateway in front; Ctrl-C removes it
+	@$(BIN)/python -m tests.fleet.programs
+	@$(AS_ROOT) env XDG_CACHE_HOME=$(CACHE) $(BIN)/python -m tests.fleet.cluster
+
 systemd: host .venv/stamp-tests images  ## Test units and compose files on a server in a privileged container
 	@docker/build-images gateway systemd
 	$(AS_ROOT) $(BIN)/pytest tests/systemd $(PYTEST)
@@ -84,4 +88,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test test-fleet systemd sbom bench soak churn lint types host tools fleet-tools images words venv lock
+.PHONY: help up down check test test-fleet cluster systemd sbom bench soak churn lint types host tools fleet-tools images words venv lock

@@ -38,8 +38,8 @@ _KERNEL = {
 }
 _PAUSE_ALONE = r"""
 printf '#!/bin/sh\ntrap exit TERM\nwhile :; do sleep 600 & wait; done\n' > /pause && chmod 755 /pause
-programs="/bin/sh /usr/bin/sleep /pause"
-tar --create --dereference $programs $(ldd /bin/sh /usr/bin/sleep | grep -o '/lib[^ ]*' | sort -u)
+libraries=$(ldd /bin/sh /usr/bin/sleep | grep -o '/lib[^ ]*' | sort -u | sed 's,^/,,')
+tar --create --dereference --directory=/ bin/sh usr/bin/sleep pause $libraries
 """
 
 
@@ -86,7 +86,8 @@ class Node:
 
     def _load(self, image: str) -> None:
         with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as source:
-            subprocess.run(self._ctr("images", "import", "-"), stdin=source.stdout, check=True)
+            load = self._ctr("images", "import", "-")
+            subprocess.run(load, stdin=source.stdout, stdout=subprocess.DEVNULL, check=True)
         name = f"docker.io/library/{image}:latest"
         self.plane.place.run(self._ctr("images", "tag", name, f"docker.io/library/{image_of(image)}"))
 

@@ -1,0 +1,95 @@
+"""A throw-away cluster on this machine, with a gateway in front and one session.
+
+    make cluster
+
+keeps it until Ctrl-C, and then nothing of it is left. The cluster is that of the tests: one node with one
+A100, which a stand-in for NVIDIA's DRA driver publishes.
+"""
+
+import shlex
+import signal
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from gateway.database_url import DatabaseUrl
+from gateway.repositories.sql import schema
+from tests import own
+from tests.fleet import programs
+from tests.fleet.gateways import IMAGE, Replica, prepare, replica
+from tests.fleet.node import Node, real_node
+from tests.postgresql import PostgresServer
+
+_USER = own.user("ann")
+_SAYS = """
+A session of {user} is open. Log in:
+
+    {ssh}
+
+Look at it, or open another one:
+
+    export KUBECONFIG={kubeconfig} GATEWAY_URL={url}
+    {kubectl} get pods,resourceclaims,secrets -n gpu-sessions
+    .venv/bin/gateway sessions
+    .venv/bin/gateway create bob --profile 1g.5gb
+
+Ctrl-C removes the cluster.
+"""
+
+
+def main() -> None:
+    if missing := programs.missing():
+        sys.exit(f"no {', '.join(missing)} here: python -m tests.fleet.programs builds them")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    with suppress(KeyboardInterrupt), ExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-cluster-")))
+        with _step("etcd, API server, scheduler, controller manager, kubelet"):
+            node = stack.enter_context(real_node(IMAGE))
+        with _step("manifests, PostgreSQL, gateway, router"):
+            gateway = stack.enter_context(_gateway(node, directory))
+        with _step("a session"):
+            gateway.create(_USER, mig_profile="3g.20gb")
+        plane = node.plane
+        print(
+            _SAYS.format(
+                user=_USER,
+                ssh=shlex.join(gateway.ssh(_USER)),
+                kubeconfig=plane.kubeconfig,
+                url=gateway.url,
+                kubectl=programs.find("kubectl"),
+            ),
+            flush=True,
+        )
+        signal.pause()
+
+
+@contextmanager
+def _gateway(node: Node, directory: Path) -> Iterator[Replica]:
+    postgresql = PostgresServer()
+    try:
+        url = postgresql.create()
+        schema.upgrade(DatabaseUrl(url))
+        prepare(node.plane)
+        gateway = replica(node, postgresql, url, directory)
+        gateway.start_routers()
+        gateway.serve()
+        yield gateway
+        for name in list(gateway.processes):
+            gateway.kill(name)
+    finally:
+        postgresql.end()
+
+
+@contextmanager
+def _step(title: str) -> Iterator[None]:
+    print(f"{title:60}", end="", flush=True)
+    start = time.monotonic()
+    yield
+    print(f"{time.monotonic() - start:5.1f} s", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""`make cluster`: a cluster with a gateway in front, to try by hand."""
+
+import os
+import shlex
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.paths import REPOSITORY
+from tests.whole_gateway import eventually
+
+SECONDS = 120
+
+
+def test_the_line_that_it_prints_logs_in_and_ctrl_c_leaves_nothing(programs_of_kubernetes: None) -> None:
+    command = [sys.executable, "-m", "tests.fleet.cluster"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as cluster:
+        assert cluster.stdout
+        ssh = next(line for line in cluster.stdout if line.startswith("    ssh ")).split()
+        kubeconfig = next(line for line in cluster.stdout if "KUBECONFIG=" in line)
+        directory = Path(shlex.split(kubeconfig)[1].partition("=")[2]).parent
+        inside = subprocess.run([*ssh, "nvidia-smi -L"], capture_output=True, text=True, timeout=SECONDS)
+        assert inside.stdout.count("UUID: MIG-") == 1, inside.stderr
+        os.kill(cluster.pid, signal.SIGINT)
+        assert cluster.wait(SECONDS) == 0
+    assert not directory.exists()
+    eventually(
+        lambda: not list(Path("/sys/fs/cgroup").glob(f"*/{directory.name.rpartition('-')[0]}")), SECONDS
+    )
