@@ -1,6 +1,6 @@
 """Answers many browsers that poll the same content from one rendering.
 
-Pages poll every three seconds. A rendering is reused for less than that, so what a poll brings is never older
+Pages poll every five seconds. A rendering is reused for less than that, so what a poll brings is never older
 than what the browser got before.
 """
 
@@ -15,7 +15,7 @@ from gateway.api.authorisation import own_user
 from gateway.api.services import services
 from gateway.dashboard.rendering import TAG, is_poll, language
 
-_REUSED = timedelta(seconds=2)
+_REUSED = timedelta(seconds=4)
 _MAX_RENDERINGS = 256  # in the memory of one worker process
 
 _NAME = "gateway.dashboard"  # in `Flask.extensions`

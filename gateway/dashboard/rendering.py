@@ -37,11 +37,14 @@ def install(app: Flask, words: Words) -> None:
 
 
 def language() -> str:
-    """The language that the browser's user chose, or else the first that the browser prefers."""
-    chosen = request.cookies.get(LANGUAGE_COOKIE)
-    if chosen in LANGUAGES:
-        return chosen
-    return request.accept_languages.best_match(list(LANGUAGES), ENGLISH) or ENGLISH
+    """The language that the browser's user chose, or else the first that the browser prefers. A page asks
+    hundreds of times."""
+    if "language" not in g:
+        chosen = request.cookies.get(LANGUAGE_COOKIE)
+        preferred = request.accept_languages.best_match(list(LANGUAGES), ENGLISH) or ENGLISH
+        g.language = chosen if chosen in LANGUAGES else preferred
+    found: str = g.language
+    return found
 
 
 def is_poll() -> bool:

@@ -228,7 +228,7 @@ def test_a_poll_gets_only_what_changes_and_nothing_if_nothing_changed(bench: Ben
     assert "<html" not in first.text
     assert "user123" in first.text
     tag = {"HX-Request": "true", "HX-PTag": first.headers["HX-PTag"]}
-    bench.clock.advance(seconds=3)
+    bench.clock.advance(seconds=5)
     assert bench.client.get("/ui/", headers=tag).status_code == 304
     bench.clock.advance(minutes=1)
     assert bench.client.get("/ui/", headers=tag).status_code == 200
@@ -243,7 +243,7 @@ def test_many_tabs_are_answered_from_one_rendering_that_is_younger_than_a_poll(
     session_id = opened(bench)
     assert [client.get("/ui/", headers=poll).text for client in clients] == before
     assert "user123" in clients[0].get("/ui/").text  # a page that is loaded is always of this moment
-    bench.clock.advance(seconds=2)
+    bench.clock.advance(seconds=4)
     assert "user123" in clients[0].get("/ui/", headers=poll).text
     assert session_id not in clients[1].get("/ui/", headers=poll).text
 

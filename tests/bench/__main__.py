@@ -17,7 +17,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import leases, lifecycle, routing, serving, streams
+from tests.bench import leases, lifecycle, polling, routing, serving, streams
 from tests.bench.ground import alone
 from tests.bench.measure import Row, table
 
@@ -29,6 +29,7 @@ PARTS: Mapping[str, Callable[[int], list[Row]]] = {
     "publish": routing.publish,
     "throughput": serving.throughput,
     "metrics": serving.scrapes,
+    "polling": polling.polling,
     "lease": lifecycle.lease_end,
     "extend": leases.extend,
     "warn": leases.warn,

@@ -49,7 +49,7 @@ def throughput(runs: int) -> list[Row]:
 def scrapes(runs: int) -> list[Row]:
     """How long /metrics takes over many sessions."""
     took: list[float] = []
-    with gateway(before=_know_many) as ours:
+    with gateway(before=lambda ours: know(ours, _KNOWN)) as ours:
         eventually(lambda: _has_ticked(ours), seconds=120)
         for run in range(runs):
             began = time.perf_counter()
@@ -65,7 +65,7 @@ def memory(runs: int) -> list[Row]:
     key = make_pair().public
     resident: list[float] = []
     proportional: list[float] = []
-    with gateway(before=_know_many) as ours:
+    with gateway(before=lambda ours: know(ours, _KNOWN)) as ours:
         eventually(lambda: _has_ticked(ours), seconds=120)  # so that it has reconciled them all
         for run in range(runs):
             session_id = ours.open(USER, key)
@@ -74,7 +74,7 @@ def memory(runs: int) -> list[Row]:
                 answers = list(pool.map(lambda path: ours.request("GET", path), paths * 4))
             assert all(status == 200 for status, _ in answers), answers
             ours.close(session_id)
-            sizes = [_memory(pid) for pid in _processes(ours.processes["serve"].pid)]
+            sizes = [_memory(pid) for pid in processes(ours.processes["serve"].pid)]
             resident.append(sum(rss for rss, _ in sizes))
             proportional.append(sum(pss for _, pss in sizes))
             progress("memory", run + 1, runs)
@@ -156,12 +156,12 @@ def _some(connection: socket.socket) -> bytes:
     return received
 
 
-def _know_many(ours: BenchGateway) -> None:
+def know(ours: BenchGateway, sessions: int) -> None:
     """Rows of sessions that are being made: those alone are known without having a container."""
     now = datetime.now(UTC).replace(microsecond=0)
     database = SqlDatabase(DatabaseUrl(ours.database))
     with database.begin() as rows:
-        for number in range(_KNOWN):
+        for number in range(sessions):
             user, pair = rows.user(f"known{number}"), make_pair()
             rows.add(
                 Session(
@@ -183,7 +183,7 @@ def _know_many(ours: BenchGateway) -> None:
     database.engine.dispose()
 
 
-def _processes(group: int) -> list[int]:
+def processes(group: int) -> list[int]:
     """The processes of a group: the arbiter and its workers."""
     found = []
     for entry in Path("/proc").iterdir():

@@ -36,7 +36,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context()
-    context.set_default_timeout(15_000)  # milliseconds; a poll takes 3 s, and its content may be 2 s old
+    context.set_default_timeout(15_000)  # milliseconds; a poll takes 5 s, and its content may be 4 s old
     yield context.new_page()
     context.close()
 

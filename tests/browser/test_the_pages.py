@@ -82,7 +82,7 @@ def test_a_hidden_page_asks_for_nothing(operator: Page) -> None:
     operator.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
     asked: list[str] = []
     operator.on("request", lambda request: asked.append(request.url))
-    operator.wait_for_timeout(3500)  # one poll
+    operator.wait_for_timeout(5500)  # one poll
     assert asked == []
     operator.evaluate("Object.defineProperty(document, 'hidden', {value: false, configurable: true})")
     with operator.expect_request("**/ui/*"):
