@@ -4,7 +4,7 @@ A session is idle only if every signal says so. What is unknown counts as active
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -199,8 +199,3 @@ def _keep(keep_until: datetime | None, now: datetime) -> Signal:
     if keep_until is None or keep_until <= now:
         return Signal("keep", State.IDLE, "not asked")
     return Signal("keep", State.ACTIVE, f"until {keep_until:%Y-%m-%d %H:%M} UTC")
-
-
-def why(signals: Sequence[Signal]) -> str:
-    """Return the names of the signals that keep a session."""
-    return ", ".join(signal.name for signal in signals if signal.state is not State.IDLE)

@@ -1,12 +1,13 @@
 """Whether a session is used, in words: for `gateway why`, and for `lease why` in the session."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from gateway.domain.activity import IdlePolicy, Signal, State, why
-from gateway.domain.words import Words
+from gateway.domain.activity import IdlePolicy, Signal, State
+from gateway.domain.signal_words import SignalInWords
+from gateway.domain.words import Words, columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class ActivityInWords:
             case "unknown":
                 return _("UNKNOWN: the signals were not read yet.")
             case "active":
-                return _("ACTIVE, because of: {signals}.").format(signals=why(self.signals))
+                reasons = [each.name for each in self._in_words if each.signal.state is not State.IDLE]
+                return _("ACTIVE, because of: {signals}.").format(signals=", ".join(reasons))
         facts = {"span": self._idle_for(now), "time": self.words.date(self._time("ends_at"))}
         if self.found["policy"] == IdlePolicy.ALWAYS:
             return _("IDLE for {span}; ends at {time}, or 10 minutes after a warning.").format(**facts)
@@ -56,8 +58,16 @@ class ActivityInWords:
 
     def text(self, now: datetime) -> str:
         """All of it, in lines."""
-        signals = [f"{each.name:<11}  {each.state:<7}  {each.detail}" for each in self.signals]
+        rows = self._in_words
+        names, states = _aligned([each.name for each in rows]), _aligned([each.state for each in rows])
+        signals = [
+            f"{name}  {state}  {each.detail}" for name, state, each in zip(names, states, rows, strict=True)
+        ]
         return "\n".join([self.headline(now), *signals, self.lease()])
+
+    @property
+    def _in_words(self) -> list[SignalInWords]:
+        return [SignalInWords(each, self.words) for each in self.signals]
 
     def _idle_for(self, now: datetime) -> str:
         idle = (now - self._time("idle_since")) // timedelta(minutes=1) * timedelta(minutes=1)
@@ -65,3 +75,9 @@ class ActivityInWords:
 
     def _time(self, name: str) -> datetime:
         return datetime.fromisoformat(self.found[name])
+
+
+def _aligned(texts: Sequence[str]) -> list[str]:
+    """The texts, each with spaces behind it, so that all are equally wide."""
+    width = max(map(columns, texts), default=0)
+    return [text + " " * (width - columns(text)) for text in texts]

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING
+from unicodedata import east_asian_width
 
 from gateway.domain.audit import ANONYMOUS, in_session
 from gateway.domain.disk import Fill, gib
@@ -33,6 +34,11 @@ def terminals(number: int) -> str:
 def one_line(text: str) -> str:
     """The text without line breaks and without characters that steer a terminal."""
     return "".join(each if each.isprintable() else "?" for each in " ".join(text.split()))
+
+
+def columns(text: str) -> int:
+    """How many columns of a terminal the text takes."""
+    return sum(2 if east_asian_width(each) in "WF" else 1 for each in text)
 
 
 def ordinal(number: int) -> str:

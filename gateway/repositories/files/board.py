@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from unicodedata import east_asian_width
 
 from gateway.domain import session_texts
 from gateway.domain.board import Board
+from gateway.domain.words import columns
 from gateway.repositories.lock import take, wait
 from gateway.repositories.storage import replacing
 
@@ -52,8 +52,7 @@ def texts(motd: str | None, board: Board) -> dict[str, str]:
 
 def line(label: str, text: str) -> str:
     """A line of the message of the day. On a terminal, a Korean character is as wide as two others."""
-    width = sum(2 if east_asian_width(each) in "WF" else 1 for each in label)
-    return f"  {label}{' ' * (_LABEL_WIDTH - width)}{text}"
+    return f"  {label}{' ' * (_LABEL_WIDTH - columns(label))}{text}"
 
 
 def lease_end(etc: Path) -> datetime | None:
