@@ -14,6 +14,7 @@ from gateway.app.parts import Parts
 from gateway.background.idler import Idler
 from gateway.background.login_recorder import LoginRecorder
 from gateway.background.opener import Opener
+from gateway.background.prober import Prober
 from gateway.background.reaper import Reaper
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
@@ -174,6 +175,7 @@ class _Background:
             Sender(self.webhooks),
             Idler(self.idle),
             self.opener,
+            Prober(parts.database, parts.host, parts.clock),
             leadership,
         )
 

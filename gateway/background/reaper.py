@@ -17,6 +17,7 @@ from gateway.background.idler import Idler
 from gateway.background.login_recorder import LoginRecorder
 from gateway.background.memory import return_free_memory
 from gateway.background.opener import Opener
+from gateway.background.prober import Prober
 from gateway.background.reconciler import Reconciler
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
@@ -33,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _SURVEY_SECONDS = 300.0
 _MEASURE_SECONDS = 15.0
+_PROBE_SECONDS = 60.0
 _TICK_SECONDS = 1.0  # the longest delay until the reaper sees an expiry that another process has written
 _TRY_SECONDS = 0.25  # how often the other processes try to become the leader
 _CLOSERS = 8  # sessions that are closed at the same time
@@ -52,6 +54,7 @@ class Reaper:
         sender: Sender,
         idler: Idler,
         opener: Opener,
+        prober: Prober,
         leadership: Leadership,
     ) -> None:
         self._reconciler = reconciler
@@ -63,6 +66,7 @@ class Reaper:
         self._sender = sender
         self._idler = idler
         self._opener = opener
+        self._prober = prober
         self._leadership = leadership
         self._stop = threading.Event()
         self._wake = threading.Event()  # reconcile now, before the next regular time
@@ -144,8 +148,8 @@ class Reaper:
 
     @contextmanager
     def _measuring(self) -> Iterator[None]:
-        """Measure workspaces and gauges until the end of the block. Each has a thread of its own, because a
-        measurement may take longer than a tick."""
+        """Measure workspaces and gauges, and ask sessions for their GPUs, until the end of the block. Each of
+        these has a thread of its own, because it may take longer than a tick."""
         over = threading.Event()
 
         def repeat(work: Callable[[], None], seconds: float) -> None:
@@ -155,7 +159,9 @@ class Reaper:
                     over.wait(seconds)
 
         survey, measure = (self._disk_use.survey, _SURVEY_SECONDS), (self._gauges.measure, _MEASURE_SECONDS)
+        probe = (lambda: self._prober.ask(lambda: not over.is_set())), _PROBE_SECONDS
         threading.Thread(target=repeat, args=survey, name="survey", daemon=True).start()
+        threading.Thread(target=repeat, args=probe, name="prober", daemon=True).start()
         threading.Thread(target=repeat, args=measure, name="gauges", daemon=True).start()
         try:
             yield

@@ -221,6 +221,9 @@ class LocalHost(RunsScripts):
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.files.shows(session_id, expected)
 
+    def look_inside(self, session: Session) -> None:
+        """The driver says what becomes of its GPUs, and Docker's rights are compared."""
+
     def gpu_use(self, session: Session) -> GpuUse:
         if session.gpu_uuid is None:
             return GpuUse(None)

@@ -210,6 +210,10 @@ class Host(Protocol):
     def activity(self, session: Session) -> Probe | None:
         """Return what the session says about its use; None if that makes no sense. Raises `Unavailable`."""
 
+    def look_inside(self, session: Session) -> None:
+        """Ask the session whether it still reaches its GPU, if nothing else says so. `observe` then knows the
+        answer. Raises `Unavailable`."""
+
     def gpu_use(self, session: Session) -> GpuUse:
         """Return the use of the session's slice. Raises `DriverUnavailable`."""
 

@@ -12,12 +12,13 @@ import pytest
 
 from gateway import failpoints
 from gateway.app import Parts, assemble
+from gateway.background.prober import Prober
 from gateway.cli.slice_map import draw
 from gateway.domain.notice import NoticeState
 from gateway.domain.recovery import on_a_cluster
 from gateway.domain.ssh_keys import make_pair
 from gateway.domain.states import Status
-from gateway.errors import StartRefused
+from gateway.errors import ContainerFailed, StartRefused
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.recovery import Recovery
 from gateway.services.usage import UsageLog
@@ -573,14 +574,58 @@ def test_a_simulated_device_gets_a_uuid_without_nvidia_smi(
     database.engine.dispose()
 
 
-def test_a_slice_that_the_session_does_not_see_alone_fails_it(
-    on_cluster: OnCluster, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("tests.fakes.cluster._LISTING", "  MIG (UUID: MIG-1)\n  MIG (UUID: MIG-2)\n")
+def test_a_slice_that_the_session_does_not_see_alone_fails_it(on_cluster: OnCluster) -> None:
+    on_cluster.logins.listing = "  MIG (UUID: MIG-1)\n  MIG (UUID: MIG-2)\n"
     answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
     assert answer.status_code == 503
     assert "MIG-1, MIG-2" in answer.json["detail"]
     assert on_cluster.left() == {}
+
+
+LOST = ContainerFailed(
+    "A command in the session failed: Unable to determine the device handle for GPU0: GPU is lost."
+)
+PROBLEM = "The nvidia-smi of the session says that its GPU is lost."
+
+
+def problem_of(on_cluster: OnCluster, id: str) -> str | None:
+    on_cluster.gateway.reaper.reconcile()
+    found: str | None = on_cluster.ask("GET", f"/sessions/{id}").json["problem"]
+    return found
+
+
+def test_a_session_that_has_lost_its_gpu_is_asked_marked_and_recovers(on_cluster: OnCluster) -> None:
+    prober = Prober(on_cluster.database, on_cluster.parts.host, on_cluster.clock)
+    id = on_cluster.open()
+    prober.ask()
+    on_cluster.logins.listing = LOST
+    on_cluster.clock.advance(minutes=29)
+    prober.ask()
+    assert problem_of(on_cluster, id) is None
+    on_cluster.clock.advance(minutes=1)
+    prober.ask()
+    assert problem_of(on_cluster, id) == PROBLEM
+    on_cluster.parts.host.lost.clear()  # another process leads
+    assert problem_of(on_cluster, id) == PROBLEM
+    on_cluster.logins.listing = ContainerFailed("A command in the session failed: Cannot fork")
+    on_cluster.clock.advance(minutes=30)
+    prober.ask()
+    assert problem_of(on_cluster, id) == PROBLEM, "no answer is no recovery"
+    on_cluster.logins.listing = "GPU 0: NVIDIA A100 (UUID: GPU-3e9c)\n"
+    on_cluster.clock.advance(minutes=30)
+    prober.ask()
+    assert problem_of(on_cluster, id) is None
+    assert on_cluster.ask("GET", f"/sessions/{id}").json["status"] == "active"
+
+
+def test_a_session_that_cannot_be_asked_is_not_marked(on_cluster: OnCluster) -> None:
+    prober = Prober(on_cluster.database, on_cluster.parts.host, on_cluster.clock)
+    id = on_cluster.open()
+    prober.ask()
+    on_cluster.logins.listing = ContainerFailed("A command in the session failed: Cannot fork")
+    on_cluster.clock.advance(minutes=30)
+    prober.ask()
+    assert problem_of(on_cluster, id) is None
 
 
 @pytest.fixture

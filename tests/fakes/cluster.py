@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.domain.mig import Gpu
-from gateway.errors import KubernetesUnavailable, Unavailable
+from gateway.errors import ContainerFailed, KubernetesUnavailable, Unavailable
 from gateway.repositories.kubernetes.logins import Login, NotReachable
 from tests.fakes.devices import device_classes, slices
 from tests.fakes.kubernetes import FakeKubernetes, Object
@@ -193,6 +193,12 @@ class FakeCluster:
             self.api.change("resourceclaims", "gpu-sessions", name, change)
 
 
+_LISTING = """\
+GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-3e9c)
+  MIG 3g.20gb     Device  0: (UUID: MIG-41b3359c-e721-56e5-8009-12e5797ed514)
+"""
+
+
 @dataclass
 class FakeLogins:
     """The sshds of the pods that run. `failure`, while set, is what every login meets."""
@@ -206,6 +212,7 @@ class FakeLogins:
     commands: list[str] = field(default_factory=list)
     on_gpu: dict[str, str] = field(default_factory=dict)  # programs that have the GPU open, by address
     cpu_microseconds: int = 0
+    listing: str | ContainerFailed = _LISTING  # of nvidia-smi
 
     def run(self, login: Login, command: Sequence[str]) -> str:
         if self.cluster.api.is_down:
@@ -233,7 +240,9 @@ class FakeLogins:
                 self.connections[address] = 0
                 return f"{open_now}\n"
             case "-L":
-                return _LISTING
+                if isinstance(self.listing, ContainerFailed):
+                    raise self.listing
+                return self.listing
             case "true":
                 return ""
         return "used\n" if address in self.used else ""
@@ -241,12 +250,6 @@ class FakeLogins:
     def _addresses(self) -> set[str]:
         statuses = [found.get("status") or {} for found in self.cluster.api.of("pods")]
         return {status["podIP"] for status in statuses if status.get("phase") == "Running"}
-
-
-_LISTING = """\
-GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-3e9c)
-  MIG 3g.20gb     Device  0: (UUID: MIG-41b3359c-e721-56e5-8009-12e5797ed514)
-"""
 
 
 def _devices(found: Object) -> list[Object]:

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -44,7 +44,7 @@ from gateway.repositories.kubernetes.endings import PodEndings
 from gateway.repositories.kubernetes.facts import Device, Inventory, PodFacts
 from gateway.repositories.kubernetes.gpus import ClusterGpus
 from gateway.repositories.kubernetes.locks import Locks
-from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable, only_slice
+from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable, only_slice, shows_lost_gpu
 from gateway.repositories.kubernetes.objects import (
     DEPLOYMENT,
     MANAGED,
@@ -83,6 +83,7 @@ class ClusterHost(RunsScripts):
     cordons: Cordons
     uid_range: UidRange = UidRange()
     gives_advice: bool = True
+    lost: dict[str, bool] = field(default_factory=dict)  # what `look_inside` found, by session
 
     def list_gpus(self) -> list[Gpu]:
         return self.gpus.list()
@@ -116,6 +117,7 @@ class ClusterHost(RunsScripts):
         self.running.remove(session_id)
 
     def forget(self, session_id: str) -> None:
+        self.lost.pop(session_id, None)
         self.boards.forget(session_id)
         self.running.forget(session_id)
 
@@ -126,6 +128,21 @@ class ClusterHost(RunsScripts):
 
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.boards.shows(session_id, expected)
+
+    def look_inside(self, session: Session) -> None:
+        """With dynamic MIG, NVIDIA's driver does not say that a GPU is lost, but nvidia-smi does."""
+        published = self.gpus.inventory().gpus
+        if session.address is None or any(gpu.simulated for gpu in published if gpu.uuid == session.gpu):
+            return
+        try:
+            said = self.logins.run(_login_of(session), ["nvidia-smi", "-L"])
+        except NotReachable:
+            return
+        except ContainerFailed as error:
+            said = str(error)
+            if not shows_lost_gpu(said):  # such as a session that may have no more processes
+                return
+        self.lost[session.id] = shows_lost_gpu(said)
 
     def gpu_use(self, session: Session) -> GpuUse:
         """By the session itself: only its node knows more. Nobody measures whether a program works."""
@@ -152,7 +169,11 @@ class ClusterHost(RunsScripts):
         try:
             pods = {pod.session_id: pod for pod in map(PodFacts.of, self._own(PODS))}
             view = ClusterView(
-                pods, self._ids(DEVICE_CLAIMS), self._ids(SECRETS), inventory=self._published()
+                pods,
+                self._ids(DEVICE_CLAIMS),
+                self._ids(SECRETS),
+                inventory=self._published(),
+                lost=dict(self.lost),
             )
         except GatewayError as error:
             view, unseen[Place.KUBERNETES] = ClusterView(None), str(error)

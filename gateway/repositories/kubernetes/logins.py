@@ -26,6 +26,9 @@ _OPTIONS = (
     "ServerAliveInterval=5",
     "LogLevel=ERROR",
 )
+_LOST = re.compile(
+    "GPU is lost|Unable to determine the device handle|Failed to initialize NVML|No devices (were )?found"
+)
 _MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 
@@ -90,6 +93,11 @@ def only_slice(listing: str) -> str:
         seen = ", ".join(found) or _line(listing)
         raise ContainerFailed(f"The session should see one MIG device and no other, but sees: {seen}.")
     return str(found[0])
+
+
+def shows_lost_gpu(said: str) -> bool:
+    """Whether this is what nvidia-smi says without its GPU."""
+    return _LOST.search(said) is not None
 
 
 def _line(text: str) -> str:

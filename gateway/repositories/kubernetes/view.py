@@ -1,7 +1,7 @@
 """The state of sessions on a cluster, as their pods show it. Pure."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from gateway.domain.leased import SessionColumns
 from gateway.domain.observation import Finding, Observation, Place, SessionState, State
@@ -9,6 +9,7 @@ from gateway.domain.states import Reason
 from gateway.repositories.kubernetes.facts import Inventory, PodFacts
 
 _MARKED = "the session stays open; it is only marked"
+_LOST = "The nvidia-smi of the session says that its GPU is lost."
 _NOT_REPAIRED = "not repaired: delete the session"
 
 
@@ -16,13 +17,15 @@ _NOT_REPAIRED = "not repaired: delete the session"
 class ClusterView:
     """`pods` are those of this database, by session id; None if Kubernetes did not answer. `claims` and
     `secrets` are the ids of the sessions with such objects, `claimed` those that a process opens or removes
-    now. `inventory` is None if the published GPUs are not known."""
+    now. `inventory` is None if the published GPUs are not known. `lost` says of the sessions that were asked
+    lately whether their GPU is lost."""
 
     pods: Mapping[str, PodFacts] | None
     claims: Collection[str] = ()
     secrets: Collection[str] = ()
     claimed: Collection[str] = ()
     inventory: Inventory | None = None
+    lost: Mapping[str, bool] = field(default_factory=dict)
 
     @property
     def ids(self) -> set[str]:
@@ -55,7 +58,8 @@ class ClusterView:
         if pod.ended:
             what = f"its pod has ended: {pod.ended}"
             return SessionState(State.ENDED, pod.ended, findings=[Finding(Place.PODS, what)])
-        problems = [problem for problem in (pod.problem, self._gpu_problem(session)) if problem]
+        found = (pod.problem, self._gpu_problem(session), self._loss(session))
+        problems = [problem for problem in found if problem]
         is_unknown = self.inventory is None and session.problem
         return SessionState(
             State.RUNNING,
@@ -65,6 +69,11 @@ class ClusterView:
                 *self._missing(session),
             ],
         )
+
+    def _loss(self, session: SessionColumns) -> str | None:
+        """Without a new answer the last one holds, which another process may have got."""
+        was_lost = _LOST in (session.problem or "")
+        return _LOST if self.lost.get(session.id, was_lost) else None
 
     def _missing(self, session: SessionColumns) -> Iterator[Finding]:
         if session.id not in self.claims:
