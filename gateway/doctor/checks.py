@@ -21,6 +21,7 @@ from gateway.services.quota import WorkspaceQuota
 from gateway.settings import Settings
 
 _MIN_FREE_GIB = 1
+_OF_A_SERVER = ("mig", "permissions", "disks")  # checks of this machine's GPUs and files
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,16 +54,18 @@ def _checks(settings: Settings, parts: Parts) -> Mapping[str, Check]:
     del ready["pipes"]  # this check tries to write; the comparison reads the pipes
     tick = ready.pop("reaper")
     policy = MigPolicy(settings.mig_policy)
-    of_this_machine = {"permissions": lambda: _permissions(settings), "disks": lambda: _disks(settings)}
-    return {
+    checks: Mapping[str, Check] = {
         "schema": lambda: _schema(settings.db),
         **ready,
         "mig": lambda: _mig_modes(parts.host, policy),
         "reaper": lambda: f"{tick()}, {_leader(leadership)}",
+        "permissions": lambda: _permissions(settings),
         "uids": lambda: _uids(parts),
+        "disks": lambda: _disks(settings),
         **parts.host.examinations(),
-        **({} if settings.is_cluster else of_this_machine),
     }
+    left_out = _OF_A_SERVER if settings.is_cluster else ()
+    return {name: check for name, check in checks.items() if name not in left_out}
 
 
 def _schema(db: DatabaseUrl) -> str:

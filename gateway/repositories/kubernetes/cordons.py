@@ -29,17 +29,18 @@ class Cordons:
         deployment = self._deployment()
         found = self._api.list(DEVICE_TAINT_RULES, labels={**MANAGED, DEPLOYMENT: deployment})
         existing = {rule["metadata"]["name"]: rule for rule in found}
+        cordoned = set(gpus)
         rules = (
             _rule(name, device.gpu, deployment)
-            for name, device in self._gpus.inventory().devices.items()
-            if device.gpu in gpus
+            for name, device in (self._gpus.inventory().devices.items() if cordoned else ())
+            if device.gpu in cordoned
         )
         for rule in rules:
             if rule["metadata"]["name"] not in existing:
                 with suppress(AlreadyExists):  # by another replica
                     self._api.create(rule)
         for name, rule in existing.items():
-            if _gpu_of(rule) not in gpus:
+            if _gpu_of(rule) not in cordoned:
                 self._api.delete(DEVICE_TAINT_RULES, name)
 
 

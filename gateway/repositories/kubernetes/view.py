@@ -34,8 +34,9 @@ class ClusterView:
 
     def observe(self, sessions: Sequence[SessionColumns]) -> Observation:
         ids = self.ids | {session.id for session in sessions}
+        published = frozenset(gpu.uuid for gpu in self.inventory.gpus) if self.inventory else frozenset()
         return Observation(
-            states={session.id: self._state(session) for session in sessions},
+            states={session.id: self._state(session, published) for session in sessions},
             held=self._held(),
             claimed={id: id in self.claimed for id in ids},
             pods=frozenset(self.pods or ()),
@@ -49,7 +50,7 @@ class ClusterView:
                 held.setdefault(id, []).append(place)
         return held
 
-    def _state(self, session: SessionColumns) -> SessionState:
+    def _state(self, session: SessionColumns, published: Collection[str]) -> SessionState:
         if self.pods is None:
             return SessionState(State.UNKNOWN, problem=session.problem)
         pod = self.pods.get(session.id)
@@ -58,7 +59,7 @@ class ClusterView:
         if pod.ended:
             what = f"its pod has ended: {pod.ended}"
             return SessionState(State.ENDED, pod.ended, findings=[Finding(Place.PODS, what)])
-        found = (pod.problem, self._gpu_problem(session), self._loss(session))
+        found = (pod.problem, self._gpu_problem(session, published), self._loss(session))
         problems = [problem for problem in found if problem]
         is_unknown = self.inventory is None and session.problem
         return SessionState(
@@ -81,11 +82,11 @@ class ClusterView:
         if session.id not in self.secrets:
             yield Finding(Place.SECRETS, "none; its files do not change any more", _NOT_REPAIRED)
 
-    def _gpu_problem(self, session: SessionColumns) -> str | None:
+    def _gpu_problem(self, session: SessionColumns, published: Collection[str]) -> str | None:
         """A GPU that is out of order ends no session. The gateway's own cordons are no faults."""
-        if session.gpu is None or self.inventory is None or not self.inventory.gpus:
+        if session.gpu is None or self.inventory is None or not published:
             return None
-        if all(gpu.uuid != session.gpu for gpu in self.inventory.gpus):
+        if session.gpu not in published:
             return f"The driver of its node does not publish GPU {session.gpu} now."
         fault = self.inventory.faults.get(session.gpu)
         return f"Its GPU is out of order: {fault}." if fault else None
