@@ -528,6 +528,21 @@ def test_a_cordon_is_made_good_once_kubernetes_answers_and_begins_at_its_time(on
     assert on_cluster.cluster.api.names("devicetaintrules") == rules
 
 
+def test_a_rule_of_an_administrator_is_known_before_the_scheduler_is_asked(on_cluster: OnCluster) -> None:
+    taint = {"key": "example.org/repair", "effect": "NoSchedule"}
+    spec = {"deviceSelector": {"pool": "node-1"}, "taint": taint}
+    on_cluster.cluster.api.put("devicetaintrules", {"metadata": {"name": "repair"}, "spec": spec})
+    answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
+    assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
+    assert "tainted by the DeviceTaintRule repair" in answer.json["detail"]
+    assert "POST pods" not in on_cluster.cluster.api.requests
+
+
+def test_a_role_that_may_not_read_rules_opens_sessions_all_the_same(on_cluster: OnCluster) -> None:
+    on_cluster.cluster.api.refusals["GET", "devicetaintrules"] = "devicetaintrules is forbidden"
+    on_cluster.open()
+
+
 def test_a_gpu_whose_node_is_away_keeps_its_cordon(on_cluster: OnCluster) -> None:
     on_cluster.ask("PUT", "/gpus/0/cordon", reason="a fan")
     rules = on_cluster.cluster.api.names("devicetaintrules")

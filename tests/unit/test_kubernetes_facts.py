@@ -76,6 +76,39 @@ def test_the_node_of_a_gpu_is_the_one_that_its_slices_name() -> None:
     assert {name.pool for name in found.devices} == {"a-pool"}
 
 
+def rule(effect: str = "NoSchedule", **selector: str) -> dict[str, Any]:
+    taint = {"key": "example.org/repair", "effect": effect}
+    return {"metadata": {"name": "repair"}, "spec": {"deviceSelector": selector, "taint": taint}}
+
+
+@pytest.mark.parametrize(
+    ("made", "is_closed"),
+    [
+        (rule(), True),
+        (rule(pool="n1"), True),
+        (rule(driver=DRIVER, pool="n1"), True),
+        (rule(effect="NoExecute", pool="n1"), True),
+        (rule(effect="None", pool="n1"), False),
+        (rule(pool="n2"), False),
+        (rule(driver="another.driver"), False),
+        ({"metadata": {"name": "repair"}, "spec": {"taint": {"effect": "NoSchedule"}}}, False),
+    ],
+)
+def test_a_gpu_that_an_administrators_rule_closes_has_a_fault(made: dict[str, Any], is_closed: bool) -> None:
+    found = facts.inventory(slices("n1", FakeGpus().list()), [READY], [made])
+    expected = "tainted by the DeviceTaintRule repair" if is_closed else None
+    assert {gpu.fault for gpu in found.gpus} == {expected}
+    assert found.faults == {}, "its sessions go on"
+
+
+def test_a_gpu_with_an_open_slice_has_no_fault() -> None:
+    made = list(slices("n1", FakeGpus(["A100-40GB"]).list()))
+    names = [name.device for name in facts.inventory(made, []).devices]
+    rules = [rule(pool="n1", device=name) for name in names]
+    assert [gpu.fault for gpu in facts.inventory(made, [], rules[1:]).gpus] == [None]
+    assert facts.inventory(made, [], rules).gpus[0].fault
+
+
 def test_an_older_generation_of_a_pool_and_other_drivers_do_not_count() -> None:
     old, new = FakeGpus(["A100-40GB"]).list(), FakeGpus(["A30"]).list()
     newer = list(slices("n1", new))

@@ -27,6 +27,7 @@ _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKMGTPE]i?|m)?")
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
     f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)
 }
+_CLOSING = ("NoSchedule", "NoExecute")  # effects of taints that keep new pods away
 _OUT_OF_MEMORY, _DEADLINE = "OOMKilled", "DeadlineExceeded"
 _KILLED = 128 + 9
 # The kubelet waits and tries again after these, so a session that begins waits no longer.
@@ -210,8 +211,9 @@ class _Card:
     profiles: dict[str, list[tuple[Object, Placement]]] = field(default_factory=lambda: defaultdict(list))
 
 
-def inventory(slices: Iterable[Object], nodes: Iterable[Object]) -> Inventory:
-    """Read NVIDIA's ResourceSlices. A GPU on a node that takes no pods has a fault."""
+def inventory(slices: Iterable[Object], nodes: Iterable[Object], rules: Iterable[Object] = ()) -> Inventory:
+    """Read NVIDIA's ResourceSlices. A GPU on a node that takes no pods has a fault, and so has one of which
+    DeviceTaintRules close each slice."""
     faults = {node["metadata"]["name"]: fault for node in nodes if (fault := _node_fault(node))}
     cards: dict[str, _Card] = {}
     devices: dict[DeviceName, Device] = {}
@@ -221,11 +223,38 @@ def inventory(slices: Iterable[Object], nodes: Iterable[Object]) -> Inventory:
             if (made := _read(each, node, cards, counters)) is not None:
                 devices[DeviceName(pool, each["name"])] = made
     lost = {card.uuid: card.fault for card in cards.values() if card.fault}
+    closed = _closed(devices, [rule for rule in rules if _closes(rule)])
     for card in cards.values():
-        card.fault = card.fault or faults.get(card.node)
+        card.fault = card.fault or faults.get(card.node) or closed.get(card.uuid)
     ordered = sorted(cards.values(), key=lambda card: (card.node, card.uuid))
     gpus = tuple(_gpu(index, card) for index, card in enumerate(ordered))
     return Inventory(gpus, lost, devices)
+
+
+def _closed(devices: Mapping[DeviceName, Device], rules: Sequence[Object]) -> Mapping[str, str]:
+    """Return the GPUs that have no slice without a taint, and which rule has the last one."""
+    by: dict[str, str] = {}
+    is_open: set[str] = set()
+    for name, device in devices.items() if rules else ():
+        rule = next((rule for rule in rules if _selects(rule, name)), None)
+        if rule is None:
+            is_open.add(device.gpu)
+        else:
+            by[device.gpu] = f"tainted by the DeviceTaintRule {rule['metadata']['name']}"
+    return {gpu: fault for gpu, fault in by.items() if gpu not in is_open}
+
+
+def _closes(rule: Object) -> bool:
+    return ((rule.get("spec") or {}).get("taint") or {}).get("effect") in _CLOSING
+
+
+def _selects(rule: Object, name: DeviceName) -> bool:
+    """A rule without a selector selects nothing, one with an empty selector everything."""
+    selector = rule["spec"].get("deviceSelector")
+    if selector is None:
+        return False
+    of_device = {"driver": DRIVER, "pool": name.pool, "device": name.device}
+    return all(selector.get(field) in (None, value) for field, value in of_device.items())
 
 
 def newest(slices: Iterable[Object]) -> dict[str, list[Object]]:
@@ -359,7 +388,7 @@ def _mebibytes(found: Object) -> int:
 
 def _taint(found: Object) -> str | None:
     for taint in found.get("taints") or ():
-        if taint.get("effect") in ("NoSchedule", "NoExecute"):
+        if taint.get("effect") in _CLOSING:
             return f"tainted with {taint['key']}" + (f"={taint['value']}" if taint.get("value") else "")
     return None
 

@@ -1,13 +1,15 @@
 """The GPUs of a cluster, as its drivers publish them."""
 
+import builtins
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from gateway.domain.mig import Gpu, Instance
+from gateway.errors import KubernetesUnavailable
 from gateway.repositories.kubernetes import facts
-from gateway.repositories.kubernetes.api import DEVICE_CLAIMS, NODES, SLICES, Api
+from gateway.repositories.kubernetes.api import DEVICE_CLAIMS, DEVICE_TAINT_RULES, NODES, SLICES, Api, Object
 from gateway.repositories.kubernetes.facts import DeviceName, Inventory
 from gateway.repositories.kubernetes.objects import MANAGED
 
@@ -29,9 +31,17 @@ class ClusterGpus:
         """Return what was published at most 15 s ago, or now. Raises `KubernetesUnavailable`."""
         with self._reading:
             if is_new or self._last is None or self._now() - self._last[0] > _FRESH_SECONDS:
-                found = facts.inventory(self._api.list(SLICES), self._api.list(NODES))
+                found = facts.inventory(self._api.list(SLICES), self._api.list(NODES), self._rules())
                 self._last = self._now(), found
             return self._last[1]
+
+    def _rules(self) -> Iterable[Object]:
+        """The rules of others: the gateway's own cordons are in its database. A role of an older version does
+        not allow to read them."""
+        try:
+            return builtins.list(self._api.list(DEVICE_TAINT_RULES, without=MANAGED))
+        except KubernetesUnavailable:
+            return ()
 
     def list(self) -> list[Gpu]:
         """Return the GPUs with the slices that sessions' claims have."""
