@@ -46,6 +46,10 @@ sbom: host .venv/stamp-tests  ## Write gpu-ssh-gateway.cdx.json, the bill of mat
 bench: host .venv/stamp-tests images  ## Measure the ratios to Docker, OpenSSH, Flask and ruamel alone, in one run
 	$(AS_ROOT) $(BIN)/python -m tests.bench
 
+bench-fleet: fleet-tools images .venv/stamp-tests  ## Measure sessions on a cluster against kubectl; BENCH="--nodes 1000"
+	@$(BIN)/python -m tests.fleet.programs
+	$(AS_ROOT) env XDG_CACHE_HOME=$(CACHE) $(BIN)/python -m tests.fleet.bench $(BENCH)
+
 soak: host .venv/stamp-tests images  ## Test a gateway under random kills and faults; MINUTES=20 SEED=7
 	$(AS_ROOT) $(BIN)/python -m tests.soak.storm --minutes $(or $(MINUTES),20) --seed $(or $(SEED),0)
 
@@ -88,4 +92,4 @@ venv: .venv/stamp  ## Create the virtual environment, without the test tools
 lock: .venv/stamp-tests  ## Write the lock files from setup.cfg; UPGRADE=--upgrade for the newest versions
 	@docker/lock $(UPGRADE)
 
-.PHONY: help up down check test test-fleet cluster systemd sbom bench soak churn lint types host tools fleet-tools images words venv lock
+.PHONY: help up down check test test-fleet cluster systemd sbom bench bench-fleet soak churn lint types host tools fleet-tools images words venv lock

@@ -49,7 +49,7 @@ def main() -> None:
         with _step("etcd, API server, scheduler, controller manager, kubelet"):
             node = stack.enter_context(real_node(IMAGE))
         with _step("manifests, PostgreSQL, gateway, router"):
-            gateway = stack.enter_context(_gateway(node, directory))
+            gateway = stack.enter_context(gateway_before(node, directory))
         with _step("a session"):
             gateway.create(_USER, mig_profile="3g.20gb")
         plane = node.plane
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 @contextmanager
-def _gateway(node: Node, directory: Path) -> Iterator[Replica]:
+def gateway_before(node: Node, directory: Path) -> Iterator[Replica]:
     postgresql = PostgresServer()
     try:
         url = postgresql.create()

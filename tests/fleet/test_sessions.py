@@ -3,8 +3,7 @@ fake."""
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -12,46 +11,25 @@ from typing import Any
 
 import pytest
 
-from gateway.app import Gateway, Parts, assemble
-from gateway.app.cluster import notices_over, parts_over
+from gateway.app import Gateway
 from gateway.database_url import DatabaseUrl
-from gateway.domain import clock
 from gateway.domain.models import Session
-from gateway.domain.uids import UidRange
 from gateway.repositories.kubernetes import api as kubernetes_api
 from gateway.repositories.kubernetes.cluster import ClusterHost
-from gateway.repositories.kubernetes.logins import Login
 from gateway.repositories.kubernetes.objects import Site
 from gateway.repositories.kubernetes.pipes import ClusterPipes
-from gateway.repositories.sql.advisory import AdvisoryLocks
 from gateway.repositories.sql.database import SqlDatabase
-from gateway.settings import Settings
 from tests.client import ApiClient
 from tests.fakes.cluster_host import SITE
 from tests.fleet.api import Object
 from tests.fleet.control_plane import ControlPlane
-from tests.fleet.nodes import (
-    Fakelet,
-    add_device_classes,
-    add_node,
-    gpus_of_a_node,
-    remove_node,
-    suppress_existing,
-)
+from tests.fleet.in_process import add_kinds, add_namespaces, gateway_on
+from tests.fleet.nodes import Fakelet, add_device_classes, add_node, gpus_of_a_node, remove_node
 
 NODE = "sessions-1"
 _NUMBERS = count(1)
 _SECONDS = 60  # for what controllers do in the background on a loaded machine
 _COLLECTIONS = {"pods": "v1/pods", "secrets": "v1/secrets", "claims": "resource.k8s.io/v1/resourceclaims"}
-
-
-class NoSshd:
-    """Fake nodes run no sshd: every login succeeds and prints what an unused session prints."""
-
-    def run(self, login: Login, command: Sequence[str]) -> str:
-        return {"tell": "0", "activity": "1 none 0", "signal": "0", "hook": "none", "disconnect": "0"}.get(
-            command[3] if len(command) > 3 else "", ""
-        )
 
 
 @dataclass
@@ -102,12 +80,7 @@ def eventually(is_so: Callable[[], bool], what: str) -> None:
 def cluster(plane: ControlPlane) -> Iterator[ControlPlane]:
     """With the classes, the storage and the one node that the gateway needs."""
     api = plane.api()
-    for collection, manifest in (
-        ("apiextensions.k8s.io/v1/customresourcedefinitions", PIPE_DEFINITION),
-        ("storage.k8s.io/v1/storageclasses", STORAGE),
-    ):
-        with suppress_existing():
-            api.create(collection, manifest)
+    add_kinds(api)
     add_device_classes(api, gpus_of_a_node())
     add_node(api, NODE, gpus_of_a_node())
     yield plane
@@ -119,12 +92,7 @@ def site(cluster: ControlPlane) -> Iterator[Site]:
     """Namespaces of the test's own: homes outlive sessions, and each test has a database of its own."""
     api, number = cluster.api(), next(_NUMBERS)
     site = replace(SITE, sessions=f"sessions-{number}", routes=f"routes-{number}")
-    for name, labels in (
-        (site.sessions, {"pod-security.kubernetes.io/enforce": "restricted"}),
-        (site.routes, {}),
-    ):
-        api.create("v1/namespaces", {"metadata": {"name": name, "labels": labels}})
-    eventually(lambda: api.get("v1/serviceaccounts", "default", site.sessions) is not None, "an account")
+    add_namespaces(api, site)
     yield site
     for name in (site.sessions, site.routes):
         api.delete("v1/namespaces", name)
@@ -142,47 +110,12 @@ def fleet(
     with Fakelet(cluster.api()) as fakelet, gateway_on(postgresql_url, site, tmp_path) as made:
         gateway, host, pipes, database = made
         fleet = Fleet(cluster, site, fakelet, gateway, host, pipes, database)
-        eventually(lambda: pipes_are_known(pipes), "the definition of Pipes")
         yield fleet
         fakelet.holds.clear()
         for row in fleet.rows():
             fleet.ask("DELETE", f"/sessions/{row.id}")
         gateway.reaper.reconcile()
         eventually(lambda: fleet.left() == [], "an empty cluster")
-
-
-@contextmanager
-def gateway_on(
-    db: DatabaseUrl, site: Site, directory: Path
-) -> Iterator[tuple[Gateway, ClusterHost, ClusterPipes, SqlDatabase]]:
-    """A replica of the gateway."""
-    settings = Settings(db=db, state_dir=directory, piper_config=directory / "pipe.yaml", ssh_host="ssh.gw")
-    database, locks = SqlDatabase(db), AdvisoryLocks(db)
-    api = kubernetes_api.connect()
-    host, pipes = parts_over(
-        database,
-        api,
-        site,
-        NoSshd(),
-        locks,
-        start_timeout_seconds=20,
-        uid_range=UidRange(),
-    )
-    gateway = assemble(
-        settings, Parts(database, host, pipes, notices_over(database, api, site, locks), clock.shared)
-    )
-    try:
-        yield gateway, host, pipes, database
-    finally:
-        locks.close()
-        database.engine.dispose()
-
-
-def pipes_are_known(pipes: ClusterPipes) -> bool:
-    try:
-        return pipes.list() == []
-    except Exception:  # noqa: BLE001 (the definition is not served yet)
-        return False
 
 
 def test_a_session_lives_from_post_to_delete(fleet: Fleet) -> None:
@@ -362,27 +295,3 @@ def _answers(fleet: Fleet) -> bool:
         return fleet.names("pods") is not None
     except Exception:  # noqa: BLE001 (it is starting)
         return False
-
-
-_SCHEMA = {
-    "type": "object",
-    "properties": {"spec": {"type": "object", "x-kubernetes-preserve-unknown-fields": True}},
-}
-PIPE_DEFINITION: Object = {
-    "metadata": {"name": "pipes.sshpiper.com"},
-    "spec": {
-        "group": "sshpiper.com",
-        "names": {"kind": "Pipe", "plural": "pipes", "singular": "pipe"},
-        "scope": "Namespaced",
-        "versions": [
-            {"name": "v1beta1", "served": True, "storage": True, "schema": {"openAPIV3Schema": _SCHEMA}}
-        ],
-    },
-}
-STORAGE: Object = {
-    "metadata": {
-        "name": "directories",
-        "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
-    },
-    "provisioner": "kubernetes.io/host-path",
-}
