@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
+from flask import Flask, request
 from flask.typing import ResponseReturnValue
-from sqlalchemy import orm
+from sqlalchemy import orm, select
 
 from gateway.api.responses import SessionResponse
 from gateway.database_url import DatabaseUrl
@@ -66,6 +66,14 @@ class RowServer(BareServer):
         def read(session_id: str) -> ResponseReturnValue:
             with session() as reading:
                 return {**schema.dump(reading.get(Session, session_id))}
+
+        @app.get("/sessions")
+        def list_oldest() -> ResponseReturnValue:
+            oldest = (
+                select(Session).order_by(Session.created_at, Session.id).limit(int(request.args["limit"]))
+            )
+            with session() as reading:
+                return {"sessions": schema.dump(reading.scalars(oldest), many=True)}
 
         return app
 

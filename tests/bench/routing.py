@@ -15,6 +15,7 @@ from gateway.domain.pipe import Pipe
 from gateway.domain.plan import SSH_PORT
 from gateway.domain.ssh_keys import KeyPair, make_pair
 from gateway.repositories.files.pipes import Pipes
+from gateway.router.routes import Routes
 from tests.bench.ground import USER, gateway, seconds
 from tests.bench.measure import Row, progress
 from tests.paths import BIN
@@ -122,6 +123,26 @@ def publish(runs: int) -> list[Row]:
         ),
         Row("withdraw", "withdrawing it", over, withdrawn, round_trips),
     ]
+
+
+def reload(runs: int) -> list[Row]:
+    """What the router reads again after one route more in a file of ten thousand."""
+    again: list[float] = []
+    anew: list[float] = []
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
+        path = Path(directory) / "pipe.yaml"
+        pipes, others = Pipes(path), list(_others(_MOST + runs))
+        pipes.replace(lambda: others[:_MOST])
+        kept = Routes(path)
+        kept.refresh()
+        for run, pipe in enumerate(others[_MOST:]):
+            pipes.add(pipe)
+            again.append(seconds(kept.refresh))
+            anew.append(seconds(Routes(path).refresh))
+            assert kept.find(pipe.username)
+            progress(f"reading {_MOST:,} pipes", run + 1, runs)
+    what = f"the router's next look at {_MOST:,} pipes after one more"
+    return [Row("reload", what, "reading them all", again, anew, goal=0.5)]
 
 
 def _others(count: int) -> Iterator[Pipe]:

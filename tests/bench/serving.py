@@ -5,18 +5,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from sqlalchemy import insert
+
 from gateway.database_url import DatabaseUrl
-from gateway.domain.models import Session
+from gateway.domain.models import Session, User
 from gateway.domain.ssh_keys import make_pair
 from gateway.domain.states import Status
+from gateway.domain.uids import FIRST_UID
 from gateway.repositories.sql.database import SqlDatabase
-from tests.bench.ground import USER, BenchGateway, gateway
+from tests.bench.ground import USER, BenchGateway, gateway, seconds
 from tests.bench.measure import Row, progress
 from tests.paths import REPOSITORY
 from tests.whole_gateway import eventually, free_port
@@ -24,26 +27,45 @@ from tests.whole_gateway import eventually, free_port
 _CONNECTIONS = 8
 _TURN_SECONDS = 1.0
 _KNOWN = 1_000
+_PAGE, _MOST = 100, 10_000  # sessions
 
 
 def throughput(runs: int) -> list[Row]:
-    """Requests a second over connections that stay open, the two servers by turns."""
-    gave: dict[str, list[float]] = {"ours": [], "bare": [], "row": []}
-    with gateway() as ours, _bare_server() as bare_port, _bare_server(ours.database) as row_port:
-        session_id = ours.open(USER, make_pair().public)
-        targets = list(zip(gave.values(), (ours.port, bare_port, row_port), strict=True))
-        for _, port in targets:
-            _rate(port, session_id)
-        for run in range(runs):
-            for rates, port in targets if run % 2 else targets[::-1]:
-                rates.append(_rate(port, session_id))
-            progress("GET throughput", run + 1, runs)
-    what, note = "GET /sessions/{id} throughput", f"{_CONNECTIONS} connections, {_TURN_SECONDS:g} s a turn"
-    bare, row = "a bare Flask view under the same gunicorn", "Flask, SQLAlchemy and marshmallow alone"
+    """Requests a second over connections that stay open, the servers by turns."""
+    what, bare = "GET /sessions/{id} throughput", "a bare Flask view under the same gunicorn"
+    row, rows = "Flask, SQLAlchemy and marshmallow alone", "the same of the rows"
+    note = f"{_CONNECTIONS} connections, {_TURN_SECONDS:g} s a turn"
+    listed = f"GET /sessions?limit={_PAGE} throughput"
+    with (
+        gateway(before=lambda ours: know(ours, 2 * _PAGE)) as ours,
+        _bare_server() as bare_port,
+        _bare_server(ours.database) as row_port,
+    ):
+        path = f"/sessions/{ours.open(USER, make_pair().public)}"
+        one = _rates(runs, path, {"ours": ours.port, "bare": bare_port, "row": row_port})
+        many = _rates(runs, f"/sessions?limit={_PAGE}", {"ours": ours.port, "row": row_port})
+        token = ours.run("token", "create", "bench", "--role", "operator").stdout.strip()
+        known = _rates(runs, path, {"ours": ours.port, "row": row_port}, token)
     return [
-        Row("throughput", what, bare, gave["ours"], gave["bare"], unit="/s", note=note),
-        Row("view", what, row, gave["ours"], gave["row"], unit="/s", goal=0.8, at_least=True, note=note),
+        Row("throughput", what, bare, one["ours"], one["bare"], unit="/s", note=note),
+        Row("view", what, row, one["ours"], one["row"], unit="/s", goal=0.8, at_least=True, note=note),
+        Row("view-token", f"{what}, with a token", f"{row}, without", known["ours"], known["row"], unit="/s"),
+        Row("view-list", listed, rows, many["ours"], many["row"], unit="/s", goal=0.8, at_least=True),
     ]
+
+
+def pages(runs: int) -> list[Row]:
+    """A page of many sessions against a page of few: an index finds both."""
+    took: dict[int, list[float]] = {}
+    for sessions in (2 * _PAGE, _MOST):
+        with gateway(before=lambda ours: know(ours, sessions)) as ours:  # noqa: B023 (called at once)
+            took[sessions] = []
+            for _ in range(10 * runs):
+                took[sessions].append(seconds(lambda: ours.request("GET", f"/sessions?limit={_PAGE}")))  # noqa: B023
+        progress("pages", len(took), 2)
+    few, many = took.values()
+    what = f"GET /sessions?limit={_PAGE}, {_MOST:,} sessions known"
+    return [Row("page", what, f"{2 * _PAGE} known", many, few)]
 
 
 def scrapes(runs: int) -> list[Row]:
@@ -119,9 +141,22 @@ def _listens(port: int) -> bool:
     return True
 
 
-def _rate(port: int, session_id: str) -> float:
+def _rates(runs: int, path: str, ports: Mapping[str, int], token: str = "") -> Mapping[str, list[float]]:
+    """The rates of each server, which take turns. The first turn of each does not count."""
+    rates: dict[str, list[float]] = {name: [] for name in ports}
+    for port in ports.values():
+        _rate(port, path, token)
+    for run in range(runs):
+        for name in list(ports)[:: 1 if run % 2 else -1]:
+            rates[name].append(_rate(ports[name], path, token))
+        progress("GET throughput", run + 1, runs)
+    return rates
+
+
+def _rate(port: int, path: str, token: str) -> float:
     """Answers a second, from several clients that each wait for one before they ask for the next."""
-    request = f"GET /sessions/{session_id} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode()
+    authorization = f"Authorization: Bearer {token}\r\n" if token else ""
+    request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n{authorization}\r\n".encode()
     deadline = time.perf_counter() + _TURN_SECONDS
 
     def one_client(_: int) -> int:
@@ -159,14 +194,17 @@ def _some(connection: socket.socket) -> bytes:
 def know(ours: BenchGateway, sessions: int) -> None:
     """Rows of sessions that are being made: those alone are known without having a container."""
     now = datetime.now(UTC).replace(microsecond=0)
+    users = [{"id": f"known{number}", "uid": FIRST_UID + number} for number in range(sessions)]
     database = SqlDatabase(DatabaseUrl(ours.database))
+    with database.engine.begin() as connection:
+        connection.execute(insert(User), users)
     with database.begin() as rows:
-        for number in range(sessions):
-            user, pair = rows.user(f"known{number}"), make_pair()
+        for number, user in enumerate(users):
+            pair = make_pair()
             rows.add(
                 Session(
                     id=f"00000000-0000-4000-8000-{number:012}",
-                    user_id=user.id,
+                    user_id=user["id"],
                     status=Status.PENDING,
                     mig_profile="1g.5gb",
                     gpu=f"GPU-of-another-host-{number // 7}",
