@@ -250,6 +250,15 @@ def test_a_foreign_line_between_the_marks_is_refused(change: object) -> None:
         file.entry(change(file.lines[0]))  # type: ignore[operator]
 
 
+def test_only_a_line_that_begins_with_a_mark_is_one_and_counts_once() -> None:
+    text = published("", pipe(username="user123"))
+    told = f"# see {BEGIN} and {END}\n" + text.replace(BEGIN, f"{BEGIN}, {BEGIN}").replace(
+        END, f"{END} {END}"
+    )
+    assert usernames(told) == ["user123"]
+    assert len(PipeFile.parse(told).lines) == 1
+
+
 def test_an_error_does_not_quote_the_file() -> None:
     with pytest.raises(PipesUnavailable) as error:
         PipeFile.parse("pipes:\n- from: []\n  to: {private_key_data: SECRET\n")
