@@ -91,11 +91,11 @@ class LoginNotices:
     def _of_line(self, rows: Rows, now: datetime) -> Mapping[str, Notice | None]:
         line = rows.line()
         opening = [each for session in rows.opened_from_line() if (each := rows.waiting(session.id))]
-        places = positions(line)
+        places, keys = positions(line), rows.stored_keys([each.user_id for each in (*line, *opening)])
         statuses = {user_id: status for _, user_id, status, _ in rows.statuses()}
         return {
             each.user_id: self._of_waiting(
-                each, places, statuses.get(each.user_id), rows.public_keys(each.user_id), now
+                each, places, statuses.get(each.user_id), keys.get(each.user_id, ()), now
             )
             for each in (*line, *opening)
         }

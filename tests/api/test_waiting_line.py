@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from gateway.domain.audit import REAPER, acting
 from gateway.domain.notice import NoticeState
@@ -467,6 +468,24 @@ def test_a_login_reads_the_place_in_line_and_then_that_the_session_opens(full: B
     notice = full.notices.get("cem")
     assert notice
     assert "You are 1st in line" in notice.text
+
+
+def test_the_notices_of_a_long_line_need_no_more_statements_than_those_of_a_short_one(full: Bench) -> None:
+    statements: list[str] = []
+
+    @event.listens_for(full.database.engine, "before_cursor_execute")
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        statements.append(statement)
+
+    def needed(users: list[str]) -> int:
+        for user in users:
+            waiting(full, user)
+        full.gateway.login_notices.settle_line()  # writes what is not right yet
+        statements.clear()
+        full.gateway.login_notices.settle_line()
+        return len(statements)
+
+    assert needed(["ben"]) == needed(["cem", "dan", "eva"])
 
 
 def test_the_thread_opens_what_an_end_makes_room_for(full: Bench) -> None:
