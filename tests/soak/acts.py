@@ -29,9 +29,11 @@ from tests.whole_gateway import NETWORK, Gateway
 USERS = [own.user(f"storm{number}") for number in range(10)]
 WITNESS = own.user("witness")
 PROFILES = ["1g.5gb", "1g.5gb", "2g.10gb", "3g.20gb"]
+LARGE = ["3g.20gb", "4g.20gb"]  # for these, some have to wait
 # How often each act is chosen, in relation to the others.
 ACTS = {
     "create": 36,
+    "wait": 10,
     "delete": 12,
     "expire": 4,
     "log_in": 6,
@@ -57,6 +59,7 @@ ACTS = {
 }
 _EXPECTED = {
     "create": {201, 409, 410, 503, 507},  # 410: somebody deleted it before it was open
+    "wait": {201, 202, 409, 410, 503, 507},
     "delete": {202, 204, 404, 410, 503},
 }
 
@@ -89,7 +92,7 @@ class Ground:
         getattr(self, f"_{act}")()
 
     def request(self, act: str, seed: float) -> None:
-        """`create`, `delete` or `log_in`, from a thread; an answer that should not be is an error."""
+        """`create`, `wait`, `delete` or `log_in`, from a thread; an answer that should not be is an error."""
         chance = random.Random(seed)
         with suppress(requests.ConnectionError, requests.Timeout):
             getattr(self, f"_{act}")(chance)
@@ -117,15 +120,19 @@ class Ground:
             assert self.gateway.in_session(user, "id -un").strip() == user
 
     def delete_all(self) -> None:
-        for session_id in self._session_ids():
+        for session_id in [*self._waiting_ids(), *self._session_ids()]:
             self.gateway.delete(session_id)
 
     def _create(self, chance: random.Random) -> None:
         body = {"user_id": chance.choice(USERS), "mig_profile": chance.choice(PROFILES)}
         self._ask("create", "POST", "/sessions", {**body, "ssh_public_keys": [self._public_key]})
 
+    def _wait(self, chance: random.Random) -> None:
+        body = {"user_id": chance.choice(USERS), "mig_profile": chance.choice(LARGE), "wait_minutes": 30}
+        self._ask("wait", "POST", "/sessions", {**body, "ssh_public_keys": [self._public_key]})
+
     def _delete(self, chance: random.Random) -> None:
-        if ids := self._session_ids():
+        if ids := [*self._session_ids(), *self._waiting_ids()]:
             self._ask("delete", "DELETE", f"/sessions/{chance.choice(ids)}")
 
     def _ask(self, act: str, method: str, path: str, body: object = None) -> None:
@@ -241,6 +248,11 @@ class Ground:
     def _session_ids(self) -> list[str]:
         """Of all but the witness, as the database has them."""
         return sorted(id for id, row in self._rows().items() if row["user_id"] != WITNESS)
+
+    def _waiting_ids(self) -> list[str]:
+        with suppress(sqlite3.OperationalError):
+            return sorted(agreement.look_at_line(self.gateway.directory))
+        return []
 
     def _rows(self) -> dict[str, dict[str, Any]]:
         with suppress(sqlite3.OperationalError):

@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ class Places:
     `instances` by GPU's UUID and start, `pipes` session id to address, `files` and `workspaces` by name,
     `ends` session id to the end of the lease that the session's own file names. `notices` are the users who
     have one, other than that a session is open by now. `ended` are those whose session has ended and left
-    keys that prove who asks."""
+    keys that prove who asks. `line` are the requests that wait, by id."""
 
     rows: dict[str, dict[str, Any]]
     containers: dict[str, tuple[str, str]]
@@ -33,6 +33,7 @@ class Places:
     ends: dict[str, str]
     notices: set[str]
     ended: set[str]
+    line: dict[str, dict[str, Any]]
 
 
 def look(directory: Path, network: str) -> Places:
@@ -47,6 +48,7 @@ def look(directory: Path, network: str) -> Places:
         ends={path.parents[1].name: _end(path) for path in directory.glob("state/sessions/*/etc/lease")},
         notices=_notices_of_no_session(directory / "sshpiper/notices"),
         ended=_users_of_ended_sessions(directory),
+        line=look_at_line(directory),
     )
 
 
@@ -64,6 +66,7 @@ def problems(places: Places) -> list[str]:
         *_broken(places),
         *_unowned(places),
         *_notices(places),
+        *_promises(places),
         *(f"workspace {name} is half-made" for name, uid in places.workspaces.items() if uid < 0),
     ]
 
@@ -108,6 +111,31 @@ def _notices(places: Places) -> Iterator[str]:
     yield from (f"{user}: no notice" for user in places.ended - live - places.notices)
 
 
+def _promises(places: Places) -> Iterator[str]:
+    """Nobody waits beside a session, and no promise begins before the slice is free."""
+    live = {row["user_id"] for row in places.rows.values()}
+    yield from (
+        f"{row['user_id']} waits beside a session" for row in places.line.values() if row["user_id"] in live
+    )
+    held = [(id, row, row["expires_at"]) for id, row in places.rows.items()]
+    promised = [(id, row, _promised_end(row)) for id, row in places.line.items() if row["starts_at"]]
+    for index, (id, row, _) in enumerate(promised):
+        for other, beside, ends in (*held, *promised[:index]):
+            is_same = row["gpu"] == beside["gpu"]
+            overlaps = (
+                row["start"] < beside["start"] + beside["size"]
+                and beside["start"] < row["start"] + row["size"]
+            )
+            begins = max(row["starts_at"], beside["starts_at"]) if "starts_at" in beside else row["starts_at"]
+            if is_same and overlaps and begins < min(ends, _promised_end(row)):
+                yield f"{id} was promised the slice of {other} at {begins}, which is not free before {ends}"
+
+
+def _promised_end(request: dict[str, Any]) -> str:
+    ends = datetime.fromisoformat(request["starts_at"]) + timedelta(seconds=request["lease_seconds"])
+    return f"{ends:%Y-%m-%d %H:%M:%S.%f}"
+
+
 def _notices_of_no_session(directory: Path) -> set[str]:
     states = {}
     for path in directory.glob("[!.]*"):
@@ -128,6 +156,14 @@ def look_at_rows(directory: Path) -> dict[str, dict[str, Any]]:
     with sqlite3.connect(directory / "state/sessions.db", timeout=10) as database:
         database.row_factory = sqlite3.Row
         found = {row["id"]: dict(row) for row in database.execute("SELECT * FROM sessions")}
+    database.close()
+    return found
+
+
+def look_at_line(directory: Path) -> dict[str, dict[str, Any]]:
+    with sqlite3.connect(directory / "state/sessions.db", timeout=10) as database:
+        database.row_factory = sqlite3.Row
+        found = {row["id"]: dict(row) for row in database.execute("SELECT * FROM waiting")}
     database.close()
     return found
 

@@ -1,8 +1,8 @@
 """Everything at once, at random: `make soak MINUTES=20 SEED=7`.
 
 A real gateway of two workers, real Docker, sshd and router over simulated GPUs. Between quiet moments
-sessions come and go while processes are killed and parts fail; in a quiet moment nothing fails any more,
-one tick passes, and all places must agree.
+sessions come and go, requests wait in line, processes are killed and parts fail; in a quiet moment nothing
+fails any more, one tick passes, and all places must agree.
 """
 
 import argparse
@@ -72,7 +72,7 @@ class Storm:
     def _act(self) -> None:
         names, weights = zip(*((act, weight) for act, weight in ACTS.items()), strict=True)
         act = self.ground.chance.choices(names, weights)[0]
-        if act.startswith(("create", "delete", "log_in")):
+        if act in ("create", "wait", "delete", "log_in"):
             # What the act draws by chance is drawn here: threads come to their turn in no fixed order.
             seed = self.ground.chance.random()
             self._under_way.append(self._pool.submit(self.ground.request, act, seed))
