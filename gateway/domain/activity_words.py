@@ -29,12 +29,9 @@ class ActivityInWords:
                 return _("ACTIVE, because of: {signals}.").format(signals=", ".join(reasons))
         facts = {"span": self._idle_for(now), "time": self.words.date(self._time("ends_at"))}
         if self.found["policy"] == IdlePolicy.ALWAYS:
-            return _("IDLE for {span}; ends at {time}, or 10 minutes after a warning.").format(**facts)
+            return _("IDLE for {span}; ends at {time}, after a warning.").format(**facts)
         if waiting := self.found["waiting"]:
-            sentence = _(
-                "IDLE for {span}; ends at {time}, or 10 minutes after a warning: {user} waits for a "
-                "{profile}."
-            )
+            sentence = _("IDLE for {span}; ends at {time}, after a warning: {user} waits for a {profile}.")
             who = waiting["user_id"] or _("somebody")
             return sentence.format(**facts, user=who, profile=waiting["mig_profile"])
         return _("IDLE for {span}; ends after {time} if somebody then gets a session earlier.").format(

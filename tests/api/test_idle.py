@@ -218,13 +218,13 @@ def test_an_operator_reads_who_waits_for_an_idle_session_and_its_user_only_that_
     promise = {"mig_profile": "3g.20gb", "promised_at": request["promised_at"]}
     found = activity(courteous, idle)
     assert found["waiting"] == {"user_id": "user789", **promise}
-    assert headline(found).endswith(", or 10 minutes after a warning: user789 waits for a 3g.20gb.")
+    assert headline(found).endswith(", after a warning: user789 waits for a 3g.20gb.")
     assert activity(courteous, used)["waiting"] is None
     secret = Tokens(courteous.database, courteous.clock).create("own", Role.USER, "user123")
     headers = {"Authorization": f"Bearer {secret}"}
     found = courteous.client.get(f"/sessions/{idle}/activity", headers=headers).json
     assert found["waiting"] == {"user_id": None, **promise}
-    assert headline(found).endswith(", or 10 minutes after a warning: somebody waits for a 3g.20gb.")
+    assert headline(found).endswith(", after a warning: somebody waits for a 3g.20gb.")
 
 
 def test_an_idle_session_whose_end_helps_nobody_stays(courteous: Bench) -> None:
