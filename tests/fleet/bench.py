@@ -63,8 +63,10 @@ def on_a_real_node(runs: int) -> Iterator[Row]:
         ours: list[tuple[float, float]] = []
         theirs: list[tuple[float, float]] = []
         for run in range(runs):
-            ours.append(_by_gateway(gateway))
-            theirs.append(_by_kubectl(gateway.plane, objects, directory))
+            # A kubelet looks at its containers once a second: the ends fall on all parts of that second.
+            pause = run / runs
+            ours.append(_by_gateway(gateway, pause))
+            theirs.append(_by_kubectl(gateway.plane, objects, directory, pause))
             progress("real kubelet", run + 1, runs)
     opened, closed = zip(*ours, strict=True)
     applied, deleted = zip(*theirs, strict=True)
@@ -81,12 +83,13 @@ def on_a_real_node(runs: int) -> Iterator[Row]:
     )
 
 
-def _by_gateway(gateway: Replica) -> tuple[float, float]:
+def _by_gateway(gateway: Replica, pause: float) -> tuple[float, float]:
     """Return the seconds until the answer and the route are there, and until the claim is gone."""
     routes, start = gateway.directory / "sshpiper/pipe.yaml", time.monotonic()
     session_id = gateway.create(USER, mig_profile=PROFILE)["session_id"]
     eventually(lambda: session_id in routes.read_text(), SECONDS)
     opened = time.monotonic() - start
+    time.sleep(pause)
     start = time.monotonic()
     gateway.delete(session_id)
     _await_free(gateway.plane.api(), f"s-{session_id}")
@@ -95,7 +98,9 @@ def _by_gateway(gateway: Replica) -> tuple[float, float]:
     return opened, closed
 
 
-def _by_kubectl(plane: ControlPlane, objects: Sequence[Object], directory: Path) -> tuple[float, float]:
+def _by_kubectl(
+    plane: ControlPlane, objects: Sequence[Object], directory: Path, pause: float
+) -> tuple[float, float]:
     """The same objects under another name."""
     name = f"s-{uuid.uuid4()}"
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
@@ -106,6 +111,7 @@ def _by_kubectl(plane: ControlPlane, objects: Sequence[Object], directory: Path)
     plane.kubectl("apply", *there, "--filename", file)
     plane.kubectl("wait", *there, "--for=condition=Ready", "--timeout=120s", f"pod/{name}")
     opened = time.monotonic() - start
+    time.sleep(pause)
     start = time.monotonic()
     plane.kubectl("delete", *there, "pod", name)
     plane.kubectl("delete", *there, "resourceclaim", name)
