@@ -115,14 +115,15 @@ def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]
 def _instances(
     gpu: Gpu, occupied: Sequence[Occupied], occupancy: Occupancy, owner: str | None
 ) -> Iterator[dict[str, Any]]:
-    """Existing and reserved GPU instances, lowest start first; with `owner`, other users are redacted."""
+    """Existing and reserved GPU instances, lowest start first; with `owner`, other users are redacted. A
+    cluster does not say the UUID of a MIG device; the session's row does."""
     existing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
     whole = gpu.uuid if gpu.is_whole else None
     for piece in sorted(occupied, key=lambda piece: piece.placement):
         session = occupancy.sessions.get(piece.session_id or "")
         named = session if session and owner in (None, session.user_id) else None
         yield {
-            "gpu_uuid": existing.get(piece.placement) or whole,
+            "gpu_uuid": existing.get(piece.placement) or whole or (session.gpu_uuid if session else None),
             "profile": piece.profile,
             "start": piece.placement.start,
             "size": piece.placement.size,

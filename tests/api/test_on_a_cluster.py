@@ -309,6 +309,11 @@ def test_the_gpus_have_the_slices_of_the_sessions(on_cluster: OnCluster) -> None
     on_cluster.open("bob", "2g.10gb")
     [gpu] = on_cluster.ask("GET", "/gpus").json["gpus"]
     assert sorted(one["profile"] for one in gpu["instances"]) == ["2g.10gb", "3g.20gb"]
+    sessions = on_cluster.ask("GET", "/sessions").json["sessions"]
+    assert {one["session_id"]: one["gpu_uuid"] for one in gpu["instances"]} == {
+        one["session_id"]: one["gpu_uuid"] for one in sessions
+    }
+    assert all(one["gpu_uuid"] for one in sessions)
     profiles = {one["name"]: one for one in on_cluster.ask("GET", "/gpus/profiles").json["profiles"]}
     assert profiles["7g.40gb"]["available"] == 0
 
