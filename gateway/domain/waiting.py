@@ -216,7 +216,7 @@ class Book:
 
     def earliest(self, profile: str, lease: timedelta) -> Reservation | None:
         """Return where a session that is behind everybody in line could begin first; None if that is
-        unknown."""
+        unknown. Between equal begins, the highest placement wins."""
         length = (lease + TURNOVER).total_seconds()
         free = [
             (max(gap.begin, self._seconds), uuid, gap.slice)
@@ -226,7 +226,7 @@ class Book:
         ]
         if not free:
             return None
-        begin, uuid, slice_ = min(free, key=lambda each: each[0])
+        begin, uuid, slice_ = min(free, key=lambda each: (each[0], -each[2].placement.start, each[1]))
         return Reservation(uuid, slice_, max(_time(begin), self._now))
 
     def latest_ends(

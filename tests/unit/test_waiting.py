@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from gateway.domain.mig import FreeCapacity, Gpu, MigPolicy, Placement
 from gateway.domain.timeline import OpenGpu, Slice
-from gateway.domain.waiting import TURNOVER, Cause, Lease, Plan, Reservation, Waiter, plan, spots
+from gateway.domain.waiting import TURNOVER, Book, Cause, Lease, Plan, Reservation, Waiter, plan, spots
 from tests.bench.waiting import long_lines
 from tests.fakes.gpus import FakeGpus
 
@@ -177,6 +177,16 @@ def test_a_slice_that_is_not_free_in_time_delays_a_request_and_it_is_reported() 
     late = plan([gpu], leases, line, NOW + minutes(40))
     assert late.due == ()
     assert [(each.cause, each.now) for each in late.delays] == [(Cause.NOT_FREE, NOW + minutes(41))]
+
+
+def test_between_equal_begins_the_highest_placement_wins_whatever_was_seen_before() -> None:
+    for seen_first in (0, 4):
+        [gpu] = opened()
+        gpu = replace(gpu, gpu=replace(gpu.gpu, name=f"whose {seen_first} is seen first"))
+        leases = [lease(gpu, "3g.20gb", seen_first, 4, ends=10), lease(gpu, "3g.20gb", 4 - seen_first, 4, 10)]
+        first = Book([gpu], leases, NOW, {}).earliest("3g.20gb", minutes(60))
+        assert first
+        assert (first.slice.placement, first.start) == (Placement(4, 4), NOW + minutes(11))
 
 
 def test_a_gpu_that_closes_takes_only_what_ends_before() -> None:
