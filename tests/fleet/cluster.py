@@ -74,11 +74,13 @@ def gateway_before(node: Node, directory: Path) -> Iterator[Replica]:
         schema.upgrade(DatabaseUrl(url))
         prepare(node.plane)
         gateway = replica(node, postgresql, url, directory)
-        gateway.start_routers()
-        gateway.serve()
-        yield gateway
-        for name in list(gateway.processes):
-            gateway.kill(name)
+        try:
+            gateway.start_routers()
+            gateway.serve()
+            yield gateway
+        finally:
+            for name in list(gateway.processes):
+                gateway.kill(name)
     finally:
         postgresql.end()
 

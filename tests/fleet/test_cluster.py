@@ -3,6 +3,7 @@
 import os
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,13 +19,17 @@ def test_the_line_that_it_prints_logs_in_and_ctrl_c_leaves_nothing(programs_of_k
     with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as cluster:
         assert cluster.stdout
         ssh = next(line for line in cluster.stdout if line.startswith("    ssh ")).split()
-        kubeconfig = next(line for line in cluster.stdout if "KUBECONFIG=" in line)
-        directory = Path(shlex.split(kubeconfig)[1].partition("=")[2]).parent
+        variables = shlex.split(next(line for line in cluster.stdout if "KUBECONFIG=" in line))[1:]
+        kubeconfig, url = (variable.partition("=")[2] for variable in variables)
+        directory = Path(kubeconfig).parent
         inside = subprocess.run([*ssh, "nvidia-smi -L"], capture_output=True, text=True, timeout=SECONDS)
         assert inside.stdout.count("UUID: MIG-") == 1, inside.stderr
         os.kill(cluster.pid, signal.SIGINT)
         assert cluster.wait(SECONDS) == 0
     assert not directory.exists()
+    for port in (ssh[ssh.index("-p") + 1], url.rpartition(":")[2]):
+        with socket.socket() as client:
+            assert client.connect_ex(("127.0.0.1", int(port))) != 0, "the router or the gateway still runs"
     eventually(
         lambda: not list(Path("/sys/fs/cgroup").glob(f"*/{directory.name.rpartition('-')[0]}")), SECONDS
     )
