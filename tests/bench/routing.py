@@ -128,7 +128,7 @@ def publish(runs: int) -> list[Row]:
 def reload(runs: int) -> list[Row]:
     """What the router reads again after one route more in a file of ten thousand."""
     again: list[float] = []
-    anew: list[float] = []
+    full: list[float] = []
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
         path = Path(directory) / "pipe.yaml"
         pipes, others = Pipes(path), list(_others(_MOST + runs))
@@ -138,11 +138,11 @@ def reload(runs: int) -> list[Row]:
         for run, pipe in enumerate(others[_MOST:]):
             pipes.add(pipe)
             again.append(seconds(kept.refresh))
-            anew.append(seconds(Routes(path).refresh))
+            full.append(seconds(Routes(path).refresh))
             assert kept.find(pipe.username)
             progress(f"reading {_MOST:,} pipes", run + 1, runs)
     what = f"the router's next look at {_MOST:,} pipes after one more"
-    return [Row("reload", what, "reading them all", again, anew, goal=0.5)]
+    return [Row("reload", what, "reading them all", again, full, goal=0.5)]
 
 
 def _others(count: int) -> Iterator[Pipe]:

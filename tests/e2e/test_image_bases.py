@@ -1,7 +1,7 @@
 """docker/prepare-image and docker/check-image on Debian 12, with the configuration of vendors' images.
 
-The base is made from packages once, and kept. What stands in for CUDA and for PyTorch is the configuration of
-`nvidia/cuda` and `pytorch/pytorch`, not their programs.
+The base is made from packages once, and kept. The images have the configuration of `nvidia/cuda` and
+`pytorch/pytorch`, not their programs.
 """
 
 import shutil

@@ -252,11 +252,11 @@ def test_a_foreign_line_between_the_marks_is_refused(change: object) -> None:
 
 def test_only_a_line_that_begins_with_a_mark_is_one_and_counts_once() -> None:
     text = published("", pipe(username="user123"))
-    told = f"# see {BEGIN} and {END}\n" + text.replace(BEGIN, f"{BEGIN}, {BEGIN}").replace(
+    mentioned = f"# see {BEGIN} and {END}\n" + text.replace(BEGIN, f"{BEGIN}, {BEGIN}").replace(
         END, f"{END} {END}"
     )
-    assert usernames(told) == ["user123"]
-    assert len(PipeFile.parse(told).lines) == 1
+    assert usernames(mentioned) == ["user123"]
+    assert len(PipeFile.parse(mentioned).lines) == 1
 
 
 def test_an_error_does_not_quote_the_file() -> None:
