@@ -87,7 +87,9 @@ def create_app(settings: Settings, door: Path | None = None) -> Flask:
     if settings.simulate_gpus:
         simulation.install(settings.simulate_gpus, simulated_gpus_file(settings))
     parts = parts_of(settings, door)
-    if not settings.is_cluster:
+    if settings.is_cluster:
+        _prepare_cluster(settings)
+    else:
         _prepare_machine(settings)
     _require_protection(settings, Tokens(parts.database, parts.clock))
     recovery_of(settings, parts).require_own_sessions()
@@ -105,6 +107,12 @@ def _prepare_machine(settings: Settings) -> None:
     _require_limitable_disk(settings)
     if lobby := lobby_of(settings):
         lobby.make_key()
+
+
+def _prepare_cluster(settings: Settings) -> None:
+    from gateway.app.cluster import prepare_lobby
+
+    prepare_lobby(settings)
 
 
 def _require_protection(settings: Settings, tokens: Tokens) -> None:

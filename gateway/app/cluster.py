@@ -23,6 +23,7 @@ try:
     from gateway.repositories.kubernetes.cluster import ClusterHost
     from gateway.repositories.kubernetes.cordons import Cordons
     from gateway.repositories.kubernetes.gpus import ClusterGpus
+    from gateway.repositories.kubernetes.lobby import Lobby, LobbyNotices
     from gateway.repositories.kubernetes.locks import Locks
     from gateway.repositories.kubernetes.logins import Login, Logins, SshLogins
     from gateway.repositories.kubernetes.mirror import Mirror
@@ -52,7 +53,15 @@ def parts_of_cluster(settings: Settings) -> Parts:
         gives_advice=settings.advice,
     )
     receivers = HttpReceivers(settings.webhook_networks)
-    return Parts(database, host, pipes, notices_over(database, api, site, locks), clock.shared, receivers)
+    notices, lobby = notices_over(database, api, site, locks), lobby_of(settings, api)
+    return Parts(
+        database,
+        host,
+        pipes,
+        LobbyNotices(notices, lobby) if lobby else notices,
+        clock.shared,
+        receivers,
+    )
 
 
 def parts_over(
@@ -90,8 +99,23 @@ def parts_over(
     return host, ClusterPipes(api, site, locks, deployment, known)
 
 
-def notices_over(database: Database, api: Api, site: Site, locks: Locks) -> "ClusterNotices":
+def notices_over(database: Database, api: Api, site: Site, locks: Locks) -> ClusterNotices:
     return ClusterNotices(api, site.routes, locks, partial(_deployment_of, database))
+
+
+def lobby_of(settings: Settings, api: Api) -> Lobby | None:
+    return Lobby(api, settings.namespace_routes, *settings.lobby) if settings.lobby else None
+
+
+def prepare_lobby(settings: Settings) -> None:
+    """Make the keys of the lobby, if there is one: its pod waits for them. Raises `StartRefused` if
+    Kubernetes refuses."""
+    lobby = lobby_of(settings, kubernetes_api.connect())
+    try:
+        if lobby:
+            lobby.keys()
+    except KubernetesUnavailable as error:
+        raise StartRefused(str(error)) from error
 
 
 def _deployment_of(database: Database) -> str:

@@ -28,7 +28,6 @@ _OF_A_SERVER = {
     "whole_gpus": "sessions on a cluster get slices alone",
     "dcgm_exporter": "the gateway does not measure slices on a cluster",
     "piper_config": "the routes are Pipes, which `gateway mirror-pipes` writes into a pipe file",
-    "lobby": "the routers of a cluster have no lobby",
     "workspace_root": "a home is a volume claim",
     "network": "NetworkPolicies isolate the sessions",
     "subnet": "the cluster's network gives the addresses",

@@ -242,8 +242,8 @@ def _has(labels: Mapping[str, str], wanted: str) -> bool:
     if "!=" in wanted:
         name, _, value = wanted.partition("!=")
         return labels.get(name) != value
-    name, _, value = wanted.partition("=")
-    return labels.get(name) == value
+    name, has_value, value = wanted.partition("=")
+    return labels.get(name) == value if has_value else name in labels
 
 
 def _merged(found: Object, change: Mapping[str, Any]) -> Object:

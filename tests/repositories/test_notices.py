@@ -4,20 +4,25 @@ import errno
 import os
 import stat
 import threading
+from base64 import b64decode
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gateway.domain import ssh_keys
 from gateway.domain.notice import Notice, NoticeState
-from gateway.errors import DiskFull, Unavailable
+from gateway.errors import DiskFull, PipesUnavailable, Unavailable
 from gateway.repositories.files import notices as module
 from gateway.repositories.files.lobby import Lobby, LobbyNotices
 from gateway.repositories.files.notices import NoticeFiles
 from gateway.repositories.files.pipes import Pipes
+from gateway.repositories.kubernetes import lobby
 from gateway.repositories.kubernetes.notices import ClusterNotices
+from gateway.repositories.kubernetes.pipes import ClusterPipes, pipe_named
 from tests.fakes.cluster import MemoryLocks
+from tests.fakes.cluster_host import SITE
 from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.notices import FakeNotices
 from tests.fakes.pipe_parts import pipe
@@ -31,21 +36,36 @@ def pipe_file(tmp_path: Path) -> Path:
     return tmp_path / "pipe.yaml"
 
 
-AnyNotices = NoticeFiles | LobbyNotices | FakeNotices | ClusterNotices
+@pytest.fixture
+def fake() -> FakeKubernetes:
+    return FakeKubernetes()
+
+
+AnyNotices = NoticeFiles | LobbyNotices | FakeNotices | ClusterNotices | lobby.LobbyNotices
 
 
 def lobby_notices(pipe_file: Path) -> LobbyNotices:
     host_key = pipe_file.with_name("ssh_host_ed25519_key.pub")
     host_key.write_text(HOST_KEY)
-    lobby = Lobby("127.0.0.1", 2223, pipe_file.with_name("lobby_key"), [host_key])
-    lobby.make_key()
-    return LobbyNotices(NoticeFiles(pipe_file), Pipes(pipe_file, has_lobby=True), lobby)
+    made = Lobby("127.0.0.1", 2223, pipe_file.with_name("lobby_key"), [host_key])
+    made.make_key()
+    return LobbyNotices(NoticeFiles(pipe_file), Pipes(pipe_file, has_lobby=True), made)
 
 
-@pytest.fixture(params=["files", "lobby", "memory", "cluster"])
+def cluster_notices(fake: FakeKubernetes) -> ClusterNotices:
+    return ClusterNotices(fake.api, "gpu-routes", MemoryLocks(), lambda: "d1")
+
+
+def cluster_lobby(fake: FakeKubernetes) -> lobby.LobbyNotices:
+    return lobby.LobbyNotices(cluster_notices(fake), lobby.Lobby(fake.api, "gpu-routes", "lobby.gw", 2222))
+
+
+@pytest.fixture(params=["files", "lobby", "memory", "cluster", "lobby of a cluster"])
 def notices(request: pytest.FixtureRequest, pipe_file: Path) -> AnyNotices:
     if request.param == "cluster":
-        return ClusterNotices(FakeKubernetes().api, "gpu-routes", MemoryLocks(), lambda: "d1")
+        return cluster_notices(FakeKubernetes())
+    if request.param == "lobby of a cluster":
+        return cluster_lobby(FakeKubernetes())
     if request.param == "lobby":
         return lobby_notices(pipe_file)
     return NoticeFiles(pipe_file) if request.param == "files" else FakeNotices()
@@ -199,3 +219,85 @@ def test_the_lobby_s_key_is_made_once_and_closed_to_others(pipe_file: Path) -> N
     assert key.read_text() == first
     assert stat.S_IMODE(key.stat().st_mode) == 0o600
     assert ssh_keys.is_public_key(Path(f"{key}.pub").read_text().strip())
+
+
+# The lobby of a cluster.
+
+
+def test_on_a_cluster_a_notice_has_a_pipe_into_the_lobby(fake: FakeKubernetes) -> None:
+    notices = cluster_lobby(fake)
+    notices.update("user123", lambda: ENDED)
+    [made], [keys] = fake.of("pipes"), fake.of("secrets")
+    found = pipe_named(made, {"lobby": keys}, "lobby.user123")
+    assert (found.username, found.public_keys) == ("user123", ENDED.public_keys)
+    assert (found.host, found.port) == ("lobby.gw", 2222)
+    assert found.host_key == text_of(keys, "ssh_host_ed25519_key.pub")
+    assert found.private_key == text_of(keys, "ssh-privatekey")
+    assert "ssh-publickey" not in keys["data"], "SSHPiper takes it for a certificate"
+    notices.update("user123", lambda: None)
+    assert fake.of("pipes") == []
+    assert fake.of("secrets") == [keys], "the lobby's pod has mounted it"
+
+
+def test_once_the_session_is_open_its_user_has_no_pipe_into_the_lobby(fake: FakeKubernetes) -> None:
+    notices, ready = cluster_lobby(fake), replace(ENDED, state=NoticeState.OPEN)
+    notices.update("user123", lambda: ENDED)
+    notices.update("user123", lambda: ready)
+    assert fake.of("pipes") == []
+    assert notices.get("user123") == ready
+
+
+def test_pipes_into_the_lobby_are_no_routes_of_sessions(fake: FakeKubernetes) -> None:
+    cluster_lobby(fake).update("user123", lambda: ENDED)
+    routes = ClusterPipes(fake.api, SITE, MemoryLocks(), lambda: "d1")
+    assert routes.list() == []
+    assert routes.routed_elsewhere(["user123"]) == set()
+    routes.replace(list)
+    assert len(fake.of("pipes")) == 1
+
+
+@pytest.mark.parametrize("damage", [{"from": []}, {"to": {"host": "another:22"}}])
+def test_a_pipe_of_a_cluster_into_the_lobby_that_is_wrong_counts_as_no_notice(
+    fake: FakeKubernetes, damage: dict[str, object]
+) -> None:
+    notices = cluster_lobby(fake)
+    notices.update("user123", lambda: ENDED)
+    [made] = fake.names("pipes")
+    fake.change("pipes", "gpu-routes", made, {"spec": damage})
+    assert notices.all() == {"user123": None}
+    assert notices.get("user123") is None
+    notices.update("user123", lambda: ENDED)
+    assert notices.all() == {"user123": ENDED}
+
+
+def test_after_the_keys_of_the_lobby_were_deleted_its_pipes_get_the_new_ones(fake: FakeKubernetes) -> None:
+    notices = cluster_lobby(fake)
+    notices.update("user123", lambda: ENDED)
+    fake.remove("secrets", "gpu-routes", "lobby")
+    assert notices.all() == {"user123": None}
+    notices.update("user123", lambda: ENDED)
+    assert notices.all() == {"user123": ENDED}
+
+
+def test_keys_of_the_lobby_that_are_damaged_are_named(fake: FakeKubernetes) -> None:
+    notices = cluster_lobby(fake)
+    notices.update("user123", lambda: ENDED)
+    fake.change("secrets", "gpu-routes", "lobby", {"data": {"ssh-privatekey": None}})
+    with pytest.raises(PipesUnavailable, match="The Secret lobby in gpu-routes is damaged: delete it"):
+        notices.update("user123", lambda: ENDED)
+
+
+def test_two_replicas_make_one_secret_for_the_lobby(
+    fake: FakeKubernetes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    api = fake.api
+    first, second = (lobby.Lobby(each, "gpu-routes", "lobby.gw", 2222) for each in (fake.api, api))
+    made = first.keys()
+    answers = iter([None])  # the second one looked before the first one made it
+    found = api.get
+    monkeypatch.setattr(api, "get", lambda *key: next(answers, made) and found(*key))
+    assert second.keys() == made
+
+
+def text_of(secret: dict[str, Any], name: str) -> str:
+    return b64decode(secret["data"][name]).decode()

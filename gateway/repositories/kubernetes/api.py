@@ -25,6 +25,7 @@ from lightkube.types import PatchType
 from gateway.errors import KubernetesUnavailable, StartRefused
 
 Object = dict[str, Any]
+Labels = Mapping[str, str | None]  # None stands for any value
 
 _CHUNK = 250  # objects in one answer of a list
 _SECONDS = 10  # for an answer
@@ -99,7 +100,7 @@ class Api:
         self,
         kind: Kind,
         namespace: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Labels | None = None,
         without: Mapping[str, str] | None = None,
     ) -> Iterator[Object]:
         """Return the objects with these labels, and without those, one after another and never all in
@@ -112,7 +113,7 @@ class Api:
             )
 
     def metadata(
-        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None = None, labels: Labels | None = None
     ) -> builtins.list[Object]:
         """Return the objects with these labels without their content, of which Secrets have much."""
         _this_thread.wants_metadata = True
@@ -122,7 +123,7 @@ class Api:
             _this_thread.wants_metadata = False
 
     def snapshot(
-        self, kind: Kind, namespace: str | None = None, labels: Mapping[str, str] | None = None
+        self, kind: Kind, namespace: str | None = None, labels: Labels | None = None
     ) -> tuple[builtins.list[Object], str]:
         """Return all objects with these labels, and the version after which a watch reports their changes."""
         with _translated(f"list {kind.plural}"):
@@ -162,7 +163,7 @@ class Api:
         namespace: str | None = None,
         *,
         name: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Labels | None = None,
         after: str | None = None,
         seconds: int = 30,
     ) -> Iterator[tuple[str, Object]]:

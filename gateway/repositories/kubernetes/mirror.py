@@ -15,7 +15,7 @@ from gateway.domain.users import USER_ID
 from gateway.errors import GatewayError, PipesUnavailable
 from gateway.repositories.kubernetes.api import CONFIG_MAPS, PIPES, SECRETS, Api, Object
 from gateway.repositories.kubernetes.notices import NOTICES, notice_of, user_of
-from gateway.repositories.kubernetes.objects import MANAGED
+from gateway.repositories.kubernetes.objects import MANAGED, ROUTES
 from gateway.repositories.kubernetes.pipes import pipe_of
 
 log = logging.getLogger(__name__)
@@ -81,14 +81,14 @@ class Mirror:
 
     def follow(self, stop: threading.Event) -> None:
         """Read all Pipes, and then their changes until the watch ends."""
-        found, version = self._api.snapshot(PIPES, self._namespace, MANAGED)
+        found, version = self._api.snapshot(PIPES, self._namespace, ROUTES)
         keys = {each["metadata"]["name"]: each for each in self._api.list(SECRETS, self._namespace, MANAGED)}
         self._pipes = {}
         for each in found:
             self._put(each, keys)
         self._write()
         changes = self._api.watch(
-            PIPES, self._namespace, labels=MANAGED, after=version, seconds=_WATCH_SECONDS
+            PIPES, self._namespace, labels=ROUTES, after=version, seconds=_WATCH_SECONDS
         )
         for event, changed in changes:
             if event == "DELETED":

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from gateway.domain.notice import Notice
 from gateway.repositories.kubernetes.api import CONFIG_MAPS, AlreadyExists, Api, Object
 from gateway.repositories.kubernetes.locks import Locks
-from gateway.repositories.kubernetes.objects import DEPLOYMENT, MANAGED, USER
+from gateway.repositories.kubernetes.objects import CONTENT, DEPLOYMENT, MANAGED, USER
 
-NOTICES = {**MANAGED, "gpu-ssh-gateway.io/content": "notice"}
+NOTICES = {**MANAGED, CONTENT: "notice"}
 _TEXT = "notice"
 
 
@@ -22,7 +22,7 @@ class ClusterNotices:
         self._api = api
         self._namespace = namespace
         self._locks = locks
-        self._deployment = deployment
+        self.deployment = deployment
 
     def update(self, user_id: str, wanted: Callable[[], Notice | None]) -> None:
         """Publish the notice that `wanted` returns; None removes the user's notice. It is called while no
@@ -38,7 +38,7 @@ class ClusterNotices:
         return notice_of(self._api.get(CONFIG_MAPS, self._name_of(user_id), self._namespace))
 
     def all(self) -> dict[str, Notice | None]:
-        labels = {**NOTICES, DEPLOYMENT: self._deployment()}
+        labels = {**NOTICES, DEPLOYMENT: self.deployment()}
         found = self._api.list(CONFIG_MAPS, self._namespace, labels)
         return {user_of(each): notice_of(each) for each in found}
 
@@ -56,15 +56,19 @@ class ClusterNotices:
             "metadata": {
                 "name": self._name_of(user_id),
                 "namespace": self._namespace,
-                "labels": {**NOTICES, DEPLOYMENT: self._deployment()},
+                "labels": {**NOTICES, DEPLOYMENT: self.deployment()},
                 "annotations": {USER: user_id},
             },
             "data": {_TEXT: notice.dump().decode()},
         }
 
     def _name_of(self, user_id: str) -> str:
-        """A user id may have characters that a name must not have."""
-        return f"n-{hashlib.sha256(f'{self._deployment()}/{user_id}'.encode()).hexdigest()[:40]}"
+        return f"n-{name_part(self.deployment(), user_id)}"
+
+
+def name_part(deployment: str, user_id: str) -> str:
+    """Return what stands for the user in the name of an object, which has fewer characters than user ids."""
+    return hashlib.sha256(f"{deployment}/{user_id}".encode()).hexdigest()[:40]
 
 
 def user_of(found: Object) -> str:

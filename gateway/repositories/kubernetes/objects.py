@@ -25,14 +25,17 @@ from gateway.repositories.kubernetes.api import (
     SECRETS,
     VOLUME_CLAIMS,
     Kind,
+    Labels,
     Object,
 )
 
 GROUP = "gpu-ssh-gateway.io"
 MANAGED = {"app.kubernetes.io/managed-by": "gpu-ssh-gateway"}
 SESSION, UID, DEPLOYMENT = f"{GROUP}/session", f"{GROUP}/uid", f"{GROUP}/deployment"  # labels
+CONTENT = f"{GROUP}/content"  # a label of what belongs to no session: `notice` or `lobby`
 USER, CREATED_AT, LEASE_ENDS = f"{GROUP}/user", f"{GROUP}/created-at", f"{GROUP}/lease-ends"  # annotations
 SHOWN_AT = f"{GROUP}/shown-at"  # an annotation: when the session's files were last changed
+ROUTES: Labels = {**MANAGED, SESSION: None}  # of the Pipes of sessions, and not of those into the lobby
 GRACE_SECONDS = 1  # never 0: then the pod is gone before its slice, and somebody else gets the slice
 GPU_REQUEST = "gpu"
 DRIVER = "gpu.nvidia.com"
@@ -314,33 +317,33 @@ def _item(path: str, target: str) -> dict[str, Any]:
 
 
 def pipe(site: Site, route: Pipe, deployment: str) -> tuple[Object, Object]:
-    """The Secret with the router's key, and the Pipe that names it. `Pipe` has refused a route without keys
-    of the user or of the session: SSHPiper would let anybody in, or trust any host."""
-    entry = route.entry()
-    source, target = entry["from"][0], dict(entry["to"])
-    key = target.pop("private_key_data")
+    """The Secret with the router's key, and the Pipe that names it."""
     metadata = {
         "name": name_of(route.session_id),
         "namespace": site.routes,
         "labels": {**MANAGED, SESSION: route.session_id, DEPLOYMENT: deployment},
     }
-    key_secret = {
-        "apiVersion": SECRETS.api_version,
-        "kind": SECRETS.name,
-        "metadata": metadata,
-        "type": "kubernetes.io/ssh-auth",
-        "data": {PRIVATE_KEY: key},
-    }
-    made = {
+    key = {PRIVATE_KEY: encoded(route.private_key)}
+    return ssh_secret(metadata, key), pipe_to(metadata, route, name_of(route.session_id))
+
+
+def ssh_secret(metadata: Object, data: Mapping[str, str]) -> Object:
+    """A Secret of which SSHPiper reads the private key."""
+    kind = {"apiVersion": SECRETS.api_version, "kind": SECRETS.name}
+    return {**kind, "metadata": metadata, "type": "kubernetes.io/ssh-auth", "data": dict(data)}
+
+
+def pipe_to(metadata: Object, route: Pipe, secret: str) -> Object:
+    """A Pipe whose private key is in the Secret of this name. `Pipe` has refused a route without keys of the
+    user or of the session: SSHPiper would let anybody in, or trust any host."""
+    entry = route.entry()
+    target = {name: text for name, text in entry["to"].items() if name != "private_key_data"}
+    return {
         "apiVersion": PIPES.api_version,
         "kind": PIPES.name,
         "metadata": metadata,
-        "spec": {
-            "from": [source],
-            "to": {**target, "private_key_secret": {"name": metadata["name"]}},
-        },
+        "spec": {"from": entry["from"], "to": {**target, "private_key_secret": {"name": secret}}},
     }
-    return key_secret, made
 
 
 def _manifest(
@@ -370,7 +373,7 @@ def _manifest(
 
 def encoded_files(texts: Mapping[str, str]) -> dict[str, str]:
     """Return the files, by their paths, as the data of a Secret."""
-    return {key_of(path): _encoded(text) for path, text in texts.items()}
+    return {key_of(path): encoded(text) for path, text in texts.items()}
 
 
 def _hostname(user_id: str) -> str:
@@ -383,5 +386,6 @@ def _utc(at: datetime) -> str:
     return f"{at:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def _encoded(text: str) -> str:
+def encoded(text: str) -> str:
+    """Return the text as the data of a Secret has it."""
     return b64encode(text.encode()).decode()

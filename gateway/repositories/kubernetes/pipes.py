@@ -13,7 +13,15 @@ from gateway.failpoints import reach
 from gateway.repositories.kubernetes import objects
 from gateway.repositories.kubernetes.api import PIPES, PODS, SECRETS, AlreadyExists, Api, Kind, Object
 from gateway.repositories.kubernetes.locks import Locks
-from gateway.repositories.kubernetes.objects import DEPLOYMENT, MANAGED, PRIVATE_KEY, SESSION, Site, name_of
+from gateway.repositories.kubernetes.objects import (
+    DEPLOYMENT,
+    MANAGED,
+    PRIVATE_KEY,
+    ROUTES,
+    SESSION,
+    Site,
+    name_of,
+)
 
 _LOCK = "the routes"
 
@@ -110,17 +118,22 @@ class ClusterPipes:
         return [(found, keys) for found in self._own(PIPES)]
 
     def _own(self, kind: Kind) -> Iterable[Object]:
-        return self._api.list(kind, self._site.routes, {**MANAGED, DEPLOYMENT: self._deployment()})
+        return self._api.list(kind, self._site.routes, {**ROUTES, DEPLOYMENT: self._deployment()})
 
 
 def pipe_of(found: Object, keys: Mapping[str, Object]) -> Pipe:
     """Return the route of a Pipe and of its Secret, which `keys` has by name. Raises `PipesUnavailable` for
     one without keys: SSHPiper would let anybody in, or trust any host."""
+    return pipe_named(found, keys, (found["metadata"].get("labels") or {}).get(SESSION))
+
+
+def pipe_named(found: Object, keys: Mapping[str, Object], session_id: str | None) -> Pipe:
+    """As `pipe_of`, with this id."""
     name = found["metadata"]["name"]
     target = dict(found["spec"].get("to") or {})
     secret = keys.get((target.pop("private_key_secret", None) or {}).get("name", "")) or {}
     entry = {
-        "session_id": (found["metadata"].get("labels") or {}).get(SESSION),
+        "session_id": session_id,
         "from": found["spec"].get("from"),
         "to": {**target, "private_key_data": (secret.get("data") or {}).get(PRIVATE_KEY)},
     }
