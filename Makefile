@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # The tests use real Docker, iptables and files of other users.
-AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SSHPIPERD,SSHPIPER_YAML)
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo --preserve-env=CI,SSHPIPERD,SSHPIPER_YAML,SSHPIPER_KUBERNETES)
 
 # The tests give workspaces to their users. For an ordinary user, fakeroot plays root's part.
 AS_IF_ROOT := $(if $(filter 0,$(shell id -u)),,fakeroot)

@@ -138,13 +138,26 @@ class Gateway:
         assert answer.status_code == 201, answer.text
         session: dict[str, Any] = answer.json()
         if "ssh_private_key" in session:
-            key = self.directory / f"{user_id}.key"
-            key.unlink(missing_ok=True)
-            key.touch(mode=0o600)
-            key.write_text(session["ssh_private_key"])
-            known = self.directory / f"{user_id}.known_hosts"
-            known.write_text(session["ssh_known_hosts"] + "\n")
+            self.keep_key(user_id, session)
         return session
+
+    def wait_in_line(self, user_id: str, **body: Any) -> dict[str, Any]:
+        """The user gets a place in line, for at most four hours, and a key that the gateway makes."""
+        body |= {"user_id": user_id, "wait_minutes": 240}
+        answer = requests.post(f"{self.url}/sessions", json=body, timeout=60)
+        assert answer.status_code == 202, answer.text
+        request: dict[str, Any] = answer.json()
+        self.keep_key(user_id, request)
+        return request
+
+    def keep_key(self, user_id: str, answer: dict[str, Any]) -> None:
+        """Keep the private key and the known_hosts line of an answer for `ssh`."""
+        key = self.directory / f"{user_id}.key"
+        key.unlink(missing_ok=True)
+        key.touch(mode=0o600)
+        key.write_text(answer["ssh_private_key"])
+        known = self.directory / f"{user_id}.known_hosts"
+        known.write_text(answer["ssh_known_hosts"] + "\n")
 
     def delete(self, session_id: str) -> requests.Response:
         return requests.delete(f"{self.url}/sessions/{session_id}", timeout=60)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
 
 from tests import own
 from tests.whole_gateway import Gateway, eventually, running
@@ -32,17 +31,7 @@ def full(gateway: Gateway) -> Iterator[dict[str, Any]]:
 
 
 def waits(gateway: Gateway, user: str) -> dict[str, Any]:
-    """The user is in line, with the key that the gateway made."""
-    body = {"user_id": user, "mig_profile": "7g.40gb", "wait_minutes": 240}
-    answer = requests.post(f"{gateway.url}/sessions", json=body, timeout=30)
-    assert answer.status_code == 202, answer.text
-    request: dict[str, Any] = answer.json()
-    key = gateway.directory / f"{user}.key"
-    key.unlink(missing_ok=True)
-    key.touch(mode=0o600)
-    key.write_text(request["ssh_private_key"])
-    (gateway.directory / f"{user}.known_hosts").write_text(request["ssh_known_hosts"] + "\n")
-    return request
+    return gateway.wait_in_line(user, mig_profile="7g.40gb")
 
 
 def test_ssh_is_held_until_the_session_opens(gateway: Gateway, full: dict[str, Any]) -> None:

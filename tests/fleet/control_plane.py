@@ -138,12 +138,13 @@ class ControlPlane:
                 f"/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token",
                 {**review, "spec": {"expirationSeconds": _DAY}},
             )
-            self._write_kubeconfig(file.name, answer["status"]["token"])
+            self._write_kubeconfig(file.name, answer["status"]["token"], namespace)
         return file
 
-    def _write_kubeconfig(self, user: str, token: str) -> None:
+    def _write_kubeconfig(self, user: str, token: str, namespace: str = "default") -> None:
         file = self.directory / user
         cluster = {"server": self.url, "certificate-authority": str(self.authority)}
+        context = {"cluster": "tests", "user": user, "namespace": namespace}
         file.write_text(
             json.dumps(
                 {
@@ -151,7 +152,7 @@ class ControlPlane:
                     "kind": "Config",
                     "clusters": [{"name": "tests", "cluster": cluster}],
                     "users": [{"name": user, "user": {"token": token}}],
-                    "contexts": [{"name": "tests", "context": {"cluster": "tests", "user": user}}],
+                    "contexts": [{"name": "tests", "context": context}],
                     "current-context": "tests",
                 }
             )
