@@ -23,9 +23,10 @@ from operator import mul
 from pathlib import Path
 from statistics import fmean, stdev
 
-from gateway.domain.mig import FreeCapacity, Gpu, MigMode, Placement, Profile
+from gateway.domain.mig import FreeCapacity, Gpu, Placement, Profile
 from gateway.domain.placement import Occupied, choose
 from gateway.simulation.catalogue import KINDS
+from tests.fakes.gpus import empty_gpu
 
 GPUS = (2, 8, 32)
 TABLES = ("A100-40GB", "RTX-PRO-6000")
@@ -86,22 +87,7 @@ class Table:
         self.after = cache(lambda room, name, place: room.without(name, self.profiles[name], place))
 
     def gpu(self, index: int) -> Gpu:
-        kind = self.kind
-        profiles = tuple(
-            Profile(
-                name=part.name,
-                driver_id=part.driver_id,
-                compute_slices=part.compute_slices,
-                memory_mib=part.memory_mib,
-                max_instances=part.max_instances,
-                placements=tuple(Placement(start, part.size) for start in part.starts),
-                engines=part.engines,
-            )
-            for part in kind.profiles
-        )
-        slices = kind.memory_slices, kind.compute_slices
-        uuid = f"GPU-{index}"
-        return Gpu(index, uuid, kind.product, kind.memory_mib, MigMode.ENABLED, *slices, profiles, ())
+        return empty_gpu(self.kind.name, index)
 
 
 class Pool:

@@ -18,14 +18,14 @@ from gateway.domain.mig import (
 )
 from gateway.domain.placement import Occupied
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, UnknownProfile
-from gateway.simulation.catalogue import KINDS, Kind
+from gateway.simulation.catalogue import KINDS
 
 
 class FakeGpus:
     """`FakeGpus(["A100-40GB", "L4"])`. `failures` maps a verb to what it raises from now on."""
 
     def __init__(self, kinds: Sequence[str] = ("A100-40GB",), whole_gpus: bool = False) -> None:
-        self._gpus = {gpu.uuid: gpu for gpu in (_gpu(i, KINDS[kind]) for i, kind in enumerate(kinds))}
+        self._gpus = {gpu.uuid: gpu for gpu in (_gpu(i, kind) for i, kind in enumerate(kinds))}
         self._whole_gpus = whole_gpus
         self._failures: dict[str, Exception] = {}
         self.programs: dict[str, int] = {}  # by the MIG device that they use
@@ -126,15 +126,21 @@ class FakeGpus:
             raise self._failures[verb]
 
 
-def _gpu(index: int, kind: Kind) -> Gpu:
+def _gpu(index: int, kind: str) -> Gpu:
+    return replace(empty_gpu(kind, index), uuid=f"GPU-{uuid.uuid4()}", simulated=True)
+
+
+def empty_gpu(kind: str, index: int = 0) -> Gpu:
+    """One of the catalogue, such as "A100-40GB", with the UUID GPU-INDEX."""
+    made = KINDS[kind]
     return Gpu(
         index=index,
-        uuid=f"GPU-{uuid.uuid4()}",
-        name=kind.product,
-        memory_mib=kind.memory_mib,
-        mig_mode=MigMode.ENABLED if kind.profiles else MigMode.UNSUPPORTED,
-        memory_slices=kind.memory_slices,
-        compute_slices=kind.compute_slices,
+        uuid=f"GPU-{index}",
+        name=made.product,
+        memory_mib=made.memory_mib,
+        mig_mode=MigMode.ENABLED if made.profiles else MigMode.UNSUPPORTED,
+        memory_slices=made.memory_slices,
+        compute_slices=made.compute_slices,
         profiles=tuple(
             Profile(
                 name=profile.name,
@@ -145,10 +151,9 @@ def _gpu(index: int, kind: Kind) -> Gpu:
                 placements=tuple(Placement(start, profile.size) for start in profile.starts),
                 engines=profile.engines,
             )
-            for profile in kind.profiles
+            for profile in made.profiles
         ),
         instances=(),
-        simulated=True,
     )
 
 

@@ -153,17 +153,17 @@ def _users_of_ended_sessions(directory: Path) -> set[str]:
 
 
 def look_at_rows(directory: Path) -> dict[str, dict[str, Any]]:
-    with sqlite3.connect(directory / "state/sessions.db", timeout=10) as database:
-        database.row_factory = sqlite3.Row
-        found = {row["id"]: dict(row) for row in database.execute("SELECT * FROM sessions")}
-    database.close()
-    return found
+    return _rows_of(directory, "sessions")
 
 
 def look_at_line(directory: Path) -> dict[str, dict[str, Any]]:
+    return _rows_of(directory, "waiting")
+
+
+def _rows_of(directory: Path, table: str) -> dict[str, dict[str, Any]]:
     with sqlite3.connect(directory / "state/sessions.db", timeout=10) as database:
         database.row_factory = sqlite3.Row
-        found = {row["id"]: dict(row) for row in database.execute("SELECT * FROM waiting")}
+        found = {row["id"]: dict(row) for row in database.execute(f"SELECT * FROM {table}")}
     database.close()
     return found
 

@@ -10,37 +10,14 @@ import pytest
 from gateway.domain.mig import Gpu, MigMode, Placement, Profile
 from gateway.domain.placement import Occupied, available, capacity, choose, next_fit
 from gateway.simulation.catalogue import KINDS
-from tests.fakes.gpus import free_placements
+from tests.fakes.gpus import empty_gpu, free_placements
 
 NOW = datetime(2025, 1, 17, 8, tzinfo=UTC)
 CUT = [name for name, kind in KINDS.items() if kind.profiles]
 
 
 def gpu(kind: str = "A100-40GB", index: int = 0) -> Gpu:
-    made = KINDS[kind]
-    profiles = tuple(
-        Profile(
-            name=part.name,
-            driver_id=part.driver_id,
-            compute_slices=part.compute_slices,
-            memory_mib=part.memory_mib,
-            max_instances=part.max_instances,
-            placements=tuple(Placement(start, part.size) for start in part.starts),
-            engines=part.engines,
-        )
-        for part in made.profiles
-    )
-    return Gpu(
-        index=index,
-        uuid=f"GPU-{index}",
-        name=made.product,
-        memory_mib=made.memory_mib,
-        mig_mode=MigMode.ENABLED,
-        memory_slices=made.memory_slices,
-        compute_slices=made.compute_slices,
-        profiles=profiles,
-        instances=(),
-    )
+    return empty_gpu(kind, index)
 
 
 def minutes(count: float) -> datetime:
