@@ -32,7 +32,7 @@ _GROUPS = {ADMIN: "system:masters", SCHEDULER: "", MANAGER: "", KUBELET: "system
 _SECONDS = 300  # until all of it answers, on a loaded machine
 _PORT = 6443
 _DAY = 86400  # seconds
-_SERVICES = "10.96.0.0/16"
+SERVICES = "10.96.0.0/16"
 
 
 @dataclass
@@ -90,7 +90,7 @@ class ControlPlane:
             f"--secure-port={_PORT}",
             f"--advertise-address={self.place.address}",
             f"--cert-dir={self.directory}/apiserver",
-            f"--service-cluster-ip-range={_SERVICES}",
+            f"--service-cluster-ip-range={SERVICES}",
             f"--token-auth-file={self.directory}/tokens",
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",

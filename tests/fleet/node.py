@@ -112,9 +112,9 @@ class Node:
             directory.mkdir(parents=True)
             api.create("v1/persistentvolumes", _home(f"home-{number}", directory))
 
-    def execute(self, pod: str, *command: str) -> str:
-        """Run a command in the one container of a pod of the namespace `default`."""
-        found = self.plane.api().get("v1/pods", pod, "default") or {}
+    def execute(self, pod: str, *command: str, namespace: str = "default") -> str:
+        """Run a command in the one container of a pod."""
+        found = self.plane.api().get("v1/pods", pod, namespace) or {}
         container = found["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
         name = f"tests-{time.monotonic_ns()}"
         return self.plane.place.run(self._ctr("tasks", "exec", "--exec-id", name, container, *command))

@@ -1,8 +1,9 @@
-"""The programs of Kubernetes and etcd: those of the machine, or built once from their Go modules.
+"""The programs of Kubernetes, etcd and kube-router: the machine's, or built once from their Go modules.
 
     python -m tests.fleet.programs
 
-builds what is missing into a cache outside the checkout. `go.mod` beside this file names the versions.
+builds what is missing into a cache outside the checkout. `go.mod` beside this file names the versions, and
+that in `kube_router` names its own: kube-router, which enforces the network policies, uses an older client.
 """
 
 import os
@@ -21,11 +22,15 @@ NAMES = (
     "kube-controller-manager",
     "kubectl",
     "kubelet",
+    "kube-router",
 )
 _HERE = Path(__file__).parent
-_PACKAGES = {"etcd": "go.etcd.io/etcd/server/v3"} | {
-    name: f"k8s.io/kubernetes/cmd/{name}" for name in NAMES[1:]
+_PACKAGES = {name: f"k8s.io/kubernetes/cmd/{name}" for name in NAMES} | {
+    "etcd": "go.etcd.io/etcd/server/v3",
+    "kube-router": "github.com/cloudnativelabs/kube-router/v2/cmd/kube-router",
 }
+_MODULES = {"kube-router": _HERE / "kube_router"}
+_OF_ANY_VERSION = ("etcd", "kubectl", "kube-router")
 _OLDEST = (1, 37)  # with 1.36 the scheduler needs a second for each MIG device of 100 nodes
 _VERSION = re.compile(r"k8s\.io/kubernetes v((\d+)\.(\d+)\.\S+)")
 
@@ -33,10 +38,10 @@ _VERSION = re.compile(r"k8s\.io/kubernetes v((\d+)\.(\d+)\.\S+)")
 @cache
 def find(name: str) -> Path | None:
     """Return the program in PATH or in KUBEBUILDER_ASSETS if it is new enough, else the built one; None if
-    there is none. Any etcd and any kubectl will do."""
+    there is none. Any etcd, kubectl and kube-router will do."""
     directories = [*os.environ.get("PATH", "").split(os.pathsep), os.environ.get("KUBEBUILDER_ASSETS", "")]
     for found in (shutil.which(name, path=directory) for directory in directories if directory):
-        if found and (name in ("etcd", "kubectl") or _is_new(found)):
+        if found and (name in _OF_ANY_VERSION or _is_new(found)):
             return Path(found)
     built = cache_directory() / name
     return built if built.exists() else None
@@ -75,7 +80,8 @@ def _build(name: str) -> None:
     part = cache_directory() / f"{name}.{os.getpid()}"
     command = ["go", "build", "-trimpath", "-ldflags", " ".join(["-s -w", *flags]), "-o", str(part)]
     environment = {"GOTOOLCHAIN": "auto", **os.environ, "CGO_ENABLED": "0"}  # an older Go fetches a newer one
-    subprocess.run([*command, _PACKAGES[name]], check=True, cwd=_HERE, env=environment)
+    directory = _MODULES.get(name, _HERE)
+    subprocess.run([*command, _PACKAGES[name]], check=True, cwd=directory, env=environment)
     part.rename(cache_directory() / name)
 
 

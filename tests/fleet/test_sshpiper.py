@@ -24,6 +24,9 @@ from tests.whole_gateway import Gateway, eventually, free_port
 ANN, BEN = own.user("ann"), own.user("ben")
 WHOLE = "7g.40gb"
 _HAS_SSHPIPER = bool(os.environ.get("SSHPIPERD") and os.environ.get("SSHPIPER_KUBERNETES"))
+_NEEDS_SSHPIPER = pytest.mark.skipif(
+    not _HAS_SSHPIPER, reason="SSHPIPERD and SSHPIPER_KUBERNETES do not name SSHPiper"
+)
 
 
 class Fleet:
@@ -173,13 +176,15 @@ def test_ssh_waits_in_line_behind_sshpiper_and_gets_in(fleet: Fleet) -> None:
     assert fleet.gateway.delete(session["session_id"]).status_code == 204
 
 
-@pytest.mark.skipif(not _HAS_SSHPIPER, reason="SSHPIPERD and SSHPIPER_KUBERNETES do not name SSHPiper")
+@_NEEDS_SSHPIPER
+@pytest.mark.may_be_skipped
 def test_sshpiper_leads_its_users_into_their_sessions(fleet: Fleet, whole: dict[str, Any]) -> None:
     eventually(lambda: not fleet.gateway.refused(ANN), SECONDS)
     assert fleet.gateway.in_session(ANN, "nvidia-smi -L").count("MIG-") == 1
 
 
-@pytest.mark.skipif(not _HAS_SSHPIPER, reason="SSHPIPERD and SSHPIPER_KUBERNETES do not name SSHPiper")
+@_NEEDS_SSHPIPER
+@pytest.mark.may_be_skipped
 def test_sshpiper_lets_nobody_in_without_the_key_of_the_user(
     fleet: Fleet, whole: dict[str, Any], tmp_path: Path
 ) -> None:
