@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC
 from urllib.parse import quote
 
 import pytest
@@ -68,6 +69,21 @@ def test_a_restart_of_the_server_fails_only_running_transactions(
     assert PASSWORD not in str(refused.value)
     with database.read() as rows:
         assert rows.get("id-of-a")
+
+
+def test_times_are_in_utc_whatever_the_time_zone_of_the_server(
+    postgresql: PostgresServer, postgresql_url: DatabaseUrl
+) -> None:
+    postgresql.ask(f"ALTER DATABASE {postgresql_url.url.database} SET TimeZone = 'Asia/Seoul'")
+    database = SqlDatabase(postgresql_url)
+    made = session("a")
+    before = made.expires_at
+    add(database, made)
+    with database.read() as rows:
+        [row], [columns] = rows.list(), rows.live_sessions()
+    database.engine.dispose()
+    assert row.expires_at.tzinfo is columns.expires_at.tzinfo is UTC
+    assert row.expires_at == columns.expires_at == before
 
 
 def test_a_value_the_database_cannot_store_is_an_invalid_request(database: SqlDatabase) -> None:

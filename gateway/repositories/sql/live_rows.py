@@ -48,7 +48,7 @@ class LiveRows:
         if owner is not None:
             selected = selected.where(_TABLE.c.user_id == owner)
         self._session.flush()  # a statement of columns of the table does not do it
-        return [LiveSession(*columns) for columns in self._session.execute(selected)]
+        return [LiveSession(*columns) for columns in self._session.execute(selected).all()]
 
     def some(self, ids: Sequence[str]) -> Sequence[Session]:
         """Return the rows of the live sessions with these ids."""
@@ -90,7 +90,7 @@ class LiveRows:
         if after is not None:
             page = page.where(tuple_(*_IN_ORDER) > after)
         self._session.flush()
-        return [ListedSession(*columns) for columns in self._session.execute(page)]
+        return [ListedSession(*columns) for columns in self._session.execute(page).all()]
 
     def statuses(self) -> Sequence[tuple[str, str, str, datetime]]:
         """Return id, user, status and end of the lease of each live session."""

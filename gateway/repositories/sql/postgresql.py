@@ -27,8 +27,10 @@ _CONNECTING = {
 }
 
 # A transaction takes milliseconds. The last limit is for a process that stops inside a transaction: others
-# wait no longer than this.
-_LIMITS = """
+# wait no longer than this. Times arrive in UTC, which the driver reads twice as fast as other time zones, and
+# which `UtcDateTime` relies on.
+_SETTINGS = """
+    SET TimeZone = 'UTC';
     SET statement_timeout = '10s';
     SET lock_timeout = '5s';
     SET idle_in_transaction_session_timeout = '5s'
@@ -55,7 +57,7 @@ def make_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection: Any, _record: Any) -> None:
-        connection.execute(_LIMITS)
+        connection.execute(_SETTINGS)
         connection.commit()
 
     # The isolation is READ COMMITTED, the default: after the lock, each statement sees all earlier commits.

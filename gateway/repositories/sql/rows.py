@@ -85,7 +85,7 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
 
     def assigned_uids(self) -> set[int]:
         """Return the uids of all users. The database reads its index only."""
-        return {uid for (uid,) in self._session.execute(select(User.__table__.c.uid))}
+        return {uid for (uid,) in self._session.execute(select(User.__table__.c.uid)).all()}
 
     def user_of(self, uid: int) -> str | None:
         return self._session.scalar(select(User.id).where(User.uid == uid))
