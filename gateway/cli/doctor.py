@@ -13,7 +13,6 @@ from gateway.cli.attack import run_attack
 from gateway.cli.options import client_options, settings_options
 from gateway.cli.table import Table, colour
 from gateway.client import Client
-from gateway.errors import StartRefused
 from gateway.settings import Settings
 
 if TYPE_CHECKING:
@@ -59,8 +58,6 @@ def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | No
     needs an administrator's token.
     """
     settings = Settings.load(os.environ, flags)
-    if attack and settings.is_cluster:
-        raise StartRefused("--attack: the doctor attacks the sessions of one server, and not of a cluster.")
     if attack:
         sys.exit(run_attack(client, settings, as_json))
     from gateway.doctor.diagnosis import diagnose

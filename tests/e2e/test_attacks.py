@@ -9,6 +9,7 @@ import pytest
 from gateway.client import Client
 from gateway.doctor.attack.arena import ATTACKER, VICTIM, arena
 from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
+from gateway.doctor.attack.on_a_server import Server
 from gateway.doctor.attack.outcome import Verdict
 from gateway.doctor.attack.outside.attacker import OutsideProbe
 from gateway.doctor.attack.probe import Probe
@@ -57,12 +58,13 @@ def test_an_open_host_is_reported(gateway: Gateway, token: str) -> None:
     """Without the rules of the host and those in the session's own network namespace."""
     the_host = next(probe for probe in INSIDE if probe.parameters.get("addresses") == "hosts")
     settings = Settings.load(gateway.environment)
-    with arena(Client(gateway.url, token), settings, Inside(Docker())) as sessions:
+    ground = Server(settings, Inside(Docker()))
+    with arena(Client(gateway.url, token), settings.db, ground) as sessions:
         assert sessions.attempt(the_host).verdict == Verdict.STOPPED
         table = f"gateway_{NETWORK.replace('-', '/')}"  # nft allows no hyphen
         subprocess.run(["nft", "delete", "table", "inet", table], check=True)
         assert sessions.attempt(the_host).verdict == Verdict.STOPPED, "the session's own rules hold"
-        container = Docker().client.containers.get(sessions.container_id)
+        container = Docker().client.containers.get(sessions.attacker["container_id"])
         inside = ["nsenter", f"--net={container.attrs['NetworkSettings']['SandboxKey']}"]
         subprocess.run([*inside, "nft", "delete", "table", "inet", "gateway"], check=True)
         outcome = sessions.attempt(the_host)

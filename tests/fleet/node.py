@@ -36,6 +36,7 @@ _KERNEL = {
     "kernel/keys/root_maxkeys": "1000000",
     "kernel/keys/root_maxbytes": "25000000",
 }
+_WITHOUT_IPV6 = {"type": "tuning", "sysctl": {"net.ipv6.conf.all.disable_ipv6": "1"}}
 _PAUSE_ALONE = r"""
 printf '#!/bin/sh\ntrap exit TERM\nwhile :; do sleep 600 & wait; done\n' > /pause && chmod 755 /pause
 libraries=$(ldd /bin/sh /usr/bin/sleep | grep -o '/lib[^ ]*' | sort -u | sed 's,^/,,')
@@ -187,7 +188,7 @@ class Node:
             "routes": [{"dst": "0.0.0.0/0"}],
         }
         bridge = {"type": "bridge", "bridge": "pods", "isGateway": True, "ipam": addresses}
-        network = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge]}
+        network = {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, _WITHOUT_IPV6]}
         (networks / "pods.conflist").write_text(json.dumps(network))
         (self._containerd / "config.toml").write_text(
             f"""

@@ -1,5 +1,6 @@
 """What a session reaches, and who reaches it, where kube-router enforces the manifests' network policies."""
 
+import json
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ ANN, BOB = own.user("ann"), own.user("bob")
 POLICIES = "networking.k8s.io/v1/networkpolicies"
 ROLE = "gpu-ssh-gateway.io/role"
 GATEWAYS = "gpu-gateway"
+API_SERVER = "10.96.0.1"
 LISTENS = "from http.server import *; HTTPServer(('', {port}), SimpleHTTPRequestHandler).serve_forever()"
 _OPENS = "timeout 5 bash -c '</dev/tcp/{address}/{port}' && echo open"
 
@@ -65,6 +67,13 @@ class Fenced:
             namespace=namespace,
         )
         return "open" in done
+
+    def attacked(self) -> dict[str, tuple[str, str]]:
+        """What `gateway doctor --attack` says of each attempt: the verdict, and why."""
+        done = self.gateway.run("doctor", "--attack", "--json", KUBERNETES_SERVICE_HOST=API_SERVER)
+        assert done.stdout, done.stderr
+        attempts = json.loads(done.stdout)["attempts"]
+        return {one["name"]: (one["outcome"]["verdict"], one["outcome"]["why"]) for one in attempts}
 
     def add_pod(self, namespace: str, name: str, labels: dict[str, str], port: int) -> None:
         self.api.create(PODS, _pod(namespace, name, labels, port))
@@ -166,7 +175,7 @@ def test_a_session_does_not_reach_another_one(fenced: Fenced) -> None:
 def test_a_session_does_not_reach_the_control_plane_or_its_node(fenced: Fenced) -> None:
     """kube-router closes the way to the own node, too. The rules of Kubernetes let each plugin decide."""
     place = fenced.node.plane.place
-    for address, port in (("10.96.0.1", 443), (place.address, 6443), (place.address, 10250)):
+    for address, port in ((API_SERVER, 443), (place.address, 6443), (place.address, 10250)):
         assert not fenced.reaches(ANN, address, port), f"{address}:{port} is open"
 
 
@@ -187,3 +196,12 @@ def test_the_routers_and_the_gateway_reach_the_sshd_of_a_session_and_nobody_else
     assert fenced.reached_by(GATEWAYS, "gateway", session, 2222)
     assert not fenced.reached_by(ROUTES, "stranger", session, 2222)
     assert not fenced.reached_by(GATEWAYS, "stranger", session, 2222)
+
+
+def test_no_attack_of_the_doctor_succeeds(fenced: Fenced) -> None:
+    attempts = fenced.attacked()
+    assert {name: why for name, (verdict, why) in attempts.items() if verdict in ("through", "unclear")} == {}
+    assert attempts["another session, TCP"][0] == "stopped"
+    assert attempts["the host: API, sshd, router, Docker"][0] == "stopped"
+    assert attempts["SSH with another user's key"][0] == "stopped"
+    assert attempts["a session with a changed host key"][0] == "stopped"

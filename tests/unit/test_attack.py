@@ -19,6 +19,7 @@ from gateway.doctor.attack import arena as attacking
 from gateway.doctor.attack.arena import ATTACKER, VICTIM, Attempt, attack
 from gateway.doctor.attack.catalogue import INSIDE, OUTSIDE
 from gateway.doctor.attack.from_outside import Outside
+from gateway.doctor.attack.on_a_server import Server
 from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.outside.attacker import Login
 from gateway.doctor.attack.outside.proxies import connected
@@ -26,7 +27,6 @@ from gateway.doctor.attack.targets import host_addresses, listening_ports, mib, 
 from gateway.domain.permissions import Role
 from gateway.errors import DockerUnavailable, GatewayError, Unavailable
 from gateway.repositories.docker.exec import Inside
-from gateway.repositories.files.pipes import Pipes
 from gateway.services.tokens import Tokens
 from gateway.settings import Settings
 from tests.conftest import NOTHING, Bench
@@ -97,7 +97,7 @@ def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | 
     entry = FakeEntryPoint(bench)
     return Outside(
         Client(url, token),
-        cast(Pipes, bench.pipes),
+        bench.pipes,
         tokens,
         bench.clock,
         entry.to if login is None else lambda _session: login,
@@ -108,7 +108,8 @@ def outside_of(bench: Bench, url: str, token: str | None = None, login: Login | 
 
 
 def try_all(outside: Outside, settings: Settings, inside: FakeInside) -> list[Attempt]:
-    return attack(outside.client, settings, cast(Inside, inside), outside, INSIDE)
+    ground = Server(settings, cast(Inside, inside))
+    return attack(outside.client, settings.db, ground, outside, INSIDE)
 
 
 def run(bench: Bench, url: str, inside: FakeInside, outside: Outside | None = None) -> dict[str, Attempt]:
@@ -277,7 +278,7 @@ def test_processes_are_counted_after_the_session(
 ) -> None:
     """If none is visible during the session, none can be visible after it."""
     counts = iter(counted)
-    monkeypatch.setattr(attacking, "_processes_of", lambda _id: next(counts))
+    monkeypatch.setattr(Server, "processes", lambda *_: next(counts))
     attempts = run(bench, url, FakeInside(linger=report("untried")))
     assert attempts["a process that outlives the lease"].outcome.verdict == verdict
 

@@ -107,6 +107,12 @@ def test_the_secret_says_how_programs_in_the_session_call_the_api() -> None:
     assert objects.secret(SITE, REQUEST, PROFILE, DEPLOYMENT)["data"]["etc_door"] == ""
 
 
+def test_a_session_writes_no_core_dumps_although_kubernetes_has_no_such_limit() -> None:
+    interpreter, line, *_ = objects.files(SITE, REQUEST, PROFILE)["etc/start"].splitlines()
+    assert interpreter == "#!/bin/sh"
+    assert line.startswith("prlimit --core=1 --pid $$")
+
+
 def test_a_pod_is_never_deleted_without_grace() -> None:
     assert objects.GRACE_SECONDS == 1
     pod = objects.pod(SITE, REQUEST, PROFILE, DEPLOYMENT)

@@ -2,15 +2,18 @@
 
 import inspect
 import json
+import socket
 import subprocess
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
 from gateway.doctor.attack.catalogue import INSIDE
-from gateway.doctor.attack.inside import network, report, resources
+from gateway.doctor.attack.inside import door, network, report, resources
 from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.probe import Probe, Targets, judge
 from tests.whole_gateway import eventually
@@ -42,6 +45,68 @@ def test_a_target_that_refuses_was_reached() -> None:
     assert run_here(by_udp).verdict == Verdict.THROUGH
     by_name = Probe("x", network, "reach_by_name", {"names": "neighbour_names", "ports": "ports"})
     assert run_here(by_name).verdict == Verdict.THROUGH
+
+
+def test_a_refusal_proves_nothing_where_a_firewall_may_refuse() -> None:
+    def found(attempt: str, addresses: str = "addresses", targets: str = "neighbours") -> Outcome:
+        parameters = {addresses: targets, "ports": "ports", "refusals": "refusals"}
+        return run_here(Probe("x", network, attempt, parameters), refusals=False)
+
+    assert found("reach_tcp").verdict == Verdict.STOPPED
+    assert found("reach_udp").verdict == Verdict.STOPPED
+    assert found("reach_by_name", "names", "neighbour_names").verdict == Verdict.STOPPED
+    with socket.create_server(("127.0.0.1", 0)) as service:
+        port = service.getsockname()[1]
+        by_address = Probe("x", network, "reach_tcp", {"addresses": "neighbours", "ports": "ports"})
+        reached = run_here(by_address, ports=[port], refusals=False)
+    assert reached == Outcome(Verdict.THROUGH, f"127.0.0.1 port {port} answers")
+
+
+class Api(BaseHTTPRequestHandler):
+    """Lets `mine` see its own session, or everything where it `trusts` anybody."""
+
+    trusts: ClassVar[bool] = False
+    asked: ClassVar[list[str]] = []
+
+    def handle_one_request(self) -> None:
+        self.raw_requestline = self.rfile.readline()
+        if self.parse_request():
+            token = (self.headers["Authorization"] or "").removeprefix("Bearer ")
+            self.asked.append(f"{self.command} {self.path} {token}")
+            self.send_response_only(200 if self.trusts and token != "session-mine.mac" else 404)
+            self.end_headers()
+
+
+@pytest.fixture
+def http_door(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Api]]:
+    """As the sessions of a cluster have one: the file with a URL and a token."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), Api) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        (tmp_path / "door").write_text(f"http://127.0.0.1:{server.server_port}\nsession-mine.mac\n")
+        monkeypatch.setattr(door, "_URL", str(tmp_path / "door"))
+        Api.trusts = False
+        Api.asked.clear()
+        yield Api
+        server.shutdown()
+
+
+def test_at_a_door_with_a_token_another_session_is_asked_for(http_door: type[Api]) -> None:
+    with pytest.raises(PermissionError, match="does not exist here"):
+        door.ask_for_another(["other"])
+    assert "GET /sessions/other session-mine.mac" in http_door.asked
+    assert "GET /sessions/other session-other.mac" in http_door.asked, "the own proof with another id"
+
+
+def test_a_door_that_accepts_a_forged_token_is_reported(http_door: type[Api]) -> None:
+    http_door.trusts = True
+    assert door.ask_for_another(["other"]) == "a forged token of the session other is accepted"
+
+
+def test_a_session_without_a_door_has_nothing_to_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(door, "_URL", str(tmp_path / "door"))
+    (tmp_path / "door").write_text("")
+    with pytest.raises(NotImplementedError, match="no door"):
+        door.take_more_rights()
 
 
 def test_an_attempt_that_fills_a_directory_succeeded(tmp_path: Any) -> None:

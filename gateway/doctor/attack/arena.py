@@ -3,27 +3,21 @@
 The attacker attacks from inside its own session, and from outside.
 """
 
-import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from gateway.client import Client
 from gateway.database_url import DatabaseUrl
 from gateway.doctor.attack.catalogue import ENDED, OUTSIDE
 from gateway.doctor.attack.from_outside import Outside, attack_after_the_end, attack_from_outside
+from gateway.doctor.attack.ground import Ground, LiveSession
 from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.probe import Probe, Targets, judge
-from gateway.doctor.attack.targets import targets
 from gateway.errors import GatewayError, Unavailable
-from gateway.repositories.docker.exec import Inside
 from gateway.repositories.sql import schema
-from gateway.repositories.sql.database import SqlDatabase
-from gateway.settings import Settings
 
 VICTIM, ATTACKER = "doctor-victim", "doctor-attacker"
 _LEASE_MINUTES = 5  # if the doctor is killed, the sessions end by themselves
@@ -53,40 +47,43 @@ class Attempt:
 class Arena:
     """Two live sessions. `attempt` runs a probe inside the attacker's, against the victim's and the host."""
 
-    def __init__(
-        self, inside: Inside, victim: dict[str, Any], attacker: dict[str, Any], targets: Targets
-    ) -> None:
+    def __init__(self, ground: Ground, victim: LiveSession, attacker: LiveSession, targets: Targets) -> None:
         self.victim = victim
         self.attacker = attacker
-        self.container_id: str = attacker["container_id"]
-        self._inside = inside
+        self._ground = ground
         self._targets = targets
         self._deadline = time.monotonic() + _TOTAL_SECONDS
 
     def attempt(self, probe: Probe) -> Outcome:
+        if reason := self._ground.untried.get(probe.attempt):
+            return Outcome(Verdict.UNTRIED, reason)
         if (remaining := self._deadline - time.monotonic()) < 1:
             return Outcome(Verdict.UNCLEAR, "there was no time left to try it")
         if probe.attempt == "memory_hog" and self._targets.memory_mib > _LARGEST_HOG_MIB:
             return Outcome(Verdict.UNTRIED, "the limit is too large to be reached in time")
         limit = ["timeout", "--signal=KILL", str(min(_ATTEMPT_SECONDS, round(remaining)))]
         try:
-            done = self._inside.run(self.container_id, [*limit, *probe.command(self._targets)])
+            done = self._ground.run(self.attacker, [*limit, *probe.command(self._targets)])
         except GatewayError as error:
             return Outcome(Verdict.UNCLEAR, str(error))
         return judge(*done)
 
     def log_is_bounded(self) -> Outcome:
         """After `flood_log`: whether Docker dropped most of the log."""
-        kept = self._inside.log_size(self.container_id) / 2**20
+        kept = self._ground.log_size(self.attacker) / 2**20
         bounded = kept < _MAX_KEPT_LOG * self._targets.log_mib
         evidence = f"Docker kept {kept:.0f} of {self._targets.log_mib} MiB"
         return Outcome(Verdict.STOPPED if bounded else Verdict.THROUGH, evidence)
 
+    def processes(self) -> int:
+        """Of the attacker's session, also after its end."""
+        return self._ground.processes(self.attacker)
+
 
 def attack(
     client: Client,
-    settings: Settings,
-    inside: Inside,
+    db: DatabaseUrl,
+    ground: Ground,
     outside: Outside,
     probes: Sequence[Probe],
     tried: Callable[[], None] = lambda: None,
@@ -96,7 +93,7 @@ def attack(
     Raises `GatewayError` if the gateway cannot open two sessions or cannot close them again.
     """
     outcomes: dict[str, Outcome] = {}
-    with arena(client, settings, inside) as sessions:
+    with arena(client, db, ground) as sessions:
         with outside.attacker(sessions.victim, sessions.attacker) as attacker:
             from_outside = attack_from_outside(attacker, tried)
 
@@ -108,13 +105,12 @@ def attack(
             list(pool.map(run, [probe for probe in probes if not probe.alone]))
         for probe in (probe for probe in probes if probe.alone):
             run(probe)
-            if probe.attempt == "flood_log" and outcomes[probe.name].verdict is Verdict.UNTRIED:
+            if probe.attempt == "flood_log" and _is_judged_outside(probe, ground, outcomes):
                 outcomes[probe.name] = sessions.log_is_bounded()
-        processes = _processes_of(sessions.container_id)
+        processes = sessions.processes()
     for probe in probes:
-        if probe.attempt == "linger":
-            remaining = _processes_of(sessions.container_id)
-            outcomes[probe.name] = _survival(processes, remaining, outcomes[probe.name])
+        if probe.attempt == "linger" and _is_judged_outside(probe, ground, outcomes):
+            outcomes[probe.name] = _survival(processes, sessions.processes(), outcomes[probe.name])
     before = from_outside["SSH with another user's key"]
     from_outside[ENDED.name] = attack_after_the_end(attacker, before)
     tried()
@@ -124,69 +120,47 @@ def attack(
     ]
 
 
-@contextmanager
-def arena(client: Client, settings: Settings, inside: Inside) -> Iterator[Arena]:
-    schema.require_current(settings.db)
-    with (
-        _session(client, VICTIM, settings.workspace_root) as victim,
-        _session(client, ATTACKER, settings.workspace_root) as attacker,
-    ):
-        victim_address = _address(settings.db, victim["session_id"])
-        memory_bytes = inside.memory_limit(attacker["container_id"])
-        found = targets(settings, VICTIM, victim["session_id"], victim_address, memory_bytes)
-        yield Arena(inside, victim, attacker, found)
+def _is_judged_outside(probe: Probe, ground: Ground, outcomes: Mapping[str, Outcome]) -> bool:
+    """Whether the attempt ran, and could not see itself whether it was stopped."""
+    return probe.attempt not in ground.untried and outcomes[probe.name].verdict is Verdict.UNTRIED
 
 
 @contextmanager
-def _session(client: Client, user_id: str, workspaces: Path) -> Iterator[dict[str, Any]]:
-    """Open a session, and close it at the end and delete its workspace.
+def arena(client: Client, db: DatabaseUrl, ground: Ground) -> Iterator[Arena]:
+    schema.require_current(db)
+    with _session(client, VICTIM, ground) as victim, _session(client, ATTACKER, ground) as attacker:
+        yield Arena(ground, victim, attacker, ground.targets(victim, attacker))
 
-    Only the doctor uses these user ids, so the workspace holds no one's data.
-    """
+
+@contextmanager
+def _session(client: Client, user_id: str, ground: Ground) -> Iterator[LiveSession]:
+    """Open a session, and close it at the end and remove its workspace."""
     session = client.ask("POST", "/sessions", {"user_id": user_id, "ttl_minutes": _LEASE_MINUTES})
     try:
         yield session
     finally:
         try:
-            _close(client, session["session_id"])
+            _close(client, user_id, session["session_id"])
         except GatewayError as error:
             raise Unavailable(
                 f"The session of {user_id} could not be closed ({error}). Its lease ends within "
-                f"{_LEASE_MINUTES} minutes; then remove {workspaces / user_id}."
+                f"{_LEASE_MINUTES} minutes; {ground.remains(user_id)}."
             ) from error
-        shutil.rmtree(workspaces / user_id, ignore_errors=True)
+        ground.remove_home(user_id)
 
 
-def _close(client: Client, session_id: str) -> None:
+def _close(client: Client, user_id: str, session_id: str) -> None:
     client.ask("DELETE", f"/sessions/{session_id}")
     deadline = time.monotonic() + _CLOSING_SECONDS
-    while session_id in {live["session_id"] for live in client.ask("GET", "/sessions")["sessions"]}:
+    while client.ask("GET", f"/sessions?user_id={user_id}")["sessions"]:
         if time.monotonic() > deadline:
             raise Unavailable("it is still closing; `gateway doctor` reports why")
         time.sleep(0.5)
 
 
-def _address(db: DatabaseUrl, session_id: str) -> str:
-    # Not a read-only engine: in this process it would keep SQLite from writing, which temporary tokens need.
-    with SqlDatabase(db).read() as rows:
-        session = rows.get(session_id)
-    if session is None or session.address is None:
-        raise Unavailable("--db (GATEWAY_DB) is not the database of the gateway at --url: set both alike.")
-    return session.address
-
-
-def _processes_of(container_id: str) -> int:
-    """Count the processes of a container by their control group, which they cannot leave."""
-    found = 0
-    for process in Path("/proc").glob("[0-9]*"):
-        with suppress(FileNotFoundError, ProcessLookupError):  # the process has ended meanwhile
-            found += container_id in (process / "cgroup").read_text()
-    return found
-
-
 def _survival(before: int, after: int, started: Outcome) -> Outcome:
-    if started.verdict is not Verdict.UNTRIED or not before:
-        return started  # it did not start, or this process cannot see the session's processes
+    if not before:
+        return started  # this process cannot see the session's processes
     if after:
         return Outcome(Verdict.THROUGH, f"{after} of its processes still run after the session")
     return Outcome(Verdict.STOPPED, "no process runs after the session")

@@ -5,13 +5,15 @@ from gateway.doctor.attack.outside import accounts, api, logins, proxies
 from gateway.doctor.attack.outside.attacker import OutsideProbe
 from gateway.doctor.attack.probe import Probe
 
+_REACHED = {"ports": "ports", "refusals": "refusals"}
+
 
 def _tcp(name: str, addresses: str) -> Probe:
-    return Probe(name, network, "reach_tcp", {"addresses": addresses, "ports": "ports"})
+    return Probe(name, network, "reach_tcp", {"addresses": addresses, **_REACHED})
 
 
 def _udp(name: str, addresses: str) -> Probe:
-    return Probe(name, network, "reach_udp", {"addresses": addresses, "ports": "ports"})
+    return Probe(name, network, "reach_udp", {"addresses": addresses, **_REACHED})
 
 
 def _ping(name: str, addresses: str) -> Probe:
@@ -26,7 +28,7 @@ INSIDE: tuple[Probe, ...] = (
         "another session, by name",
         network,
         "reach_by_name",
-        {"names": "neighbour_names", "ports": "ports"},
+        {"names": "neighbour_names", **_REACHED},
     ),
     Probe("another session's network card", network, "learn_mac_address", {"addresses": "neighbours"}),
     Probe("Docker's resolver", network, "ask_dockers_resolver", {"names": "neighbour_names"}),
@@ -71,7 +73,7 @@ INSIDE: tuple[Probe, ...] = (
     Probe("an administrator's system calls", kernel, "system_calls"),
     Probe("core_pattern, release_agent", kernel, "kernel_parameters"),
     Probe("a core dump", kernel, "core_dump"),
-    Probe("hammering the door", door, "hammer", {"most": "door_requests"}, alone=True),
+    Probe("hammering the door", door, "hammer", {"most": "door_requests", "burst": "door_burst"}, alone=True),
     Probe("a fork bomb", resources, "fork_bomb", {"most": "processes"}, alone=True),
     Probe("a memory hog", resources, "memory_hog", {"most_mib": "memory_mib"}, alone=True),
     Probe("TCP buffers", resources, "fill_tcp_buffers", {"most_mib": "tcp_mib"}, alone=True),

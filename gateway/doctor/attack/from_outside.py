@@ -22,7 +22,7 @@ from gateway.domain.clock import Clock
 from gateway.domain.permissions import Role
 from gateway.domain.pipe import Pipe
 from gateway.errors import GatewayError, Unavailable
-from gateway.repositories.files.pipes import Pipes
+from gateway.services.ports import Pipes
 from gateway.services.tokens import Tokens
 
 CreatedSession = Mapping[str, Any]  # the response of `POST /sessions`
@@ -35,7 +35,8 @@ _SSH_SECONDS = 20
 class Outside:
     """The means of the attacks. `login_to` returns a login function for the entry point of a session.
 
-    `connects_as` and `connected_from_proxy` are described at `Attacker`. `wait` waits for some seconds.
+    `connects_as` and `connected_from_proxy` are described at `Attacker`. `wait` waits for some seconds. A
+    router knows a changed route after `route_seconds`.
     """
 
     client: Client
@@ -43,9 +44,10 @@ class Outside:
     tokens: Tokens
     clock: Clock
     login_to: Callable[[CreatedSession], Login]
-    connects_as: Callable[[int, str], bool] = connects_as
+    connects_as: Callable[[int, str], bool] | None = connects_as
     connected_from_proxy: Callable[[Collection[str]], Sequence[str]] | None = None
     wait: Callable[[float], None] = time.sleep
+    route_seconds: float = 0.0
 
     @contextmanager
     def attacker(self, victim: CreatedSession, own: CreatedSession) -> Iterator[Attacker]:
@@ -78,16 +80,20 @@ class Outside:
     def _changed_host_key(self, session_id: str) -> Iterator[None]:
         """Let the session's route expect another host key, as if another machine had the address."""
         pipe = self._pipe(session_id)
-        self.pipes.add(replace(pipe, host_key=ssh_keys.make_pair().public))
+        self._publish(replace(pipe, host_key=ssh_keys.make_pair().public))
         try:
             yield
         finally:
-            self.pipes.add(pipe)
+            self._publish(pipe)
+
+    def _publish(self, pipe: Pipe) -> None:
+        self.pipes.update(lambda: pipe)
+        self.wait(self.route_seconds)
 
     def _pipe(self, session_id: str) -> Pipe:
         pipe = next((pipe for pipe in self.pipes.list() if pipe.session_id == session_id), None)
         if pipe is None:
-            raise Unavailable("--piper-config is not the pipe file of the gateway at --url: set both alike.")
+            raise Unavailable("The routes are not those of the gateway at --url: set --piper-config alike.")
         return pipe
 
 

@@ -39,6 +39,8 @@ class Targets:
     log_mib: int = 64
     door_requests: int = 200
     linger_seconds: int = 3600
+    door_burst: int = 5  # requests that a session may send at once
+    refusals: bool = True  # whether a refusal shows that packets arrive: a firewall may send some as well
 
     @property
     def beyond(self) -> Sequence[str]:

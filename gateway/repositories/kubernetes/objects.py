@@ -50,6 +50,8 @@ _SSHD_OPTIONS = "StrictModes no\nPermitUserRC no\n"
 MARK_OF_GATEWAY = ": gateway;"
 USED_FILE = "/tmp/.gateway-used"
 _RUN_GATEWAYS = f"case ${{2-}} in '{MARK_OF_GATEWAY}'*) exec /bin/sh -c \"$2\" ;; esac\n"
+# As Docker's limit of 1 byte: with any other one, a crash can start a program outside, as root.
+_NO_CORE_DUMPS = "prlimit --core=1 --pid $$ 2> /dev/null || ulimit -c 0\n"
 _NOTE_USE = f"(: > {USED_FILE}) 2> /dev/null\n"
 _HOST_KEY = "etc/ssh_host_ed25519_key"
 _READ, _EXECUTE, _PRIVATE = 0o444, 0o555, 0o440
@@ -121,13 +123,18 @@ def files(site: Site, request: SessionRequest, profile: Profile, door: Door | No
     """Return the text of each file, by its path. The UUID of the slice is not known yet."""
     slice_ = SliceText(profile.name, f", {profile.memory_mib} MiB")
     texts = dict(contents(request, slice_, sshd_options=_SSHD_OPTIONS, language=site.language))
-    first_line, _, script = texts["etc/shell"].partition("\n")
-    texts["etc/shell"] = f"{first_line}\n{_RUN_GATEWAYS}{script}"
+    texts["etc/shell"] = _begun_with(_RUN_GATEWAYS, texts["etc/shell"])
+    texts["etc/start"] = _begun_with(_NO_CORE_DUMPS, texts["etc/start"])
     texts["etc/environment.sh"] += _NOTE_USE
     texts[f"etc/{LEASE}"] = f"session={request.session_id}\nends={_utc(request.expires_at)}\nmax=\n"
     texts["etc/door"] = f"{door.url}\n{door.token}\n" if door else ""
     texts[_HOST_KEY] = request.host_key.private
     return texts
+
+
+def _begun_with(line: str, script: str) -> str:
+    interpreter, _, rest = script.partition("\n")
+    return f"{interpreter}\n{line}{rest}"
 
 
 def key_of(path: str) -> str:

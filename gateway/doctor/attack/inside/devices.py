@@ -6,7 +6,8 @@ import shutil
 import subprocess
 
 _HARMLESS = set(
-    "console core fd full mqueue null ptmx pts random shm stderr stdin stdout tty urandom zero".split()
+    "console core fd full mqueue null ptmx pts random shm stderr stdin stdout termination-log tty urandom "
+    "zero".split()
 )
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 _OWN_MOUNTS = set(
     "/etc/gateway /etc/passwd /etc/group /etc/profile.d/gateway.sh "
-    "/etc/resolv.conf /etc/hostname /etc/hosts".split()
+    "/etc/resolv.conf /etc/hostname /etc/hosts /dev/termination-log".split()
 )
 
 

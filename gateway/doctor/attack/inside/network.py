@@ -1,4 +1,5 @@
-"""Attempts at the network. Any response, also a refusal, means that packets reached the target."""
+"""Attempts at the network. Any response means that packets reached the target, also a refusal, unless a
+firewall on the way refuses: then `refusals` is False."""
 
 import contextlib
 import errno
@@ -15,16 +16,17 @@ _SIOCSARP = 0x8955
 _DOCKERS_RESOLVER = "0B00007F"  # 127.0.0.11 as /proc/net/udp writes it
 
 
-def reach_tcp(addresses: list[str], ports: list[int]) -> str:
+def reach_tcp(addresses: list[str], ports: list[int], refusals: bool = True) -> str:
     """Connect by TCP to every port of every address, all at once."""
     waiting, deadline = {}, time.monotonic() + _TIMEOUT
+    answers = (0, errno.ECONNREFUSED) if refusals else (0,)
     for address in addresses:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         for port in ports:
             connection = socket.socket(family, socket.SOCK_STREAM)
             connection.setblocking(False)
             number = connection.connect_ex(socket.getaddrinfo(address, port, family)[0][4])
-            if number in (0, errno.ECONNREFUSED):
+            if number in answers:
                 return f"{address} port {port} answers"
             if number == errno.EINPROGRESS:
                 waiting[connection] = f"{address} port {port}"
@@ -35,12 +37,12 @@ def reach_tcp(addresses: list[str], ports: list[int]) -> str:
             target = waiting.pop(connection)
             number = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             connection.close()
-            if number in (0, errno.ECONNREFUSED):
+            if number in answers:
                 return f"{target} answers"
     raise TimeoutError(f"no answer from {len(addresses)} addresses, {len(ports)} ports each")
 
 
-def reach_by_name(names: list[str], ports: list[int]) -> str:
+def reach_by_name(names: list[str], ports: list[int], refusals: bool = True) -> str:
     """Like `reach_tcp`, with names for Docker's resolver."""
     found = []
     for name in names:
@@ -48,10 +50,10 @@ def reach_by_name(names: list[str], ports: list[int]) -> str:
             found.append(socket.gethostbyname(name))
     if not found:
         raise ConnectionError("the names do not resolve")
-    return reach_tcp(found, ports)
+    return reach_tcp(found, ports, refusals)
 
 
-def reach_udp(addresses: list[str], ports: list[int]) -> str:
+def reach_udp(addresses: list[str], ports: list[int], refusals: bool = True) -> str:
     """Send a datagram to every port of every address, all at once."""
     waiting = {}
     for address in addresses:
@@ -62,7 +64,7 @@ def reach_udp(addresses: list[str], ports: list[int]) -> str:
                 datagrams.connect(socket.getaddrinfo(address, port, family)[0][4])
                 datagrams.send(b"?")
                 waiting[datagrams] = f"{address} port {port} answers"
-    return _first_response(waiting)
+    return _first_response(waiting, refusals)
 
 
 def ping(addresses: list[str]) -> str:
@@ -78,11 +80,8 @@ def ping(addresses: list[str]) -> str:
     return _first_response(waiting)
 
 
-def _first_response(waiting: dict[socket.socket, str]) -> str:
-    """Return the text of the first socket with a response, also a refusal.
-
-    Raises `TimeoutError` without one.
-    """
+def _first_response(waiting: dict[socket.socket, str], refusals: bool = True) -> str:
+    """Return the text of the first socket with a response. Raises `TimeoutError` without one."""
     deadline = time.monotonic() + _TIMEOUT
     while waiting and (remaining := deadline - time.monotonic()) > 0:
         for readable in select.select(list(waiting), [], [], remaining)[0]:
@@ -90,6 +89,8 @@ def _first_response(waiting: dict[socket.socket, str]) -> str:
             try:
                 readable.recv(64)
             except ConnectionRefusedError:
+                if not refusals:
+                    continue
                 return evidence
             except OSError:  # unreachable, says a router or the kernel itself
                 continue
@@ -99,7 +100,7 @@ def _first_response(waiting: dict[socket.socket, str]) -> str:
 
 def ping_ipv6(addresses: list[str]) -> str:
     """Send an ICMPv6 echo to link-local addresses and to all nodes of the link."""
-    failures = []
+    own, failures = _own_ipv6(), ["there is no other node"]
     for _, interface in socket.if_nameindex():
         for address in [*addresses, "ff02::1", "ff02::2"]:
             try:
@@ -111,8 +112,16 @@ def ping_ipv6(addresses: list[str]) -> str:
             except OSError as error:
                 failures.append(str(error))
                 continue
-            return f"{sender[0]} answers a ping"
+            if sender[0].partition("%")[0] not in own:
+                return f"{sender[0]} answers a ping"
     raise ConnectionError(f"no answer: {failures[-1]}")
+
+
+def _own_ipv6() -> set[str]:
+    """Return the session's own addresses, which answer a ping to all nodes, too."""
+    with contextlib.suppress(OSError), open("/proc/net/if_inet6") as file:
+        return {socket.inet_ntop(socket.AF_INET6, bytes.fromhex(line.split()[0])) for line in file}
+    return set()
 
 
 def learn_mac_address(addresses: list[str]) -> str:

@@ -12,6 +12,8 @@ _SECONDS = 3
 
 def around_the_entry_point(attacker: Attacker) -> Outcome:
     """Connect from the host directly to the victim's session, as the account `nobody`."""
+    if attacker.connects_as is None:
+        return Outcome(Verdict.UNTRIED, "the accounts of the nodes are not the gateway's")
     try:
         if not attacker.connects_as(ROOT, attacker.victim_address):
             return Outcome(Verdict.UNCLEAR, "root of the host cannot connect to the session either")

@@ -33,9 +33,9 @@ class Attacker:
     `token` is the attacker's token of role `user`, `expired` an expired one, and `admin_token` the token of
     the doctor itself. All three are None if the API needs no token yet. `changed_host_key` makes the victim's
     route expect another host key for the duration of the block. `connects_as` says whether an account of the
-    host, by its uid, can connect to the sshd at an address. `connected_from_proxy` returns those of some
-    targets, each as `ADDRESS PORT`, that accept a connection from the egress proxy; None without a proxy.
-    `hosts` are the addresses of the host.
+    host, by its uid, can connect to the sshd at an address; None on a cluster. `connected_from_proxy` returns
+    those of some targets, each as `ADDRESS PORT`, that accept a connection from the egress proxy; None
+    without a proxy. `hosts` are the addresses of the host.
     """
 
     victim: Account
@@ -44,7 +44,7 @@ class Attacker:
     ask: Ask
     login: Login
     changed_host_key: Callable[[], AbstractContextManager[None]]
-    connects_as: Callable[[int, str], bool]
+    connects_as: Callable[[int, str], bool] | None
     connected_from_proxy: Callable[[Collection[str]], Sequence[str]] | None
     hosts: Sequence[str]
     routed: Callable[[], list[str]]  # the users whom the pipe file routes now
