@@ -101,7 +101,7 @@ def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]
             "total": gpu.memory_slices,
             "used": sum(piece.placement.size for piece in occupied),
         },
-        "instances": list(_instances(gpu, occupied, occupancy, owner)),
+        "instances": list(_instances(gpu, occupied, available, owner)),
         "promised": [_promised(reservation) for reservation in available.promised(gpu.uuid)],
         "healthy": gpu.fault is None,
         "cordoned": gpu.uuid in occupancy.cordons,
@@ -113,14 +113,14 @@ def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]
 
 
 def _instances(
-    gpu: Gpu, occupied: Sequence[Occupied], occupancy: Occupancy, owner: str | None
+    gpu: Gpu, occupied: Sequence[Occupied], available: Availability, owner: str | None
 ) -> Iterator[dict[str, Any]]:
     """Existing and reserved GPU instances, lowest start first; with `owner`, other users are redacted. A
     cluster does not say the UUID of a MIG device; the session's row does."""
     existing = {instance.placement: instance.mig_uuid for instance in gpu.instances}
     whole = gpu.uuid if gpu.is_whole else None
     for piece in sorted(occupied, key=lambda piece: piece.placement):
-        session = occupancy.sessions.get(piece.session_id or "")
+        session = available.sessions.get(piece.session_id or "")
         named = session if session and owner in (None, session.user_id) else None
         yield {
             "gpu_uuid": existing.get(piece.placement) or whole or (session.gpu_uuid if session else None),
@@ -158,7 +158,7 @@ def _fit(profile: str, available: Availability, owner: str | None) -> dict[str, 
         "now": _place(fit, occupancy) if fits else None,
         "at": fit.at,
         "waits_for": [
-            _waited_for(occupancy.sessions[str(piece.session_id)], owner) for piece in fit.waits_for
+            _waited_for(available.sessions[str(piece.session_id)], owner) for piece in fit.waits_for
         ],
     }
 
@@ -191,7 +191,7 @@ def _profile(gpu: Gpu, profile: Profile, free: Availability) -> dict[str, Any]:
         "compute_slices": profile.compute_slices,
         "memory_mib": profile.memory_mib,
         "total": occupancy.capacity(profile.name),
-        "in_use": sum(session.mig_profile == profile.name for session in occupancy.sessions.values()),
+        "in_use": sum(session.mig_profile == profile.name for session in occupancy.sessions),
         "available": available,
         "next_available_at": fit.at if fit else None,
         "description": _describe(gpu, profile),

@@ -6,6 +6,7 @@ from datetime import timedelta
 from functools import cached_property
 
 from gateway.domain.forecast import Forecast, Line
+from gateway.domain.live_session import LiveSession
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Fit
 from gateway.domain.waiting import Book, Reservation
@@ -14,9 +15,11 @@ from gateway.domain.waiting import Book, Reservation
 @dataclass(frozen=True)
 class Availability:
     """What the GPUs have for a new session that lives as long as `lease`: beside all leases, all promises to
-    the requests in `line`, and all announced maintenance. `demand` is as in `waiting.plan`."""
+    the requests in `line`, and all announced maintenance. `sessions` are all live sessions, by their ids.
+    `demand` is as in `waiting.plan`."""
 
     occupancy: Occupancy
+    sessions: Mapping[str, LiveSession]
     line: Line
     lease: timedelta
     demand: Mapping[str, float]

@@ -7,11 +7,10 @@ from math import inf
 
 from gateway.domain import waiting
 from gateway.domain.clock import Moment
-from gateway.domain.leased import SessionColumns
+from gateway.domain.live_session import SessionSlice
 from gateway.domain.mig import Gpu, MigPolicy
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Spot
-from gateway.domain.states import Status
 from gateway.domain.timeline import OpenGpu, Slice
 from gateway.domain.waiting import Book, Lease, Plan, Reservation, Waiter
 
@@ -90,12 +89,9 @@ class Forecast:
                 Slice(session.mig_profile, session.placement, session.borrowed),
                 self._end(session),
             )
-            for session in self.occupancy.sessions.values()
+            for session in self.occupancy.sessions
             if session.gpu is not None and session.placement is not None
         ]
 
-    def _end(self, session: SessionColumns) -> datetime:
-        """A session that closes ends now."""
-        ends = session.ends_at(self.now)
-        is_over = session.status == Status.CLOSING or session.id == self.ending
-        return min(ends, self.now.wall) if is_over else ends
+    def _end(self, session: SessionSlice) -> datetime:
+        return min(session.ends_at, self.now.wall) if session.id == self.ending else session.ends_at

@@ -10,7 +10,8 @@ from datetime import datetime
 from functools import cached_property
 
 from gateway.domain import placement
-from gateway.domain.leased import SessionColumns
+from gateway.domain.gpu_pool import GpuPool
+from gateway.domain.live_session import SessionSlice
 from gateway.domain.mig import FULL, Gpu, Instance, MigMode, MigPolicy, Placement, Profile
 from gateway.domain.models import Cordon
 from gateway.domain.placement import Fit, Occupied, Spot
@@ -34,13 +35,13 @@ class Occupancy:
     def __init__(
         self,
         gpus: Sequence[Gpu],
-        sessions: Sequence[SessionColumns],
+        sessions: Sequence[SessionSlice],
         cordons: Mapping[str, Cordon],
         policy: MigPolicy,
         now: datetime | None = None,
     ) -> None:
-        self.gpus = gpus
-        self.sessions = {session.id: session for session in sessions}
+        self.gpus = GpuPool.of(gpus)
+        self.sessions = sessions
         self.scheduled = {
             gpu: cordon for gpu, cordon in cordons.items() if now and not cordon.is_in_force(now)
         }
@@ -50,54 +51,50 @@ class Occupancy:
     @cached_property
     def occupied(self) -> Sequence[Occupied]:
         """The instance of a session counts once, as the session's."""
-        held = {
-            (session.gpu, place): Occupied(
-                session.gpu,
-                session.mig_profile,
-                self._occupied_place(session.gpu, session.mig_profile, place),
-                _free_at(session),
-                session.id,
+        whole = self.gpus.whole
+        held = [
+            Occupied(
+                uuid,
+                profile,
+                place if (uuid in whole) == (profile == FULL) else self._occupied_place(uuid, place),
+                None if borrowed else expires_at,  # a borrowed instance stays
+                session_id,
             )
-            for session in self.sessions.values()
-            if session.gpu is not None and (place := session.placement) is not None
-        }
+            for session_id, uuid, profile, place, borrowed, _, expires_at, _ in self.sessions
+            if uuid is not None and place is not None
+        ]
+        if not self.gpus.instances:
+            return held
+        own = {(session.gpu, session.placement) for session in self.sessions}
         others = [
             Occupied(instance.gpu_uuid, instance.profile, instance.placement, None)
-            for gpu in self.gpus
-            for instance in gpu.instances
-            if (instance.gpu_uuid, instance.placement) not in held
+            for instance in self.gpus.instances
+            if (instance.gpu_uuid, instance.placement) not in own
         ]
-        return [*held.values(), *others]
+        return [*held, *others]
 
     @cached_property
     def occupied_of(self) -> Mapping[str, Sequence[Occupied]]:
         """The occupied placements by the UUID of their GPU."""
-        found: dict[str, list[Occupied]] = {}
-        for each in self.occupied:
-            found.setdefault(each.gpu_uuid, []).append(each)
-        return found
+        return placement.by_gpu(self.occupied)
 
-    @cached_property
-    def _by_uuid(self) -> Mapping[str, Gpu]:
-        return {gpu.uuid: gpu for gpu in self.gpus}
-
-    def _occupied_place(self, gpu_uuid: str, profile: str, placement: Placement) -> Placement:
+    def _occupied_place(self, gpu_uuid: str, placement: Placement) -> Placement:
         """A GPU whose MIG mode was changed under a session is occupied as a whole: a slice and the whole GPU
         are never leased side by side."""
-        gpu = self._by_uuid.get(gpu_uuid)
-        if gpu is None or not gpu.is_leasable or gpu.is_whole == (profile == FULL):
+        gpu = self.gpus.by_uuid.get(gpu_uuid)
+        if gpu is None or not gpu.is_leasable:
             return placement
         return Placement(0, max(1, gpu.memory_slices))
 
     def offers(self) -> Mapping[str, tuple[Gpu, Profile]]:
         """Every profile that a caller can request, by name, with the first GPU that has it."""
+        if self.policy is not MigPolicy.STATIC:
+            return self.gpus.offers
         return {
             profile.name: (gpu, profile)
             for gpu in reversed(self.gpus)
             for profile in gpu.profiles
-            if self.policy is not MigPolicy.STATIC
-            or gpu.is_whole
-            or any(instance.profile == profile.name for instance in gpu.instances)
+            if gpu.is_whole or any(instance.profile == profile.name for instance in gpu.instances)
         }
 
     def offered(self, name: str | None) -> str:
@@ -166,11 +163,9 @@ class Occupancy:
         return new + sum(instance.profile == profile for gpu in self.open for instance in gpu.instances)
 
     @property
-    def open(self) -> Sequence[Gpu]:
+    def open(self) -> GpuPool:
         """The GPUs on which sessions may begin."""
-        return [
-            gpu for gpu in self.gpus if gpu.is_leasable and gpu.fault is None and gpu.uuid not in self.cordons
-        ]
+        return self.gpus.open(self.cordons)
 
     def why_closed(self, gpu: Gpu) -> str | None:
         """Return the fault or the cordon that keeps new sessions off the GPU; None if there is neither."""
@@ -182,7 +177,9 @@ class Occupancy:
     @property
     def _divisible(self) -> Sequence[Gpu]:
         """The GPUs on which the gateway may make instances, and those that it leases whole."""
-        return [gpu for gpu in self.open if self.policy is not MigPolicy.STATIC or gpu.is_whole]
+        if self.policy is not MigPolicy.STATIC:
+            return self.open
+        return [gpu for gpu in self.open if gpu.is_whole]
 
     def _idle(self, profile: str) -> Sequence[tuple[Gpu, Instance]]:
         """The existing instances that a session can get."""
@@ -200,12 +197,12 @@ class Occupancy:
 
     def _next_borrowed(self, profile: str, now: datetime) -> Fit | None:
         """The borrowed slice whose session ends first."""
-        may_begin = {gpu.uuid for gpu in self.open}
+        ends_at = {session.id: session.expires_at for session in self.sessions if session.borrowed}
         ends = [
-            Fit(lease.gpu_uuid, lease.placement, max(now, session.expires_at), (lease,))
+            Fit(lease.gpu_uuid, lease.placement, max(now, ends_at[lease.session_id]), (lease,))
             for lease in self.occupied
-            if lease.session_id and lease.profile == profile and lease.gpu_uuid in may_begin
-            if (session := self.sessions[lease.session_id]).borrowed
+            if lease.session_id in ends_at and lease.profile == profile
+            if lease.gpu_uuid in self.open.by_uuid
         ]
         return min(ends, key=lambda fit: fit.at, default=None)
 
@@ -222,11 +219,6 @@ class Occupancy:
     def _out_of_use(self) -> Sequence[str]:
         reasons = [(gpu.index, self.why_closed(gpu)) for gpu in self.gpus]
         return [f"GPU {index} takes no sessions: {reason}." for index, reason in reasons if reason]
-
-
-def _free_at(session: SessionColumns) -> datetime | None:
-    """When the session's memory slices become free; None for a borrowed instance, which stays."""
-    return None if session.borrowed else session.expires_at
 
 
 def _size(profile: Profile) -> tuple[int, int]:

@@ -64,15 +64,18 @@ Concave counts (√placements; whether any placement is left) closed less of the
 9 points of accepted requests.
 """
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import cached_property
 from heapq import nsmallest
 from math import exp, inf, sqrt
 from operator import itemgetter
+from typing import NamedTuple
 
 from gateway.domain import futures
+from gateway.domain.gpu_pool import GpuPool
 from gateway.domain.gpu_state import GpuState, empty_state
 from gateway.domain.mig import Gpu, Placement
 
@@ -85,8 +88,7 @@ _USUAL_LEASE = timedelta(hours=1)
 Spot = tuple[str, Placement]  # a GPU's UUID and a placement on it
 
 
-@dataclass(frozen=True, slots=True)
-class Occupied:
+class Occupied(NamedTuple):
     """A placement that is occupied until `expires_at`; None if the end is unknown, as for an instance that
     the gateway did not make."""
 
@@ -95,6 +97,14 @@ class Occupied:
     placement: Placement
     expires_at: datetime | None = None
     session_id: str | None = None
+
+
+def by_gpu(taken: Iterable[Occupied]) -> Mapping[str, Sequence[Occupied]]:
+    """Return the occupied placements by the UUID of their GPU."""
+    found = defaultdict[str, list[Occupied]](list)
+    for each in taken:
+        found[each.gpu_uuid].append(each)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +147,13 @@ def choose(
     `foresight` the cost alone decides, which takes about 1 ms instead of 10 ms. The choice names at most
     `others` GPUs of other nodes.
     """
-    request = _Request(profile_name, expires_at, now, demand or {})
+    request = _Request(profile_name, expires_at, now, demand or {}, refused, among)
     pool = _Pool(gpus, taken, request)
-    ranked = pool.ranked(refused, among)
+    ranked = pool.ranked()
     if not ranked:
         return None
     best = pool.foreseen(ranked[:_CANDIDATES]) if foresight and len(ranked) > 1 else ranked[0]
-    return Choice(best.gpu, best.placement, pool.others(best.gpu, others, refused, among) if others else ())
+    return Choice(best.gpu, best.placement, pool.others(best.gpu, others))
 
 
 def next_fit(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str, now: datetime) -> Fit | None:
@@ -153,8 +163,8 @@ def next_fit(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str, 
     pool = _Pool(gpus, taken, _Request(profile_name, now + _USUAL_LEASE, now, {}))
     for cheapest in pool.ranked()[:1]:
         return Fit(cheapest.gpu.uuid, cheapest.placement, now)
-    leases = _by_gpu(taken)
-    fits = (_gpu_fit(gpu, leases.get(gpu.uuid, []), profile_name, now) for gpu in _usable(gpus))
+    leases = by_gpu(taken)
+    fits = (_gpu_fit(gpu, leases.get(gpu.uuid, ()), profile_name, now) for gpu, _ in GpuPool.of(gpus).usable)
     return min(filter(None, fits), key=lambda fit: fit.at, default=None)
 
 
@@ -165,18 +175,23 @@ def capacity(gpus: Sequence[Gpu], profile_name: str) -> int:
 
 def available(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str) -> int:
     """Return how many more slices of the profile fit now, if no other profile is requested."""
-    leases = _by_gpu(taken)
-    return sum(_state(gpu, leases.get(gpu.uuid, ())).count(profile_name) for gpu in _usable(gpus))
+    states = Counter(_states(GpuPool.of(gpus).usable, by_gpu(taken)))
+    return sum(state.count(profile_name) * number for state, number in states.items())
 
 
 @dataclass(frozen=True, slots=True)
 class _Request:
-    """`demand` is the number of requests for each profile."""
+    """`demand` is the number of requests for each profile; `refused` and `among` are as in `choose`."""
 
     profile: str
     expires_at: datetime
     now: datetime
     demand: Mapping[str, float]
+    refused: Collection[Spot] = ()
+    among: Collection[Spot] | None = None
+
+    def allows(self, spot: Spot) -> bool:
+        return spot not in self.refused and (self.among is None or spot in self.among)
 
     @property
     def seconds(self) -> float:
@@ -197,37 +212,36 @@ class _Ranked:
 
 
 class _Pool:
-    """The usable GPUs with their slices, for one request."""
+    """The usable GPUs with their slices, for one request. A large pool has few different states, so costs are
+    computed for each state, not for each GPU."""
 
     def __init__(self, gpus: Iterable[Gpu], taken: Iterable[Occupied], request: _Request) -> None:
         self._request = request
-        self._leases = _by_gpu(taken)
-        self._states = [(gpu, _state(gpu, self._leases.get(gpu.uuid, ()))) for gpu in _usable(gpus)]
-        weights = _weights([state for _, state in self._states], request.demand)
+        self._leases = by_gpu(taken)
+        self._gpus = GpuPool.of(gpus).usable
+        self._states = _states(self._gpus, self._leases)
+        self._kinds = Counter(self._states)
+        weights = _weights(self._kinds, request.demand)
         self._cost = _Cost(request.profile, request.expires_at, request.now, weights)
 
-    def ranked(
-        self, refused: Collection[Spot] = (), among: Collection[Spot] | None = None
-    ) -> Sequence[_Ranked]:
+    def ranked(self) -> Sequence[_Ranked]:
         """Return the placements, the cheapest first. Of GPUs that are equal only the first one counts."""
         ranked, seen = [], set()
-        for gpu, state in self._fitting(refused, among):
+        for gpu, state in self._fitting:
             leases = self._leases.get(gpu.uuid, ())
             future = self._cost.future(empty_state(gpu), leases)
             for place in state.places(self._request.profile):
-                spot, kind = (gpu.uuid, place), (gpu.uuid if leases else state, place)
-                if kind not in seen and spot not in refused and (among is None or spot in among):
+                kind = (gpu.uuid if leases else state, place)
+                if kind not in seen and self._request.allows((gpu.uuid, place)):
                     seen.add(kind)
                     rank = (self._cost.of(place, future), state.free, -place.start)
                     ranked.append(_Ranked(rank, gpu, place))
         return sorted(ranked, key=lambda each: each.rank)
 
-    def others(
-        self, chosen: Gpu, count: int, refused: Collection[Spot], among: Collection[Spot] | None
-    ) -> tuple[Gpu, ...]:
+    def others(self, chosen: Gpu, count: int) -> tuple[Gpu, ...]:
         """Return GPUs of other nodes where the profile fits, one of each node."""
         found: dict[str | None, Gpu] = {}
-        for gpu, _ in self._fitting(refused, among):
+        for gpu, _ in self._fitting:
             if gpu.node != chosen.node and len(found) < count:
                 found.setdefault(gpu.node, gpu)
         return tuple(found.values())
@@ -250,28 +264,29 @@ class _Pool:
         )
         return ranked[candidates.index(best)]
 
-    def _fitting(
-        self, refused: Collection[Spot], among: Collection[Spot] | None
-    ) -> Iterator[tuple[Gpu, GpuState]]:
+    @cached_property
+    def _fitting(self) -> Sequence[tuple[Gpu, GpuState]]:
         """The GPUs where the profile fits, those with the lowest cost at this moment."""
-        allowed = None if among is None else {gpu_uuid for gpu_uuid, _ in among}
-        fitting = [
-            (self._cost.at_once(state), gpu, state)
-            for gpu, state in self._states
-            if state.places(self._request.profile) and (allowed is None or gpu.uuid in allowed)
-        ]
-        refused_gpus = {gpu_uuid for gpu_uuid, _ in refused}
-        others = [each for each in fitting if each[1].uuid not in refused_gpus] or fitting
-        return ((gpu, state) for _, gpu, state in nsmallest(_SHORTLIST, others, key=_first))
+        name, among, refused = self._request.profile, self._request.among, self._request.refused
+        costs = {state: self._cost.at_once(state) for state in self._kinds if state.places(name)}
+        fitting = [(costs[state], index) for index, state in enumerate(self._states) if state in costs]
+        if among is not None:
+            allowed = {gpu_uuid for gpu_uuid, _ in among}
+            fitting = [each for each in fitting if self._gpus[each[1]][0].uuid in allowed]
+        if refused:
+            refused_gpus = {gpu_uuid for gpu_uuid, _ in refused}
+            fitting = [e for e in fitting if self._gpus[e[1]][0].uuid not in refused_gpus] or fitting
+        return [(self._gpus[index][0], self._states[index]) for _, index in nsmallest(_SHORTLIST, fitting)]
 
     def _part(self, wanted: Collection[str]) -> Sequence[tuple[Gpu, GpuState]]:
         """The wanted GPUs, and others of all degrees of fullness, `_SIMULATED` GPUs at most."""
-        part = [each for each in self._states if each[0].uuid in wanted]
-        others = sorted(
-            (each for each in self._states if each[0].uuid not in wanted), key=lambda each: each[1].free
-        )
+        part, others = list[int](), list[int]()
+        for index, (gpu, _) in enumerate(self._gpus):
+            (part if gpu.uuid in wanted else others).append(index)
+        others.sort(key=lambda index: self._states[index].free)
         count = min(len(others), _SIMULATED - len(part))
-        return part + [others[(2 * index + 1) * len(others) // (2 * count)] for index in range(count)]
+        part += [others[(2 * index + 1) * len(others) // (2 * count)] for index in range(count)]
+        return [(self._gpus[index][0], self._states[index]) for index in part]
 
     def _busy(self, gpu: Gpu, state: GpuState) -> futures.Busy:
         now = self._request.now
@@ -345,10 +360,10 @@ class _Cost:
         return self._worths[state]
 
 
-def _weights(pool: Iterable[GpuState], demand: Mapping[str, float]) -> Mapping[str, float]:
+def _weights(pool: Mapping[GpuState, int], demand: Mapping[str, float]) -> Mapping[str, float]:
     """The worth of one placement for each profile: the fewer the pool has left, the higher."""
     left: dict[str, int] = {}
-    for state, gpus in Counter(pool).items():
+    for state, gpus in pool.items():
         for name in state.profiles:
             left[name] = left.get(name, 0) + gpus * state.holds.get(name, 0)
     requests = len(left) + sum(demand.values())
@@ -363,19 +378,18 @@ def _weight(halves: float) -> float:
     return 1 - exp(-halves)
 
 
-def _usable(gpus: Iterable[Gpu]) -> Iterator[Gpu]:
-    return (gpu for gpu in gpus if gpu.is_leasable and gpu.fault is None)
-
-
-def _by_gpu(taken: Iterable[Occupied]) -> Mapping[str, list[Occupied]]:
-    leases: dict[str, list[Occupied]] = {}
-    for lease in taken:
-        leases.setdefault(lease.gpu_uuid, []).append(lease)
-    return leases
+def _states(
+    gpus: Iterable[tuple[Gpu, GpuState]], leases: Mapping[str, Sequence[Occupied]]
+) -> Sequence[GpuState]:
+    """The state of each GPU. Those given are of the empty GPUs."""
+    return [_after(empty, leases[gpu.uuid]) if gpu.uuid in leases else empty for gpu, empty in gpus]
 
 
 def _state(gpu: Gpu, leases: Iterable[Occupied]) -> GpuState:
-    state = empty_state(gpu)
+    return _after(empty_state(gpu), leases)
+
+
+def _after(state: GpuState, leases: Iterable[Occupied]) -> GpuState:
     for lease in leases:
         state = state.after(lease.profile, lease.placement)
     return state

@@ -9,7 +9,7 @@ from typing import ClassVar
 from gateway.domain.addresses import free_address
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Forecast, Line
-from gateway.domain.leased import SessionColumns
+from gateway.domain.live_session import SessionSlice
 from gateway.domain.mig import Gpu, MigPolicy, host_share
 from gateway.domain.models import Cordon
 from gateway.domain.occupancy import Chosen, Occupancy
@@ -27,9 +27,7 @@ class SlicePlanner(ABC):
     others: ClassVar[int] = 0
 
     @abstractmethod
-    def _planned(
-        self, request: SessionRequest, live: Sequence[SessionColumns], chosen: Chosen
-    ) -> SessionPlan:
+    def _planned(self, request: SessionRequest, live: Sequence[SessionSlice], chosen: Chosen) -> SessionPlan:
         """Return the plan of a session that goes there."""
 
     def profile(self, name: str | None, cordons: Mapping[str, Cordon]) -> str:
@@ -39,7 +37,7 @@ class SlicePlanner(ABC):
     def plan_line(
         self,
         waiters: Sequence[Waiter],
-        live: Sequence[SessionColumns],
+        live: Sequence[SessionSlice],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         now: Moment,
@@ -52,7 +50,7 @@ class SlicePlanner(ABC):
     def plan(
         self,
         request: SessionRequest,
-        live: Sequence[SessionColumns],
+        live: Sequence[SessionSlice],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
@@ -96,9 +94,7 @@ class LocalPlanner(SlicePlanner):
     subnet: ipaddress.IPv4Network
     taken: Collection[str] = ()
 
-    def _planned(
-        self, request: SessionRequest, live: Sequence[SessionColumns], chosen: Chosen
-    ) -> SessionPlan:
+    def _planned(self, request: SessionRequest, live: Sequence[SessionSlice], chosen: Chosen) -> SessionPlan:
         allocation = chosen.allocation
         used = {session.address for session in live if session.address} | set(self.taken)
         share = host_share(chosen.gpu, allocation.placement, self.gpus)
@@ -114,7 +110,5 @@ class ClusterPlanner(SlicePlanner):
 
     others: ClassVar[int] = 2
 
-    def _planned(
-        self, request: SessionRequest, live: Sequence[SessionColumns], chosen: Chosen
-    ) -> SessionPlan:
+    def _planned(self, request: SessionRequest, live: Sequence[SessionSlice], chosen: Chosen) -> SessionPlan:
         return SessionPlan(request, chosen.allocation.profile, chosen.gpu, others=chosen.others)

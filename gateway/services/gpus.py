@@ -34,8 +34,10 @@ class GpuInventory:
         lease = lease or self.policies.default_lease(user_id, self.longest_ttl)
         with self.database.read() as rows:
             now = self.clock()
-            occupancy = Occupancy(gpus, rows.live_sessions(), rows.cordons(), self.policy, now.wall)
-            return Availability(occupancy, line_of(rows, now), lease, rows.demand())
+            sessions = {session.id: session for session in rows.live_sessions()}
+            slices = [session.slice(now) for session in sessions.values()]
+            occupancy = Occupancy(gpus, slices, rows.cordons(), self.policy, now.wall)
+            return Availability(occupancy, sessions, line_of(rows, now), lease, rows.demand())
 
     def cordon(self, index: int, reason: str, starts_at: datetime | None = None) -> None:
         """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`.

@@ -6,7 +6,6 @@ from datetime import datetime
 from gateway.domain.audit import Action
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line
-from gateway.domain.live_session import LiveSession
 from gateway.domain.models import Event
 from gateway.domain.waiting import Delay, Plan
 from gateway.domain.waiting_request import WaitingRequest
@@ -21,26 +20,28 @@ def line_of(rows: Rows, now: Moment, besides: str | None = None) -> Line:
 def replan(rows: Rows, planner: Planner, now: Moment, overtaking: str | None = None) -> Plan:
     """Plan the line after a change in this transaction. Reservations go to the requests, limits of extensions
     to the sessions, and each promise that gets later to the audit log."""
-    requests, sessions = rows.line(), rows.live_sessions()
+    requests = rows.line()
     for request in requests:
         request.follow_wall_clock(now)
     waiters = [each.waiter(now) for each in requests]
-    made = planner.plan_line(waiters, sessions, rows.cordons(), rows.demand(), now, overtaking)
+    made = planner.plan_line(waiters, rows.slices(now), rows.cordons(), rows.demand(), now, overtaking)
     by_id = {request.id: request for request in requests}
     for delay in made.delays:
         rows.record(_delayed(by_id[delay.id], delay, now.wall))
     for request in requests:
         request.promise(made.reservations.get(request.id), now)
-    _make_room(rows, sessions, made)
+    _make_room(rows, made)
     return made
 
 
-def _make_room(rows: Rows, sessions: Sequence[LiveSession], made: Plan) -> None:
+def _make_room(rows: Rows, made: Plan) -> None:
     """Limit the extensions of the sessions for which the plan differs from their rows."""
-    room = {each.id: (made.latest_ends.get(each.id), made.waited_for_by.get(each.id)) for each in sessions}
-    changed = [each.id for each in sessions if room[each.id] != (each.latest_end, each.waited_for_by)]
+    limited, nothing = rows.limited(), (None, None)
+    room = {id: (end, made.waited_for_by.get(id)) for id, end in made.latest_ends.items()}
+    every = {*limited, *room}
+    changed = [id for id in sorted(every) if room.get(id, nothing) != limited.get(id, nothing)]
     for row in rows.some(changed):
-        row.make_room(*room[row.id])
+        row.make_room(*room.get(row.id, nothing))
 
 
 def positions(requests: Sequence[WaitingRequest]) -> dict[str, int]:

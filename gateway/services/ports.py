@@ -13,7 +13,7 @@ from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line
 from gateway.domain.leased import SessionColumns
-from gateway.domain.live_session import LiveSession
+from gateway.domain.live_session import SessionSlice
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, EndedSession, Event, Session, SignIn, Token, User
 from gateway.domain.notice import Notice
@@ -122,7 +122,7 @@ class Planner(Protocol):
     def plan(
         self,
         request: SessionRequest,
-        live: Sequence[LiveSession],
+        live: Sequence[SessionSlice],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
@@ -139,7 +139,7 @@ class Planner(Protocol):
     def plan_line(
         self,
         waiters: Sequence[Waiter],
-        live: Sequence[LiveSession],
+        live: Sequence[SessionSlice],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         now: Moment,

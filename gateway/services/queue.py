@@ -247,7 +247,7 @@ class Queue:
             return None
         waiters = [each.waiter(now) for each in requests]
         made = planner.plan_line(
-            waiters, rows.live_sessions(), rows.cordons(), rows.demand(), now, ending=session.id
+            waiters, rows.slices(now), rows.cordons(), rows.demand(), now, ending=session.id
         )
         earlier = (
             request

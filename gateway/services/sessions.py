@@ -269,7 +269,7 @@ class Sessions:
                 image=image_id,
             )
             line = self._line(rows, wanted, planner, now)
-            plan = planner.plan(request, rows.live_sessions(), rows.cordons(), rows.demand(), refused, line)
+            plan = planner.plan(request, rows.slices(now), rows.cordons(), rows.demand(), refused, line)
             self.policies.require_hours(rows, terms, plan)
             session = Session.planned(
                 plan,

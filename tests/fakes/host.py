@@ -16,7 +16,7 @@ from gateway.domain.board import Board
 from gateway.domain.clock import Moment
 from gateway.domain.forecast import Line
 from gateway.domain.leased import SessionColumns
-from gateway.domain.live_session import LiveSession
+from gateway.domain.live_session import SessionSlice
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Cordon, Session
 from gateway.domain.observation import Observation, Place, SessionState, State
@@ -84,7 +84,7 @@ class MemoryHost:
     def plan(
         self,
         request: SessionRequest,
-        live: Sequence[LiveSession],
+        live: Sequence[SessionSlice],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         refused: Sequence[Allocation] = (),
@@ -106,7 +106,7 @@ class MemoryHost:
     def plan_line(
         self,
         waiters: Sequence[Waiter],
-        live: Sequence[LiveSession],
+        live: Sequence[SessionSlice],
         cordons: Mapping[str, Cordon],
         demand: Mapping[str, float],
         now: Moment,

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import event
 
 from gateway.domain.lease import Extension
+from gateway.domain.live_session import SessionSlice
 from gateway.domain.models import Session
-from gateway.domain.states import Status
+from gateway.domain.states import Reason, Status
 from gateway.domain.warnings import WarningPlan
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
@@ -91,6 +92,55 @@ def test_nothing_that_happens_often_loads_the_rows_of_all(bench: Bench, public_k
         bench.gateway.reaper.reap()
         bench.reconciler.reconcile()
     assert rows == []
+
+
+def test_a_create_reads_of_other_sessions_only_what_planning_needs(bench: Bench, public_key: str) -> None:
+    def create(user_id: str) -> tuple[int, list[int]]:
+        with statements(bench) as made:
+            bench.sessions.open(user_id, timedelta(minutes=30), "1g.5gb", [public_key])
+        over_all = [text for text in made if " FROM sessions" in text and " WHERE" not in text]
+        return len(made), [text.partition(" FROM ")[0].count(", ") + 1 for text in over_all]
+
+    bench.sessions.close(_id_of(bench, "user90"))
+    among_six = create("another")
+    for minutes in MINUTES:
+        if minutes != 90:
+            bench.sessions.close(_id_of(bench, f"user{minutes}"))
+    among_one = create("a-third")
+    assert among_six == among_one
+    assert among_six[1] == [len(SessionSlice._fields) + 2]  # `placement` and `ends_at` are two columns each
+
+
+@pytest.mark.parametrize("closes", [False, True])
+@pytest.mark.parametrize("set_by", [0, 3])
+def test_planning_sees_the_same_lease_as_everybody_else(bench: Bench, closes: bool, set_by: int) -> None:
+    bench.clock.advance(minutes=5)
+    bench.clock.jump(hours=set_by)
+    now = bench.clock()
+    with bench.database.begin() as rows:
+        for row in rows.list() if closes else ():
+            bench.gateway.sessions.closing.begin(rows, row, Reason.DELETED)
+        by_id = {each.id: each for each in rows.slices(now)}
+        assert by_id == {each.id: each.slice(now) for each in rows.live_sessions()}
+        assert len(by_id) == len(MINUTES)
+        for row in rows.list():
+            assert by_id[row.id].placement == row.placement
+            assert by_id[row.id].ends_at == (min(row.ends_at(now), now.wall) if closes else row.ends_at(now))
+
+
+@contextmanager
+def statements(bench: Bench) -> Iterator[list[str]]:
+    """The SQL of the statements in the block, on one line each."""
+    made: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        made.append(" ".join(statement.split()))
+
+    event.listen(bench.database.engine, "before_cursor_execute", note)
+    try:
+        yield made
+    finally:
+        event.remove(bench.database.engine, "before_cursor_execute", note)
 
 
 def _id_of(bench: Bench, user_id: str) -> str:

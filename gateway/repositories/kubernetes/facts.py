@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+from gateway.domain.gpu_pool import GpuPool
 from gateway.domain.mig import Gpu, MediaEngines, MigMode, Placement, Profile
 from gateway.domain.states import Reason
 from gateway.repositories.kubernetes.api import Object
@@ -192,7 +193,7 @@ class Inventory:
     """The GPUs of a cluster without their instances, and the slices that they can have. `faults` are those
     that the drivers report, by the UUID of the GPU."""
 
-    gpus: tuple[Gpu, ...] = ()
+    gpus: GpuPool = GpuPool()
     faults: Mapping[str, str] = field(default_factory=dict)
     devices: Mapping[DeviceName, Device] = field(default_factory=dict)
 
@@ -227,7 +228,7 @@ def inventory(slices: Iterable[Object], nodes: Iterable[Object], rules: Iterable
     for card in cards.values():
         card.fault = card.fault or faults.get(card.node) or closed.get(card.uuid)
     ordered = sorted(cards.values(), key=lambda card: (card.node, card.uuid))
-    gpus = tuple(_gpu(index, card) for index, card in enumerate(ordered))
+    gpus = GpuPool(_gpu(index, card) for index, card in enumerate(ordered))
     return Inventory(gpus, lost, devices)
 
 

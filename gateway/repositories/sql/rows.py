@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
+from itertools import islice
 
 from sqlalchemy import and_, delete, func, or_, orm, select, update
 
@@ -66,9 +67,11 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         """
         user = self._session.get(User, user_id)
         if user is None:
-            assigned = self.assigned_uids()
-            candidates = UidRange().unassigned(assigned) if free_uids is None else free_uids
-            uid = next((uid for uid in candidates if uid not in assigned), None)
+            if free_uids is None:
+                free_uids = islice(UidRange().unassigned(self.assigned_uids()), 1)
+            candidates = list(free_uids)
+            taken = set(self._session.scalars(select(User.uid).where(User.uid.in_(candidates))))
+            uid = next((uid for uid in candidates if uid not in taken), None)
             if uid is None:
                 raise Unavailable("No uid is free for a new user: widen --uid-range (GATEWAY_UID_RANGE).")
             user = User(id=user_id, uid=uid, public_keys=[])
