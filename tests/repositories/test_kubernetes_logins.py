@@ -2,6 +2,7 @@
 does."""
 
 import os
+import tempfile
 import threading
 import time
 from base64 import b64decode
@@ -234,3 +235,17 @@ def test_connections_are_closed_but_the_one_that_closes_them(pod: RunningPod) ->
     assert ended.wait(20)
     thread.join()
     assert pod.run("echo", "still here").strip() == "still here"
+
+
+def test_a_login_writes_no_key_to_a_disk_so_a_killed_gateway_leaves_none(
+    pod: RunningPod, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    login = threading.Thread(target=pod.run, args=("sleep", "1"))
+    login.start()
+    seen = set()
+    while login.is_alive():
+        seen |= set(os.listdir(tmp_path))
+        login.join(0.02)
+    assert seen == set()

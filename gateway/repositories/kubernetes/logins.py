@@ -1,12 +1,12 @@
 """Commands in sessions, by SSH with the router's key: the gateway needs no right to execute in pods."""
 
+import os
 import re
 import shlex
 import subprocess
-import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Protocol
 
 from gateway.domain.plan import SSH_PORT
@@ -58,21 +58,20 @@ class SshLogins:
     """By OpenSSH's client."""
 
     def run(self, login: Login, command: Sequence[str]) -> str:
-        with tempfile.TemporaryDirectory(prefix="gateway-login-") as directory:
-            done = self._connect(Path(directory), login, f"{MARK_OF_GATEWAY} {shlex.join(command)}")
+        known = f"[{login.address}]:{SSH_PORT} {login.host_key}\n"
+        with _in_memory(login.private_key) as key, _in_memory(known) as known_hosts:
+            done = self._connect(key, known_hosts, login, f"{MARK_OF_GATEWAY} {shlex.join(command)}")
         if done.returncode == _NOT_CONNECTED:
             raise NotReachable(f"The session's sshd does not let the gateway in: {_line(done.stderr)}")
         if done.returncode:
             raise ContainerFailed(f"A command in the session failed: {_line(done.stdout + done.stderr)}")
         return done.stdout
 
-    def _connect(self, directory: Path, login: Login, command: str) -> "subprocess.CompletedProcess[str]":
-        key, known = directory / "key", directory / "known_hosts"
-        key.touch(0o600)
-        key.write_text(login.private_key)
-        known.write_text(f"[{login.address}]:{SSH_PORT} {login.host_key}\n")
-        options = [f"-o{option}" for option in (*_OPTIONS, f"UserKnownHostsFile={known}")]
-        arguments = ["ssh", "-F", "none", "-T", "-p", str(SSH_PORT), "-i", str(key), *options]
+    def _connect(
+        self, key: str, known_hosts: str, login: Login, command: str
+    ) -> "subprocess.CompletedProcess[str]":
+        options = [f"-o{option}" for option in (*_OPTIONS, f"UserKnownHostsFile={known_hosts}")]
+        arguments = ["ssh", "-F", "none", "-T", "-p", str(SSH_PORT), "-i", key, *options]
         try:
             return subprocess.run(
                 [*arguments, f"{login.username}@{login.address}", command],
@@ -84,6 +83,18 @@ class SshLogins:
             )
         except subprocess.TimeoutExpired:
             raise ContainerFailed(f"A command in the session did not end within {_SECONDS} s.") from None
+
+
+@contextmanager
+def _in_memory(text: str) -> Iterator[str]:
+    """A file that ssh can read, and that ends with this process: a killed one leaves no key on a disk."""
+    descriptor = os.memfd_create("gateway-login", os.MFD_CLOEXEC)
+    try:
+        os.fchmod(descriptor, 0o600)  # ssh refuses keys that others may read
+        os.write(descriptor, text.encode())
+        yield f"/proc/{os.getpid()}/fd/{descriptor}"
+    finally:
+        os.close(descriptor)
 
 
 def only_slice(listing: str) -> str:
