@@ -17,6 +17,7 @@ from sqlalchemy import (
     Text,
     TypeDecorator,
     false,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, validates
 
@@ -101,6 +102,12 @@ class Session(Leased, Base):
     __table_args__ = (
         Index("one_live_lease_per_placement", "gpu", "start", unique=True),
         Index("sessions_in_order", "created_at", "id"),
+        Index(
+            "sessions_that_make_room",
+            "latest_end",
+            postgresql_where=text("latest_end IS NOT NULL"),
+            sqlite_where=text("latest_end IS NOT NULL"),
+        ),
         CheckConstraint("status IN ('pending', 'active', 'closing')", name="status_is_known"),
         CheckConstraint("(status = 'closing') = (end_reason IS NOT NULL)", name="closing_has_a_reason"),
     )

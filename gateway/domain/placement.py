@@ -280,10 +280,10 @@ class _Pool:
 
     def _part(self, wanted: Collection[str]) -> Sequence[tuple[Gpu, GpuState]]:
         """The wanted GPUs, and others of all degrees of fullness, `_SIMULATED` GPUs at most."""
-        part, others = list[int](), list[int]()
-        for index, (gpu, _) in enumerate(self._gpus):
-            (part if gpu.uuid in wanted else others).append(index)
-        others.sort(key=lambda index: self._states[index].free)
+        part = [index for index, (gpu, _) in enumerate(self._gpus) if gpu.uuid in wanted]
+        others = sorted(range(len(self._gpus)), key=[state.free for state in self._states].__getitem__)
+        for index in part:
+            others.remove(index)
         count = min(len(others), _SIMULATED - len(part))
         part += [others[(2 * index + 1) * len(others) // (2 * count)] for index in range(count)]
         return [(self._gpus[index][0], self._states[index]) for index in part]

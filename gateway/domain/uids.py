@@ -23,7 +23,7 @@ class UidRange:
     def unassigned(self, assigned: Collection[int]) -> Iterator[int]:
         """The uids that no user has. Those above all assigned ones come first, so that a uid that a deleted
         record had is given again as late as possible."""
-        inside = {uid for uid in assigned if uid in self}
-        highest = max(inside, default=self.first - 1)
-        yield from range(highest + 1, self.last + 1)
-        yield from (uid for uid in range(self.first, highest) if uid not in inside)
+        first, last = self.first, self.last
+        highest = max([uid for uid in assigned if first <= uid <= last], default=first - 1)
+        yield from range(highest + 1, last + 1)
+        yield from (uid for uid in range(first, highest) if uid not in assigned)

@@ -17,13 +17,14 @@ import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from tests.bench import leases, lifecycle, polling, routing, serving, streams
+from tests.bench import leases, lifecycle, polling, routing, scale, serving, streams
 from tests.bench.ground import alone
 from tests.bench.measure import Row, table
 
 PARTS: Mapping[str, Callable[[int], list[Row]]] = {
     "create": lifecycle.create_and_delete,
     "burst": lifecycle.create_at_once,
+    "scale": scale.create_among_many,
     "login": routing.login,
     "streams": streams.streams,
     "publish": routing.publish,

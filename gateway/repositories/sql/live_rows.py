@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, case, func, or_, orm, select, tuple_, type_coerce, update
@@ -55,31 +56,28 @@ class LiveRows:
         return [LiveSession(*columns) for columns in self._session.execute(selected).all()]
 
     def slices(self, now: Moment) -> Sequence[SessionSlice]:
-        """Return what planning reads of every live session. Ten thousand of them take 20 ms."""
+        """Return what planning reads of every live session. Ten thousand of them take about 20 ms."""
         uptime = case((_TABLE.c.boot == now.boot, _TABLE.c.expires_uptime))
         is_closing = _TABLE.c.status == Status.CLOSING
         selected = select(*_SLICE_COLUMNS, _TABLE.c.expires_at, uptime, is_closing)
         self._session.flush()
-        places, found = dict[tuple[int | None, int | None], Placement | None](), []
-        for (
-            id,
-            gpu,
-            profile,
-            start,
-            size,
-            borrowed,
-            address,
-            expires_at,
-            due,
-            closes,
-        ) in self._session.execute(selected).all():
-            if (start, size) not in places:
-                places[start, size] = None if start is None or size is None else Placement(start, size)
-            ends_at = expires_at if due is None else now.shown(expires_at, now.boot, due)
-            ends_at = min(ends_at, now.wall) if closes else ends_at
-            place = places[start, size]
-            found.append(SessionSlice(id, gpu, profile, place, borrowed, address, expires_at, ends_at))
-        return found
+
+        def ends_at(expires_at: datetime, due: float | None, closes: bool) -> datetime:
+            ends = now.shown(expires_at, now.boot, due)
+            return min(ends, now.wall) if closes else ends
+
+        placement = cache(
+            lambda start, size: None if start is None or size is None else Placement(start, size)
+        )
+        return [
+            SessionSlice(
+                *(id, gpu, profile, placement(start, size), borrowed, address, expires_at),
+                expires_at if due is None and not closes else ends_at(expires_at, due, closes),
+            )
+            for id, gpu, profile, start, size, borrowed, address, expires_at, due, closes in (
+                self._session.execute(selected).all()
+            )
+        ]
 
     def limited(self) -> Mapping[str, tuple[datetime | None, str | None]]:
         """Return `latest_end` and `waited_for_by` of the sessions whose extensions are limited, by their
