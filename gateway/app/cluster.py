@@ -129,7 +129,7 @@ def mirror_of(settings: Settings) -> "Mirror":
     settings.piper_config.parent.mkdir(parents=True, exist_ok=True)
     pipes = Pipes(settings.piper_config)
     notices = NoticeFiles(settings.piper_config)
-    return Mirror(kubernetes_api.connect(), settings.namespace_routes, pipes.replace, notices)
+    return Mirror(kubernetes_api.connect(), settings.namespace_routes, pipes, notices)
 
 
 def site_of(settings: Settings) -> Site:

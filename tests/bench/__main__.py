@@ -29,6 +29,7 @@ PARTS: Mapping[str, Callable[[int], list[Row]]] = {
     "streams": streams.streams,
     "publish": routing.publish,
     "reload": routing.reload,
+    "mirror": scale.mirror,
     "throughput": serving.throughput,
     "page": serving.pages,
     "metrics": serving.scrapes,

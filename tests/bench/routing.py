@@ -58,7 +58,7 @@ def login(runs: int) -> list[Row]:
             )
         }
         for name, count in (("one", 1), ("many", _MANY)):
-            entry = stack.enter_context(_router(ours.directory / name, [*_others(count - 1), pipe]))
+            entry = stack.enter_context(_router(ours.directory / name, [*pipes_of_others(count - 1), pipe]))
             commands[name] = _ssh(ours.directory / f"{name}.known", entry, key)
         for command in commands.values():  # what is read or compiled at the first login only
             _true(command)
@@ -95,7 +95,7 @@ def publish(runs: int) -> list[Row]:
     directory = Path(tempfile.mkdtemp(prefix="gateway-bench-"))
     try:
         path = directory / "pipe.yaml"
-        pipes, others = Pipes(path), list(_others(_MOST + 1))
+        pipes, others = Pipes(path), list(pipes_of_others(_MOST + 1))
         pipes.replace(lambda: others[:-1])
         first = seconds(lambda: Pipes(path).add(others[0]))
         for run in range(runs):
@@ -131,7 +131,7 @@ def reload(runs: int) -> list[Row]:
     full: list[float] = []
     with tempfile.TemporaryDirectory(prefix="gateway-bench-") as directory:
         path = Path(directory) / "pipe.yaml"
-        pipes, others = Pipes(path), list(_others(_MOST + runs))
+        pipes, others = Pipes(path), list(pipes_of_others(_MOST + runs))
         pipes.replace(lambda: others[:_MOST])
         kept = Routes(path)
         kept.refresh()
@@ -145,7 +145,7 @@ def reload(runs: int) -> list[Row]:
     return [Row("reload", what, "reading them all", again, full, goal=0.5)]
 
 
-def _others(count: int) -> Iterator[Pipe]:
+def pipes_of_others(count: int) -> Iterator[Pipe]:
     """Pipes of other people; they may share their keys, which nobody here checks against another's."""
     pairs = [make_pair() for _ in range(min(count, 100))]
     for number in range(count):

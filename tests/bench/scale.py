@@ -1,4 +1,4 @@
-"""The gateway's own part of creates with very many live sessions, against creates with none.
+"""The gateway's own part of creates with very many live sessions, and a router's mirror of their routes.
 
 The database is a real PostgreSQL. The cluster is in memory and starts sessions at once, so that nothing but
 the gateway is measured.
@@ -7,8 +7,9 @@ the gateway is measured.
 import itertools
 import random
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -21,18 +22,27 @@ from gateway.domain.gpu_pool import GpuPool
 from gateway.domain.gpu_state import empty_state
 from gateway.domain.mig import Gpu, MigPolicy
 from gateway.domain.models import Session
+from gateway.domain.pipe import Pipe
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.planner import ClusterPlanner
 from gateway.domain.ssh_keys import KeyPair, make_pair
 from gateway.domain.states import KeysFrom
+from gateway.repositories.files.pipes import Pipes
+from gateway.repositories.kubernetes import objects
+from gateway.repositories.kubernetes.mirror import Mirror
+from gateway.repositories.kubernetes.pipes import ClusterPipes
 from gateway.repositories.sql import schema
 from gateway.repositories.sql.database import SqlDatabase
 from gateway.server import collect_rarely
 from gateway.settings import Settings
 from tests.bench.ground import USER
 from tests.bench.measure import Row, progress
+from tests.bench.routing import pipes_of_others
+from tests.fakes.cluster import MemoryLocks
+from tests.fakes.cluster_host import SITE
 from tests.fakes.gpus import empty_gpu
 from tests.fakes.host import MemoryHost
+from tests.fakes.kubernetes import FakeKubernetes
 from tests.fakes.notices import FakeNotices
 from tests.fakes.pipes import FakePipes
 from tests.postgresql import PostgresServer
@@ -59,6 +69,50 @@ def create_among_many(runs: int) -> list[Row]:
     what = f"create among {_LIVE:,} sessions"
     rate = Row("create-rate", f"{what}, one core", "", rates, unit="/s", goal=20.0, at_least=True)
     return [Row("create-many", what, "create among none", full, empty, goal=2.0, note=note), rate]
+
+
+def mirror(runs: int) -> list[Row]:
+    """From a change of a Pipe until the pipe file of an embedded router has it."""
+    cluster, took, others = FakeKubernetes(), list[float](), list(pipes_of_others(_LIVE))
+    for pipe in others:
+        for manifest in objects.pipe(SITE, pipe, "bench"):
+            cluster.put("secrets" if manifest["kind"] == "Secret" else "pipes", manifest)
+    with tempfile.TemporaryDirectory(prefix="gateway-bench-") as name:
+        file, stop = _Written(Path(name) / "pipe.yaml"), threading.Event()
+        follower = Mirror(cluster.api, SITE.routes, file, FakeNotices())
+        thread = threading.Thread(target=follower.run, args=(stop,), daemon=True)
+        thread.start()
+        file.wait()
+        published = ClusterPipes(cluster.api, SITE, MemoryLocks(), lambda: "bench")
+        for run, pipe in enumerate(others[:runs]):
+            moved = replace(pipe, host="10.9.9.9")
+            began = time.perf_counter()
+            published.update(lambda: moved)  # noqa: B023 (called at once)
+            file.wait()
+            took.append(time.perf_counter() - began)
+            progress(f"mirroring {_LIVE:,} routes", run + 1, runs)
+        stop.set()
+    what = f"a Pipe of {_LIVE:,} changes → in the pipe file"
+    return [Row("mirror", what, "", took, goal=0.1, note="the API is in memory")]
+
+
+class _Written(Pipes):
+    """A pipe file of which one can wait for the next publication."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._news = threading.Semaphore(0)
+
+    def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None:
+        super().replace(wanted)
+        self._news.release()
+
+    def update(self, wanted: Callable[[], Pipe | None]) -> None:
+        super().update(wanted)
+        self._news.release()
+
+    def wait(self) -> None:
+        assert self._news.acquire(timeout=60), "nothing was published"
 
 
 class ManyNodes(MemoryHost):

@@ -77,6 +77,34 @@ def test_what_has_not_changed_is_not_published_again() -> None:
     assert not any(each.startswith(("POST", "PATCH", "DELETE")) for each in fake.requests)
 
 
+def test_others_publish_while_all_routes_are_compared() -> None:
+    fake = FakeKubernetes()
+    published, reads = routes(fake), 0
+    published.update(lambda: pipe("s1"))
+    published.update(lambda: pipe("s3", "old"))
+
+    def wanted() -> list[Pipe]:
+        nonlocal reads
+        reads += 1
+        if reads == 1:
+            published.update(lambda: pipe("s2", "bob"))
+            return [pipe("s1")]
+        return [pipe("s1"), pipe("s2", "bob")]
+
+    published.replace(wanted)
+    assert published.list() == [pipe("s1"), pipe("s2", "bob")]
+
+
+def test_a_route_that_changes_while_all_are_compared_is_compared_again() -> None:
+    fake = FakeKubernetes()
+    published, versions = routes(fake), [[pipe("s1", "ann")], [pipe("s1", "bob")]]
+    published.update(lambda: pipe("s1", "bob"))
+    fake.requests.clear()
+    published.replace(lambda: versions.pop(0))
+    assert published.list() == [pipe("s1", "bob")]
+    assert not any(each.startswith(("POST", "PATCH", "DELETE")) for each in fake.requests)
+
+
 def test_the_secret_is_there_before_its_pipe_and_goes_after_it() -> None:
     fake = FakeKubernetes()
     published = routes(fake)
@@ -94,7 +122,7 @@ class Running:
 
     def __init__(self, fake: FakeKubernetes, path: Path) -> None:
         self.file, self.notices, self.stop = Pipes(path), NoticeFiles(path), threading.Event()
-        mirror = Mirror(fake.api, SITE.routes, self.file.replace, self.notices)
+        mirror = Mirror(fake.api, SITE.routes, self.file, self.notices)
         self.thread = threading.Thread(target=mirror.run, args=(self.stop,), daemon=True)
         self.thread.start()
 

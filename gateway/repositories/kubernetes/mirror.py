@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from functools import partial
 from typing import Protocol
 
 from gateway.domain.notice import Notice
@@ -23,7 +24,14 @@ log = logging.getLogger(__name__)
 _WATCH_SECONDS = 60  # after which everything is read again
 _PAUSE_SECONDS = 1.0
 
-Publish = Callable[[Callable[[], Iterable[Pipe]]], None]
+
+class PipeFile(Protocol):
+    """The pipe file. `update` and `remove` write one route, which takes a third of the time of `replace` in a
+    file of ten thousand."""
+
+    def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None: ...
+    def update(self, wanted: Callable[[], Pipe | None]) -> None: ...
+    def remove(self, session_id: str) -> None: ...
 
 
 class Files(Protocol):
@@ -34,14 +42,11 @@ class Files(Protocol):
 
 
 class Mirror:
-    """`publish` is `Pipes.replace` of the file."""
-
-    def __init__(self, api: Api, namespace: str, publish: Publish, notices: Files) -> None:
+    def __init__(self, api: Api, namespace: str, file: PipeFile, notices: Files) -> None:
         self._api = api
         self._namespace = namespace
-        self._publish = publish
+        self._file = file
         self._notices = notices
-        self._pipes: dict[str, Pipe] = {}
 
     def run(self, stop: threading.Event) -> None:
         """Follow the Pipes and the notices until `stop` is set."""
@@ -81,32 +86,29 @@ class Mirror:
 
     def follow(self, stop: threading.Event) -> None:
         """Read all Pipes, and then their changes until the watch ends."""
-        found, version = self._api.snapshot(PIPES, self._namespace, ROUTES)
-        keys = {each["metadata"]["name"]: each for each in self._api.list(SECRETS, self._namespace, MANAGED)}
-        self._pipes = {}
-        for each in found:
-            self._put(each, keys)
-        self._write()
+        published, version = self._read()
+        self._file.replace(published.values)
         changes = self._api.watch(
             PIPES, self._namespace, labels=ROUTES, after=version, seconds=_WATCH_SECONDS
         )
         for event, changed in changes:
-            if event == "DELETED":
-                self._pipes.pop(changed["metadata"]["name"], None)
-            else:
-                self._put(changed, self._key_of(changed))
-            self._write()
+            name = changed["metadata"]["name"]
+            before = published.pop(name, None)
+            found = None if event == "DELETED" else _route(changed, self._key_of(changed))
+            if found:
+                published[name] = found
+                self._file.update(partial(published.get, name))
+            elif before:
+                self._file.remove(before.session_id)
             if stop.is_set():
                 return
 
-    def _put(self, found: Object, keys: dict[str, Object]) -> None:
-        """A damaged Pipe is no route; the others go on."""
-        name = found["metadata"]["name"]
-        self._pipes.pop(name, None)
-        try:
-            self._pipes[name] = pipe_of(found, keys)
-        except PipesUnavailable as error:
-            log.warning("a route is left out", extra={"error": str(error)})
+    def _read(self) -> tuple[dict[str, Pipe], str]:
+        """Return the routes by the names of their Pipes, and the version at which they were read."""
+        found, version = self._api.snapshot(PIPES, self._namespace, ROUTES)
+        keys = {each["metadata"]["name"]: each for each in self._api.list(SECRETS, self._namespace, MANAGED)}
+        routes = {each["metadata"]["name"]: _route(each, keys) for each in found}
+        return {name: route for name, route in routes.items() if route}, version
 
     def _key_of(self, found: Object) -> dict[str, Object]:
         with suppress(KeyError):
@@ -115,5 +117,11 @@ class Mirror:
             return {name: secret} if secret else {}
         return {}
 
-    def _write(self) -> None:
-        self._publish(lambda: list(self._pipes.values()))
+
+def _route(found: Object, keys: dict[str, Object]) -> Pipe | None:
+    """A damaged Pipe is no route; the others go on."""
+    try:
+        return pipe_of(found, keys)
+    except PipesUnavailable as error:
+        log.warning("a route is left out", extra={"error": str(error)})
+        return None

@@ -60,24 +60,28 @@ class ClusterPipes:
         return [pipe_of(found, keys) for found, keys in self._found()]
 
     def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None:
-        """Publish exactly the pipes that `wanted` returns. It is called while no other process can publish.
+        """Publish exactly the pipes that `wanted` returns.
 
+        All routes are compared first while others publish, because it takes seconds to list ten thousand.
+        Those that differ are compared again, one by one, while no other process can publish.
         The route of a session that runs without a record stays: an older database was put back, and `gateway
         recover` needs the route."""
+        published, pipes = self._published(), _by_session(wanted())
+        different = {
+            id
+            for id in published.keys() | pipes.keys()
+            if published.get(id) != pipes.get(id) or id not in pipes
+        }
+        if not different:
+            return
         with self._locks.hold(_LOCK):
-            published: dict[str, Pipe | None] = {}
-            for found, keys in self._found():
-                session_id = found["metadata"]["labels"].get(SESSION, "")
-                published[session_id] = None
-                with suppress(PipesUnavailable):  # a damaged one is published again, or removed
-                    published[session_id] = pipe_of(found, keys)
-            pipes = {pipe.session_id: pipe for pipe in wanted()}
-            surplus = published.keys() - pipes.keys()
+            pipes = _by_session(wanted())
+            surplus = different - pipes.keys()
             for session_id in surplus - self._unrecorded(surplus):
                 self._remove(session_id)
-            for session_id, pipe in pipes.items():
-                if published.get(session_id) != pipe:
-                    self._publish(pipe)
+            for session_id in different & pipes.keys():
+                if self._published_of(session_id) != pipes[session_id]:
+                    self._publish(pipes[session_id])
 
     def routed_elsewhere(self, users: Iterable[str]) -> set[str]:
         """Return those of `users` whom a Pipe of somebody else matches: SSHPiper may take either."""
@@ -113,12 +117,36 @@ class ClusterPipes:
         unknown = session_ids - self._known(session_ids)
         return {id for id in unknown if self._api.get(PODS, name_of(id), self._site.sessions)}
 
+    def _published(self) -> Mapping[str, Pipe | None]:
+        """Return the routes by the ids of their sessions; None for a damaged one."""
+        return {
+            found["metadata"]["labels"].get(SESSION, ""): _undamaged(found, keys)
+            for found, keys in self._found()
+        }
+
+    def _published_of(self, session_id: str) -> Pipe | None:
+        name = name_of(session_id)
+        found = self._api.get(PIPES, name, self._site.routes)
+        secret = self._api.get(SECRETS, name, self._site.routes)
+        return _undamaged(found, {name: secret} if secret else {}) if found else None
+
     def _found(self) -> Iterable[tuple[Object, Mapping[str, Object]]]:
         keys = {found["metadata"]["name"]: found for found in self._own(SECRETS)}
         return [(found, keys) for found in self._own(PIPES)]
 
     def _own(self, kind: Kind) -> Iterable[Object]:
         return self._api.list(kind, self._site.routes, {**ROUTES, DEPLOYMENT: self._deployment()})
+
+
+def _by_session(pipes: Iterable[Pipe]) -> Mapping[str, Pipe]:
+    return {pipe.session_id: pipe for pipe in pipes}
+
+
+def _undamaged(found: Object, keys: Mapping[str, Object]) -> Pipe | None:
+    try:
+        return pipe_of(found, keys)
+    except PipesUnavailable:
+        return None
 
 
 def pipe_of(found: Object, keys: Mapping[str, Object]) -> Pipe:
