@@ -1,5 +1,6 @@
 """The parts for a cluster of Kubernetes, and what all gateways on one cluster call it."""
 
+import platform
 from collections.abc import Collection
 from datetime import timedelta
 from functools import partial
@@ -8,6 +9,7 @@ from gateway.app.parts import Parts
 from gateway.domain import clock
 from gateway.domain.uids import UidRange
 from gateway.errors import KubernetesUnavailable, StartRefused
+from gateway.repositories.files.login_socket import LoginSocket
 from gateway.repositories.files.notices import NoticeFiles
 from gateway.repositories.files.pipes import Pipes
 from gateway.repositories.receivers import HttpReceivers
@@ -25,6 +27,7 @@ try:
     from gateway.repositories.kubernetes.gpus import ClusterGpus
     from gateway.repositories.kubernetes.lobby import Lobby, LobbyNotices
     from gateway.repositories.kubernetes.locks import Locks
+    from gateway.repositories.kubernetes.login_reports import ClusterReports, ReportSender
     from gateway.repositories.kubernetes.logins import Login, Logins, SshLogins
     from gateway.repositories.kubernetes.mirror import Mirror
     from gateway.repositories.kubernetes.notices import ClusterNotices
@@ -61,6 +64,7 @@ def parts_of_cluster(settings: Settings) -> Parts:
         LobbyNotices(notices, lobby) if lobby else notices,
         clock.shared,
         receivers,
+        ClusterReports(api, site.routes),
     )
 
 
@@ -124,12 +128,14 @@ def _deployment_of(database: Database) -> str:
 
 
 def mirror_of(settings: Settings) -> "Mirror":
-    """Return what writes the pipe file of a router beside it, and the notices. They have a directory of their
-    own."""
+    """Return what writes the pipe file of a router beside it, and the notices, and sends what the router
+    reports. They have a directory of their own."""
     settings.piper_config.parent.mkdir(parents=True, exist_ok=True)
     pipes = Pipes(settings.piper_config)
     notices = NoticeFiles(settings.piper_config)
-    return Mirror(kubernetes_api.connect(), settings.namespace_routes, pipes, notices)
+    api, namespace = kubernetes_api.connect(), settings.namespace_routes
+    reports = ReportSender(api, namespace, platform.node(), LoginSocket(settings.piper_config))
+    return Mirror(api, namespace, pipes, notices, reports)
 
 
 def site_of(settings: Settings) -> Site:

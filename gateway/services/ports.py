@@ -285,7 +285,7 @@ class RouterReports(Protocol):
 
     def listening(self) -> AbstractContextManager[ReceiveReports]:
         """Receive the reports until the end of the block, instead of every other process. Raises
-        `PipesUnavailable`."""
+        `Unavailable`."""
 
 
 class Leadership(Protocol):

@@ -12,7 +12,10 @@ import pytest
 from gateway.domain.mig import Placement, Profile
 from gateway.domain.plan import SessionRequest
 from gateway.domain.ssh_keys import make_pair
+from gateway.domain.ssh_logins import Datagram, Kind, LoginReport
 from gateway.repositories.kubernetes import objects
+from gateway.repositories.kubernetes.login_reports import report_object
+from gateway.repositories.kubernetes.notices import NOTICES
 from gateway.repositories.kubernetes.objects import Advice
 from tests.fakes.cluster_host import SITE
 from tests.fakes.pipe_parts import pipe
@@ -136,6 +139,9 @@ def test_the_policies_have_no_error_that_the_api_server_sees(applied: ControlPla
         (ROUTER, "watch", "sshpiper.com", "pipes", "gpu-routes", True),
         (ROUTER, "get", "", "secrets", "gpu-routes", True),
         (ROUTER, "create", "sshpiper.com", "pipes", "gpu-routes", False),
+        (ROUTER, "create", "", "configmaps", "gpu-routes", True),
+        (ROUTER, "patch", "", "configmaps", "gpu-routes", False),
+        (ROUTER, "delete", "", "configmaps", "gpu-routes", False),
         (ROUTER, "get", "", "secrets", "gpu-sessions", False),
         (ROUTER, "list", "", "pods", "gpu-sessions", False),
     ],
@@ -243,6 +249,16 @@ def test_a_secret_with_a_token_of_a_service_account_is_refused(gateway: Api) -> 
 def test_a_route_without_keys_is_refused(gateway: Api, path: tuple[str | int, ...], reason: str) -> None:
     _, made = objects.pipe(SITE, pipe(SESSION), "d1")
     assert reason in is_refused(gateway, PIPES, changed(made, *path, value=""))
+
+
+def test_a_router_creates_reports_of_logins_and_no_notices(applied: ControlPlane) -> None:
+    heard = Datagram([LoginReport(Kind.ACCEPTED, 0.0, "ann", "203.0.113.7")])
+    made = report_object("gpu-routes", "logins-router-1-0", heard)
+    assert is_refused(applied.api(ROUTER), "v1/configmaps", made) == ""
+    for path, value in ((("metadata", "name"), "n-1"), (("metadata", "labels"), dict(NOTICES))):
+        forged = changed(made, *path, value=value)
+        assert "reports of logins alone" in is_refused(applied.api(ROUTER), "v1/configmaps", forged)
+        assert is_refused(applied.api(GATEWAY), "v1/configmaps", forged) == ""
 
 
 def test_the_list_of_images_is_what_the_settings_name() -> None:

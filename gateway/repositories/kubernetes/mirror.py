@@ -1,4 +1,5 @@
-"""Writes the pipe file of an embedded router from the Pipes of a cluster, and the notices beside it.
+"""Writes the pipe file of an embedded router from the Pipes of a cluster, and the notices beside it. What the
+router reports goes the other way.
 
 While Kubernetes does not answer, the file stays as it is: the routes that it has go on.
 """
@@ -41,19 +42,29 @@ class Files(Protocol):
     def all(self) -> dict[str, Notice | None]: ...
 
 
+class Reports(Protocol):
+    """What the router beside the mirror reports to the gateway."""
+
+    def follow(self, stop: threading.Event) -> None: ...
+
+
 class Mirror:
-    def __init__(self, api: Api, namespace: str, file: PipeFile, notices: Files) -> None:
+    def __init__(
+        self, api: Api, namespace: str, file: PipeFile, notices: Files, reports: Reports | None = None
+    ) -> None:
         self._api = api
         self._namespace = namespace
         self._file = file
         self._notices = notices
+        self._reports = reports
 
     def run(self, stop: threading.Event) -> None:
-        """Follow the Pipes and the notices until `stop` is set."""
-        follower = threading.Thread(
-            target=self._repeat, args=(self.follow_notices, "notices", stop), name="notices", daemon=True
-        )
-        follower.start()
+        """Follow the Pipes, the notices and the router's reports until `stop` is set."""
+        others = {"notices": self.follow_notices}
+        if self._reports:
+            others["reports"] = self._reports.follow
+        for what, follow in others.items():
+            threading.Thread(target=self._repeat, args=(follow, what, stop), name=what, daemon=True).start()
         self._repeat(self.follow, "routes", stop)
 
     def _repeat(self, follow: Callable[[threading.Event], None], what: str, stop: threading.Event) -> None:
