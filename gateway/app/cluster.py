@@ -1,9 +1,9 @@
 """The parts for a cluster of Kubernetes, and what all gateways on one cluster call it."""
 
 import platform
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import timedelta
-from functools import partial
+from functools import cache
 
 from gateway.app.parts import Parts
 from gateway.domain import clock
@@ -80,7 +80,7 @@ def parts_over(
     gives_advice: bool = True,
 ) -> tuple[ClusterHost, ClusterPipes]:
     """Return the host and the routes of the cluster that has this API."""
-    deployment = partial(_deployment_of, database)
+    deployment = _deployment_of(database)
 
     def known(session_ids: Collection[str]) -> set[str]:
         with database.read() as rows:
@@ -104,7 +104,7 @@ def parts_over(
 
 
 def notices_over(database: Database, api: Api, site: Site, locks: Locks) -> ClusterNotices:
-    return ClusterNotices(api, site.routes, locks, partial(_deployment_of, database))
+    return ClusterNotices(api, site.routes, locks, _deployment_of(database))
 
 
 def lobby_of(settings: Settings, api: Api) -> Lobby | None:
@@ -122,9 +122,15 @@ def prepare_lobby(settings: Settings) -> None:
         raise StartRefused(str(error)) from error
 
 
-def _deployment_of(database: Database) -> str:
-    with database.read() as rows:
-        return rows.deployment_id()
+def _deployment_of(database: Database) -> Callable[[], str]:
+    """Return what reads the id of the database. It never changes, so it is read once."""
+
+    @cache
+    def deployment() -> str:
+        with database.read() as rows:
+            return rows.deployment_id()
+
+    return deployment
 
 
 def mirror_of(settings: Settings) -> "Mirror":
