@@ -16,9 +16,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from functools import cached_property
 from math import inf
 from typing import NamedTuple
 
+from gateway.domain.gpu_pool import GpuPool
 from gateway.domain.placement import Occupied, choose
 from gateway.domain.timeline import Gap, Hold, OpenGpu, Slice, Timeline
 
@@ -304,10 +306,9 @@ class Book:
         idle = [(uuid, gap) for uuid, gap in free if gap.slice.is_borrowed]
         if idle or len(free) == 1:
             return (idle or free)[0]
-        occupied = [*_occupied(self._gpus, self._leases), *self._begun()]
         chosen = choose(
-            [each.gpu for each in self._gpus],
-            occupied,
+            self._pool,
+            [*self._occupied, *self._begun()],
             waiter.profile,
             self._now + waiter.lease,
             self._now,
@@ -319,6 +320,14 @@ class Book:
             return None
         spot = (chosen.gpu.uuid, chosen.placement)
         return next((uuid, gap) for uuid, gap in free if (uuid, gap.slice.placement) == spot)
+
+    @cached_property
+    def _pool(self) -> GpuPool:
+        return GpuPool(each.gpu for each in self._gpus)
+
+    @cached_property
+    def _occupied(self) -> Sequence[Occupied]:
+        return list(_occupied(self._gpus, self._leases))
 
     def _begun(self) -> Iterator[Occupied]:
         """The slices of requests that begin now."""

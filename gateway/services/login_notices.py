@@ -42,7 +42,8 @@ class LoginNotices:
                 if live and live.status == Status.ACTIVE:
                     return self._opened(live, keys, now)
                 if waiting := rows.waiting_of_user(user_id):
-                    return self._of_waiting(waiting, positions(rows.line()), status, keys, now)
+                    places = {} if rows.get(waiting.id) else {waiting.id: rows.place(waiting)}
+                    return self._of_waiting(waiting, places, status, keys, now)
                 if live and live.status == Status.CLOSING:
                     return self._of(live.ended(now), keys)
                 return self._of_last(status, last, keys, now)

@@ -28,7 +28,7 @@ from gateway.errors import (
 from gateway.failpoints import reach
 from gateway.services.disk_use import require_room
 from gateway.services.images import DEFAULT
-from gateway.services.line import positions, replan
+from gateway.services.line import replan
 from gateway.services.login_notices import LoginNotices
 from gateway.services.ports import Database, Host, Planner, Rows
 from gateway.services.sessions import Sessions, UserKeys, Wanted
@@ -123,11 +123,14 @@ class Queue:
     def places(self, after: int = 0, limit: int | None = None, user_id: str | None = None) -> Sequence[Place]:
         """Return the first `limit` requests behind the position `after`, the first one first. With `user_id`,
         return only the request of this user."""
-        is_of_all = user_id is None
         with self.database.read() as rows:
-            requests = rows.line(after, limit if is_of_all else None)
-        places = [Place(request, position) for position, request in enumerate(requests, start=after + 1)]
-        return [place for place in places if is_of_all or place.request.user_id == user_id]
+            if user_id is None:
+                return [Place(each, at) for at, each in enumerate(rows.line(after, limit), start=after + 1)]
+            request = rows.waiting_of_user(user_id)
+            if request is None or rows.get(request.id):  # its session is being opened
+                return []
+            place = _place(rows, request)
+            return [place] if place.position > after else []
 
     def move(self, session_id: str, priority: int) -> Place:
         """Set the priority of a request. A higher one overtakes the requests behind its new place, whose
@@ -332,7 +335,7 @@ def _require(rows: Rows, session_id: str) -> WaitingRequest:
 
 
 def _place(rows: Rows, request: WaitingRequest) -> Place:
-    return Place(request, positions(rows.line())[request.id])
+    return Place(request, rows.place(request))
 
 
 def _is_earlier(waiter: Waiter, reservation: Reservation | None) -> bool:

@@ -10,6 +10,7 @@ from gateway.client import Client
 from gateway.domain.models import Session, User
 from gateway.domain.permissions import Role
 from gateway.domain.ssh_keys import make_pair
+from gateway.domain.waiting_request import WaitingRequest
 from gateway.services.tokens import Tokens
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
@@ -106,6 +107,29 @@ def test_the_pages_of_the_line_keep_the_positions(bench_of: BenchMaker) -> None:
     assert whole
     assert [request for page in found for request in page] == whole["requests"]
     assert [request["position"] for page in found for request in page] == [1, 2, 3]
+
+
+def test_the_place_of_one_request_is_counted_and_no_other_request_is_read(bench_of: BenchMaker) -> None:
+    full = bench_of(FakeGpus(["A100-40GB"]))
+    for number in range(6):
+        body = {"user_id": f"user{number}", "mig_profile": "7g.40gb", "wait_minutes": 600, "ttl_minutes": 30}
+        full.client.post("/sessions", json=body)
+    whole = full.client.get("/queue").json["requests"]
+    assert full.client.put(f"/queue/{whole[3]['session_id']}", json={"priority": 5}).status_code == 200
+    whole = full.client.get("/queue").json["requests"]
+    assert [request["user_id"] for request in whole] == ["user4", "user1", "user2", "user3", "user5"]
+    read: list[str] = []
+
+    def note(request: WaitingRequest, _context: object) -> None:
+        read.append(request.user_id)
+
+    event.listen(WaitingRequest, "load", note)
+    try:
+        found = [full.client.get(f"/queue?user_id={each['user_id']}").json["requests"] for each in whole]
+    finally:
+        event.remove(WaitingRequest, "load", note)
+    assert found == [[each] for each in whole]
+    assert read == [each["user_id"] for each in whole]
 
 
 def test_the_lists_of_one_user_have_the_session_and_the_place_in_line(bench_of: BenchMaker) -> None:

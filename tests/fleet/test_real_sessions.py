@@ -53,6 +53,11 @@ def is_gone(fleet: Replica, node: Node, session_id: str) -> bool:
     return not fleet.leftovers(session_id) and not node.slices()
 
 
+def recorded(fleet: Replica, session_id: str) -> list[str]:
+    """What the audit log has of the session."""
+    return [event["what"] for event in fleet.get(f"/events?session_id={session_id}")["events"]]
+
+
 def ask(fleet: Replica, user: str, profile: str = "1g.5gb") -> requests.Response:
     body = {"user_id": user, "mig_profile": profile}
     return requests.post(f"{fleet.url}/sessions", json=body, timeout=90)
@@ -68,6 +73,7 @@ def test_a_session_lives_from_post_to_ssh_to_delete(fleet: Replica, node: Node) 
     assert "CapEff:\t0000000000000000" in status
     assert "NoNewPrivs:\t1" in status
     assert len(node.slices()) == 1
+    eventually(lambda: {"logged-in", "logged-out"} <= set(recorded(fleet, made["session_id"])), SECONDS)
     assert fleet.delete(made["session_id"]).status_code == 204
     eventually(lambda: is_gone(fleet, node, made["session_id"]), SECONDS)
     eventually(lambda: fleet.refused(ANN), SECONDS)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import orm, select
+from sqlalchemy import and_, func, or_, orm, select, tuple_
 
 from gateway.domain.models import Cordon, EndedSession, Session
 from gateway.domain.states import Reason
@@ -30,6 +30,15 @@ class WaitingRows:
         order = (WaitingRequest.priority.desc(), WaitingRequest.asked_at, WaitingRequest.id)
         waits = select(WaitingRequest).where(WaitingRequest.id.not_in(select(Session.id)))
         return self._session.scalars(waits.order_by(*order).offset(skip).limit(limit)).all()
+
+    def place(self, request: WaitingRequest) -> int:
+        """Return the place in line of a request whose session is not being opened; the first one has 1."""
+        is_older = tuple_(WaitingRequest.asked_at, WaitingRequest.id) < (request.asked_at, request.id)
+        is_equal = and_(WaitingRequest.priority == request.priority, is_older)
+        ahead = or_(WaitingRequest.priority > request.priority, is_equal)
+        waits = WaitingRequest.id.not_in(select(Session.id))
+        count = select(func.count()).select_from(WaitingRequest).where(ahead, waits)
+        return 1 + self._session.scalars(count).one()
 
     def is_line_planned(self) -> bool:
         """Return whether a request waits, a maintenance is announced, or a session was limited for one."""
