@@ -1,4 +1,7 @@
-"""Asks the sessions, one after another, whether they still reach their GPUs."""
+"""Asks the sessions, one after another, whether they still reach their GPUs.
+
+A session also says which MIG device it has, if the database does not know it, as after `gateway recover`.
+"""
 
 import logging
 from collections.abc import Callable
@@ -26,8 +29,10 @@ class Prober:
         """Ask every session that was not asked for half an hour, while `go_on` returns True."""
         now = self.clock().uptime
         with self.database.read() as rows:
-            active = [each.id for each in rows.live_sessions() if each.status == Status.ACTIVE]
-        self._asked = {id: self._asked.get(id, now) for id in active}  # a new session was asked as it opened
+            active = [each for each in rows.live_sessions() if each.status == Status.ACTIVE]
+        self._asked = {  # a new session was asked as it opened
+            each.id: self._asked.get(each.id, now if each.gpu_uuid else now - _EVERY) for each in active
+        }
         for session_id, at in list(self._asked.items()):
             if not go_on():
                 return
@@ -41,7 +46,11 @@ class Prober:
         if session is None:
             return
         try:
-            self.host.look_inside(session)
+            device = self.host.look_inside(session)
+            if device and session.gpu_uuid is None:
+                with self.database.begin() as rows:
+                    if row := rows.get(session_id):
+                        row.gpu_uuid = device
         except GatewayError as error:
             log.info(
                 "a session did not say whether it has its GPU", extra={**session.named, "error": str(error)}

@@ -221,8 +221,9 @@ class LocalHost(RunsScripts):
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.files.shows(session_id, expected)
 
-    def look_inside(self, session: Session) -> None:
+    def look_inside(self, session: Session) -> str | None:
         """The driver says what becomes of its GPUs, and Docker's rights are compared."""
+        return None
 
     def gpu_use(self, session: Session) -> GpuUse:
         if session.gpu_uuid is None:

@@ -210,9 +210,10 @@ class Host(Protocol):
     def activity(self, session: Session) -> Probe | None:
         """Return what the session says about its use; None if that makes no sense. Raises `Unavailable`."""
 
-    def look_inside(self, session: Session) -> None:
+    def look_inside(self, session: Session) -> str | None:
         """Ask the session whether it still reaches its GPU, if nothing else says so. `observe` then knows the
-        answer. Raises `Unavailable`."""
+        answer. Return the UUID of the MIG device that the session shows; None if it was not asked, or did not
+        say. Raises `Unavailable`."""
 
     def gpu_use(self, session: Session) -> GpuUse:
         """Return the use of the session's slice. Raises `DriverUnavailable`."""

@@ -342,6 +342,17 @@ def test_with_an_older_database_nothing_is_removed_until_the_sessions_are_record
     assert on_cluster.ask("DELETE", f"/sessions/{forgotten}").status_code == 204
 
 
+def test_the_slice_of_a_session_that_is_recorded_again_is_asked_for(on_cluster: OnCluster) -> None:
+    forgotten = on_cluster.open("bob", "1g.5gb")
+    before = on_cluster.ask("GET", f"/sessions/{forgotten}").json["gpu_uuid"]
+    put_an_older_database_back(on_cluster, forgotten)
+    recovery(on_cluster).recover()
+    assert on_cluster.ask("GET", f"/sessions/{forgotten}").json["gpu_uuid"] is None
+    Prober(on_cluster.database, on_cluster.parts.host, on_cluster.clock).ask()
+    assert before
+    assert on_cluster.ask("GET", f"/sessions/{forgotten}").json["gpu_uuid"] == before
+
+
 def test_a_session_that_cannot_be_recorded_again_is_removed_once_an_administrator_has_seen_it(
     on_cluster: OnCluster,
 ) -> None:
@@ -590,6 +601,11 @@ def test_a_simulated_device_gets_a_uuid_without_nvidia_smi(
     gateway = assemble(bench.settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     opened = ApiClient(gateway.flask).post("/sessions", json={"user_id": "ann", "mig_profile": "1g.5gb"})
     assert opened.json["gpu_uuid"].startswith("MIG-")
+    with database.begin() as rows:
+        rows.live(opened.json["session_id"]).gpu_uuid = None
+    Prober(database, parts.host, bench.clock).ask()
+    with database.read() as rows:
+        assert rows.live(opened.json["session_id"]).gpu_uuid == opened.json["gpu_uuid"]
     assert "-L" not in parts.logins.commands
     database.engine.dispose()
 

@@ -181,8 +181,9 @@ class MemoryHost:
         self._ask()
         return Probe(self._runs[session.id].connections, None, 0)
 
-    def look_inside(self, session: Session) -> None:
+    def look_inside(self, session: Session) -> str | None:
         self._ask()
+        return None
 
     def gpu_use(self, session: Session) -> GpuUse:
         self._ask()

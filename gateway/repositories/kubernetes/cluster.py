@@ -129,20 +129,23 @@ class ClusterHost(RunsScripts):
     def shows(self, session_id: str, expected: Board) -> bool:
         return self.boards.shows(session_id, expected)
 
-    def look_inside(self, session: Session) -> None:
+    def look_inside(self, session: Session) -> str | None:
         """With dynamic MIG, NVIDIA's driver does not say that a GPU is lost, but nvidia-smi does."""
-        published = self.gpus.inventory().gpus
-        if session.address is None or any(gpu.simulated for gpu in published if gpu.uuid == session.gpu):
-            return
+        if session.address is None or session.gpu is None:
+            return None
+        gpu = self.gpus.inventory().gpus.by_uuid.get(session.gpu)
+        if gpu and gpu.simulated:
+            return _simulated_uuid(session.id)
         try:
             said = self.logins.run(_login_of(session), ["nvidia-smi", "-L"])
         except NotReachable:
-            return
+            return None
         except ContainerFailed as error:
             said = str(error)
             if not shows_lost_gpu(said):  # such as a session that may have no more processes
-                return
-        self.lost[session.id] = shows_lost_gpu(said)
+                return None
+        self.lost[session.id] = is_lost = shows_lost_gpu(said)
+        return None if is_lost else only_slice(said)
 
     def gpu_use(self, session: Session) -> GpuUse:
         """By the session itself: only its node knows more. Nobody measures whether a program works."""
@@ -297,10 +300,9 @@ class ClusterHost(RunsScripts):
                 time.sleep(_LOGIN_PAUSE_SECONDS)
 
     def _slice(self, login: Login, request: SessionRequest, device: Device) -> str:
-        """A simulated device has no UUID, so it gets one that is always the same for a session."""
         if device.is_simulated:
             self.logins.run(login, ["true"])
-            return f"MIG-{uuid.uuid5(uuid.NAMESPACE_OID, request.session_id)}"
+            return _simulated_uuid(request.session_id)
         return only_slice(self.logins.run(login, ["nvidia-smi", "-L"]))
 
     def _inside(self, session: Session, script: Script, *arguments: str) -> str:
@@ -358,6 +360,11 @@ class ClusterHost(RunsScripts):
         if missing:
             raise ContainerFailed(f"The cluster has no DeviceClass {', '.join(missing)}: create it.")
         return f"ok: {len(wanted)} profiles have a DeviceClass"
+
+
+def _simulated_uuid(session_id: str) -> str:
+    """A simulated device has no UUID, so it gets one that is always the same for a session."""
+    return f"MIG-{uuid.uuid5(uuid.NAMESPACE_OID, session_id)}"
 
 
 def _ok_unless(problems: Iterator[str]) -> str:
