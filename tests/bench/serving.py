@@ -96,7 +96,7 @@ def memory(runs: int) -> list[Row]:
                 answers = list(pool.map(lambda path: ours.request("GET", path), paths * 4))
             assert all(status == 200 for status, _ in answers), answers
             ours.close(session_id)
-            sizes = [_memory(pid) for pid in processes(ours.processes["serve"].pid)]
+            sizes = [memory_of(pid) for pid in processes(ours.processes["serve"].pid)]
             resident.append(sum(rss for rss, _ in sizes))
             proportional.append(sum(pss for _, pss in sizes))
             progress("memory", run + 1, runs)
@@ -234,7 +234,7 @@ def processes(group: int) -> list[int]:
     return found
 
 
-def _memory(pid: int) -> tuple[float, float]:
+def memory_of(pid: int) -> tuple[float, float]:
     """RSS and PSS in MB."""
     fields = dict(line.split()[:2] for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
     return int(fields["Rss:"]) / 1000, int(fields["Pss:"]) / 1000

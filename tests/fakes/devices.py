@@ -74,15 +74,19 @@ def _device(gpu: Gpu, profile: Profile, placement: Placement) -> dict[str, Any]:
     sizes = {"memory": f"{profile.memory_mib}Mi", "multiprocessors": str(14 * profile.compute_slices)}
     consumed = {**sizes, **dict(zip(_COUNTERS, map(str, profile.engines), strict=True))}
     memory_slices = range(placement.start, placement.start + placement.size)
-    name = profile.name.replace(".", "").replace("+", "-")
     return {
-        "name": f"gpu-{gpu.index}-mig-{name}-{profile.driver_id}-{placement.start}",
+        "name": device_name(gpu, profile, placement),
         "attributes": _attributes(gpu, type="mig", parentUUID=gpu.uuid, profile=profile.name),
         "capacity": _values({**sizes, **dict(zip(_ENGINES, map(str, profile.engines), strict=True))}),
         "consumesCounters": [
             {"counterSet": f"gpu-{gpu.index}-counter-set", "counters": _values(consumed, memory_slices)}
         ],
     }
+
+
+def device_name(gpu: Gpu, profile: Profile, placement: Placement) -> str:
+    name = profile.name.replace(".", "").replace("+", "-")
+    return f"gpu-{gpu.index}-mig-{name}-{profile.driver_id}-{placement.start}"
 
 
 def _attributes(gpu: Gpu, **texts: str) -> dict[str, Any]:

@@ -84,7 +84,7 @@ class Api:
         with self._session.get(f"{self._url}{path}", stream=True, timeout=seconds + _SECONDS) as response:
             if not response.ok:
                 raise Refused(response.status_code, _message(response))
-            for line in response.iter_lines():
+            for line in response.iter_lines(chunk_size=None):  # as it comes
                 event = json.loads(line)
                 yield event["type"], event["object"]
 

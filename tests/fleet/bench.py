@@ -2,8 +2,9 @@
 
     python -m tests.fleet.bench [--runs N] [--nodes N] [--live N] [--json FILE]
 
-Opening and closing are measured on a real kubelet. Placing and the creates in a second are measured on fake
-nodes of eight A100 each, with `--live` sessions. Whatever the figures are, it succeeds.
+Opening and closing are measured on a real kubelet. Placing, the creates in a second and the memory are
+measured on fake nodes of eight A100 each, with `--live` sessions, behind two replicas that are processes of
+their own with the rights of the manifests. Whatever the figures are, it succeeds.
 """
 
 import argparse
@@ -12,43 +13,50 @@ import os
 import platform
 import sys
 import tempfile
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
-from gateway.app import Gateway
-from gateway.database_url import DatabaseUrl
-from gateway.repositories.sql import schema
+import requests
+
+from gateway.domain.ssh_keys import make_pair
 from tests import own
 from tests.bench.ground import alone
 from tests.bench.measure import Row, progress, table
-from tests.client import ApiClient
-from tests.fakes.cluster_host import SITE
+from tests.bench.serving import memory_of, processes
 from tests.fleet import programs
 from tests.fleet.api import Api, Object
 from tests.fleet.claims import CLAIMS, PODS, SECONDS
 from tests.fleet.cluster import gateway_before
 from tests.fleet.control_plane import ControlPlane, control_plane
-from tests.fleet.gateways import IMAGE, SESSIONS, Replica
-from tests.fleet.in_process import add_kinds, add_namespaces, gateway_on
+from tests.fleet.fake_cluster import (
+    MEMORY_PER_SLICE,
+    Account,
+    Bound,
+    FakeNodesReplica,
+    add_service,
+    database,
+    fakelet,
+    replicas,
+)
+from tests.fleet.gateways import IMAGE, MANIFESTS, SESSIONS, Replica, apply, apply_policies
+from tests.fleet.in_process import add_kinds
 from tests.fleet.node import real_node
-from tests.fleet.nodes import Fakelet, add_device_classes, add_node, gpus_of_a_node
-from tests.postgresql import PostgresServer
+from tests.fleet.prefill import GPUS, PROFILE, add_nodes, add_sessions
 from tests.whole_gateway import eventually
 
 USER = own.user("bench")
-PROFILE = "3g.20gb"
-_GPUS = 8  # of a node
 _AT_ONCE = 8  # creates and ends
-_MEASURED_AT_ONCE = 60
-_A_SECOND = 5.0  # creates that are measured
+_AT_A_TIME = 60  # creates whose rate is measured
+_KEY = make_pair().public
+_A_SECOND = 5.0  # creates whose placing is measured
+_PACE = (
+    f"{_A_SECOND:g} POST and {_A_SECOND:g} plain pods in a second by turns, without waiting for those before"
+)
 _LABEL = "gpu-ssh-gateway.io/session"
 
 
@@ -141,99 +149,98 @@ def _objects_of(api: Api, session_id: str) -> list[Object]:
     return objects
 
 
-@dataclass
-class Bound:
-    """When each pod got its node, by its name, on the clock of this process."""
-
-    api: Api
-    at: dict[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._follow)
-
-    def __enter__(self) -> "Bound":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _follow(self) -> None:
-        while not self._over.is_set():
-            for _, pod in self.api.watch(PODS, 2):
-                if pod["spec"].get("nodeName"):
-                    self.at.setdefault(pod["metadata"]["name"], time.monotonic())
-                if self._over.is_set():
-                    return
-
-
 def on_fake_nodes(runs: int, nodes: int, live: int) -> Iterator[Row]:
-    with ExitStack() as stack:
-        plane = stack.enter_context(control_plane())
-        api, gpus = plane.api(), gpus_of_a_node(["A100-40GB"] * _GPUS)
-        add_kinds(api)
-        add_device_classes(api, gpus)
-        add_namespaces(api, SITE)
-        for number in range(nodes):
-            own_gpus = [replace(gpu, uuid=f"GPU-{number}-{gpu.index}") for gpu in gpus]
-            add_node(api, f"fake-{number}", own_gpus)
-            progress("nodes", number + 1, nodes)
-        stack.enter_context(Fakelet(plane.api()))
-        replicas = [stack.enter_context(replica) for replica in _replicas(plane, stack)]
-        bound = stack.enter_context(Bound(plane.api()))
-        size = f"{nodes} nodes, {live} live"
-        users = [f"b{number}" for number in range(live + runs)]
-        _for_each(users, "homes", replicas, _open)
-        again = users[: _MEASURED_AT_ONCE + runs]
-        _for_each(again, "closed", replicas, _close)
-        seconds = _for_each(again[runs:], "creates", replicas, _open)
-        rate = len(again[runs:]) / seconds
+    """The users of the measured sessions had one before, so their homes exist."""
+    with _fake_nodes(nodes, live - _AT_A_TIME) as (plane, replicas, bound):
+        users = [own.user(f"b{number}") for number in range(_AT_A_TIME + runs)]
+        for what, act in (("homes", _open), ("closed", _close)):
+            _for_each(users, what, replicas, act)
+        seconds = _for_each(users[runs:], "creates", replicas, _open)
+        size = f"{nodes:,} nodes, {live:,} live"
         yield Row(
             "fleet-rate",
             f"creates in a second, two replicas, {size}",
             "",
-            [rate],
+            [_AT_A_TIME / seconds],
             unit="/s",
             goal=10,
             at_least=True,
-            note="users have homes already, eight creates at once",
+            note=f"{_AT_A_TIME} creates until their answers, {_AT_ONCE} at once; users have homes already",
         )
-        ours, theirs = [], []
-        for number in range(runs):
-            due = time.monotonic() + 1 / _A_SECOND
-            ours.append(_placed(replicas[number % 2], f"b{number}", bound))
-            theirs.append(_plain(api, bound))
-            progress("placed", number + 1, runs)
-            time.sleep(max(0.0, due - time.monotonic()))
-    yield Row("fleet-bound", f"create until bound, p95, {size}", "", ours, unit="s", goal=0.5, quantile=0.95)
+        ours, theirs, answers = _by_turns(runs, users, replicas, plane.api(), bound)
+        memory = max(_memory(each) for each in replicas)
     yield Row(
-        "fleet-bound-ratio", "create until bound, p95", "plain pod", ours, theirs, goal=5, quantile=0.95
+        "fleet-bound",
+        f"POST until the pod is bound, p95, {size}",
+        "",
+        ours,
+        goal=0.5,
+        quantile=0.95,
+        note=_PACE,
+    )
+    yield Row(
+        "fleet-bound-ratio",
+        "the same",
+        "a plain pod of the same requests",
+        ours,
+        theirs,
+        goal=5,
+        quantile=0.95,
+    )
+    yield Row("fleet-answer", "POST until the answer, p95", "", answers, quantile=0.95)
+    yield Row(
+        "fleet-memory",
+        f"memory of a replica, PSS, {live:,} sessions, {nodes * GPUS:,} GPUs",
+        "",
+        [memory],
+        unit="MB",
+        goal=400,
+        note="all processes of the replica that needs more, at the end of the run",
     )
 
 
-def _replicas(plane: ControlPlane, stack: ExitStack) -> list[Any]:
-    os.environ["KUBECONFIG"] = str(plane.kubeconfig)
-    postgresql = PostgresServer()
-    stack.callback(postgresql.end)
-    url = DatabaseUrl(postgresql.create())
-    schema.upgrade(url)
-    made = []
-    for _ in range(2):
-        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        made.append(_gateway_on(url, directory))
-    return made
-
-
 @contextmanager
-def _gateway_on(url: DatabaseUrl, directory: Path) -> Iterator[Gateway]:
-    with gateway_on(url, SITE, directory) as made:
-        yield made[0]
+def _fake_nodes(nodes: int, live: int) -> Iterator[tuple[ControlPlane, list[FakeNodesReplica], Bound]]:
+    """With so many live sessions."""
+    with ExitStack() as stack:
+        plane = stack.enter_context(control_plane(misses_nodes=False))
+        apply(plane, MANIFESTS)
+        add_kinds(plane.api())
+        add_nodes(Account.of(plane), nodes)
+        at = stack.enter_context(database())
+        add_sessions(Account.of(plane), at.url, add_service(plane.api()), live)
+        apply_policies(plane)
+        stack.enter_context(fakelet(plane))
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-bench-")))
+        made = stack.enter_context(replicas(plane, at, directory))
+        bound = Bound(plane.api())
+        bound.start()
+        yield plane, made, bound
+
+
+def _by_turns(
+    runs: int, users: Sequence[str], replicas: Sequence[FakeNodesReplica], api: Api, bound: Bound
+) -> tuple[list[float], list[float], list[float]]:
+    """The seconds until pods of sessions and plain pods are bound, and until the sessions' answers. None
+    waits for those before it."""
+    pause, start = 1 / _A_SECOND, time.monotonic()
+    ours, theirs = [], []
+    with ThreadPoolExecutor(4 * _AT_ONCE) as pool:
+        for number, user in enumerate(users[:runs]):
+            time.sleep(max(0.0, start + number * pause - time.monotonic()))
+            ours.append(pool.submit(_placed, replicas[number % len(replicas)], user, bound))
+            time.sleep(max(0.0, start + (number + 0.5) * pause - time.monotonic()))
+            theirs.append(pool.submit(_plain, api, bound))
+            progress("placed", number + 1, runs)
+    until_bound, until_answer = zip(*(each.result() for each in ours), strict=True)
+    return list(until_bound), [each.result() for each in theirs], list(until_answer)
 
 
 def _for_each(
-    users: Sequence[str], what: str, replicas: Sequence[Gateway], act: Callable[[Gateway, str], object]
+    users: Sequence[str],
+    what: str,
+    replicas: Sequence[FakeNodesReplica],
+    act: Callable[[FakeNodesReplica, str], object],
 ) -> float:
     """Do it for some users at once, by both replicas in turn, and return the seconds."""
     start = time.monotonic()
@@ -243,36 +250,40 @@ def _for_each(
     return time.monotonic() - start
 
 
-def _open(gateway: Gateway, user: str) -> str:
-    body = {"user_id": user, "mig_profile": PROFILE}
-    answer = ApiClient(gateway.flask).post("/sessions", json=body)
-    assert answer.status_code == 201, answer.json
-    return str(answer.json["session_id"])
+def _open(gateway: FakeNodesReplica, user: str) -> str:
+    body = {"user_id": user, "mig_profile": PROFILE, "ssh_public_keys": [_KEY]}
+    answer = requests.post(f"{gateway.url}/sessions", json=body, timeout=60)
+    assert answer.status_code == 201, answer.text
+    return str(answer.json()["session_id"])
 
 
-def _close(gateway: Gateway, user: str) -> None:
-    client = ApiClient(gateway.flask)
-    [session] = client.get(f"/sessions?user_id={user}").json["sessions"]
-    assert client.delete(f"/sessions/{session['session_id']}").status_code == 204
+def _close(gateway: FakeNodesReplica, user: str) -> None:
+    [session] = gateway.get(f"/sessions?user_id={user}")["sessions"]
+    assert gateway.delete(session["session_id"]).status_code == 204
 
 
-def _placed(gateway: Gateway, user: str, bound: Bound) -> float:
+def _placed(gateway: FakeNodesReplica, user: str, bound: Bound) -> tuple[float, float]:
     start = time.monotonic()
     name = f"s-{_open(gateway, user)}"
-    eventually(lambda: name in bound.at, SECONDS)
-    return bound.at[name] - start
+    answered = time.monotonic() - start
+    return bound.moment(name) - start, answered
 
 
 def _plain(api: Api, bound: Bound) -> float:
     """A pod of the same requests without a claim; it is removed at once."""
     name = f"plain-{uuid.uuid4()}"
-    resources = {"requests": {"memory": f"{4 * SITE.memory}"}}
+    resources = {"requests": {"memory": f"{4 * MEMORY_PER_SLICE}Gi"}}
     spec = {"containers": [{"name": "c", "image": "none", "resources": resources}]}
     start = time.monotonic()
     api.create(PODS, {"metadata": {"name": name, "namespace": "default"}, "spec": spec})
-    eventually(lambda: name in bound.at, SECONDS)
+    seconds = bound.moment(name) - start
     api.delete(PODS, name, "default", grace=0)
-    return bound.at[name] - start
+    return seconds
+
+
+def _memory(gateway: FakeNodesReplica) -> float:
+    """PSS in MB."""
+    return sum(pss for _, pss in map(memory_of, processes(gateway.processes["serve"].pid)))
 
 
 def main() -> None:
@@ -286,7 +297,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, default=Path("build/bench-fleet.json"), metavar="FILE")
     options = parser.parse_args()
-    options.live = max(options.live, _MEASURED_AT_ONCE)
+    options.live = max(options.live, _AT_A_TIME)
     if missing := programs.missing():
         sys.exit(f"no {', '.join(missing)} here: python -m tests.fleet.programs builds them")
     with alone():

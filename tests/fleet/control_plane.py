@@ -37,9 +37,11 @@ SERVICES = "10.96.0.0/16"
 
 @dataclass
 class ControlPlane:
-    """A test may stop and start each of its programs."""
+    """A test may stop and start each of its programs. Without `misses_nodes`, nobody minds that nodes do not
+    report."""
 
     place: Place
+    misses_nodes: bool = True
 
     def __post_init__(self) -> None:
         self.url = f"https://{self.place.address}:{_PORT}"
@@ -112,7 +114,7 @@ class ControlPlane:
             # Homes are directories of the place, without a driver of storage.
             "--enable-hostpath-provisioner",
             # A node that is silent for so long is not ready. A kubelet reports every 5 s in these tests.
-            "--node-monitor-grace-period=20s",
+            f"--node-monitor-grace-period={'20s' if self.misses_nodes else '24h'}",
             # Claims of ended pods are freed at once.
             "--kube-api-qps=500",
             "--kube-api-burst=1000",
@@ -120,6 +122,9 @@ class ControlPlane:
 
     def api(self, acting_as: str | None = None) -> Api:
         return Api(self.url, str(self.authority), self._tokens[ADMIN], acting_as)
+
+    def token_of(self, user: str) -> str:
+        return self._tokens[user]
 
     def kubectl(self, *arguments: str | Path) -> str:
         """Return what kubectl prints. Raises an error with its message if it fails."""
@@ -195,9 +200,9 @@ class ControlPlane:
 
 
 @contextmanager
-def control_plane() -> Iterator[ControlPlane]:
+def control_plane(*, misses_nodes: bool = True) -> Iterator[ControlPlane]:
     with a_place() as place:
-        plane = ControlPlane(place)
+        plane = ControlPlane(place, misses_nodes)
         plane.start()
         yield plane
 

@@ -1,5 +1,6 @@
 """A gateway in front of a cluster with a real node: processes with the rights that the manifests give."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,7 +17,7 @@ SESSIONS, ROUTES = "gpu-sessions", "gpu-routes"
 IMAGE = "gpu-workspace"
 SECONDS = 120  # of patience with a loaded machine
 _BASE = REPOSITORY / "docker/kubernetes/base"
-_MANIFESTS = ("namespaces", "pipes", "device-classes", "rbac", "network-policies")
+MANIFESTS = ("namespaces", "pipes", "device-classes", "rbac", "network-policies")
 _POLICIES = ("admission-pods", "admission-objects")
 _COLLECTIONS = ("v1/pods", "v1/secrets", "resource.k8s.io/v1/resourceclaims")
 PIPES = "sshpiper.com/v1beta1/pipes"
@@ -32,10 +33,19 @@ _OF_A_SERVER = (
 
 def prepare(plane: ControlPlane) -> None:
     """Apply the manifests, without the gateway's and the routers' own pods."""
+    apply(plane, MANIFESTS)
+    apply_policies(plane)
+
+
+def apply(plane: ControlPlane, names: Sequence[str]) -> None:
+    files = [option for name in names for option in ("-f", _BASE / f"{name}.yaml")]
+    plane.kubectl("apply", "--server-side", *files)
+
+
+def apply_policies(plane: ControlPlane) -> None:
+    """After the other manifests."""
     images = {"metadata": {"name": "session-images", "namespace": "gpu-gateway"}}
-    for names in (_MANIFESTS, _POLICIES):
-        files = [option for name in names for option in ("-f", _BASE / f"{name}.yaml")]
-        plane.kubectl("apply", "--server-side", *files)
+    apply(plane, _POLICIES)
     plane.api().create("v1/configmaps", {**images, "data": {"images": image_of(IMAGE)}})
 
 

@@ -21,6 +21,7 @@ from tests.fleet.api import Api, Object, Refused
 from tests.fleet.nodes import suppress_existing
 from tests.whole_gateway import eventually
 
+STORAGE = "directories"  # a StorageClass
 _SECONDS = 60  # of patience with a loaded machine
 
 
@@ -105,7 +106,7 @@ _PIPES: Object = {
 }
 _STORAGE: Object = {
     "metadata": {
-        "name": "directories",
+        "name": STORAGE,
         "annotations": {"storageclass.kubernetes.io/is-default-class": "true"},
     },
     "provisioner": "kubernetes.io/host-path",

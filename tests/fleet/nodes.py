@@ -2,7 +2,7 @@
 
 import itertools
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -17,7 +17,6 @@ from tests.fleet.api import Api, Object, Refused
 A100 = ("A100-40GB",)
 FAKE = {"gpu-ssh-gateway.io/fake-node": "true"}  # a label
 _HEARTBEAT_SECONDS = 10
-_WATCH_SECONDS = 2  # the end of a test waits for it
 _PAUSE_SECONDS = 0.2  # while the API does not answer
 _LEASES = "coordination.k8s.io/v1/leases"
 _LEASES_OF_NODES = "kube-node-lease"
@@ -69,16 +68,19 @@ def suppress_existing() -> Iterator[None]:
 class Fakelet:
     """The kubelets of all fake nodes: pods that are bound to one run at once, and go when they are deleted.
 
-    `holds`: names of pods that do not go. `addresses` gives each pod an address.
+    `holds`: names of pods that do not go. `addresses` gives each pod an address. A watch lasts for
+    `watch_seconds`, and the end waits for it. Without `beats`, no node reports that it lives.
     """
 
     api: Api
     holds: set[str] = field(default_factory=set)
     addresses: Iterator[str] = field(default_factory=lambda: map("10.244.0.{}".format, itertools.count(2)))
+    beats: bool = True
+    watch_seconds: int = 2
 
     def __post_init__(self) -> None:
         self._over = threading.Event()
-        self._threads = [threading.Thread(target=each) for each in (self._follow, self._beat)]
+        self._threads = [threading.Thread(target=each) for each in self._duties()]
 
     def __enter__(self) -> "Fakelet":
         for thread in self._threads:
@@ -90,11 +92,14 @@ class Fakelet:
         for thread in self._threads:
             thread.join()
 
+    def _duties(self) -> list[Callable[[], None]]:
+        return [self._follow, self._beat] if self.beats else [self._follow]
+
     def _follow(self) -> None:
         while not self._over.is_set():
             try:
                 nodes = self._nodes()
-                for event, pod in self.api.watch("v1/pods", _WATCH_SECONDS):
+                for event, pod in self.api.watch("v1/pods", self.watch_seconds):
                     if self._over.is_set():
                         return
                     if event in ("ADDED", "MODIFIED") and pod["spec"].get("nodeName"):
@@ -111,34 +116,8 @@ class Fakelet:
             if name not in self.holds:
                 self.api.delete("v1/pods", name, namespace, grace=0)
         elif (pod.get("status") or {}).get("phase") == "Pending":
-            self._run(pod, name, namespace)
-
-    def _run(self, pod: Object, name: str, namespace: str) -> None:
-        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        address = next(self.addresses)
-        running = [
-            {
-                "name": container["name"],
-                "image": container["image"],
-                "imageID": "",
-                "ready": True,
-                "started": True,
-                "restartCount": 0,
-                "state": {"running": {"startedAt": now}},
-            }
-            for container in pod["spec"]["containers"]
-        ]
-        conditions = [{"type": each, "status": "True"} for each in ("PodScheduled", "Ready")]
-        status = {
-            "phase": "Running",
-            "podIP": address,
-            "podIPs": [{"ip": address}],
-            "startTime": now,
-            "containerStatuses": running,
-            "conditions": conditions,
-        }
-        with suppress(Refused):  # the pod is gone already
-            self.api.change("v1/pods", f"{name}/status", {"status": status}, namespace)
+            with suppress(Refused):  # the pod is gone already
+                run(self.api, pod, next(self.addresses))
 
     def _nodes(self) -> set[str]:
         nodes = self.api.list("v1/nodes")
@@ -164,3 +143,30 @@ class Fakelet:
                 raise
             metadata = {"name": name, "namespace": _LEASES_OF_NODES}
             self.api.create(_LEASES, {"metadata": metadata, "spec": spec})
+
+
+def run(api: Api, pod: Object, address: str) -> None:
+    """Report that the pod's containers run, as its kubelet does."""
+    now, metadata = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}", pod["metadata"]
+    running = [
+        {
+            "name": container["name"],
+            "image": container["image"],
+            "imageID": "",
+            "ready": True,
+            "started": True,
+            "restartCount": 0,
+            "state": {"running": {"startedAt": now}},
+        }
+        for container in pod["spec"]["containers"]
+    ]
+    conditions = [{"type": each, "status": "True"} for each in ("PodScheduled", "Ready")]
+    status = {
+        "phase": "Running",
+        "podIP": address,
+        "podIPs": [{"ip": address}],
+        "startTime": now,
+        "containerStatuses": running,
+        "conditions": conditions,
+    }
+    api.change("v1/pods", f"{metadata['name']}/status", {"status": status}, metadata["namespace"])
