@@ -17,7 +17,7 @@ LINES_AT_ONCE = 5  # of one kind, before there is at most one a second
 
 _PLAIN = re.compile(r"[!#-<>-~]+")  # printable ASCII except space, quotation mark and equals sign
 _OWN = {*vars(logging.makeLogRecord({})), "message", "asctime", "kind"}
-_QUIET = {"alembic": logging.WARNING}
+_QUIET = {"alembic": logging.WARNING, "httpx2": logging.WARNING}  # httpx2 logs each request
 
 
 def log_to_stderr(form: str, level: str = "info", *filters: logging.Filter) -> None:

@@ -25,6 +25,7 @@ try:
     from gateway.repositories.kubernetes.cluster import ClusterHost
     from gateway.repositories.kubernetes.cordons import Cordons
     from gateway.repositories.kubernetes.gpus import ClusterGpus
+    from gateway.repositories.kubernetes.lease_service import LeaseService
     from gateway.repositories.kubernetes.lobby import Lobby, LobbyNotices
     from gateway.repositories.kubernetes.locks import Locks
     from gateway.repositories.kubernetes.login_reports import ClusterReports, ReportSender
@@ -97,6 +98,7 @@ def parts_over(
         gpus=gpus,
         boards=Boards(api, site.sessions),
         cordons=Cordons(api, gpus, deployment),
+        lease_service=LeaseService(api, site.lease_service),
         uid_range=uid_range,
         gives_advice=gives_advice,
     )

@@ -3,10 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from gateway.domain.mig import Gpu, Placement
 from gateway.domain.ssh_keys import KeyPair
+
+if TYPE_CHECKING:
+    from gateway.domain.board import Board
 
 SSH_PORT = 2222  # of a session's sshd; an unprivileged port, because the sshd does not run as root
 
@@ -51,7 +54,8 @@ class SessionPlan:
     """Where a session goes. A host with its own scheduler leaves `allocation` and `address` None, and takes
     `gpu` for advice, and `others` for the next best, on other nodes.
 
-    `host_share` is the allocation's part of all memory slices of the host; 0 if it is not known."""
+    `host_share` is the allocation's part of all memory slices of the host; 0 if it is not known. `board` is
+    what the session shows its user from the beginning; None for what every session shows."""
 
     request: SessionRequest
     mig_profile: str
@@ -60,6 +64,7 @@ class SessionPlan:
     address: str | None = None
     host_share: float = 0.0
     others: tuple[Gpu, ...] = ()
+    board: "Board | None" = None
 
     @property
     def gpu_share(self) -> float | None:

@@ -9,7 +9,7 @@ from gateway.domain.board import Board, board
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.leased import SessionColumns
 from gateway.domain.live_session import LiveSession
-from gateway.domain.models import EndedSession
+from gateway.domain.models import EndedSession, Session
 from gateway.domain.session_texts import notice_labels
 from gateway.domain.states import Status
 from gateway.domain.words import Words
@@ -34,12 +34,15 @@ class Notices:
 
         def wanted() -> Board | None:
             with self.database.read() as rows:
-                if session := rows.get(session_id):
-                    size = rows.user(session.user_id).workspace_bytes
-                    return self._board(session, rows.last_ended(session.user_id), size)
-                return None
+                session = rows.get(session_id)
+                return self.board_of(rows, session) if session else None
 
         self.host.show(session_id, wanted)
+
+    def board_of(self, rows: Rows, session: Session) -> Board:
+        """Return what the session shows now."""
+        size = rows.user(session.user_id).workspace_bytes
+        return self._board(session, rows.last_ended(session.user_id), size)
 
     def attempt(self, session: SessionColumns) -> None:
         """As `show`. If it fails, `settle` writes the files later."""

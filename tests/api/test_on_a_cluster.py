@@ -55,6 +55,26 @@ def test_a_session_is_a_pod_a_claim_a_secret_a_home_and_a_route(on_cluster: OnCl
     assert pipe["spec"]["to"]["host"] == f"{on_cluster.address(answer.json['session_id'])}:2222"
 
 
+def test_a_user_with_a_home_costs_few_requests_and_each_only_once(on_cluster: OnCluster) -> None:
+    spec = {"clusterIP": "10.96.0.10", "ports": [{"port": 80}]}
+    metadata = {"name": "gateway", "namespace": "gpu-gateway"}
+    on_cluster.cluster.api.put("services", {"metadata": metadata, "spec": spec})
+    on_cluster.ask("DELETE", f"/sessions/{on_cluster.open()}")
+    on_cluster.cluster.api.requests.clear()
+    on_cluster.open()
+    assert on_cluster.cluster.api.requests == [
+        "GET persistentvolumeclaims",
+        "POST secrets",
+        "POST resourceclaims",
+        "POST pods",
+        "watch pods",
+        "GET resourceclaims",
+        "POST secrets",
+        "POST pipes",
+        "DELETE configmaps",
+    ]
+
+
 def test_a_session_lives_from_post_to_delete(on_cluster: OnCluster) -> None:
     id = on_cluster.open(ttl_minutes=60)
     extended = on_cluster.ask("POST", f"/sessions/{id}/extend", minutes=30)

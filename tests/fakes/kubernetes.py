@@ -128,8 +128,7 @@ class FakeKubernetes(httpx2.BaseTransport):
             "creationTimestamp": _now(),
             **({"namespace": namespace} if namespace else {}),
         }
-        self._store(key, found, "ADDED")
-        return _answer(self.objects.get(key, found), 201)
+        return _answer(self._store(key, found, "ADDED"), 201)
 
     def _patch(self, key: Key, change: Mapping[str, Any]) -> httpx2.Response:
         if key not in self.objects:
@@ -202,15 +201,17 @@ class FakeKubernetes(httpx2.BaseTransport):
 
         return httpx2.Response(200, content=events(), headers={"Content-Type": "application/json"})
 
-    def _store(self, key: Key, found: Object, event: str) -> None:
+    def _store(self, key: Key, found: Object, event: str) -> Object:
+        """Return the object as it is stored, before anybody reacts to it."""
         found = copy.deepcopy(found)
         is_over = found["metadata"].get("deletionTimestamp") and not found["metadata"].get("finalizers")
         if is_over and key[0] != "pods":
             self.objects.pop(key, None)
             self._report(key, found, "DELETED")
-            return
+            return found
         self.objects[key] = found
         self._report(key, found, event)
+        return found
 
     def _report(self, key: Key, found: Object, event: str) -> None:
         number = next(self._versions)

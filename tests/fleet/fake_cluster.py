@@ -1,4 +1,4 @@
-"""A cluster of fake nodes behind replicas of the gateway. Each part is a process of its own, as in production.
+"""A cluster of fake nodes behind replicas of the gateway; each part is a process of its own.
 
 The kubelets of all fake nodes are one process. Nodes without a machine run no sshd, so the replicas find a
 program `ssh` that answers for it.

@@ -12,18 +12,13 @@ from functools import partial
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain import clock, session_token, ssh_keys
-from gateway.domain.board import board
-from gateway.domain.lease import LeaseLimit
-from gateway.domain.mig import Gpu, Profile
+from gateway.domain.mig import Gpu
 from gateway.domain.models import Session
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.states import KeysFrom
-from gateway.domain.words import Words
-from gateway.repositories.files import board as board_files
 from gateway.repositories.kubernetes import objects
-from gateway.repositories.kubernetes.objects import Advice, Door, encoded_files, name_of
+from gateway.repositories.kubernetes.objects import Advice, Door, name_of
 from gateway.repositories.sql.database import SqlDatabase
-from gateway.settings import Settings
 from tests.bench.measure import progress
 from tests.fakes.cluster_host import SITE
 from tests.fakes.devices import DRIVER, device_name
@@ -150,7 +145,6 @@ def _live(number: int, deployment: str, door: str) -> _Live:
     pod["spec"]["nodeName"] = gpu.node
     assert row.pipe
     key, pipe = objects.pipe(_SITE, row.pipe, deployment)
-    secret["data"] |= _shown(row, request, profile)
     made = [
         ("v1/persistentvolumeclaims", objects.volume_claim(_SITE, request, deployment)),
         ("v1/secrets", secret),
@@ -160,14 +154,6 @@ def _live(number: int, deployment: str, door: str) -> _Live:
         (PIPES, pipe),
     ]
     return _Live(row, request.uid, made, str(gpu.node), device_name(gpu, profile, placement))
-
-
-def _shown(row: Session, request: SessionRequest, profile: Profile) -> dict[str, str]:
-    """The files that say when the lease ends, as the gateway writes them once the session is open."""
-    limit = LeaseLimit(timedelta(minutes=Settings().max_lease_minutes))
-    above = objects.files(_SITE, request, profile)[f"etc/{board_files.MOTD}"]
-    texts = board_files.texts(above, board(row, limit, Words(), {}))
-    return encoded_files({f"etc/{name}": text for name, text in texts.items()})
 
 
 def _write(api: Api, live: _Live) -> None:

@@ -14,10 +14,19 @@ class Boards:
         self._api = api
         self._namespace = namespace
         self._known: dict[str, Board] = {}  # what each session showed when this process last read it
+        self._begun: dict[str, Board] = {}  # what each session that opens now shows from its beginning
+
+    def begin(self, session_id: str, board: Board | None) -> None:
+        """The Secret of a session that opens is made with this board."""
+        if board:
+            self._begun[session_id] = board
 
     def show(self, session_id: str, board: Board) -> None:
         """Replace the files. A change of the pod makes its kubelet renew them within seconds, instead of
         about a minute. A session that has ended is no error."""
+        if self._begun.pop(session_id, None) == board:
+            self._known[session_id] = board
+            return
         secret = self._api.get(SECRETS, name_of(session_id), self._namespace)
         if secret is None:
             return
@@ -41,6 +50,7 @@ class Boards:
 
     def forget(self, session_id: str) -> None:
         self._known.pop(session_id, None)
+        self._begun.pop(session_id, None)
 
 
 def _text(secret: Object | None, name: str) -> str:

@@ -31,7 +31,6 @@ from gateway.repositories.kubernetes.api import (
     DEVICE_CLASSES,
     PODS,
     SECRETS,
-    SERVICES,
     SLICES,
     VOLUME_CLAIMS,
     Api,
@@ -43,6 +42,7 @@ from gateway.repositories.kubernetes.cordons import Cordons
 from gateway.repositories.kubernetes.endings import PodEndings
 from gateway.repositories.kubernetes.facts import Device, Inventory, PodFacts
 from gateway.repositories.kubernetes.gpus import ClusterGpus
+from gateway.repositories.kubernetes.lease_service import LeaseService
 from gateway.repositories.kubernetes.locks import Locks
 from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable, only_slice, shows_lost_gpu
 from gateway.repositories.kubernetes.objects import (
@@ -81,6 +81,7 @@ class ClusterHost(RunsScripts):
     gpus: ClusterGpus
     boards: Boards
     cordons: Cordons
+    lease_service: LeaseService
     uid_range: UidRange = UidRange()
     gives_advice: bool = True
     lost: dict[str, bool] = field(default_factory=dict)  # what `look_inside` found, by session
@@ -105,7 +106,8 @@ class ClusterHost(RunsScripts):
         request, profile = plan.request, self._profile(plan.mig_profile)
         deadline = time.monotonic() + self.running.start_timeout_seconds
         door = self._door(request.session_id)
-        pod = self.running.start(request, profile, self._advice(plan), door)
+        self.boards.begin(request.session_id, plan.board)
+        pod = self.running.start(request, profile, self._advice(plan), door, plan.board)
         reach("after-pod-run")
         device = self._device(request.session_id)
         mig_uuid = self._log_in(request, pod, device, deadline)
@@ -264,10 +266,7 @@ class ClusterHost(RunsScripts):
 
     def _door(self, session_id: str) -> Door | None:
         """None if the Service does not exist: the session opens, and `lease` says that nobody answers."""
-        if not self.site.lease_service:
-            return None
-        namespace, _, name = self.site.lease_service.partition("/")
-        url, login = facts.url_of(self.api.get(SERVICES, name, namespace)), self.login(session_id)
+        url, login = self.lease_service.url(), self.login(session_id)
         return Door(url, session_token.make(session_id, login.private_key)) if url and login else None
 
     def _profile(self, name: str) -> Profile:

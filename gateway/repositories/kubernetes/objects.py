@@ -12,11 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+from gateway.domain.board import Board
 from gateway.domain.mig import Profile
 from gateway.domain.pipe import Pipe
 from gateway.domain.plan import SSH_PORT, SessionRequest
 from gateway.languages import ENGLISH
-from gateway.repositories.files.board import LEASE
+from gateway.repositories.files import board as board_files
+from gateway.repositories.files.board import LEASE, MOTD
 from gateway.repositories.files.session_contents import PROGRAMS, SliceText, contents
 from gateway.repositories.kubernetes.api import (
     DEVICE_CLAIMS,
@@ -112,14 +114,25 @@ def device_class_of(site: Site, profile: str) -> str:
 
 
 def secret(
-    site: Site, request: SessionRequest, profile: Profile, deployment: str, door: Door | None = None
+    site: Site,
+    request: SessionRequest,
+    profile: Profile,
+    deployment: str,
+    door: Door | None = None,
+    board: Board | None = None,
 ) -> Object:
     """The files of the session. A key of a Secret has no slash: `items` in the pod give the paths."""
-    data = encoded_files(files(site, request, profile, door))
+    data = encoded_files(files(site, request, profile, door, board))
     return _manifest(SECRETS, site.sessions, request, deployment, type="Opaque", data=data)
 
 
-def files(site: Site, request: SessionRequest, profile: Profile, door: Door | None = None) -> dict[str, str]:
+def files(
+    site: Site,
+    request: SessionRequest,
+    profile: Profile,
+    door: Door | None = None,
+    board: Board | None = None,
+) -> dict[str, str]:
     """Return the text of each file, by its path. The UUID of the slice is not known yet."""
     slice_ = SliceText(profile.name, f", {profile.memory_mib} MiB")
     texts = dict(contents(request, slice_, sshd_options=_SSHD_OPTIONS, language=site.language))
@@ -127,6 +140,8 @@ def files(site: Site, request: SessionRequest, profile: Profile, door: Door | No
     texts["etc/start"] = _begun_with(_NO_CORE_DUMPS, texts["etc/start"])
     texts["etc/environment.sh"] += _NOTE_USE
     texts[f"etc/{LEASE}"] = f"session={request.session_id}\nends={_utc(request.expires_at)}\nmax=\n"
+    for name, text in board_files.texts(texts[f"etc/{MOTD}"], board).items() if board else ():
+        texts[f"etc/{name}"] = text
     texts["etc/door"] = f"{door.url}\n{door.token}\n" if door else ""
     texts[_HOST_KEY] = request.host_key.private
     return texts

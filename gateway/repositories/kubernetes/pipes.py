@@ -4,8 +4,10 @@ A Secret beside each Pipe has the router's key. The Secret is made first and rem
 """
 
 import builtins
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Set
-from contextlib import suppress
+import math
+import time
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
+from contextlib import ExitStack, suppress
 
 from gateway.domain.pipe import Pipe, UserMatch
 from gateway.errors import KubernetesUnavailable, PipesUnavailable
@@ -23,7 +25,8 @@ from gateway.repositories.kubernetes.objects import (
     name_of,
 )
 
-_LOCK = "the routes"
+_AT_ONCE = 100  # routes that are compared again while nobody else publishes them
+_FOREIGN_SECONDS = 5.0  # after which a new Pipe of somebody else counts
 
 
 class ClusterPipes:
@@ -37,22 +40,29 @@ class ClusterPipes:
         locks: Locks,
         deployment: Callable[[], str],
         known: Callable[[Collection[str]], set[str]] = set,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._api = api
         self._site = site
         self._locks = locks
         self._deployment = deployment
         self._known = known
+        self._now = now
+        self._foreign: tuple[float, Sequence[UserMatch]] = (-math.inf, ())
 
     def update(self, wanted: Callable[[], Pipe | None]) -> None:
         """Publish the pipe that `wanted` returns, in place of the one that its session had. It is called
-        while no other process can publish, so what it read is still true."""
-        with self._locks.hold(_LOCK):
+        twice: the second time while no other process can publish a route of this session, so what it read
+        then is still true."""
+        first = wanted()
+        if first is None:
+            return
+        with self._locks.hold(_lock_of(first.session_id)):
             if pipe := wanted():
                 self._publish(pipe)
 
     def remove(self, session_id: str) -> None:
-        with self._locks.hold(_LOCK):
+        with self._locks.hold(_lock_of(session_id)):
             self._remove(session_id)
 
     def list(self) -> list[Pipe]:
@@ -63,7 +73,7 @@ class ClusterPipes:
         """Publish exactly the pipes that `wanted` returns.
 
         All routes are compared first while others publish, because it takes seconds to list ten thousand.
-        Those that differ are compared again, one by one, while no other process can publish.
+        Those that differ are compared again, some at a time, while no other process can publish them.
         The route of a session that runs without a record stays: an older database was put back, and `gateway
         recover` needs the route."""
         published, pipes = self._published(), _by_session(wanted())
@@ -72,21 +82,30 @@ class ClusterPipes:
             for id in published.keys() | pipes.keys()
             if published.get(id) != pipes.get(id) or id not in pipes
         }
-        if not different:
-            return
-        with self._locks.hold(_LOCK):
+        ordered = sorted(different)
+        for start in range(0, len(ordered), _AT_ONCE):
+            self._replace(ordered[start : start + _AT_ONCE], wanted)
+
+    def _replace(self, session_ids: Sequence[str], wanted: Callable[[], Iterable[Pipe]]) -> None:
+        with ExitStack() as locks:
+            for session_id in session_ids:
+                locks.enter_context(self._locks.hold(_lock_of(session_id)))
             pipes = _by_session(wanted())
-            surplus = different - pipes.keys()
+            surplus = set(session_ids) - pipes.keys()
             for session_id in surplus - self._unrecorded(surplus):
                 self._remove(session_id)
-            for session_id in different & pipes.keys():
+            for session_id in set(session_ids) & pipes.keys():
                 if self._published_of(session_id) != pipes[session_id]:
                     self._publish(pipes[session_id])
 
     def routed_elsewhere(self, users: Iterable[str]) -> set[str]:
-        """Return those of `users` whom a Pipe of somebody else matches: SSHPiper may take either."""
-        foreign = self._api.list(PIPES, self._site.routes, without=MANAGED)
-        matches = [match for found in foreign for match in _matches(found)]
+        """Return those of `users` whom a Pipe of somebody else matches: SSHPiper may take either. The server
+        looks at all Pipes for that, so it is asked at most every 5 s."""
+        at, matches = self._foreign
+        if self._now() - at >= _FOREIGN_SECONDS:
+            at, foreign = self._now(), self._api.list(PIPES, self._site.routes, without=MANAGED)
+            matches = [match for found in foreign for match in _matches(found)]
+            self._foreign = at, matches
         return {user for user in users if any(match.matches(user) for match in matches)}
 
     def version(self) -> Hashable:
@@ -178,3 +197,7 @@ def _matches(found: Object) -> builtins.list[UserMatch]:
         with suppress(ValueError):
             matches.append(UserMatch.of(source))
     return matches
+
+
+def _lock_of(session_id: str) -> str:
+    return f"the route of {session_id}"

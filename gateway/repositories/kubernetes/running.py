@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from gateway.domain.board import Board
 from gateway.domain.mig import Profile
 from gateway.domain.plan import SessionRequest
 from gateway.errors import ContainerFailed, KubernetesUnavailable, NoCapacity, SliceBusy, WorkspaceRefused
@@ -43,13 +44,14 @@ class Running:
         profile: Profile,
         advice: Advice | None = None,
         door: Door | None = None,
+        board: Board | None = None,
     ) -> PodFacts:
         """Make the objects, and return the pod once its container runs. Advice that does not hold any more
         costs one more attempt. Raises as `wait`."""
         deployment = self.deployment()
         self._ensure_home(request, deployment)
         reach("after-home-create")
-        self._create(SECRETS, objects.secret(self.site, request, profile, deployment, door))
+        self._create(SECRETS, objects.secret(self.site, request, profile, deployment, door, board))
         reach("after-secret-create")
         if advice:
             try:
@@ -64,15 +66,15 @@ class Running:
         claim = objects.device_claim(self.site, request, profile.name, deployment, advice)
         self._create(DEVICE_CLAIMS, claim)
         reach("after-device-claim-create")
-        self._create(PODS, objects.pod(self.site, request, profile, deployment, advice))
+        made = self._create(PODS, objects.pod(self.site, request, profile, deployment, advice))
         reach("after-pod-create")
-        return self.wait(request.session_id, profile.name)
+        return self.wait(request.session_id, profile.name, made["metadata"].get("resourceVersion"))
 
-    def wait(self, session_id: str, profile: str) -> PodFacts:
-        """Return the pod once its container runs. Raises `NoCapacity` if no node has room for it, and
-        `ContainerFailed` if it cannot start, or not in time."""
+    def wait(self, session_id: str, profile: str, version: str | None = None) -> PodFacts:
+        """Return the pod once its container runs. It is known as it was at its `version`. Raises `NoCapacity`
+        if no node has room for it, and `ContainerFailed` if it cannot start, or not in time."""
         deadline, pod = time.monotonic() + self.start_timeout_seconds, None
-        for found in self._pods(session_id, deadline):
+        for found in self._pods(session_id, deadline, version):
             if found is None:
                 raise ContainerFailed("The session's pod was deleted while it started.")
             pod = PodFacts.of(found)
@@ -110,40 +112,49 @@ class Running:
         reach("after-secret-remove")
 
     def _ensure_home(self, request: SessionRequest, deployment: str) -> None:
-        """The uid is the user's for good, so a home of another user's is from another database."""
-        try:
-            self.api.create(objects.volume_claim(self.site, request, deployment))
-        except AlreadyExists:
-            found = self.api.get(VOLUME_CLAIMS, home_of(request.uid), self.site.sessions) or {}
-            owner = (found.get("metadata", {}).get("annotations") or {}).get(USER)
-            if owner not in (None, request.user_id):
-                raise WorkspaceRefused(
-                    f"The volume claim {home_of(request.uid)} belongs to {owner}, not to {request.user_id}: "
-                    "an administrator must see which database the cluster's homes belong to."
-                ) from None
+        """The uid is the user's for good, so a home of another user's is from another database. Most users
+        have a home already."""
+        found = self.api.get(VOLUME_CLAIMS, home_of(request.uid), self.site.sessions)
+        if found is None:
+            try:
+                self.api.create(objects.volume_claim(self.site, request, deployment))
+            except AlreadyExists:
+                found = self.api.get(VOLUME_CLAIMS, home_of(request.uid), self.site.sessions)
+        owner = ((found or {}).get("metadata", {}).get("annotations") or {}).get(USER)
+        if owner not in (None, request.user_id):
+            raise WorkspaceRefused(
+                f"The volume claim {home_of(request.uid)} belongs to {owner}, not to {request.user_id}: "
+                "an administrator must see which database the cluster's homes belong to."
+            )
 
-    def _create(self, kind: Kind, manifest: Object) -> None:
+    def _create(self, kind: Kind, manifest: Object) -> Object:
         """An object of this name is left from an earlier attempt to open the same session."""
         try:
-            self.api.create(manifest)
+            return self.api.create(manifest)
         except AlreadyExists:
             name = manifest["metadata"]["name"]
             self.api.delete(kind, name, self.site.sessions, GRACE_SECONDS if kind is PODS else None)
             self._await_removal(kind, name)
-            self.api.create(manifest)
+            return self.api.create(manifest)
 
-    def _pods(self, session_id: str, deadline: float) -> Iterator[Object | None]:
-        """Report the pod each time that it changes, until the deadline; None once it is deleted."""
+    def _pods(self, session_id: str, deadline: float, version: str | None) -> Iterator[Object | None]:
+        """Report the pod each time that it changes after `version`, until the deadline; None once it is
+        deleted."""
         while (left := deadline - time.monotonic()) > 0:
             try:
                 for event, found in self.api.watch(
-                    PODS, self.site.sessions, name=name_of(session_id), seconds=math.ceil(left)
+                    PODS,
+                    self.site.sessions,
+                    name=name_of(session_id),
+                    after=version,
+                    seconds=math.ceil(left),
                 ):
                     yield None if event == "DELETED" else found
             except KubernetesUnavailable:
                 if time.monotonic() + _PAUSE_SECONDS >= deadline:
                     raise
                 time.sleep(_PAUSE_SECONDS)
+            version = None  # the server may have forgotten it
 
     def _await_removal(self, kind: Kind, name: str) -> None:
         """Wait until the object is gone. It has a finaliser, or its node stops its container."""
