@@ -117,8 +117,8 @@ def test_an_older_generation_of_a_pool_and_other_drivers_do_not_count() -> None:
         each["spec"]["pool"] = {**each["spec"]["pool"], "generation": 2}
     for each in other:
         each["spec"]["driver"] = "gpu.example.com"
-    found = facts.inventory([*slices("n1", old), *newer, *other], [])
-    assert [gpu.uuid for gpu in found.gpus] == [new[0].uuid]
+    for made in ([*slices("n1", old), *newer, *other], [*newer, *slices("n1", old), *other]):
+        assert [gpu.uuid for gpu in facts.inventory(made, []).gpus] == [new[0].uuid]
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,10 @@
 """What the objects of a cluster say, as the gateway's own values. Pure."""
 
 import re
+import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -212,24 +213,96 @@ class _Card:
     profiles: dict[str, list[tuple[Object, Placement]]] = field(default_factory=lambda: defaultdict(list))
 
 
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """What the slices of one pool say: its GPUs, of which only the drivers' faults are known, and its devices
+    by their names."""
+
+    gpus: Sequence[Gpu]
+    devices: Mapping[str, Device]
+
+
 def inventory(slices: Iterable[Object], nodes: Iterable[Object], rules: Iterable[Object] = ()) -> Inventory:
     """Read NVIDIA's ResourceSlices. A GPU on a node that takes no pods has a fault, and so has one of which
     DeviceTaintRules close each slice."""
-    faults = {node["metadata"]["name"]: fault for node in nodes if (fault := _node_fault(node))}
+    return inventory_of(pools(slices), node_faults(nodes), closing(rules))
+
+
+def node_faults(nodes: Iterable[Object]) -> Mapping[str, str]:
+    """Return why nodes take no pods, by their names."""
+    return {node["metadata"]["name"]: fault for node in nodes if (fault := _node_fault(node))}
+
+
+def closing(rules: Iterable[Object]) -> Sequence[Object]:
+    """Return the DeviceTaintRules that keep pods off devices, without what changes when nothing else does."""
+    return [
+        {"metadata": {"name": rule["metadata"]["name"]}, "spec": rule["spec"]}
+        for rule in rules
+        if _closes(rule)
+    ]
+
+
+def inventory_of(
+    pools: Mapping[str, Pool], faults: Mapping[str, str], rules: Sequence[Object] = ()
+) -> Inventory:
+    """As `inventory`."""
+    devices = {
+        DeviceName(name, device): made
+        for name, pool in pools.items()
+        for device, made in pool.devices.items()
+    }
+    found = sorted(
+        (gpu for pool in pools.values() for gpu in pool.gpus), key=lambda gpu: (gpu.node, gpu.uuid)
+    )
+    closed = _closed(devices, rules)
+    gpus = GpuPool(
+        replace(gpu, index=index, fault=gpu.fault or faults.get(str(gpu.node)) or closed.get(gpu.uuid))
+        for index, gpu in enumerate(found)
+    )
+    return Inventory(gpus, {gpu.uuid: gpu.fault for gpu in found if gpu.fault}, devices)
+
+
+def pools(slices: Iterable[Object]) -> Mapping[str, Pool]:
+    """Read the pools of the slices, each in its newest generation. Of a pool that is whole, nothing else is
+    kept: ten thousand slices take a gigabyte."""
+    read: dict[str, Pool] = {}
+    generations: dict[str, int] = {}
+    parts: dict[str, list[Object]] = {}
+    same: dict[Any, Any] = {}
+    for found in slices:
+        pool = found["spec"]["pool"]
+        name, generation = pool["name"], _generation(found)
+        if found["spec"].get("driver") != DRIVER or generation < generations.get(name, generation):
+            continue
+        if generation > generations.get(name, generation):
+            parts.pop(name, None)
+        generations[name] = generation
+        pieces = parts.setdefault(name, [])
+        pieces.append(found)
+        if len(pieces) == pool.get("resourceSliceCount"):
+            read[name] = _pool(name, parts.pop(name), same)
+    return {**read, **{name: _pool(name, pieces, same) for name, pieces in parts.items()}}
+
+
+def _pool(name: str, pieces: Sequence[Object], same: dict[Any, Any]) -> Pool:
+    """Equal profiles and places of all pools are one object, by `same`."""
     cards: dict[str, _Card] = {}
-    devices: dict[DeviceName, Device] = {}
-    for pool, pieces in newest(slices).items():
-        counters, node = counter_sets(pieces), _node_of(pool, pieces)
-        for each in (device for piece in pieces for device in piece["spec"].get("devices") or ()):
-            if (made := _read(each, node, cards, counters)) is not None:
-                devices[DeviceName(pool, each["name"])] = made
-    lost = {card.uuid: card.fault for card in cards.values() if card.fault}
-    closed = _closed(devices, [rule for rule in rules if _closes(rule)])
-    for card in cards.values():
-        card.fault = card.fault or faults.get(card.node) or closed.get(card.uuid)
-    ordered = sorted(cards.values(), key=lambda card: (card.node, card.uuid))
-    gpus = GpuPool(_gpu(index, card) for index, card in enumerate(ordered))
-    return Inventory(gpus, lost, devices)
+    devices: dict[str, Device] = {}
+    counters, node = counter_sets(pieces), _node_of(name, pieces)
+    for each in (device for piece in pieces for device in piece["spec"].get("devices") or ()):
+        if (made := _read(each, node, cards, counters)) is not None:
+            placement = same.setdefault(made.placement, made.placement)
+            devices[sys.intern(each["name"])] = replace(
+                made, gpu=cards[made.gpu].uuid, profile=sys.intern(made.profile), placement=placement
+            )
+    gpus = [_gpu(card) for card in cards.values()]
+    return Pool(
+        [
+            replace(gpu, profiles=same.setdefault(gpu.profiles, gpu.profiles), name=sys.intern(gpu.name))
+            for gpu in gpus
+        ],
+        devices,
+    )
 
 
 def _closed(devices: Mapping[DeviceName, Device], rules: Sequence[Object]) -> Mapping[str, str]:
@@ -265,13 +338,14 @@ def newest(slices: Iterable[Object]) -> dict[str, list[Object]]:
         if found["spec"].get("driver") == DRIVER:
             pools[found["spec"]["pool"]["name"]].append(found)
 
-    def generation(found: Object) -> int:
-        return int(found["spec"]["pool"].get("generation") or 0)
-
     return {
-        name: [piece for piece in pieces if generation(piece) == max(map(generation, pieces))]
+        name: [piece for piece in pieces if _generation(piece) == max(map(_generation, pieces))]
         for name, pieces in pools.items()
     }
+
+
+def _generation(found: Object) -> int:
+    return int(found["spec"]["pool"].get("generation") or 0)
 
 
 def _node_of(pool: str, pieces: Sequence[Object]) -> str:
@@ -327,12 +401,12 @@ def _placement(found: Object) -> Placement | None:
     return Placement(min(numbers), len(numbers)) if numbers else None
 
 
-def _gpu(index: int, card: _Card) -> Gpu:
+def _gpu(card: _Card) -> Gpu:
     profiles = tuple(_profile(name, made, card) for name, made in sorted(card.profiles.items()))
     ends = [place.start + place.size for profile in profiles for place in profile.placements]
     slices = sum(1 for name in card.counters if _MEMORY_SLICE.fullmatch(name))
     return Gpu(
-        index=index,
+        index=0,
         uuid=card.uuid,
         name=card.name,
         memory_mib=card.memory_mib or max((profile.memory_mib for profile in profiles), default=0),
