@@ -5,7 +5,7 @@ until its lease ends or its user leaves early, any other is refused. Every rule 
 requests. `repack` may move all slices at will, which shows what placement can win. It is no true
 bound on the *number* accepted: a whole GPU refused to one makes room for seven others.
 
-    python -m tests.bench.pool [--seeds N] [--quick] [--json FILE]
+    python -m tests.bench.pool [--seeds N] [--quick] [--gpus N] [--ttl KIND] [--json FILE]
 """
 
 import argparse
@@ -371,10 +371,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Accepted share by placement rule, simulated.")
     parser.add_argument("--seeds", type=int, default=20, help="runs a cell, at least 2 (default 20)")
     parser.add_argument("--quick", action="store_true", help="2 seeds, fewer cells: some minutes")
+    parser.add_argument("--gpus", type=int, choices=GPUS, help="only pools of this size")
+    parser.add_argument("--ttl", choices=TTLS, help="only this kind of leases")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
     options = parser.parse_args()
     loads, ttls = ((0.9,), ("exponential",)) if options.quick else (LOADS, tuple(TTLS))
-    cells = [Cell(*axes) for axes in product(GPUS, TABLES, MIXES, ttls, loads)]
+    sizes, ttls = (options.gpus,) if options.gpus else GPUS, (options.ttl,) if options.ttl else ttls
+    cells = [Cell(*axes) for axes in product(sizes, TABLES, MIXES, ttls, loads)]
     results = simulate(cells, 2 if options.quick else max(2, options.seeds), 200)
     show_cells(results)
     tables = {"memory": summary(results, 1), "requests": summary(results, 0)}

@@ -83,11 +83,8 @@ class LiveRows:
         """Return `latest_end` and `waited_for_by` of the sessions whose extensions are limited, by their
         ids."""
         columns = select(Session.id, Session.latest_end, Session.waited_for_by)
-        limited = or_(Session.latest_end.is_not(None), Session.waited_for_by.is_not(None))
-        return {
-            each.id: (each.latest_end, each.waited_for_by)
-            for each in self._session.execute(columns.where(limited))
-        }
+        limited = self._session.execute(columns.where(Session.latest_end.is_not(None)))
+        return {each.id: (each.latest_end, each.waited_for_by) for each in limited}
 
     def some(self, ids: Sequence[str]) -> Sequence[Session]:
         """Return the rows of the live sessions with these ids."""

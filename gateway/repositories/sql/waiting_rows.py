@@ -45,7 +45,7 @@ class WaitingRows:
         signs = (
             select(WaitingRequest.id).limit(1),
             select(Cordon.gpu).where(Cordon.starts_at.is_not(None)).limit(1),
-            select(Session.id).where(Session.latest_end.is_not(None)).limit(1),
+            select(Session.id).where(Session.latest_end.is_not(None)).order_by(Session.latest_end).limit(1),
         )
         return any(self._session.scalar(sign) is not None for sign in signs)
 
