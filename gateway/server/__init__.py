@@ -66,7 +66,8 @@ class Server(BaseApplication):
         _return_memory()
         _allow_open_files()
         app = create_app(self._settings, self.door.path)
-        collect_rarely()
+        if self._settings.is_cluster:
+            collect_rarely()
         return app
 
 
