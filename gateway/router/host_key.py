@@ -1,5 +1,6 @@
 """The router's host keys: made at the first start and kept, for every client pins one of them."""
 
+import errno
 import os
 import stat
 from base64 import b64encode
@@ -51,8 +52,7 @@ def _load_or_make(path: Path) -> PrivateKey:
     try:
         if not path.exists():
             _make(path)
-        mode = path.stat().st_mode
-        if not stat.S_ISREG(mode) or mode & 0o077:
+        if not _is_private(path.stat()):
             raise StartRefused(
                 f"The host key {path} must be a file that only its owner can read: chmod 600 {path}"
             )
@@ -65,6 +65,12 @@ def _load_or_make(path: Path) -> PrivateKey:
             f"The host key {path} is not a private key without a passphrase: {error}."
         ) from error
     return key
+
+
+def _is_private(status: os.stat_result) -> bool:
+    """A volume of Kubernetes belongs to root, and its pod reads it as the file's group."""
+    of_others = 0o077 if status.st_uid == os.geteuid() else 0o037
+    return stat.S_ISREG(status.st_mode) and not status.st_mode & of_others
 
 
 def _make(path: Path) -> None:
@@ -82,8 +88,11 @@ def _write_public(path: Path, key: PrivateKey) -> None:
     public = path.with_name(f"{path.name}.pub")
     text = f"{kind_of(key.blob)} {b64encode(key.blob).decode()} {_COMMENT}\n"
     if not public.exists():
-        with suppress(PermissionError):  # the router may only read here
+        try:
             _write(public, text.encode(), 0o644)
+        except OSError as error:  # the router may only read here
+            if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                raise
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:
