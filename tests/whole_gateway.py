@@ -54,6 +54,7 @@ class Gateway:
     settings: dict[str, str] = field(default_factory=dict)
     processes: dict[str, Process] = field(default_factory=dict)
     warm: Warm | None = field(default_factory=warm)
+    start_seconds: float = 60  # until it is ready
 
     @property
     def url(self) -> str:
@@ -117,10 +118,10 @@ class Gateway:
             assert self.processes["serve"].poll() is None, self.log("serve")
             try:
                 return requests.get(f"{self.url}/readyz", timeout=20).ok
-            except requests.ConnectionError:
+            except (requests.ConnectionError, requests.Timeout):
                 return False
 
-        eventually(ready, seconds=60)
+        eventually(ready, self.start_seconds)
 
     def kill(self, name: str, number: int = signal.SIGKILL) -> None:
         """The whole process group, as a crash of the machine's out-of-memory killer would not spare."""

@@ -177,7 +177,14 @@ def replicas(plane: ControlPlane, at: Database, directory: Path) -> Iterator[lis
         for number in range(2):
             own = directory / f"replica-{number}"
             own.mkdir()
-            each = FakeNodesReplica(own, plane=plane, postgresql=at.server, database=at.url, warm=None)
+            each = FakeNodesReplica(
+                own,
+                plane=plane,
+                postgresql=at.server,
+                database=at.url,
+                warm=None,
+                start_seconds=_SECONDS,  # it reads the slices of all nodes
+            )
             each.write_ssh()
             stack.callback(_kill_all, each)
             each.serve()
