@@ -1,4 +1,4 @@
-"""A PostgreSQL server of the tests' own: on a unix socket in a directory of its own, without TCP."""
+"""A PostgreSQL server of the tests' own: on a unix socket in a directory of its own."""
 
 import os
 import shutil
@@ -25,9 +25,12 @@ def programs() -> Path:
 
 
 class PostgresServer:
-    """Everybody needs a password. Started by root it runs as the user postgres: it refuses to be root's."""
+    """Everybody needs a password. Started by root it runs as the user postgres: it refuses to be root's.
 
-    def __init__(self) -> None:
+    With an address, such as for clients in another network namespace, it listens there on `port`, too."""
+
+    def __init__(self, address: str = "", port: int = 5432) -> None:
+        self._address, self._port = address, port
         self.directory = Path(tempfile.mkdtemp(prefix="gateway-postgresql-"))
         password = self.directory / "password"
         password.write_text(PASSWORD)
@@ -42,13 +45,17 @@ class PostgresServer:
         ]
         command += ["--no-sync", "--locale=C", "--encoding=UTF8", self.directory / "data"]
         subprocess.run(self._as_user(*command), check=True, capture_output=True, cwd=self.directory)
+        with open(self.directory / "data/pg_hba.conf", "a") as file:
+            file.write("host all all all scram-sha-256\n")
         self.start()
 
     def start(self) -> None:
         options: list[str | Path] = [
             "-F",
             "-h",
-            "",
+            self._address,
+            "-p",
+            str(self._port),
             "-k",
             self.directory,
             "-c",
@@ -82,7 +89,11 @@ class PostgresServer:
         shutil.rmtree(self.directory)
 
     def url(self, name: str, user: str = "gateway", password: str = PASSWORD) -> str:
-        return f"postgresql://{user}:{quote(password, '')}@/{name}?host={self.directory}"
+        return f"postgresql://{user}:{quote(password, '')}@/{name}?host={self.directory}&port={self._port}"
+
+    def network_url(self, name: str) -> str:
+        """The URL of a database for clients elsewhere."""
+        return f"postgresql://gateway:{quote(PASSWORD, '')}@{self._address}:{self._port}/{name}"
 
     def create(self, template: str = "template0") -> str:
         """The URL of a new database."""

@@ -74,7 +74,7 @@ class Node:
         self._write_containerd_files()
         self.start_containerd()
         for image in images:
-            self._load(image)
+            self.load(image)
         self._load_pause()
         self._add_homes()
         self.start_kubelet()
@@ -85,7 +85,7 @@ class Node:
         self.plane.place.start("containerd", ["containerd", "--config", self._containerd / "config.toml"])
         self._await(self._ctr_answers, "containerd does not answer")
 
-    def _load(self, image: str) -> None:
+    def load(self, image: str) -> None:
         with subprocess.Popen(["docker", "save", image], stdout=subprocess.PIPE) as source:
             load = self._ctr("images", "import", "-")
             subprocess.run(load, stdin=source.stdout, stdout=subprocess.DEVNULL, check=True)
@@ -100,7 +100,7 @@ class Node:
             make = ["docker", "import", "--change", 'ENTRYPOINT ["/pause"]', "-", f"{image}:latest"]
             subprocess.run(make, stdin=source.stdout, check=True, capture_output=True)
         try:
-            self._load(image)
+            self.load(image)
         finally:
             subprocess.run(["docker", "image", "rm", image], check=True, capture_output=True)
 

@@ -78,7 +78,7 @@ class Place:
         """Start a program in the place; `log(name)` is what it prints."""
         with open(self.directory / f"{name}.log", "ab") as log:
             self._processes[name] = subprocess.Popen(
-                self._inside(command),
+                self.inside(command),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -87,7 +87,7 @@ class Place:
             )
 
     def run(self, command: Sequence[str | Path]) -> str:
-        done = subprocess.run(self._inside(command), capture_output=True, text=True, timeout=120)
+        done = subprocess.run(self.inside(command), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
@@ -116,7 +116,7 @@ class Place:
         shutil.rmtree(self.directory, ignore_errors=True)
         self._numbers.remove(self._number)
 
-    def _inside(self, command: Sequence[str | Path]) -> list[str]:
+    def inside(self, command: Sequence[str | Path]) -> list[str]:
         enter = ["nsenter", "--target", str(self._first), "--net", "--pid", "--mount", "--"]
         return [*_DIES_WITH_THE_TESTS, *enter, *map(str, command)]
 

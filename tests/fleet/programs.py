@@ -22,6 +22,7 @@ NAMES = (
     "kube-controller-manager",
     "kubectl",
     "kubelet",
+    "kube-proxy",
     "kube-router",
 )
 _HERE = Path(__file__).parent

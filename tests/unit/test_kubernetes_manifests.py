@@ -31,6 +31,7 @@ BASE = variables((MANIFESTS / "base/gateway.env").read_text().splitlines())
 def test_the_gateway_accepts_the_settings_of_the_manifests() -> None:
     settings = Settings.load({**BASE, **DATABASE})
     assert settings.is_cluster
+    assert "gateway.gpu-gateway.svc" in settings.trusted_hosts, "the name of the Service"
     assert settings.image == (MANIFESTS / "base/session-images.txt").read_text().strip()
 
 
