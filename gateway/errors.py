@@ -13,7 +13,7 @@ secret.
     ├── UntrustedHost           the request names a host that is not the gateway
     ├── TooManyChanges          one token changes more in a minute than it may
     ├── TooManyFailures         one address sent too many requests without a valid token
-    ├── GpuNotFound             this host has no GPU with that index
+    ├── GpuNotFound             this host has no GPU of that name
     ├── UserNotFound            the gateway knows no user with that id
     ├── PolicyNotFound          there is no policy of that name
     ├── PolicyRefused           a policy does not allow the request
@@ -119,10 +119,10 @@ class TooManyFailures(GatewayError):
 
 
 class GpuNotFound(GatewayError):
-    def __init__(self, index: int, count: int) -> None:
-        known = f"Its GPUs have the indexes 0 to {count - 1}" if count else "It has no GPUs at all"
-        super().__init__(f"This host has no GPU {index}. {known}; GET /gpus lists them.")
-        self.index = index
+    def __init__(self, name: str, labels: Sequence[str]) -> None:
+        """`labels` are those of all GPUs."""
+        known = f"Its GPUs are {labels[0]} to {labels[-1]}" if labels else "It has no GPUs at all"
+        super().__init__(f"This host has no GPU {name[:100]}. {known}; GET /gpus lists them.")
 
 
 class UserNotFound(GatewayError):

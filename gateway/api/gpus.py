@@ -70,19 +70,19 @@ def fit(query: Fields) -> ResponseReturnValue:
     return {**_fit_response.dump(_fit(profile, available, owner))}
 
 
-@routes.put("/<int:index>/cordon")
+@routes.put("/<path:gpu>/cordon")
 @describes({204: None}, optional_body=CordonRequest, problems=(404, 422, 507))
-def cordon(given: Fields, index: int) -> ResponseReturnValue:
-    """Keep new sessions off a GPU, at once or from a time on."""
-    services().gpus.cordon(index, given["reason"], given["starts_at"])
+def cordon(given: Fields, gpu: str) -> ResponseReturnValue:
+    """Keep new sessions off a GPU, at once or from a time on. `gpu` is its label or its UUID."""
+    services().gpus.cordon(gpu, given["reason"], given["starts_at"])
     return "", 204
 
 
-@routes.delete("/<int:index>/cordon")
-@describes({204: None}, problems=(404, 507))
-def uncordon(index: int) -> ResponseReturnValue:
-    """Allow new sessions on a GPU again."""
-    services().gpus.uncordon(index)
+@routes.delete("/<path:gpu>/cordon")
+@describes({204: None}, problems=(404, 422, 507))
+def uncordon(gpu: str) -> ResponseReturnValue:
+    """Allow new sessions on a GPU again. `gpu` is its label or its UUID."""
+    services().gpus.uncordon(gpu)
     return "", 204
 
 
@@ -93,6 +93,7 @@ def _gpu(gpu: Gpu, available: Availability, owner: str | None) -> dict[str, Any]
     return {
         "index": gpu.index,
         "node": gpu.node,
+        "label": gpu.label,
         "uuid": gpu.uuid,
         "name": gpu.name,
         "memory_mib": gpu.memory_mib,

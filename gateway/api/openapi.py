@@ -1,5 +1,6 @@
 """/openapi.json: the description of the API, made from its routes, schemas and permissions."""
 
+import re
 from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
@@ -42,6 +43,7 @@ _HEADERS = {
 }
 _PROBLEM = "application/problem+json"
 _NAME = "openapi"  # in `Flask.extensions`
+_CONVERTER = re.compile(r"<(int|path):")  # in the path of a rule
 
 
 routes = Blueprint("openapi", __name__)
@@ -71,7 +73,7 @@ def _document(app: Flask) -> dict[str, Any]:
     )
     spec.components.security_scheme("token", {"type": "http", "scheme": "bearer"})
     for rule in app.url_map.iter_rules():
-        path = rule.rule.replace("<int:", "<").replace("<", "{").replace(">", "}")
+        path = _CONVERTER.sub("<", rule.rule).replace("<", "{").replace(">", "}")
         view = app.view_functions[rule.endpoint]
         methods = (rule.methods or set()) - {"HEAD", "OPTIONS"}
         spec.path(path, operations={method.lower(): _operation(rule, view) for method in methods})

@@ -251,7 +251,7 @@ class EndRequest(Schema):
 
 
 class CordonRequest(Schema):
-    """Optional body of `PUT /gpus/{index}/cordon`."""
+    """Optional body of `PUT /gpus/{gpu}/cordon`."""
 
     reason = fields.String(load_default="", validate=[validate.Length(max=200), _text])
     starts_at = Instant(data_key="from", load_default=None)

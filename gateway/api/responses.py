@@ -150,6 +150,7 @@ class PromisedResponse(ResponseSchema):
 class GpuResponse(ResponseSchema):
     index = fields.Integer()
     node = fields.String(allow_none=True)
+    label = fields.String()
     uuid = fields.String()
     name = fields.String()
     memory_mib = fields.Integer()

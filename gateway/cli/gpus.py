@@ -2,7 +2,7 @@
 
 import json
 from datetime import UTC, datetime
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import click
 
@@ -31,12 +31,14 @@ def gpus(context: click.Context, client: Client, as_json: bool, node: str | None
 
 
 @gpus.command()
-@click.argument("index", type=click.IntRange(0))
+@click.argument("gpu", metavar="GPU")
 @click.option("--reason", default="", help="Show this reason to everyone who lists the GPUs.")
 @click.option("--from", "begin", type=TimeOfDay(), metavar="TIME", help="Begin at this time, such as 18:00.")
 @click.pass_obj
-def cordon(client: Client, index: int, reason: str, begin: datetime | None) -> None:
-    """Keep new sessions off the GPU with this INDEX.
+def cordon(client: Client, gpu: str, reason: str, begin: datetime | None) -> None:
+    """Keep new sessions off the GPU.
+
+    GPU is what `gateway gpus` shows, INDEX or NODE/INDEX of a cluster, or the UUID.
 
     Until the time of --from, sessions that end before it still start there, and no lease is extended beyond
     it.
@@ -44,12 +46,12 @@ def cordon(client: Client, index: int, reason: str, begin: datetime | None) -> N
     body: dict[str, str] = {"reason": reason}
     if begin is not None:
         body["from"] = begin.astimezone(UTC).isoformat()
-    client.ask("PUT", f"/gpus/{index}/cordon", body)
+    client.ask("PUT", f"/gpus/{quote(gpu)}/cordon", body)
 
 
 @gpus.command()
-@click.argument("index", type=click.IntRange(0))
+@click.argument("gpu", metavar="GPU")
 @click.pass_obj
-def uncordon(client: Client, index: int) -> None:
-    """Allow new sessions on the GPU with this INDEX again."""
-    client.ask("DELETE", f"/gpus/{index}/cordon")
+def uncordon(client: Client, gpu: str) -> None:
+    """Allow new sessions on the GPU again."""
+    client.ask("DELETE", f"/gpus/{quote(gpu)}/cordon")

@@ -12,17 +12,14 @@ from gateway.errors import GatewayError
 Session = Mapping[str, Any]
 
 
-def gpu_indexes(client: Client) -> Mapping[str, str]:
-    """The index of each session's GPU, by the session's id; empty if the driver does not answer."""
+def gpu_labels(client: Client) -> Mapping[str, str]:
+    """The label of each session's GPU, by the session's id; empty if the driver does not answer."""
     try:
         gpus = client.list("/gpus", "gpus")
     except GatewayError:
         return {}
     return {
-        piece["session_id"]: str(gpu["index"])
-        for gpu in gpus
-        for piece in gpu["instances"]
-        if piece["session_id"]
+        piece["session_id"]: gpu["label"] for gpu in gpus for piece in gpu["instances"] if piece["session_id"]
     }
 
 

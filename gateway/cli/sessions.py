@@ -14,7 +14,7 @@ from gateway.cli.session_text import (
     Session,
     date,
     facts,
-    gpu_indexes,
+    gpu_labels,
     left,
     row,
     time,
@@ -38,7 +38,7 @@ def sessions(client: Client, as_json: bool) -> None:
         return
     # The line comes first: a request whose session opens in between is in both, and listed once.
     requests, found = client.list("/queue", "requests"), client.list("/sessions", "sessions")
-    gpus, live = gpu_indexes(client), {session["session_id"] for session in found}
+    gpus, live = gpu_labels(client), {session["session_id"] for session in found}
     waiting = [each for each in requests if each["user_id"] and each["session_id"] not in live]
     table = Table(["USER", "PROFILE", "GPU", "STATE", "LEFT", "MAY EXTEND TO"])
     rows = [*(row(session, gpus) for session in found), *map(waiting_row, waiting)]
@@ -58,7 +58,7 @@ def show(client: Client, whose: str, as_json: bool) -> None:
         click.echo(json.dumps(session, indent=2))
         return
     click.echo(f"{session['user_id']}, session {session['session_id']}")
-    for label, text in facts(session, gpu_indexes(client)).items():
+    for label, text in facts(session, gpu_labels(client)).items():
         click.echo(f"  {label:<11}{printable(text)}")
 
 

@@ -24,8 +24,7 @@ def draw(gpus: Sequence[_Json], now: datetime) -> str:
 
 def _gpu(gpu: _Json, now: datetime) -> Iterator[str]:
     simulated = ", simulated" if gpu["simulated"] else ""
-    where = f" on {gpu['node']}" if gpu.get("node") else ""
-    heading = click.style(f"GPU {gpu['index']}{where}  {gpu['name']}", bold=True)
+    heading = click.style(f"GPU {gpu['label']}  {gpu['name']}", bold=True)
     yield f"{heading}  {gpu['memory_mib']} MiB{_free(gpu)}{simulated}"
     if gpu["mig_mode"] in _MODES and gpu["healthy"] and not gpu["leased_whole"]:
         yield "  " + _MODES[gpu["mig_mode"]].format(**gpu)

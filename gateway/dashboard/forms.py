@@ -92,26 +92,26 @@ def move(session_id: str) -> ResponseReturnValue:
     return form("move.html", act, lambda: of_session(session_id))
 
 
-@routes.route("/gpus/<int:index>/cordon", methods=["GET", "POST"])
-def cordon(index: int) -> ResponseReturnValue:
+@routes.route("/gpus/<path:name>/cordon", methods=["GET", "POST"])
+def cordon(name: str) -> ResponseReturnValue:
     """Keep new sessions off a GPU."""
 
     def act() -> ResponseReturnValue:
-        answer(gpus_api.cordon, {"reason": typed("reason")}, index=index)
+        answer(gpus_api.cordon, {"reason": typed("reason")}, gpu=name)
         return redirect(url_for("ui.now"), 303)
 
-    return form("cordon.html", act, lambda: {"gpu": gpu(index)})
+    return form("cordon.html", act, lambda: {"gpu": gpu(name)})
 
 
-@routes.route("/gpus/<int:index>/uncordon", methods=["GET", "POST"])
-def uncordon(index: int) -> ResponseReturnValue:
+@routes.route("/gpus/<path:name>/uncordon", methods=["GET", "POST"])
+def uncordon(name: str) -> ResponseReturnValue:
     """Allow new sessions on a GPU again."""
 
     def act() -> ResponseReturnValue:
-        answer(gpus_api.uncordon, index=index)
+        answer(gpus_api.uncordon, gpu=name)
         return redirect(url_for("ui.now"), 303)
 
-    return form("uncordon.html", act, lambda: {"gpu": gpu(index)})
+    return form("uncordon.html", act, lambda: {"gpu": gpu(name)})
 
 
 def _session() -> _Json:

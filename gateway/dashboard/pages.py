@@ -125,12 +125,12 @@ def profiles() -> list[_Json]:
     return with_times(answer(gpus_api.list_profiles)["profiles"])
 
 
-def gpu(index: int) -> _Json:
-    """Return one GPU. Raises `GpuNotFound`."""
-    gpus = answer(gpus_api.list_gpus)["gpus"]
-    if index >= len(gpus):
-        raise GpuNotFound(index, len(gpus))
-    found: _Json = gpus[index]
+def gpu(name: str) -> _Json:
+    """Return one GPU, by its label or UUID. Raises `GpuNotFound`."""
+    gpus: list[_Json] = answer(gpus_api.list_gpus)["gpus"]
+    found = next((each for each in gpus if name in (each["label"], each["uuid"])), None)
+    if found is None:
+        raise GpuNotFound(name, [each["label"] for each in gpus])
     return found
 
 

@@ -102,7 +102,7 @@ class Gpu:
 
     `fault` is a few words on why the GPU must not be used, None if it may be used. `complete` is False if the
     driver's free capacity shows that instances are missing from its list. `node` is the GPU's node in a
-    cluster, None on one server.
+    cluster, None on one server, and `node_index` the driver's number of the GPU there.
     """
 
     index: int
@@ -118,6 +118,15 @@ class Gpu:
     simulated: bool = False
     complete: bool = True
     node: str | None = None
+    node_index: int | None = None
+
+    @property
+    def label(self) -> str:
+        """How requests name the GPU. In a cluster an index changes when nodes come and go, so it is
+        NODE/INDEX, or the UUID if the driver gives no number."""
+        if self.node is None:
+            return str(self.index)
+        return self.uuid if self.node_index is None else f"{self.node}/{self.node_index}"
 
     @property
     def is_whole(self) -> bool:

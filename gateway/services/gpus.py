@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 from gateway.domain.audit import Action
 from gateway.domain.availability import Availability
 from gateway.domain.clock import Clock
-from gateway.domain.mig import MigPolicy
+from gateway.domain.mig import Gpu, MigPolicy
 from gateway.domain.models import Event
 from gateway.domain.occupancy import Occupancy
-from gateway.errors import GatewayError, GpuNotFound
+from gateway.errors import GatewayError, GpuNotFound, InvalidRequest
 from gateway.services.line import line_of, replan
 from gateway.services.policies import Policies
 from gateway.services.ports import Database, Host
@@ -39,27 +39,28 @@ class GpuInventory:
             occupancy = Occupancy(gpus, slices, rows.cordons(), self.policy, now.wall)
             return Availability(occupancy, sessions, line_of(rows, now), lease, rows.demand())
 
-    def cordon(self, index: int, reason: str, starts_at: datetime | None = None) -> None:
-        """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. Raises `GpuNotFound`.
+    def cordon(self, name: str, reason: str, starts_at: datetime | None = None) -> None:
+        """Start no new sessions on the GPU until `uncordon`. Its live sessions stay. `name` is the GPU's
+        label or UUID. Raises `GpuNotFound`, `InvalidRequest`.
 
         Until `starts_at`, sessions that end before start there, and leases are extended up to then.
         """
-        gpu, planner = self._uuid(index), self.host.line_planner()
+        gpu, planner = self._named(name), self.host.line_planner()
         with self.database.begin() as rows:
             now = self.clock()
-            rows.cordon(gpu, reason, now.wall, starts_at)
+            rows.cordon(gpu.uuid, reason, now.wall, starts_at)
             replan(rows, planner, now)
             begins = f" from {starts_at:%Y-%m-%d %H:%M:%S} UTC" if starts_at else ""
-            detail = f"GPU {index} {gpu}{begins}" + (f": {reason}" if reason else "")
+            detail = f"{_described(gpu)}{begins}" + (f": {reason}" if reason else "")
             rows.record(Event.of(self.clock().wall, Action.CORDONED, detail))
         self._tell_host()
 
-    def uncordon(self, index: int) -> None:
-        gpu, planner = self._uuid(index), self.host.line_planner()
+    def uncordon(self, name: str) -> None:
+        gpu, planner = self._named(name), self.host.line_planner()
         with self.database.begin() as rows:
-            rows.uncordon(gpu)
+            rows.uncordon(gpu.uuid)
             replan(rows, planner, self.clock())
-            rows.record(Event.of(self.clock().wall, Action.UNCORDONED, f"GPU {index} {gpu}"))
+            rows.record(Event.of(self.clock().wall, Action.UNCORDONED, _described(gpu)))
         self._tell_host()
 
     def enforce_cordons(self) -> None:
@@ -75,8 +76,18 @@ class GpuInventory:
         except GatewayError as error:
             log.warning("the host does not follow a cordon yet", extra={"error": str(error)})
 
-    def _uuid(self, index: int) -> str:
-        gpus = {gpu.index: gpu for gpu in self.host.list_gpus()}
-        if index not in gpus:
-            raise GpuNotFound(index, len(gpus))
-        return gpus[index].uuid
+    def _named(self, name: str) -> Gpu:
+        gpus = self.host.list_gpus()
+        found = next((gpu for gpu in gpus if name in (gpu.label, gpu.uuid)), None)
+        if found:
+            return found
+        if name.isdecimal() and any(gpu.node for gpu in gpus):
+            raise InvalidRequest(
+                "In a cluster the index of a GPU changes when nodes come and go. Name the GPU by its UUID or "
+                f"by its node and its index there, such as {gpus[0].label}: GET /gpus lists them as `label`."
+            )
+        raise GpuNotFound(name, [gpu.label for gpu in gpus])
+
+
+def _described(gpu: Gpu) -> str:
+    return f"GPU {gpu.label} {gpu.uuid}" if gpu.label != gpu.uuid else f"GPU {gpu.uuid}"

@@ -181,6 +181,13 @@ def test_the_other_gpu_is_chosen_while_one_is_cordoned(bench_of: BenchMaker) -> 
     assert gpu(bench, 1)["instances"] == []
 
 
+def test_a_gpu_may_be_named_by_its_uuid(bench: Bench) -> None:
+    assert bench.client.put(f"/gpus/{gpu(bench)['uuid']}/cordon").status_code == 204
+    assert gpu(bench)["cordoned"]
+    assert bench.client.delete("/gpus/0/cordon").status_code == 204
+    assert not gpu(bench)["cordoned"]
+
+
 @pytest.mark.parametrize("method", ["put", "delete"])
 def test_an_unknown_gpu_cannot_be_cordoned(bench: Bench, method: str) -> None:
     response = getattr(bench.client, method)("/gpus/1/cordon")

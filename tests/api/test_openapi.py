@@ -22,7 +22,7 @@ from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
 _REQUESTS = int(os.environ.get("FUZZ", "700"))
-_OPERATIONS_WITH_INVALID_REQUESTS = 22
+_OPERATIONS_WITH_INVALID_REQUESTS = 21
 _MAX_LIVE = 300  # sessions, fewer than the GPUs below hold, so that a placement is always free
 
 

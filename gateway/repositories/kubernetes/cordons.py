@@ -25,22 +25,22 @@ class Cordons:
 
     def set(self, gpus: Collection[str]) -> None:
         """Let exactly these GPUs, by their UUIDs, have a cordon. A GPU that is not published keeps its
-        rules: its node may be back soon."""
+        rules, because its node may be back soon, unless another GPU has its devices' names now."""
         deployment = self._deployment()
         found = self._api.list(DEVICE_TAINT_RULES, labels={**MANAGED, DEPLOYMENT: deployment})
         existing = {rule["metadata"]["name"]: rule for rule in found}
         cordoned = set(gpus)
+        devices = self._gpus.inventory().devices if cordoned else {}
         rules = (
-            _rule(name, device.gpu, deployment)
-            for name, device in (self._gpus.inventory().devices.items() if cordoned else ())
-            if device.gpu in cordoned
+            _rule(name, device.gpu, deployment) for name, device in devices.items() if device.gpu in cordoned
         )
         for rule in rules:
             if rule["metadata"]["name"] not in existing:
                 with suppress(AlreadyExists):  # by another replica
                     self._api.create(rule)
         for name, rule in existing.items():
-            if _gpu_of(rule) not in cordoned:
+            device = devices.get(_device_of(rule))
+            if (device.gpu if device else _gpu_of(rule)) not in cordoned:
                 self._api.delete(DEVICE_TAINT_RULES, name)
 
 
@@ -58,6 +58,11 @@ def _rule(name: DeviceName, gpu: str, deployment: str) -> Object:
             "taint": {"key": f"{GROUP}/cordon", "effect": "NoSchedule"},
         },
     }
+
+
+def _device_of(rule: Object) -> DeviceName:
+    selector = rule["spec"]["deviceSelector"]
+    return DeviceName(selector["pool"], selector["device"])
 
 
 def _gpu_of(rule: Object) -> str:

@@ -25,6 +25,7 @@ from gateway.repositories.kubernetes.objects import (
 
 _MEMORY_SLICE = re.compile(r"memory-?slice-?([0-9]+)", re.IGNORECASE)
 _COMPUTE = re.compile(r"([0-9]+)g\.")
+_OF_GPU = re.compile(r"gpu-([0-9]+)(?:-|$)")
 _QUANTITY = re.compile(r"([0-9]+(?:\.[0-9]+)?)([kKMGTPE]i?|m)?")
 _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15, "E": 1e18} | {
     f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)
@@ -205,6 +206,7 @@ class _Card:
 
     uuid: str
     node: str
+    node_index: int | None = None
     name: str = ""
     memory_mib: int = 0
     fault: str | None = None
@@ -252,7 +254,8 @@ def inventory_of(
         for device, made in pool.devices.items()
     }
     found = sorted(
-        (gpu for pool in pools.values() for gpu in pool.gpus), key=lambda gpu: (gpu.node, gpu.uuid)
+        (gpu for pool in pools.values() for gpu in pool.gpus),
+        key=lambda gpu: (gpu.node, gpu.node_index or 0, gpu.uuid),
     )
     closed = _closed(devices, rules)
     gpus = GpuPool(
@@ -370,7 +373,7 @@ def _read(
     uuid = str(facts.get("parentUUID" if is_slice else "uuid") or "")
     if not uuid:
         return None
-    card = cards.setdefault(uuid, _Card(uuid, node))
+    card = cards.setdefault(uuid, _Card(uuid, node, _index_on_node(found["name"])))
     card.name = card.name or str(facts.get("productName") or "")
     card.is_simulated = card.is_simulated or facts.get(SIMULATED) is True
     card.fault = card.fault or _taint(found)
@@ -385,6 +388,12 @@ def _read(
     card.profiles[profile].append((found, placement))
     standing = str(facts["uuid"]) if facts.get("uuid") else None
     return Device(uuid, profile, placement, standing, card.is_simulated)
+
+
+def _index_on_node(device: str) -> int | None:
+    """The driver names devices after the number of their GPU, such as gpu-0-mig-3g20gb-9-0."""
+    match = _OF_GPU.match(device)
+    return int(match[1]) if match else None
 
 
 def _attributes(found: Object) -> dict[str, Any]:
@@ -418,6 +427,7 @@ def _gpu(card: _Card) -> Gpu:
         fault=card.fault,
         simulated=card.is_simulated,
         node=card.node,
+        node_index=card.node_index,
     )
 
 
