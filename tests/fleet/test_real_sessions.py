@@ -179,6 +179,21 @@ def test_without_an_api_server_sessions_and_logins_go_on(
     close_all_but(fleet, session["session_id"])
 
 
+def test_without_etcd_sessions_and_logins_go_on(fleet: Replica, node: Node, session: dict[str, Any]) -> None:
+    node.plane.place.stop("etcd")
+    try:
+        assert fleet.in_session(ANN, "echo works") == "works\n"
+        answer = ask(fleet, BOB)
+        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/kubernetes-unavailable")
+        assert fleet.in_session(ANN, "echo works") == "works\n"
+    finally:
+        node.plane.start_etcd()
+        node.plane.await_ready()
+    eventually(lambda: ask(fleet, BOB).status_code == 201, SECONDS)
+    assert fleet.in_session(ANN, "echo works") == "works\n"
+    close_all_but(fleet, session["session_id"])
+
+
 def test_without_a_scheduler_nothing_is_opened_and_nothing_is_left(
     fleet: Replica, node: Node, session: dict[str, Any]
 ) -> None:
