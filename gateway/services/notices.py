@@ -32,17 +32,20 @@ class Notices:
     def show(self, session_id: str) -> None:
         """Write the session's files from its present row. Raises `Unavailable`, `DiskFull`."""
 
+        quota = self.quota.watched()
+
         def wanted() -> Board | None:
             with self.database.read() as rows:
                 session = rows.get(session_id)
-                return self.board_of(rows, session) if session else None
+                return self.board_of(rows, session, quota) if session else None
 
         self.host.show(session_id, wanted)
 
-    def board_of(self, rows: Rows, session: Session) -> Board:
-        """Return what the session shows now."""
+    def board_of(self, rows: Rows, session: Session, quota: int | None) -> Board:
+        """Return what the session shows now. `quota` is the one that the gateway watches. The file system
+        decides that, so ask before a transaction begins."""
         size = rows.user(session.user_id).workspace_bytes
-        return self._board(session, rows.last_ended(session.user_id), size)
+        return self._board(session, rows.last_ended(session.user_id), size, quota)
 
     def attempt(self, session: SessionColumns) -> None:
         """As `show`. If it fails, `settle` writes the files later."""
@@ -54,34 +57,46 @@ class Notices:
 
     def settle(self) -> None:
         """Write the files of all sessions whose files differ from the database."""
+        quota = self.quota.watched()
         with self.database.read() as rows:
-            boards = self._boards(rows)
+            boards = self._boards(rows, quota)
         for session, expected in boards:
             if not self.host.shows(session.id, expected):
                 self.attempt(session)
 
-    def _boards(self, rows: Rows) -> Sequence[tuple[LiveSession, Board]]:
+    def _boards(self, rows: Rows, quota: int | None) -> Sequence[tuple[LiveSession, Board]]:
         """What every active session shows. A query for each would take longer than all else."""
         active = [session for session in rows.live_sessions() if session.status == Status.ACTIVE]
         if not active:
             return []
         last = rows.last_ends(min(each.created_at for each in active) - self.last_time_for)
         sizes = dict(rows.workspace_sizes())
-        return [(each, self._board(each, last.get(each.user_id), sizes.get(each.user_id))) for each in active]
+        return [
+            (each, self._board(each, last.get(each.user_id), sizes.get(each.user_id), quota))
+            for each in active
+        ]
 
     def _board(
-        self, session: SessionColumns, last: EndedSession | None, workspace_bytes: int | None
+        self,
+        session: SessionColumns,
+        last: EndedSession | None,
+        workspace_bytes: int | None,
+        quota: int | None,
     ) -> Board:
-        notices = self._notices(session, last, workspace_bytes)
+        notices = self._notices(session, last, workspace_bytes, quota)
         return board(session, self.limit, self.words, notices)
 
     def _notices(
-        self, session: SessionColumns, last: EndedSession | None, workspace_bytes: int | None
+        self,
+        session: SessionColumns,
+        last: EndedSession | None,
+        workspace_bytes: int | None,
+        quota: int | None,
     ) -> Mapping[str, str]:
         """Every notice that holds now, by its label in the language of the users."""
         lines = {
             "Last time": self._last_time(session, last),
-            "Warning": self._disk_warning(workspace_bytes),
+            "Warning": None if quota is None else self.words.disk(workspace_bytes or 0, quota),
             "Ends soon": self.words.ending(session.expires_at) if session.is_warned else None,
             "Message": session.message,
         }
@@ -92,7 +107,3 @@ class Notices:
         if last is None or last.ended_at < session.created_at - self.last_time_for:
             return None
         return self.words.last_time(last)
-
-    def _disk_warning(self, workspace_bytes: int | None) -> str | None:
-        quota = self.quota.watched()
-        return None if quota is None else self.words.disk(workspace_bytes or 0, quota)

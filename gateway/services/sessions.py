@@ -282,7 +282,7 @@ class Sessions:
             )
             rows.add(session)
             self._record(rows, wanted, session, planner, now)
-            plan = replace(plan, board=self.notices.board_of(rows, session))
+            plan = replace(plan, board=self.notices.board_of(rows, session, quota))
         return session, plan, keys.private
 
     def _record(self, rows: Rows, wanted: Wanted, session: Session, planner: Planner, now: Moment) -> None:

@@ -1,5 +1,7 @@
 """Workspace quotas: enforced by the file system where possible, otherwise by measuring."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +9,8 @@ import pytest
 from pytest_mock import MockerFixture
 
 from gateway.domain.uids import FIRST_UID
+from gateway.repositories.sql.database import SqlDatabase
+from gateway.repositories.sql.rows import SessionRows
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -137,3 +141,27 @@ def test_a_session_does_not_open_if_its_quota_cannot_be_set(
 
 def test_readyz_says_that_the_gateway_measures(watched: Bench) -> None:
     assert "watched" in watched.client.get("/readyz").json["parts"]["workspaces"]
+
+
+def test_no_transaction_waits_for_the_file_system(watched: Bench, mocker: MockerFixture) -> None:
+    """Whether it keeps quotas is asked before a transaction that may write begins."""
+    depth, asked = 0, []
+    begin = SqlDatabase.begin
+
+    @contextmanager
+    def counted(database: SqlDatabase) -> Iterator[SessionRows]:
+        nonlocal depth
+        with begin(database) as rows:
+            depth += 1
+            yield rows
+            depth -= 1
+
+    def are_enforced(_root: Path) -> bool:
+        asked.append(depth)
+        return False
+
+    mocker.patch.object(SqlDatabase, "begin", counted)
+    mocker.patch("gateway.repositories.files.quotas.are_enforced", are_enforced)
+    assert post(watched).status_code == 201
+    assert asked
+    assert set(asked) == {0}
