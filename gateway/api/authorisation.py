@@ -11,6 +11,7 @@ from contextlib import suppress
 from flask import Flask, g, request
 
 from gateway.api import in_session
+from gateway.api.limits import REQUESTS_OF_A_SESSION
 from gateway.domain import permissions
 from gateway.domain.audit import ANONYMOUS, GATEWAY, actor
 from gateway.domain.clock import Clock
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 _PER_CALLER, _UNAUTHENTICATED_TOTAL = 20, 200  # recorded denials a minute
 _PROBES = 120  # a minute, of one address, to endpoints that need no token
 _CHANGES = 60  # a minute, that a caller of role `user` or `session` may make
-_REQUESTS = 60  # a minute, of a session with a token; the gate counts those of a session with a socket
 _RECORDED_PATH = 200  # characters
 
 
@@ -44,7 +44,7 @@ def register(
     clock: Clock,
 ) -> None:
     denials, changes = Denials(clock, audit_log), PerMinute(clock, _CHANGES)
-    requests = PerMinute(clock, _REQUESTS)
+    requests = PerMinute(clock, REQUESTS_OF_A_SESSION)
 
     @app.before_request
     def authorise() -> None:

@@ -163,31 +163,18 @@ def test_without_containerd_a_session_goes_on(fleet: Replica, node: Node, sessio
     assert fleet.delete(other["session_id"]).status_code == 204
 
 
-def test_without_an_api_server_sessions_and_logins_go_on(
-    fleet: Replica, node: Node, session: dict[str, Any]
+@pytest.mark.parametrize("program", ["kube-apiserver", "etcd"])
+def test_without_an_api_server_or_its_etcd_sessions_and_logins_go_on(
+    fleet: Replica, node: Node, session: dict[str, Any], program: str
 ) -> None:
-    node.plane.place.stop("kube-apiserver")
-    try:
-        assert fleet.in_session(ANN, "echo works") == "works\n"
-        answer = ask(fleet, BOB)
-        assert (answer.status_code, answer.json()["type"]) == (503, "/problems/kubernetes-unavailable")
-    finally:
-        node.plane.start_apiserver()
-        node.plane.await_ready()
-    eventually(lambda: ask(fleet, BOB).status_code == 201, SECONDS)
-    assert fleet.in_session(ANN, "echo works") == "works\n"
-    close_all_but(fleet, session["session_id"])
-
-
-def test_without_etcd_sessions_and_logins_go_on(fleet: Replica, node: Node, session: dict[str, Any]) -> None:
-    node.plane.place.stop("etcd")
+    node.plane.place.stop(program)
     try:
         assert fleet.in_session(ANN, "echo works") == "works\n"
         answer = ask(fleet, BOB)
         assert (answer.status_code, answer.json()["type"]) == (503, "/problems/kubernetes-unavailable")
         assert fleet.in_session(ANN, "echo works") == "works\n"
     finally:
-        node.plane.start_etcd()
+        node.plane.start_etcd() if program == "etcd" else node.plane.start_apiserver()
         node.plane.await_ready()
     eventually(lambda: ask(fleet, BOB).status_code == 201, SECONDS)
     assert fleet.in_session(ANN, "echo works") == "works\n"

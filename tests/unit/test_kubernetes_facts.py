@@ -6,7 +6,8 @@ import pytest
 from gateway.domain.mig import MigMode, Placement
 from gateway.domain.states import Reason
 from gateway.repositories.kubernetes import facts
-from gateway.repositories.kubernetes.facts import DeviceName, PodFacts
+from gateway.repositories.kubernetes.facts import DeviceName
+from gateway.repositories.kubernetes.pod_facts import PodFacts
 from tests.fakes.devices import DRIVER, slices
 from tests.fakes.gpus import FakeGpus
 

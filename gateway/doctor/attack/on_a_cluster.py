@@ -3,6 +3,7 @@
 import os
 from collections.abc import Mapping, Sequence
 
+from gateway.api.limits import REQUESTS_OF_A_SESSION
 from gateway.doctor.attack.ground import LiveSession, record_of
 from gateway.doctor.attack.probe import Targets
 from gateway.doctor.attack.targets import mib
@@ -18,7 +19,6 @@ _PORTS = (22, 53, 80, 111, 443, SSH_PORT, 2375, 2379, 2380, 6443, 8443, 9100)
 _PORTS_OF_KUBERNETES = (10248, 10249, 10250, 10255, 10256, 10257, 10259)
 _MOST_NODES = 4
 _MOST_PROCESSES = 5000
-_DOOR_BURST = 60  # requests that a session may send at once
 
 
 class Cluster:
@@ -53,7 +53,7 @@ class Cluster:
             tcp_mib=0,
             filler_mib=2 * max(mib(settings.session_tmp), mib(settings.session_shm)),
             processes=_MOST_PROCESSES,
-            door_burst=_DOOR_BURST,
+            door_burst=REQUESTS_OF_A_SESSION,
         )
 
     def run(self, session: LiveSession, command: Sequence[str]) -> tuple[int, str]:

@@ -40,7 +40,7 @@ from gateway.repositories.kubernetes.api import (
 from gateway.repositories.kubernetes.boards import Boards
 from gateway.repositories.kubernetes.cordons import Cordons
 from gateway.repositories.kubernetes.endings import PodEndings
-from gateway.repositories.kubernetes.facts import Device, Inventory, PodFacts
+from gateway.repositories.kubernetes.facts import Device, Inventory
 from gateway.repositories.kubernetes.gpus import ClusterGpus
 from gateway.repositories.kubernetes.lease_service import LeaseService
 from gateway.repositories.kubernetes.locks import Locks
@@ -58,6 +58,7 @@ from gateway.repositories.kubernetes.objects import (
     home_of,
     name_of,
 )
+from gateway.repositories.kubernetes.pod_facts import PodFacts
 from gateway.repositories.kubernetes.running import Running
 from gateway.repositories.kubernetes.view import ClusterView
 from gateway.repositories.scripts import RunsScripts, Script

@@ -6,8 +6,8 @@ from queue import SimpleQueue
 
 from gateway.errors import KubernetesUnavailable
 from gateway.repositories.kubernetes.api import PODS, Api
-from gateway.repositories.kubernetes.facts import PodFacts
 from gateway.repositories.kubernetes.objects import MANAGED
+from gateway.repositories.kubernetes.pod_facts import PodFacts
 
 _SECONDS = 30  # after which the server ends a watch, and a closed one is noticed at last
 

@@ -5,22 +5,15 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 from gateway.domain.gpu_pool import GpuPool
 from gateway.domain.mig import Gpu, MediaEngines, MigMode, Placement, Profile
-from gateway.domain.states import Reason
 from gateway.repositories.kubernetes.api import Object
 from gateway.repositories.kubernetes.objects import (
-    CREATED_AT,
-    DEPLOYMENT,
     DRIVER,
-    LEASE_ENDS,
-    SESSION,
     SIMULATED,
-    UID,
-    USER,
 )
 
 _MEMORY_SLICE = re.compile(r"memory-?slice-?([0-9]+)", re.IGNORECASE)
@@ -31,127 +24,6 @@ _UNITS = {"": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15
     f"{letter}i": 2.0 ** (10 * power) for power, letter in enumerate("KMGTPE", 1)
 }
 _CLOSING = ("NoSchedule", "NoExecute")  # effects of taints that keep new pods away
-_OUT_OF_MEMORY, _DEADLINE = "OOMKilled", "DeadlineExceeded"
-_KILLED = 128 + 9
-# The kubelet waits and tries again after these, so a session that begins waits no longer.
-_CANNOT_START = {
-    "ErrImagePull",
-    "ImagePullBackOff",
-    "ErrImageNeverPull",
-    "InvalidImageName",
-    "CreateContainerConfigError",
-    "CreateContainerError",
-    "RunContainerError",
-}
-# The scheduler has not seen the other objects yet, or the volume is still being made.
-_NOT_YET = ("not found", "unbound immediate", "waiting for", "waits for")
-
-
-@dataclass(frozen=True, slots=True)
-class PodFacts:
-    """`refusal`: why no node takes the pod, `failure`: why it cannot start, `waits_for`: what it waits for;
-    each None if that is not so. `ended`: why its container has ended, None while it runs or waits. `problem`:
-    what is wrong with a pod that may still run."""
-
-    name: str
-    session_id: str
-    user_id: str
-    uid: int | None
-    deployment: str | None
-    node: str | None
-    address: str | None
-    created_at: datetime
-    expires_at: datetime
-    is_running: bool
-    is_deleted: bool
-    refusal: str | None
-    failure: str | None
-    waits_for: str | None
-    ended: Reason | None
-    problem: str | None
-
-    @classmethod
-    def of(cls, found: Object) -> "PodFacts":
-        metadata, status = found["metadata"], found.get("status") or {}
-        labels, notes = metadata.get("labels") or {}, metadata.get("annotations") or {}
-        conditions = {each["type"]: each for each in status.get("conditions") or ()}
-        state = _container_state(status)
-        created_at = moment(notes.get(CREATED_AT)) or moment(metadata.get("creationTimestamp")) or _NEVER
-        is_deleted = metadata.get("deletionTimestamp") is not None
-        uid = labels.get(UID, "")
-        return cls(
-            name=metadata["name"],
-            session_id=labels.get(SESSION, ""),
-            user_id=notes.get(USER, ""),
-            uid=int(uid) if uid.isdecimal() else None,
-            deployment=labels.get(DEPLOYMENT),
-            node=(found.get("spec") or {}).get("nodeName"),
-            address=status.get("podIP"),
-            created_at=created_at,
-            expires_at=moment(notes.get(LEASE_ENDS)) or created_at,
-            is_running=status.get("phase") == "Running" and "running" in state,
-            is_deleted=is_deleted,
-            refusal=_refusal(conditions.get("PodScheduled")),
-            failure=_failure(status, state),
-            waits_for=_waits_for(conditions.get("PodScheduled"), state),
-            ended=_ended(status, state),
-            problem=_problem(conditions.get("Ready"), is_deleted),
-        )
-
-
-_NEVER = datetime.fromtimestamp(0, UTC)
-
-
-def _container_state(status: Mapping[str, Any]) -> Mapping[str, Any]:
-    statuses = status.get("containerStatuses") or [{}]
-    state: Mapping[str, Any] = statuses[0].get("state") or {}
-    return state
-
-
-def _refusal(scheduled: Mapping[str, Any] | None) -> str | None:
-    if scheduled is None or scheduled.get("status") != "False":
-        return None
-    message = str(scheduled.get("message") or "")
-    is_final = scheduled.get("reason") == "Unschedulable" and not any(each in message for each in _NOT_YET)
-    return message if is_final else None
-
-
-def _waits_for(scheduled: Mapping[str, Any] | None, state: Mapping[str, Any]) -> str | None:
-    waiting = state.get("waiting") or {}
-    found = waiting or scheduled or {}
-    return str(found.get("message") or found.get("reason") or "") or None
-
-
-def _failure(status: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
-    waiting = state.get("waiting") or {}
-    if waiting.get("reason") in _CANNOT_START:
-        return f"{waiting['reason']}: {waiting.get('message') or 'without a message'}"
-    if status.get("phase") not in ("Failed", "Succeeded"):
-        return None
-    ended = state.get("terminated") or {}
-    details = [status.get("reason"), status.get("message"), ended.get("reason"), ended.get("message")]
-    code = [f"exit code {ended['exitCode']}"] if "exitCode" in ended else []
-    return ", ".join([str(each) for each in details if each] + code) or "without a reason"
-
-
-def _ended(status: Mapping[str, Any], state: Mapping[str, Any]) -> Reason | None:
-    if status.get("phase") not in ("Failed", "Succeeded"):
-        return None
-    ended = state.get("terminated") or {}
-    if status.get("reason") == _DEADLINE:
-        return Reason.EXPIRED
-    if ended.get("reason") == _OUT_OF_MEMORY:
-        return Reason.OUT_OF_MEMORY
-    if status.get("reason"):  # Evicted, NodeShutdown, NodeLost …
-        return Reason.STOPPED
-    return Reason.KILLED if ended.get("exitCode") == _KILLED else Reason.USER_EXIT
-
-
-def _problem(ready: Mapping[str, Any] | None, is_deleted: bool) -> str | None:
-    """A kubelet says why its pod is not ready. The controllers, which speak for a silent node, do not."""
-    if ready and ready.get("status") == "False" and not ready.get("reason"):
-        return "Its node does not answer; the session stays open until the node is back or was removed."
-    return "Its pod is being deleted, and is not gone yet." if is_deleted else None
 
 
 def url_of(service: Object | None) -> str | None:

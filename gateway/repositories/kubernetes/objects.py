@@ -34,7 +34,7 @@ from gateway.repositories.kubernetes.api import (
 GROUP = "gpu-ssh-gateway.io"
 MANAGED = {"app.kubernetes.io/managed-by": "gpu-ssh-gateway"}
 SESSION, UID, DEPLOYMENT = f"{GROUP}/session", f"{GROUP}/uid", f"{GROUP}/deployment"  # labels
-CONTENT = f"{GROUP}/content"  # a label of what belongs to no session: `notice` or `lobby`
+CONTENT = f"{GROUP}/content"  # a label of what belongs to no session: `notice`, `lobby` or `logins`
 USER, CREATED_AT, LEASE_ENDS = f"{GROUP}/user", f"{GROUP}/created-at", f"{GROUP}/lease-ends"  # annotations
 SHOWN_AT = f"{GROUP}/shown-at"  # an annotation: when the session's files were last changed
 ROUTES: Labels = {**MANAGED, SESSION: None}  # of the Pipes of sessions, and not of those into the lobby

@@ -21,8 +21,8 @@ from gateway.repositories.kubernetes.api import (
     Kind,
     Object,
 )
-from gateway.repositories.kubernetes.facts import PodFacts
 from gateway.repositories.kubernetes.objects import GRACE_SECONDS, USER, Advice, Door, Site, home_of, name_of
+from gateway.repositories.kubernetes.pod_facts import PodFacts
 
 _REMOVAL_SECONDS = 30.0
 _WATCH_SECONDS = 10

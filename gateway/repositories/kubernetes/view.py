@@ -6,7 +6,8 @@ from dataclasses import dataclass, field
 from gateway.domain.leased import SessionColumns
 from gateway.domain.observation import Finding, Observation, Place, SessionState, State
 from gateway.domain.states import Reason
-from gateway.repositories.kubernetes.facts import Inventory, PodFacts
+from gateway.repositories.kubernetes.facts import Inventory
+from gateway.repositories.kubernetes.pod_facts import PodFacts
 
 _MARKED = "the session stays open; it is only marked"
 _LOST = "The nvidia-smi of the session says that its GPU is lost."

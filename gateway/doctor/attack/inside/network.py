@@ -1,5 +1,8 @@
-"""Attempts at the network. Any response means that packets reached the target, also a refusal, unless a
-firewall on the way refuses: then `refusals` is False."""
+"""Attempts at the network. Any response means that packets reached the target.
+
+A refusal is a response, too. Where a firewall on the way may refuse packets, `refusals` is False: then a
+refusal proves nothing.
+"""
 
 import contextlib
 import errno
