@@ -31,7 +31,6 @@ from tests.bench.serving import memory_of, processes
 from tests.fleet import programs
 from tests.fleet.api import Api, Object
 from tests.fleet.claims import CLAIMS, PODS, SECONDS
-from tests.fleet.cluster import gateway_before
 from tests.fleet.control_plane import ControlPlane, control_plane
 from tests.fleet.fake_cluster import (
     MEMORY_PER_SLICE,
@@ -43,7 +42,7 @@ from tests.fleet.fake_cluster import (
     fakelet,
     replicas,
 )
-from tests.fleet.gateways import IMAGE, MANIFESTS, SESSIONS, Replica, apply, apply_policies
+from tests.fleet.gateways import IMAGE, MANIFESTS, SESSIONS, Replica, apply, apply_policies, gateway_before
 from tests.fleet.in_process import add_kinds
 from tests.fleet.node import real_node
 from tests.fleet.prefill import GPUS, PROFILE, add_nodes, add_sessions

@@ -3,7 +3,8 @@
     make cluster
 
 keeps it until Ctrl-C, and then nothing of it is left. The cluster is that of the tests: one node with one
-A100, which a stand-in for NVIDIA's DRA driver publishes.
+A100, which a stand-in for NVIDIA's DRA driver publishes. The gateway and the router are its pods; only
+PostgreSQL runs beside it.
 """
 
 import shlex
@@ -15,13 +16,11 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from gateway.database_url import DatabaseUrl
-from gateway.repositories.sql import schema
 from tests import own
 from tests.fleet import programs
-from tests.fleet.gateways import IMAGE, Replica, prepare, replica
-from tests.fleet.node import Node, real_node
-from tests.postgresql import PostgresServer
+from tests.fleet.gateways import IMAGE
+from tests.fleet.node import real_node
+from tests.fleet.own_pods import own_pods
 
 _USER = own.user("ann")
 _SAYS = """
@@ -31,7 +30,8 @@ A session of {user} is open. Log in:
 
 Look at it, or open another one:
 
-    export KUBECONFIG={kubeconfig} GATEWAY_URL={url}
+    export KUBECONFIG={kubeconfig} GATEWAY_URL={url} GATEWAY_TOKEN={token}
+    {kubectl} get pods --all-namespaces
     {kubectl} get pods,resourceclaims,secrets -n gpu-sessions
     .venv/bin/gateway sessions
     .venv/bin/gateway create bob --profile 1g.5gb
@@ -48,41 +48,22 @@ def main() -> None:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-cluster-")))
         with _step("etcd, API server, scheduler, controller manager, kubelet"):
             node = stack.enter_context(real_node(IMAGE))
-        with _step("manifests, PostgreSQL, gateway, router"):
-            gateway = stack.enter_context(gateway_before(node, directory))
+        with _step("PostgreSQL, and pods of the gateway and the router"):
+            pods = stack.enter_context(own_pods(node, directory))
         with _step("a session"):
-            gateway.create(_USER, mig_profile="3g.20gb")
-        plane = node.plane
+            pods.open(_USER, "3g.20gb")
         print(
             _SAYS.format(
                 user=_USER,
-                ssh=shlex.join(gateway.ssh(_USER)),
-                kubeconfig=plane.kubeconfig,
-                url=gateway.url,
+                ssh=shlex.join(pods.ssh(_USER)),
+                kubeconfig=node.plane.kubeconfig,
+                url=pods.url,
+                token=pods.token,
                 kubectl=programs.find("kubectl"),
             ),
             flush=True,
         )
         signal.pause()
-
-
-@contextmanager
-def gateway_before(node: Node, directory: Path) -> Iterator[Replica]:
-    postgresql = PostgresServer()
-    try:
-        url = postgresql.create()
-        schema.upgrade(DatabaseUrl(url))
-        prepare(node.plane)
-        gateway = replica(node, postgresql, url, directory)
-        try:
-            gateway.start_routers()
-            gateway.serve()
-            yield gateway
-        finally:
-            for name in list(gateway.processes):
-                gateway.kill(name)
-    finally:
-        postgresql.end()
 
 
 @contextmanager

@@ -1,11 +1,14 @@
 """A gateway in front of a cluster with a real node: processes with the rights that the manifests give."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
+from gateway.database_url import DatabaseUrl
+from gateway.repositories.sql import schema
 from tests.fleet.api import Object
 from tests.fleet.control_plane import ControlPlane
 from tests.fleet.node import STORAGE_CLASS, Node, image_of
@@ -119,3 +122,22 @@ def replica(
 ) -> Replica:
     directory.mkdir(exist_ok=True)
     return Replica(directory, settings=settings, plane=node.plane, postgresql=postgresql, database=database)
+
+
+@contextmanager
+def gateway_before(node: Node, directory: Path) -> Iterator[Replica]:
+    postgresql = PostgresServer()
+    try:
+        url = postgresql.create()
+        schema.upgrade(DatabaseUrl(url))
+        prepare(node.plane)
+        gateway = replica(node, postgresql, url, directory)
+        try:
+            gateway.start_routers()
+            gateway.serve()
+            yield gateway
+        finally:
+            for name in list(gateway.processes):
+                gateway.kill(name)
+    finally:
+        postgresql.end()

@@ -115,10 +115,16 @@ class Node:
 
     def execute(self, pod: str, *command: str, namespace: str = "default") -> str:
         """Run a command in the one container of a pod."""
-        found = self.plane.api().get("v1/pods", pod, namespace) or {}
-        container = found["status"]["containerStatuses"][0]["containerID"].removeprefix("containerd://")
-        name = f"tests-{time.monotonic_ns()}"
+        name, container = f"tests-{time.monotonic_ns()}", self._container(pod, namespace)
         return self.plane.place.run(self._ctr("tasks", "exec", "--exec-id", name, container, *command))
+
+    def kill(self, pod: str, namespace: str) -> None:
+        """Kill the one container of a pod, as the kernel does when memory is short."""
+        self.plane.place.run(self._ctr("tasks", "kill", "--signal=KILL", self._container(pod, namespace)))
+
+    def _container(self, pod: str, namespace: str) -> str:
+        found = self.plane.api().get("v1/pods", pod, namespace) or {}
+        return str(found["status"]["containerStatuses"][0]["containerID"]).removeprefix("containerd://")
 
     def start_kubelet(self) -> None:
         found = programs.find("kubelet")

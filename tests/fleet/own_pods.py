@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from tests.fleet import programs
 from tests.fleet.api import Api, Object
 from tests.fleet.control_plane import NODE
@@ -24,13 +26,13 @@ from tests.whole_gateway import eventually, free_port
 GATEWAYS = "gpu-gateway"
 OWN_IMAGE = "gpu-ssh-gateway"
 _MANIFESTS = REPOSITORY / "docker/kubernetes"
-_NAME = "gateway.gpu-gateway.svc"
+_API_PORT, _SSH_PORT = 30080, 30022  # of the node, for the Services
+_DEPLOYMENTS = ((GATEWAYS, "gateway"), (ROUTES, "router"))
 _WAIT = ("wait", "--timeout=180s", "--namespace")
-_SETTINGS = {
-    "GATEWAY_STORAGE_CLASS": STORAGE_CLASS,
-    "GATEWAY_IMAGE": image_of(IMAGE),
-    "GATEWAY_SSH_HOST": "ssh.gpu-routes",
-}
+_ON_PORTS_OF_THE_NODE = (
+    ("gateway", [("/spec/type", "NodePort"), ("/spec/ports/0/nodePort", _API_PORT)]),
+    ("ssh", [("/spec/ports/0/nodePort", _SSH_PORT)]),
+)
 
 
 @dataclass
@@ -43,10 +45,10 @@ class OwnPods:
     def api(self) -> Api:
         return self.node.plane.api()
 
-    def service(self, namespace: str, name: str) -> str:
-        """The address of a Service."""
-        found = self.api.get("v1/services", name, namespace) or {}
-        return str(found["spec"]["clusterIP"])
+    def url_of(self, pod: str) -> str:
+        """Where one pod of the gateway listens."""
+        found = self.api.get("v1/pods", pod, GATEWAYS) or {}
+        return f"http://{found['status']['podIP']}:8080"
 
     def kubectl(self, *arguments: str) -> str:
         return self.node.plane.kubectl(*arguments)
@@ -54,56 +56,76 @@ class OwnPods:
     def in_gateway(self, *command: str) -> str:
         return self.kubectl("--namespace", GATEWAYS, "exec", "deploy/gateway", "--", *command)
 
-    def ask(self, method: str, path: str, **body: Any) -> tuple[int, Any]:
-        """By the Service of the gateway. Return the status and the answer."""
-        command = [
-            "curl",
-            "--silent",
-            "--max-time",
-            "90",
-            "--request",
-            method,
-            "--write-out",
-            "\n%{http_code}",
-        ]
-        command += ["--header", f"Authorization: Bearer {self.token}"]
-        command += ["--resolve", f"{_NAME}:80:{self.service(GATEWAYS, 'gateway')}"]  # there is no DNS here
-        if body:
-            command += ["--header", "Content-Type: application/json", "--data", json.dumps(body)]
-        text, _, status = self.node.plane.place.run([*command, f"http://{_NAME}{path}"]).rpartition("\n")
-        return int(status), json.loads(text) if text else None
+    @property
+    def url(self) -> str:
+        """The Service of the gateway, on a port of the node."""
+        return f"http://{self.node.plane.place.address}:{_API_PORT}"
 
-    def open(self, user: str, profile: str) -> dict[str, Any]:
+    def ask(self, method: str, path: str, url: str = "", **body: Any) -> tuple[int, Any]:
+        """By the Service of the gateway, or at the URL of one of its pods. Return the status and the
+        answer."""
+        headers = {"Authorization": f"Bearer {self.token}", "Host": "gateway.gpu-gateway.svc"}
+        answer = requests.request(
+            method, f"{url or self.url}{path}", json=body or None, headers=headers, timeout=90
+        )
+        return answer.status_code, answer.json() if answer.content else None
+
+    def open(self, user: str, profile: str, url: str = "") -> dict[str, Any]:
         """With a key that the gateway makes, for `ssh`."""
-        status, made = self.ask("POST", "/sessions", user_id=user, mig_profile=profile)
+        status, made = self.ask("POST", "/sessions", url, user_id=user, mig_profile=profile)
         assert status == 201, made
         key = self.directory / f"{user}.key"
         key.unlink(missing_ok=True)
         key.touch(mode=0o600)
         key.write_text(made["ssh_private_key"])
-        _, _, host_key = made["ssh_known_hosts"].partition(" ")
-        (self.directory / "known_hosts").write_text(f"{self.service(ROUTES, 'ssh')} {host_key}\n")
+        (self.directory / "known_hosts").write_text(f"{made['ssh_known_hosts']}\n")
         return dict(made)
 
     def ssh(self, user: str, *command: str) -> list[str]:
-        """A login by the Service of the routers, in the place of the cluster."""
+        """A login by the Service of the routers, on a port of the node."""
         return [
             *("ssh", "-F", "none", "-i", str(self.directory / f"{user}.key"), "-o", "IdentitiesOnly=yes"),
             *("-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "StrictHostKeyChecking=yes"),
             *("-o", f"UserKnownHostsFile={self.directory / 'known_hosts'}"),
-            f"{user}@{self.service(ROUTES, 'ssh')}",
+            *("-p", str(_SSH_PORT), f"{user}@{self.node.plane.place.address}"),
             *command,
         ]
 
     def in_session(self, user: str, command: str) -> str:
-        return self.node.plane.place.run(self.ssh(user, command))
+        done = subprocess.run(self.ssh(user, command), capture_output=True, text=True, timeout=SECONDS)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def apply(self, overlay: str) -> None:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(self.directory / overlay))
 
+    def scale(self, count: int) -> None:
+        """So many gateways and routers, once they are ready."""
+        for namespace, name in _DEPLOYMENTS:
+            self.kubectl("--namespace", namespace, "scale", f"--replicas={count}", f"deployment/{name}")
+            self._until_rolled_out(namespace, name)
+
+    def replace(self, namespace: str, name: str) -> None:
+        """Replace the pods of a Deployment by new ones, and wait until the new ones are ready."""
+        self.kubectl("--namespace", namespace, "rollout", "restart", f"deployment/{name}")
+        self._until_rolled_out(namespace, name)
+
+    def _until_rolled_out(self, namespace: str, name: str) -> None:
+        self.kubectl("--namespace", namespace, "rollout", "status", f"deployment/{name}", "--timeout=180s")
+
+    def names(self, namespace: str, role: str) -> list[str]:
+        """The pods of a role that run and are not ending."""
+        return [
+            found["metadata"]["name"]
+            for found in self.api.list("v1/pods", namespace)
+            if found["metadata"].get("labels", {}).get("gpu-ssh-gateway.io/role") == role
+            and found["status"]["phase"] == "Running"
+            and "deletionTimestamp" not in found["metadata"]
+        ]
+
     def until_ready(self) -> None:
-        self.kubectl(*_WAIT, GATEWAYS, "--for=condition=Available", "deployment/gateway")
-        self.kubectl(*_WAIT, ROUTES, "--for=condition=Available", "deployment/router")
+        for namespace, name in _DEPLOYMENTS:
+            self._until_rolled_out(namespace, name)
 
     def objects(self, session_id: str) -> list[str]:
         """What there is of the session, as KIND/NAME."""
@@ -132,8 +154,8 @@ def own_pods(node: Node, directory: Path) -> Iterator[OwnPods]:
     server = PostgresServer(place.host, free_port())
     made = OwnPods(node, directory)
     try:
-        _write_overlay(directory / "overlay", "overlays/simulated")
-        _write_overlay(directory / "first-token", "first-token")
+        _write_overlay(directory / "overlay", place.address)
+        _write_kustomization(directory / "first-token", "first-token")
         _add_secrets(made, server)
         made.apply("overlay")
         made.kubectl(*_WAIT, GATEWAYS, "--for=condition=Complete", "job/migrate")
@@ -166,23 +188,44 @@ def _kube_proxy(node: Node) -> list[str | Path]:
     ]
 
 
-def _write_overlay(directory: Path, base: str) -> None:
-    """The manifests in `base`, with the images and the storage of the node."""
+def _write_overlay(directory: Path, address: str) -> None:
+    """The small overlay, with the storage of the node and with Services at its address."""
+    settings = {
+        "GATEWAY_STORAGE_CLASS": STORAGE_CLASS,
+        "GATEWAY_IMAGE": image_of(IMAGE),
+        "GATEWAY_PUBLIC_URL": f"http://{address}:{_API_PORT}",
+        "GATEWAY_SSH_HOST": address,
+        "GATEWAY_SSH_PORT": str(_SSH_PORT),
+    }
+    literals = [f"{name}={text}" for name, text in settings.items()]
+    images = {"namespace": GATEWAYS, "behavior": "replace", "options": {"disableNameSuffixHash": True}}
+    _write_kustomization(
+        directory,
+        "overlays/simulated",
+        configMapGenerator=[
+            {"name": "gateway-settings", "namespace": GATEWAYS, "behavior": "merge", "literals": literals},
+            {"name": "session-images", **images, "literals": [f"images={image_of(IMAGE)}"]},
+        ],
+        patches=[
+            {
+                "target": {"kind": "Service", "name": name},
+                "patch": json.dumps([{"op": "add", "path": path, "value": value} for path, value in changes]),
+            }
+            for name, changes in _ON_PORTS_OF_THE_NODE
+        ],
+    )
+
+
+def _write_kustomization(directory: Path, base: str, **more: object) -> None:
+    """The manifests in `base`, with the images of the node."""
     directory.mkdir()
     content: Object = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [os.path.relpath(_MANIFESTS / base, directory.resolve())],
         "images": [{"name": OWN_IMAGE, "newTag": image_of(OWN_IMAGE).rpartition(":")[2]}],
+        **more,
     }
-    if base.startswith("overlays"):
-        settings = [f"{name}={text}" for name, text in _SETTINGS.items()]
-        of_gateway = {"namespace": GATEWAYS, "behavior": "merge"}
-        images = {"namespace": GATEWAYS, "behavior": "replace", "options": {"disableNameSuffixHash": True}}
-        content["configMapGenerator"] = [
-            {"name": "gateway-settings", **of_gateway, "literals": settings},
-            {"name": "session-images", **images, "literals": [f"images={image_of(IMAGE)}"]},
-        ]
     (directory / "kustomization.yaml").write_text(json.dumps(content))
 
 

@@ -13,9 +13,8 @@ from tests import own
 from tests.fleet import programs
 from tests.fleet.api import Api, Object
 from tests.fleet.claims import PODS
-from tests.fleet.cluster import gateway_before
 from tests.fleet.control_plane import NODE, SERVICES
-from tests.fleet.gateways import IMAGE, ROUTES, SECONDS, SESSIONS, Replica
+from tests.fleet.gateways import IMAGE, ROUTES, SECONDS, SESSIONS, Replica, gateway_before
 from tests.fleet.node import Node, image_of
 from tests.whole_gateway import eventually
 

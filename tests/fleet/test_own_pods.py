@@ -2,16 +2,18 @@
 
 import subprocess
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from tests import own
-from tests.fleet.gateways import SECONDS
+from tests.fleet.gateways import ROUTES, SECONDS, SESSIONS
 from tests.fleet.node import Node
 from tests.fleet.own_pods import GATEWAYS, OwnPods, own_pods
 from tests.whole_gateway import eventually
 
-ANN, BOB = own.user("ann"), own.user("bob")
+ANN, BOB, CAT = own.user("ann"), own.user("bob"), own.user("cat")
 
 
 @pytest.fixture(scope="module")
@@ -35,8 +37,7 @@ def test_lease_calls_the_gateway_through_its_service(pods: OwnPods) -> None:
     pods.in_session(ANN, "lease extend 30m")
     extended = pods.ask("GET", f"/sessions/{made['session_id']}")[1]
     assert extended["expires_at"] > made["expires_at"]
-    end = pods.node.plane.place.inside(pods.ssh(ANN, "lease end --yes"))
-    ended = subprocess.run(end, capture_output=True)
+    ended = subprocess.run(pods.ssh(ANN, "lease end --yes"), capture_output=True)
     assert b"you ended it" in ended.stderr
     eventually(lambda: not pods.objects(made["session_id"]), SECONDS)
 
@@ -47,12 +48,68 @@ def test_the_doctor_finds_all_places_in_agreement(pods: OwnPods) -> None:
     assert pods.ask("DELETE", f"/sessions/{made['session_id']}")[0] == 204
 
 
-def test_a_new_gateway_pod_takes_over_while_sessions_go_on(pods: OwnPods) -> None:
+def test_gateways_are_replaced_while_creates_and_logins_go_on(pods: OwnPods) -> None:
+    pods.scale(2)
     made = pods.open(ANN, "1g.5gb")
-    command = pods.node.plane.place.inside(pods.ssh(ANN, "sleep 20; echo still there"))
-    login = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    pods.kubectl("-n", GATEWAYS, "rollout", "restart", "deployment/gateway")
-    pods.kubectl("-n", GATEWAYS, "rollout", "status", "deployment/gateway", "--timeout=180s")
+    login = _login_for(20, ANN, pods)
+    opened = 0
+    with ThreadPoolExecutor(1) as pool:
+        replaced = pool.submit(pods.replace, GATEWAYS, "gateway")
+        while not replaced.done():
+            other = pods.open(BOB, "1g.5gb")
+            assert pods.ask("DELETE", f"/sessions/{other['session_id']}")[0] == 204
+            opened += 1
+        replaced.result()
+    assert opened > 1
     assert login.communicate(timeout=60)[0] == "still there\n"
     assert pods.ask("GET", f"/sessions/{made['session_id']}")[1]["status"] == "active"
     assert pods.ask("DELETE", f"/sessions/{made['session_id']}")[0] == 204
+
+
+def test_routers_are_replaced_while_logins_go_on_and_begin(pods: OwnPods) -> None:
+    pods.scale(2)
+    made = pods.open(ANN, "1g.5gb")
+    login = _login_for(30, ANN, pods)
+    began = 0
+    with ThreadPoolExecutor(1) as pool:
+        replaced = pool.submit(pods.replace, ROUTES, "router")
+        while not replaced.done():
+            assert pods.in_session(ANN, "echo in") == "in\n"
+            began += 1
+        replaced.result()
+    assert began > 3
+    assert login.communicate(timeout=60)[0] == "still there\n"
+    assert pods.ask("DELETE", f"/sessions/{made['session_id']}")[0] == 204
+
+
+def test_what_a_killed_gateway_was_opening_is_removed_while_the_other_one_opens_sessions(
+    pods: OwnPods, node: Node
+) -> None:
+    pods.scale(2)
+    victim, other = pods.names(GATEWAYS, "gateway")
+    with ThreadPoolExecutor(2) as pool:
+        lost = [pool.submit(pods.open, user, "1g.5gb", pods.url_of(victim)) for user in (ANN, BOB)]
+        eventually(lambda: len(pods.api.list("v1/pods", SESSIONS)) == len(lost), SECONDS)
+        node.kill(victim, GATEWAYS)
+    assert all(each.exception() for each in lost), "the gateway answered before it was killed"
+    made = pods.open(CAT, "1g.5gb", pods.url_of(other))
+    assert CAT in eventually(lambda: pods.in_session(CAT, "id -un"), SECONDS)
+    for session in eventually(lambda: _settled(pods), SECONDS):
+        assert pods.ask("DELETE", f"/sessions/{session['session_id']}")[0] == 204
+    eventually(lambda: not pods.objects("s-") and not node.slices(), SECONDS)
+    assert pods.ask("GET", f"/sessions/{made['session_id']}")[0] == 410
+
+
+def _login_for(seconds: int, user: str, pods: OwnPods) -> "subprocess.Popen[str]":
+    """A login that is there already."""
+    command = pods.ssh(user, f"echo in; sleep {seconds}; echo still there")
+    login = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert login.stdout
+    assert login.stdout.readline() == "in\n"
+    return login
+
+
+def _settled(pods: OwnPods) -> list[dict[str, Any]]:
+    """The sessions, once none of them begins or ends."""
+    sessions: list[dict[str, Any]] = pods.ask("GET", "/sessions")[1]["sessions"]
+    return sessions if all(each["status"] == "active" for each in sessions) else []

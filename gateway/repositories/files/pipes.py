@@ -73,10 +73,12 @@ class Pipes:
             self._publish(content, _without(content.lines, session_id))
 
     def replace(self, wanted: Callable[[], Iterable[Pipe]]) -> None:
-        """Publish exactly the pipes that `wanted` returns. It is called while the file is locked."""
+        """Publish exactly the pipes that `wanted` returns. It is called while the file is locked. A file
+        that is missing is written even for no pipe: it says that the routes are known."""
         with self._locked() as content:
             kept = {id: line for id, line in content.lines.items() if self._has_lobby and is_lobby(id)}
-            self._publish(content, {pipe.session_id: content.file.line(pipe) for pipe in wanted()} | kept)
+            lines = {pipe.session_id: content.file.line(pipe) for pipe in wanted()} | kept
+            self._publish(content, lines, is_missing=content.signature is None)
 
     def list(self) -> list[Pipe]:
         """Return the gateway's own pipes as published. Takes no lock and creates no file."""
@@ -140,8 +142,8 @@ class Pipes:
             raise PipesUnavailable("The pipe file has two pipes for one session: remove one.")
         return _Content(signature, file, lines)
 
-    def _publish(self, content: _Content, lines: Lines) -> None:
-        if lines == content.lines:
+    def _publish(self, content: _Content, lines: Lines, is_missing: bool = False) -> None:
+        if lines == content.lines and not is_missing:
             return
         for session_id, line in lines.items():
             if content.lines.get(session_id) != line:
