@@ -26,9 +26,11 @@ from tests.fleet.nodes import Fakelet, add_device_classes, add_node, gpus_of_a_n
 from tests.fleet.place import Place, a_place
 
 ADMIN, SCHEDULER, MANAGER = "admin", "system:kube-scheduler", "system:kube-controller-manager"
-NODE = "node-1"  # the one that may have a real kubelet
-KUBELET = f"system:node:{NODE}"
-_GROUPS = {ADMIN: "system:masters", SCHEDULER: "", MANAGER: "", KUBELET: "system:nodes"}
+NODES = ("node-1", "node-2")  # those that may have a real kubelet
+_KUBELETS = {name: f"system:node:{name}" for name in NODES}
+_GROUPS = {ADMIN: "system:masters", SCHEDULER: "", MANAGER: ""} | dict.fromkeys(
+    _KUBELETS.values(), "system:nodes"
+)
 _SECONDS = 300  # until all of it answers, on a loaded machine
 _PORT = 6443
 _DAY = 86400  # seconds
@@ -134,6 +136,10 @@ class ControlPlane:
         assert done.returncode == 0, f"kubectl {arguments}: {done.stdout}{done.stderr}"
         return done.stdout
 
+    def kubeconfig_of_kubelet(self, node: str) -> Path:
+        """The file of the kubelet of one of `NODES`."""
+        return self.directory / _KUBELETS[node]
+
     def kubeconfig_of(self, account: str, namespace: str) -> Path:
         """Return the file of a service account, whose token lasts a day."""
         file = self.directory / f"{namespace}-{account}"
@@ -182,7 +188,7 @@ class ControlPlane:
     def _await(self, what: str, condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + _SECONDS
         while not condition():
-            assert time.monotonic() < deadline, f"{what} does not answer:\n{self.logs()}"
+            assert time.monotonic() < deadline, f"{what} does not answer:\n{self.place.logs()}"
             time.sleep(0.05)
 
     def _is_ready(self) -> bool:
@@ -194,10 +200,6 @@ class ControlPlane:
     def _has_service_account(self) -> bool:
         """Pods of the namespace `default` need it."""
         return self.api().get("v1/serviceaccounts", "default", "default") is not None
-
-    def logs(self) -> str:
-        files = sorted(self.directory.glob("*.log"))
-        return "\n".join(f"{file.name}:\n{file.read_text(errors='replace')[-2000:]}" for file in files)
 
 
 @contextmanager

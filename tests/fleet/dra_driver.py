@@ -1,6 +1,6 @@
 """A stand-in for NVIDIA's DRA driver: it publishes simulated GPUs, and prepares claims on them.
 
-    python -m tests.fleet.dra_driver DIRECTORY NODE KIND…
+    python -m tests.fleet.dra_driver DIRECTORY KUBECONFIG NODE KIND…
 
 The kubelet talks to it by gRPC over two sockets. A prepared claim is a file in DIRECTORY/slices: it is
 written when the slice is made and removed when the slice is destroyed. The driver refuses a slice that
@@ -157,8 +157,8 @@ def _served(socket: Path, service: str, **methods: Any) -> Iterator[None]:
     server.stop(None)
 
 
-def main(directory: Path, node: str, kinds: tuple[str, ...]) -> None:
-    configuration = json.loads((directory / f"system:node:{node}").read_text())
+def main(directory: Path, kubeconfig: Path, node: str, kinds: tuple[str, ...]) -> None:
+    configuration = json.loads(kubeconfig.read_text())
     cluster, user = configuration["clusters"][0]["cluster"], configuration["users"][0]["user"]
     api = Api(cluster["server"], cluster["certificate-authority"], user["token"])
     driver = Driver(api, directory, node, kinds)
@@ -181,4 +181,4 @@ def main(directory: Path, node: str, kinds: tuple[str, ...]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2], tuple(sys.argv[3:]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], tuple(sys.argv[4:]))

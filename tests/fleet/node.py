@@ -17,7 +17,8 @@ from pathlib import Path
 from tests import own
 from tests.fleet import programs
 from tests.fleet.api import Object
-from tests.fleet.control_plane import KUBELET, NODE, ControlPlane, control_plane
+from tests.fleet.control_plane import NODES, ControlPlane, control_plane
+from tests.fleet.place import Place
 from tests.paths import REPOSITORY
 
 CNI = Path("/usr/lib/cni")
@@ -49,17 +50,22 @@ class Node:
     """Its programs are `containerd`, `kubelet` and `dra-driver`, which a test may stop and start."""
 
     plane: ControlPlane
-    cgroup: str
+    name: str
+    place: Place
     kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
-        self._containerd = self.plane.directory / "containerd"
-        self._kubelet = self.plane.directory / "kubelet"
+        self._containerd = self.directory / "containerd"
+        self._kubelet = self.directory / "kubelet"
+
+    @property
+    def directory(self) -> Path:
+        return self.place.directory
 
     @property
     def prepared(self) -> Path:
         """A directory with a file for each claim whose slice exists now."""
-        return self.plane.directory / "slices"
+        return self.directory / "slices"
 
     def slices(self) -> list[str]:
         """The devices that exist now, as the driver knows them."""
@@ -67,7 +73,7 @@ class Node:
 
     def start(self, images: Sequence[str]) -> None:
         """With images of the machine's Docker: `image_of(NAME)` is what a pod calls one."""
-        for directory in (self._containerd, self._kubelet, self.plane.directory / "cdi", self.prepared):
+        for directory in (self._containerd, self._kubelet, self.directory / "cdi", self.prepared):
             directory.mkdir()
         self._keep_kernel()
         self._make_cgroups()
@@ -76,13 +82,12 @@ class Node:
         for image in images:
             self.load(image)
         self._load_pause()
-        self._add_homes()
         self.start_kubelet()
         self.start_driver()
         self._await(self._is_ready, "the node is not ready")
 
     def start_containerd(self) -> None:
-        self.plane.place.start("containerd", ["containerd", "--config", self._containerd / "config.toml"])
+        self.place.start("containerd", ["containerd", "--config", self._containerd / "config.toml"])
         self._await(self._ctr_answers, "containerd does not answer")
 
     def load(self, image: str) -> None:
@@ -90,7 +95,7 @@ class Node:
             load = self._ctr("images", "import", "-")
             subprocess.run(load, stdin=source.stdout, stdout=subprocess.DEVNULL, check=True)
         name = f"docker.io/library/{image}:latest"
-        self.plane.place.run(self._ctr("images", "tag", name, f"docker.io/library/{image_of(image)}"))
+        self.place.run(self._ctr("images", "tag", name, f"docker.io/library/{image_of(image)}"))
 
     def _load_pause(self) -> None:
         """Make the image from files of that of the sessions: a hundredth of its size."""
@@ -104,23 +109,14 @@ class Node:
         finally:
             subprocess.run(["docker", "image", "rm", image], check=True, capture_output=True)
 
-    def _add_homes(self) -> None:
-        """Directories of the node, in place of storage: their files get the group of their session."""
-        api = self.plane.api()
-        api.create("storage.k8s.io/v1/storageclasses", _STORAGE)
-        for number in range(_HOMES):
-            directory = self.plane.directory / "homes" / str(number)
-            directory.mkdir(parents=True)
-            api.create("v1/persistentvolumes", _home(f"home-{number}", directory))
-
     def execute(self, pod: str, *command: str, namespace: str = "default") -> str:
         """Run a command in the one container of a pod."""
         name, container = f"tests-{time.monotonic_ns()}", self._container(pod, namespace)
-        return self.plane.place.run(self._ctr("tasks", "exec", "--exec-id", name, container, *command))
+        return self.place.run(self._ctr("tasks", "exec", "--exec-id", name, container, *command))
 
     def kill(self, pod: str, namespace: str) -> None:
         """Kill the one container of a pod, as the kernel does when memory is short."""
-        self.plane.place.run(self._ctr("tasks", "kill", "--signal=KILL", self._container(pod, namespace)))
+        self.place.run(self._ctr("tasks", "kill", "--signal=KILL", self._container(pod, namespace)))
 
     def _container(self, pod: str, namespace: str) -> str:
         found = self.plane.api().get("v1/pods", pod, namespace) or {}
@@ -134,24 +130,25 @@ class Node:
         command: list[str | Path] = [
             found,
             f"--config={configuration}",
-            f"--kubeconfig={self.plane.directory / KUBELET}",
+            f"--kubeconfig={self.plane.kubeconfig_of_kubelet(self.name)}",
         ]
-        command += [f"--root-dir={self._kubelet}", f"--hostname-override={NODE}"]
-        self.plane.place.start("kubelet", [*command, f"--node-ip={self.plane.place.address}"])
+        command += [f"--root-dir={self._kubelet}", f"--hostname-override={self.name}"]
+        self.place.start("kubelet", [*command, f"--node-ip={self.place.address}"])
 
     def start_driver(self) -> None:
-        module = [sys.executable, "-m", "tests.fleet.dra_driver", str(self.plane.directory)]
-        self.plane.place.start("dra-driver", [*module, NODE, *self.kinds], PYTHONPATH=str(REPOSITORY))
+        module: list[str | Path] = [sys.executable, "-m", "tests.fleet.dra_driver", self.directory]
+        module += [self.plane.kubeconfig_of_kubelet(self.name), self.name]
+        self.place.start("dra-driver", [*module, *self.kinds], PYTHONPATH=str(REPOSITORY))
 
     def _keep_kernel(self) -> None:
         for name, value in _KERNEL.items():
-            file = self.plane.directory / name.replace("/", "_")
+            file = self.directory / name.replace("/", "_")
             file.write_text(f"{value}\n")
-            self.plane.place.run(["mount", "--bind", file, f"/proc/sys/{name}"])
+            self.place.run(["mount", "--bind", file, f"/proc/sys/{name}"])
 
     def _make_cgroups(self) -> None:
         for controller in _controllers():
-            directory = controller / self.cgroup
+            directory = controller / _cgroup_of(self.name)
             directory.mkdir()
             for name in ("cpuset.cpus", "cpuset.mems"):
                 if (directory / name).exists():
@@ -165,13 +162,13 @@ class Node:
             "authorization": {"mode": "AlwaysAllow"},
             "containerRuntimeEndpoint": f"unix://{self._socket}",
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{self.cgroup}",
+            "cgroupRoot": f"/{_cgroup_of(self.name)}",
             "failCgroupV1": False,
             "failSwapOn": False,
             "protectKernelDefaults": True,
             "makeIPTablesUtilChains": False,
-            "podLogsDir": str(self.plane.directory / "pods"),
-            "volumePluginDir": str(self.plane.directory / "volume-plugins"),
+            "podLogsDir": str(self.directory / "pods"),
+            "volumePluginDir": str(self.directory / "volume-plugins"),
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"imagefs.available": "0%", "nodefs.available": "0%", "nodefs.inodesFree": "0%"},
             "syncFrequency": "5s",
@@ -190,7 +187,7 @@ class Node:
         addresses = {
             "type": "host-local",
             "dataDir": str(self._containerd / "addresses"),
-            "ranges": [[{"subnet": self.plane.place.pods}]],
+            "ranges": [[{"subnet": self.place.pods}]],
             "routes": [{"dst": "0.0.0.0/0"}],
         }
         bridge = {"type": "bridge", "bridge": "pods", "isGateway": True, "ipam": addresses}
@@ -206,7 +203,7 @@ address = "{self._socket}"
 [plugins."io.containerd.grpc.v1.cri"]
 sandbox_image = "docker.io/library/{image_of(own.name(_PAUSE))}"
 enable_cdi = true
-cdi_spec_dirs = ["{self.plane.directory}/cdi"]
+cdi_spec_dirs = ["{self.directory}/cdi"]
 restrict_oom_score_adj = true
 [plugins."io.containerd.grpc.v1.cri".cni]
 bin_dir = "{CNI}"
@@ -221,32 +218,27 @@ conf_dir = "{networks}"
         return not subprocess.run(self._ctr("version"), capture_output=True).returncode
 
     def _is_ready(self) -> bool:
-        node = self.plane.api().get("v1/nodes", NODE)
+        node = self.plane.api().get("v1/nodes", self.name)
         conditions = (node or {}).get("status", {}).get("conditions", [])
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
         slices = self.plane.api().list("resource.k8s.io/v1/resourceslices")
-        return ready and any(each["spec"].get("nodeName") == NODE for each in slices)
+        return ready and any(each["spec"].get("nodeName") == self.name for each in slices)
 
     def _await(self, condition: Callable[[], object], problem: str) -> None:
         deadline = time.monotonic() + _SECONDS
         while not condition():
-            assert time.monotonic() < deadline, f"{problem}:\n{self.plane.logs()}"
+            assert time.monotonic() < deadline, f"{problem}:\n{self.place.logs()}"
             time.sleep(0.1)
 
 
 @contextmanager
 def real_node(*images: str) -> Iterator[Node]:
-    """A control plane with this one node. The programs and containers end with the place; only their groups
-    are the machine's."""
-    cgroup = own.name("fleet")
-    _remove_cgroups(cgroup)  # of a run that was killed
-    try:
-        with control_plane() as plane:
-            node = Node(plane, cgroup)
-            node.start(images)
-            yield node
-    finally:
-        _remove_cgroups(cgroup)
+    """A control plane with this one node, in the same place."""
+    with _cgroups(NODES[0]), control_plane() as plane:
+        _add_homes(plane)
+        node = Node(plane, NODES[0], plane.place)
+        node.start(images)
+        yield node
 
 
 def kernel() -> dict[str, str]:
@@ -268,7 +260,7 @@ _STORAGE: Object = {
 
 
 def _home(name: str, directory: Path) -> Object:
-    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}]}
+    term = {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [*NODES]}]}
     return {
         "metadata": {"name": name},
         "spec": {
@@ -280,6 +272,31 @@ def _home(name: str, directory: Path) -> Object:
             "nodeAffinity": {"required": {"nodeSelectorTerms": [term]}},
         },
     }
+
+
+def _add_homes(plane: ControlPlane) -> None:
+    """Directories of the machine, in place of storage: their files get the group of their session."""
+    api = plane.api()
+    api.create("storage.k8s.io/v1/storageclasses", _STORAGE)
+    for number in range(_HOMES):
+        directory = plane.directory / "homes" / str(number)
+        directory.mkdir(parents=True)
+        api.create("v1/persistentvolumes", _home(f"home-{number}", directory))
+
+
+@contextmanager
+def _cgroups(node: str) -> Iterator[None]:
+    """Programs and containers end with their place. Only their groups are the machine's, and removed here."""
+    cgroup = _cgroup_of(node)
+    _remove_cgroups(cgroup)  # of a run that was killed
+    try:
+        yield
+    finally:
+        _remove_cgroups(cgroup)
+
+
+def _cgroup_of(node: str) -> str:
+    return f"{own.name('fleet')}-{node}"
 
 
 def _controllers() -> list[Path]:

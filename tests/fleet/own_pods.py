@@ -16,7 +16,6 @@ import requests
 
 from tests.fleet import programs
 from tests.fleet.api import Api, Object
-from tests.fleet.control_plane import NODE
 from tests.fleet.gateways import IMAGE, ROUTES, SECONDS, SESSIONS
 from tests.fleet.node import STORAGE_CLASS, Node, image_of
 from tests.paths import REPOSITORY
@@ -181,7 +180,7 @@ def _kube_proxy(node: Node) -> list[str | Path]:
     return [
         found,
         f"--kubeconfig={node.plane.kubeconfig}",
-        f"--hostname-override={NODE}",
+        f"--hostname-override={node.name}",
         f"--cluster-cidr={node.plane.place.pods}",
         "--proxy-mode=iptables",
         *unchanged,

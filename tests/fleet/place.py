@@ -94,6 +94,11 @@ class Place:
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text(errors="replace")
 
+    def logs(self) -> str:
+        """The ends of all."""
+        files = sorted(self.directory.glob("*.log"))
+        return "\n".join(f"{file.name}:\n{file.read_text(errors='replace')[-2000:]}" for file in files)
+
     def is_running(self, name: str) -> bool:
         return self._processes[name].poll() is None
 

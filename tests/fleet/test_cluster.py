@@ -33,5 +33,5 @@ def test_the_line_that_it_prints_logs_in_and_ctrl_c_leaves_nothing(programs_of_k
         client.settimeout(1)
         assert client.connect_ex((address, int(ssh[ssh.index("-p") + 1]))) != 0, "the router still runs"
     eventually(
-        lambda: not list(Path("/sys/fs/cgroup").glob(f"*/{directory.name.rpartition('-')[0]}")), SECONDS
+        lambda: not list(Path("/sys/fs/cgroup").glob(f"*/{directory.name.rpartition('-')[0]}-*")), SECONDS
     )

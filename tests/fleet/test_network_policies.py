@@ -13,7 +13,7 @@ from tests import own
 from tests.fleet import programs
 from tests.fleet.api import Api, Object
 from tests.fleet.claims import PODS
-from tests.fleet.control_plane import NODE, SERVICES
+from tests.fleet.control_plane import SERVICES
 from tests.fleet.gateways import IMAGE, ROUTES, SECONDS, SESSIONS, Replica, gateway_before
 from tests.fleet.node import Node, image_of
 from tests.whole_gateway import eventually
@@ -144,7 +144,7 @@ def _kube_router(node: Node) -> list[str | Path]:
         "--run-service-proxy=false",
         "--enable-cni=false",
         f"--kubeconfig={node.plane.kubeconfig}",
-        f"--hostname-override={NODE}",
+        f"--hostname-override={node.name}",
         f"--service-cluster-ip-range={SERVICES}",
         "--health-port=0",
     ]
