@@ -46,17 +46,25 @@ class Driver:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
-        gpus = [replace(gpu, simulated=False) for gpu in FakeGpus(self.kinds).list()]
+        gpus = [
+            replace(gpu, uuid=_uuid_of(self.node, gpu.index), simulated=False)
+            for gpu in FakeGpus(self.kinds).list()
+        ]
         self._published = list(slices(self.node, gpus))
         self._devices = {
             device["name"]: device for each in self._published for device in each["spec"].get("devices", ())
         }
 
     def publish(self) -> None:
-        """A kubelet that starts removes what its node published."""
+        """A kubelet that starts removes what its node published. The end of the node removes it, too."""
+        node = self.api.get("v1/nodes", self.node)
+        if node is None:
+            return
+        owner = {"apiVersion": "v1", "kind": "Node", "name": self.node, "uid": node["metadata"]["uid"]}
         for manifest in self._published:
+            owned = {**manifest["metadata"], "ownerReferences": [owner]}
             with suppress_existing():
-                self.api.create(_SLICES, manifest)
+                self.api.create(_SLICES, {**manifest, "metadata": owned})
 
     def prepare(self, request: bytes, _: object) -> bytes:
         return _answers(request, self._prepare)
@@ -111,6 +119,11 @@ class Driver:
         for path in (self.directory / "cdi").glob(f"{claim.text(2)}.*"):
             path.unlink(missing_ok=True)
         return b""
+
+
+def _uuid_of(node: str, index: int) -> str:
+    """A GPU keeps its UUID when the driver starts again."""
+    return f"GPU-{uuid.uuid5(uuid.NAMESPACE_OID, f'{node}/{index}')}"
 
 
 def _answers(request: bytes, answer: Any) -> bytes:

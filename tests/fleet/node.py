@@ -18,7 +18,7 @@ from tests import own
 from tests.fleet import programs
 from tests.fleet.api import Object
 from tests.fleet.control_plane import NODES, ControlPlane, control_plane
-from tests.fleet.place import Place
+from tests.fleet.place import Place, a_place
 from tests.paths import REPOSITORY
 
 CNI = Path("/usr/lib/cni")
@@ -84,7 +84,7 @@ class Node:
         self._load_pause()
         self.start_kubelet()
         self.start_driver()
-        self._await(self._is_ready, "the node is not ready")
+        self._await(self.is_ready, "the node is not ready")
 
     def start_containerd(self) -> None:
         self.place.start("containerd", ["containerd", "--config", self._containerd / "config.toml"])
@@ -217,7 +217,7 @@ conf_dir = "{networks}"
     def _ctr_answers(self) -> bool:
         return not subprocess.run(self._ctr("version"), capture_output=True).returncode
 
-    def _is_ready(self) -> bool:
+    def is_ready(self) -> bool:
         node = self.plane.api().get("v1/nodes", self.name)
         conditions = (node or {}).get("status", {}).get("conditions", [])
         ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
@@ -237,6 +237,16 @@ def real_node(*images: str) -> Iterator[Node]:
     with _cgroups(NODES[0]), control_plane() as plane:
         _add_homes(plane)
         node = Node(plane, NODES[0], plane.place)
+        node.start(images)
+        yield node
+
+
+@contextmanager
+def another_node(first: Node, *images: str) -> Iterator[Node]:
+    """A second node of the same cluster, in a place of its own."""
+    with _cgroups(NODES[1]), a_place() as place:
+        place.join(first.place)
+        node = Node(first.plane, NODES[1], place)
         node.start(images)
         yield node
 

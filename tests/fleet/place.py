@@ -52,6 +52,17 @@ class Place:
         self._connect()
         self._cover()
 
+    def join(self, other: "Place") -> None:
+        """Lay a cable between two places: each reaches the other and its pods, whatever the firewall does."""
+        ends = {self: f"place-{other._number}", other: f"place-{self._number}"}
+        mine, peer = (["name", name, "netns", str(place._first)] for place, name in ends.items())
+        _ip("link", "add", *mine, "type", "veth", "peer", *peer)
+        for place, far in ((self, other), (other, self)):
+            place.run(["ip", "link", "set", ends[place], "up"])
+            way = ["dev", ends[place], "src", place.address]
+            place.run(["ip", "route", "add", far.address, *way])
+            place.run(["ip", "route", "add", far.pods, "via", far.address, *way])
+
     def _connect(self) -> None:
         link = f"{own.name('k')}-{self._number}"
         subprocess.run(["ip", "link", "delete", link], capture_output=True)
@@ -109,8 +120,8 @@ class Place:
             os.kill(_only_child(process.pid), number)
         process.wait(timeout=_SECONDS)
 
-    def end(self) -> None:
-        """The kernel ends everything inside, and the first process last."""
+    def lose(self) -> None:
+        """As a machine without power. The kernel ends everything inside, and the first process last."""
         self._holder.kill()
         for process in (self._holder, *self._processes.values()):
             process.wait(timeout=_SECONDS)
@@ -118,6 +129,9 @@ class Place:
         while Path(f"/proc/{self._first}/ns/pid").exists():
             assert time.monotonic() < deadline, f"the process {self._first} does not end"
             time.sleep(0.01)
+
+    def end(self) -> None:
+        self.lose()
         shutil.rmtree(self.directory, ignore_errors=True)
         self._numbers.remove(self._number)
 

@@ -82,6 +82,18 @@ def test_two_places_stand_beside_each_other() -> None:
         assert connects(second)
 
 
+def test_joined_places_reach_each_other_and_a_lost_one_takes_its_cable_along() -> None:
+    with a_place() as first, a_place() as second:
+        second.join(first)
+        serve(second)
+        eventually(lambda: connects(second), SECONDS)
+        first.run(["curl", "--silent", "--max-time", "5", f"http://{second.address}:6443"])
+        for place, other in ((first, second), (second, first)):
+            assert f"{place.pods} via {place.address}" in other.run(["ip", "route"])
+        second.lose()
+        eventually(lambda: second.pods not in first.run(["ip", "route"]), SECONDS)
+
+
 def test_all_that_runs_in_a_place_ends_when_its_starter_is_killed() -> None:
     with subprocess.Popen(
         [sys.executable, "-c", _STARTER], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True
