@@ -143,6 +143,30 @@ def test_a_claim_stays_while_the_pod_has_not_gone(
     assert on_cluster.cluster.allocated() == []
 
 
+def test_nobody_waits_for_the_end_of_a_session_on_a_node_that_does_not_answer(on_cluster: OnCluster) -> None:
+    id = on_cluster.open()
+    on_cluster.cluster.is_stopping = False
+    silent = {"conditions": [{"type": "Ready", "status": "False"}]}
+    on_cluster.cluster.api.change("pods", "gpu-sessions", f"s-{id}", {"status": silent})
+    on_cluster.cluster.api.requests.clear()
+    assert on_cluster.ask("DELETE", f"/sessions/{id}").status_code == 202
+    problem = on_cluster.ask("GET", f"/sessions/{id}").json["problem"]
+    assert problem == f"The Pod s-{id} is not gone: its node node-1 does not answer."
+    assert "watch pods" not in on_cluster.cluster.api.requests
+    assert on_cluster.cluster.allocated()
+
+
+def test_a_removal_that_takes_long_is_waited_for_only_once(on_cluster: OnCluster) -> None:
+    id, api = on_cluster.open(), on_cluster.cluster.api
+    on_cluster.cluster.is_stopping = False
+    long_ago = {"deletionTimestamp": "2026-01-01T00:00:00Z"}
+    api.change("pods", "gpu-sessions", f"s-{id}", {"metadata": long_ago})
+    api.requests.clear()
+    assert on_cluster.ask("DELETE", f"/sessions/{id}").status_code == 202
+    assert "watch pods" not in api.requests
+    assert "is not gone after 30 s" in on_cluster.ask("GET", f"/sessions/{id}").json["problem"]
+
+
 def test_a_full_cluster_is_known_before_the_scheduler_is_asked(on_cluster: OnCluster) -> None:
     on_cluster.open("ann", "7g.40gb")
     on_cluster.cluster.api.requests.clear()

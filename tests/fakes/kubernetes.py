@@ -138,7 +138,7 @@ class FakeKubernetes(httpx2.BaseTransport):
         return _answer(self.objects.get(key, merged))
 
     def _delete(self, key: Key, query: httpx2.QueryParams) -> httpx2.Response:
-        """A pod that runs, or an object with finalisers, is only marked: its controller removes it."""
+        """A pod that runs, or an object with finalisers, is only marked, once: its controller removes it."""
         found = self.objects.get(key)
         if found is None:
             return _not_found(key[0], key[2])
@@ -146,7 +146,7 @@ class FakeKubernetes(httpx2.BaseTransport):
         waits = is_pod and query.get("gracePeriodSeconds") != "0"
         if waits or found["metadata"].get("finalizers"):
             mark = {
-                "deletionTimestamp": _now(),
+                "deletionTimestamp": found["metadata"].get("deletionTimestamp") or _now(),
                 "deletionGracePeriodSeconds": int(query.get("gracePeriodSeconds", 30)),
             }
             self._store(key, _merged(found, {"metadata": mark}), "MODIFIED")

@@ -179,6 +179,7 @@ def container(**state: Any) -> list[dict[str, Any]]:
         ),
         ({"phase": "Failed", "reason": "DeadlineExceeded"}, Reason.EXPIRED),
         ({"phase": "Failed", "reason": "Evicted", "message": "disk"}, Reason.STOPPED),
+        ({"phase": "Failed", "containerStatuses": container(running={})}, Reason.FAILED),  # its node is gone
     ],
 )
 def test_a_pod_says_why_it_ended(status: dict[str, Any], reason: Reason | None) -> None:
@@ -227,6 +228,7 @@ def test_a_pod_on_a_node_that_does_not_answer_has_a_problem_and_has_not_ended() 
     )
     assert found.problem
     assert "node does not answer" in found.problem
+    assert found.is_silent
     assert found.ended is None
 
 

@@ -29,8 +29,8 @@ _NOT_YET = ("not found", "unbound immediate", "waiting for", "waits for")
 @dataclass(frozen=True, slots=True)
 class PodFacts:
     """`refusal`: why no node takes the pod, `failure`: why it cannot start, `waits_for`: what it waits for;
-    each None if that is not so. `ended`: why its container has ended, None while it runs or waits. `problem`:
-    what is wrong with a pod that may still run."""
+    each None if that is not so. `ended`: why its container has ended, None while it runs or waits.
+    `is_silent`: its node does not answer. `problem`: what is wrong with a pod that may still run."""
 
     name: str
     session_id: str
@@ -47,6 +47,7 @@ class PodFacts:
     failure: str | None
     waits_for: str | None
     ended: Reason | None
+    is_silent: bool
     problem: str | None
 
     @classmethod
@@ -57,6 +58,7 @@ class PodFacts:
         state = _container_state(status)
         created_at = moment(notes.get(CREATED_AT)) or moment(metadata.get("creationTimestamp")) or _NEVER
         is_deleted = metadata.get("deletionTimestamp") is not None
+        is_silent = _is_silent(conditions.get("Ready"))
         uid = labels.get(UID, "")
         return cls(
             name=metadata["name"],
@@ -74,7 +76,8 @@ class PodFacts:
             failure=_failure(status, state),
             waits_for=_waits_for(conditions.get("PodScheduled"), state),
             ended=_ended(status, state),
-            problem=_problem(conditions.get("Ready"), is_deleted),
+            is_silent=is_silent,
+            problem=_problem(is_silent, is_deleted),
         )
 
 
@@ -116,18 +119,24 @@ def _failure(status: Mapping[str, Any], state: Mapping[str, Any]) -> str | None:
 def _ended(status: Mapping[str, Any], state: Mapping[str, Any]) -> Reason | None:
     if status.get("phase") not in ("Failed", "Succeeded"):
         return None
-    ended = state.get("terminated") or {}
+    ended = state.get("terminated")
     if status.get("reason") == _DEADLINE:
         return Reason.EXPIRED
-    if ended.get("reason") == _OUT_OF_MEMORY:
+    if ended and ended.get("reason") == _OUT_OF_MEMORY:
         return Reason.OUT_OF_MEMORY
     if status.get("reason"):  # Evicted, NodeShutdown, NodeLost …
         return Reason.STOPPED
+    if not ended:  # no kubelet said so: the controllers call pods of a removed node failed
+        return Reason.FAILED
     return Reason.KILLED if ended.get("exitCode") == _KILLED else Reason.USER_EXIT
 
 
-def _problem(ready: Mapping[str, Any] | None, is_deleted: bool) -> str | None:
+def _is_silent(ready: Mapping[str, Any] | None) -> bool:
     """A kubelet says why its pod is not ready. The controllers, which speak for a silent node, do not."""
-    if ready and ready.get("status") == "False" and not ready.get("reason"):
+    return bool(ready and ready.get("status") == "False" and not ready.get("reason"))
+
+
+def _problem(is_silent: bool, is_deleted: bool) -> str | None:
+    if is_silent:
         return "Its node does not answer; the session stays open until the node is back or was removed."
     return "Its pod is being deleted, and is not gone yet." if is_deleted else None

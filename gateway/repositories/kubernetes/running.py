@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 
 from gateway.domain.board import Board
 from gateway.domain.mig import Profile
@@ -21,6 +22,7 @@ from gateway.repositories.kubernetes.api import (
     Kind,
     Object,
 )
+from gateway.repositories.kubernetes.facts import moment
 from gateway.repositories.kubernetes.objects import GRACE_SECONDS, USER, Advice, Door, Site, home_of, name_of
 from gateway.repositories.kubernetes.pod_facts import PodFacts
 
@@ -157,11 +159,14 @@ class Running:
             version = None  # the server may have forgotten it
 
     def _await_removal(self, kind: Kind, name: str) -> None:
-        """Wait until the object is gone. It has a finaliser, or its node stops its container."""
+        """Wait until the object is gone. It has a finaliser, or its node stops its container. Nobody waits
+        for a silent node, or again for a removal that takes long: one node would hold up all other ends."""
         deadline = time.monotonic() + _REMOVAL_SECONDS
         while found := self.api.get(kind, name, self.site.sessions):
-            if time.monotonic() > deadline:
-                node = (found.get("spec") or {}).get("nodeName")
+            node = (found.get("spec") or {}).get("nodeName")
+            if kind is PODS and PodFacts.of(found).is_silent:
+                raise SliceBusy(f"The {kind} {name} is not gone: its node {node} does not answer.")
+            if time.monotonic() > deadline or _is_going_long(found):
                 where = f"; its node {node} has not reported that it stopped" if node else ""
                 raise SliceBusy(f"The {kind} {name} is not gone after {_REMOVAL_SECONDS:g} s{where}.")
             version = found["metadata"].get("resourceVersion")
@@ -170,3 +175,9 @@ class Running:
             )
             if any(event == "DELETED" for event, _ in changes):
                 return
+
+
+def _is_going_long(found: Object) -> bool:
+    """By the wall clock, which NTP keeps."""
+    since = moment(found["metadata"].get("deletionTimestamp"))
+    return since is not None and datetime.now(UTC) - since > timedelta(seconds=_REMOVAL_SECONDS)
