@@ -19,14 +19,13 @@ from gateway.repositories.kubernetes.notices import NOTICES
 from gateway.repositories.kubernetes.objects import Advice
 from tests.fakes.cluster_host import SITE
 from tests.fakes.pipe_parts import pipe
+from tests.fleet import manifests
 from tests.fleet.api import Api, Object, Refused
 from tests.fleet.control_plane import ControlPlane
+from tests.fleet.manifests import GATEWAY, ROUTER
 from tests.paths import REPOSITORY
 from tests.whole_gateway import eventually
 
-OVERLAYS = REPOSITORY / "docker/kubernetes/overlays"
-GATEWAY = "system:serviceaccount:gpu-gateway:gateway"
-ROUTER = "system:serviceaccount:gpu-routes:router"
 SESSION = "0c6a2c3e-9d0b-4a57-8a7c-53a1d6f1c8aa"
 IMAGE = (REPOSITORY / "docker/kubernetes/base/session-images.txt").read_text().strip()
 SITE_OF_MANIFESTS = replace(SITE, image=IMAGE)
@@ -50,25 +49,17 @@ HOMES, PIPES = "v1/persistentvolumeclaims", "sshpiper.com/v1beta1/pipes"
 @pytest.fixture(scope="module")
 def applied(plane: ControlPlane) -> Iterator[ControlPlane]:
     """The cluster with the manifests, once their policies are in force."""
-    apply(plane, "embedded-router")
-    gateway = plane.api(GATEWAY)
-    eventually(lambda: is_refused(gateway, PODS, pod(image="another")), 60)
-    eventually(lambda: not is_refused(gateway, PODS, pod()), 60)
-    yield plane
-    for namespace in ("gpu-sessions", "gpu-routes", "gpu-gateway"):
-        plane.api().delete("v1/namespaces", namespace)
+    with manifests.applied(plane, "overlays/embedded-router"):
+        gateway = plane.api(GATEWAY)
+        eventually(lambda: is_refused(gateway, PODS, pod(image="another")), 60)
+        eventually(lambda: not is_refused(gateway, PODS, pod()), 60)
+        yield plane
 
 
 @pytest.fixture
 def gateway(applied: ControlPlane) -> Api:
     """The API with the rights of the gateway."""
     return applied.api(GATEWAY)
-
-
-def apply(plane: ControlPlane, overlay: str) -> str:
-    """A Job never changes, and overlays differ in that of the migration."""
-    plane.kubectl("delete", "job", "migrate", "--namespace=gpu-gateway", "--ignore-not-found")
-    return plane.kubectl("apply", "--server-side", "--force-conflicts", "-k", OVERLAYS / overlay)
 
 
 def is_refused(api: Api, collection: str, manifest: Object) -> str:
@@ -99,9 +90,9 @@ def changed(manifest: Object, *path: str | int, value: Any) -> Object:
     return made
 
 
-@pytest.mark.parametrize("overlay", ["sshpiper", "embedded-router", "simulated"])
+@pytest.mark.parametrize("overlay", manifests.OVERLAYS)
 def test_each_overlay_applies_to_a_cluster(plane: ControlPlane, overlay: str) -> None:
-    printed = apply(plane, overlay)
+    printed = manifests.apply(plane, manifests.MANIFESTS / "overlays" / overlay)
     for expected in ("deployment.apps/gateway", "deployment.apps/router", "job.batch/migrate"):
         assert f"{expected} serverside-applied" in printed
 
@@ -114,50 +105,6 @@ def test_the_policies_have_no_error_that_the_api_server_sees(applied: ControlPla
     for policy in eventually(checked, 60):
         warnings = policy["status"]["typeChecking"].get("expressionWarnings")
         assert not warnings, f"{policy['metadata']['name']}: {warnings}"
-
-
-@pytest.mark.parametrize(
-    ("user", "verb", "group", "resource", "namespace", "allowed"),
-    [
-        (GATEWAY, "create", "", "pods", "gpu-sessions", True),
-        (GATEWAY, "delete", "resource.k8s.io", "resourceclaims", "gpu-sessions", True),
-        (GATEWAY, "patch", "", "secrets", "gpu-sessions", True),
-        (GATEWAY, "create", "", "persistentvolumeclaims", "gpu-sessions", True),
-        (GATEWAY, "delete", "", "persistentvolumeclaims", "gpu-sessions", False),
-        (GATEWAY, "list", "resource.k8s.io", "resourceslices", "", True),
-        (GATEWAY, "watch", "", "nodes", "", True),
-        (GATEWAY, "patch", "", "nodes", "", False),
-        (GATEWAY, "create", "sshpiper.com", "pipes", "gpu-routes", True),
-        (GATEWAY, "create", "", "pods/exec", "gpu-sessions", False),
-        (GATEWAY, "get", "", "pods/log", "gpu-sessions", False),
-        (GATEWAY, "create", "", "pods/ephemeralcontainers", "gpu-sessions", False),
-        (GATEWAY, "get", "", "secrets", "", False),
-        (GATEWAY, "get", "", "secrets", "gpu-gateway", False),
-        (GATEWAY, "get", "", "secrets", "kube-system", False),
-        (GATEWAY, "create", "", "pods", "gpu-gateway", False),
-        (GATEWAY, "create", "", "serviceaccounts/token", "gpu-sessions", False),
-        (ROUTER, "watch", "sshpiper.com", "pipes", "gpu-routes", True),
-        (ROUTER, "get", "", "secrets", "gpu-routes", True),
-        (ROUTER, "create", "sshpiper.com", "pipes", "gpu-routes", False),
-        (ROUTER, "create", "", "configmaps", "gpu-routes", True),
-        (ROUTER, "patch", "", "configmaps", "gpu-routes", False),
-        (ROUTER, "delete", "", "configmaps", "gpu-routes", False),
-        (ROUTER, "get", "", "secrets", "gpu-sessions", False),
-        (ROUTER, "list", "", "pods", "gpu-sessions", False),
-    ],
-)
-def test_the_roles_allow_what_is_needed_and_no_more(
-    applied: ControlPlane, user: str, verb: str, group: str, resource: str, namespace: str, allowed: bool
-) -> None:
-    resource, _, part = resource.partition("/")
-    attributes = {"verb": verb, "group": group, "resource": resource, "subresource": part}
-    review = {"user": user, "resourceAttributes": {**attributes, "namespace": namespace}}
-    answer = applied.api().ask(
-        "POST",
-        "/apis/authorization.k8s.io/v1/subjectaccessreviews",
-        {"apiVersion": "authorization.k8s.io/v1", "kind": "SubjectAccessReview", "spec": review},
-    )
-    assert answer["status"]["allowed"] is allowed
 
 
 def test_the_objects_of_a_session_are_accepted(gateway: Api) -> None:
