@@ -12,6 +12,7 @@ from gateway.repositories.sql import schema
 from tests.fleet.api import Object
 from tests.fleet.control_plane import ControlPlane
 from tests.fleet.node import STORAGE_CLASS, Node, image_of
+from tests.fleet.nodes import suppress_existing
 from tests.paths import REPOSITORY
 from tests.postgresql import PostgresServer
 from tests.whole_gateway import Gateway, eventually
@@ -49,7 +50,8 @@ def apply_policies(plane: ControlPlane) -> None:
     """After the other manifests."""
     images = {"metadata": {"name": "session-images", "namespace": "gpu-gateway"}}
     apply(plane, _POLICIES)
-    plane.api().create("v1/configmaps", {**images, "data": {"images": image_of(IMAGE)}})
+    with suppress_existing():
+        plane.api().create("v1/configmaps", {**images, "data": {"images": image_of(IMAGE)}})
 
 
 @dataclass
@@ -125,13 +127,13 @@ def replica(
 
 
 @contextmanager
-def gateway_before(node: Node, directory: Path) -> Iterator[Replica]:
+def gateway_before(node: Node, directory: Path, **settings: str) -> Iterator[Replica]:
     postgresql = PostgresServer()
     try:
         url = postgresql.create()
         schema.upgrade(DatabaseUrl(url))
         prepare(node.plane)
-        gateway = replica(node, postgresql, url, directory)
+        gateway = replica(node, postgresql, url, directory, **settings)
         try:
             gateway.start_routers()
             gateway.serve()
