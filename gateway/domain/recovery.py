@@ -68,15 +68,13 @@ def on_a_cluster(namespace: str) -> Remedies:
     )
 
 
-def foreign_sessions(
-    survivors: Sequence[Survivor], deployment: str, known: Collection[str]
-) -> list[Survivor]:
-    """Return the sessions of another database. `known` are the ids that have or had a row in this one."""
+def foreign_sessions(survivors: Sequence[Survivor], known: Collection[str]) -> list[Survivor]:
+    """Return those of another database, out of the sessions that do not name this one. `known` are the ids
+    that have or had a row in it."""
     return [
         survivor
         for survivor in survivors
-        if survivor.deployment != deployment
-        and (survivor.deployment is not None or survivor.session_id not in known)
+        if survivor.deployment is not None or survivor.session_id not in known
     ]
 
 

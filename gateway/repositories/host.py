@@ -218,8 +218,8 @@ class LocalHost(RunsScripts):
     def show(self, session_id: str, wanted: Callable[[], Board | None]) -> None:
         self.files.show(session_id, wanted)
 
-    def shows(self, session_id: str, expected: Board) -> bool:
-        return self.files.shows(session_id, expected)
+    def differing(self, boards: Mapping[str, Board]) -> Collection[str]:
+        return {id for id, expected in boards.items() if not self.files.shows(id, expected)}
 
     def look_inside(self, session: Session) -> str | None:
         """The driver says what becomes of its GPUs, and Docker's rights are compared."""
@@ -275,9 +275,10 @@ class LocalHost(RunsScripts):
         )
         return view.observe(sessions)
 
-    def survivors(self) -> Sequence[Survivor]:
+    def survivors(self, besides: str | None = None) -> Sequence[Survivor]:
         """The session files have the current end of each lease; the labels have only the first end."""
         found = self.containers.survivors()
+        found = [each for each in found if besides is None or each.deployment != besides]
         return [replace(survivor, expires_at=self._lease_end(survivor)) for survivor in found]
 
     def workspace_owners(self) -> Mapping[str, int]:

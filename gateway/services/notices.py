@@ -60,8 +60,9 @@ class Notices:
         quota = self.quota.watched()
         with self.database.read() as rows:
             boards = self._boards(rows, quota)
-        for session, expected in boards:
-            if not self.host.shows(session.id, expected):
+        differing = self.host.differing({session.id: expected for session, expected in boards})
+        for session, _ in boards:
+            if session.id in differing:
                 self.attempt(session)
 
     def _boards(self, rows: Rows, quota: int | None) -> Sequence[tuple[LiveSession, Board]]:

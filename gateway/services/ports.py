@@ -192,8 +192,9 @@ class Host(Protocol):
         `wanted` is called under a lock that other writers of these files wait for. If it returns None,
         nothing changes. A session that has ended is no error. Raises `Unavailable`, `DiskFull`."""
 
-    def shows(self, session_id: str, expected: Board) -> bool:
-        """Whether the session shows exactly this already."""
+    def differing(self, boards: Mapping[str, Board]) -> Collection[str]:
+        """Return the ids of the sessions that do not show exactly their board. Raises `Unavailable`,
+        `DiskFull`."""
 
     def tell(self, session: Session, text: str) -> int:
         """Write `text` to every terminal of the session, except those that are stopped or full. Return the
@@ -228,9 +229,9 @@ class Host(Protocol):
         """Return the state of `sessions`, which must have been read before, and the leftovers of others. A
         part that does not answer is named in the result and raises no error."""
 
-    def survivors(self) -> Sequence[Survivor]:
-        """Return every session container of this network, for any database, as the host alone describes it.
-        Raises `DockerUnavailable`."""
+    def survivors(self, besides: str | None = None) -> Sequence[Survivor]:
+        """Return every session container of this network, as the host alone describes it: of any database,
+        but not of the one with the id `besides`. Raises `Unavailable`."""
 
     def workspace_owners(self) -> Mapping[str, int]:
         """Return the users who have a workspace, and the uid that owns each workspace."""

@@ -47,14 +47,16 @@ class Recovery:
     def require_own_sessions(self) -> None:
         """Raise `StartRefused` if the host runs sessions of another database. With this database they would
         lose their routes."""
+        with self.database.read() as rows:
+            deployment = rows.deployment_id()
         try:
-            survivors = self.host.survivors()
+            survivors = self.host.survivors(besides=deployment)
         except GatewayError as error:
             log.warning("the sessions on the host could not be compared", extra={"error": str(error)})
             return
         with self.database.read() as rows:
-            ids = {survivor.session_id for survivor in survivors}
-            foreign = foreign_sessions(survivors, rows.deployment_id(), rows.known(ids))
+            known = rows.known([survivor.session_id for survivor in survivors])
+        foreign = foreign_sessions(survivors, known)
         if foreign:
             users = ", ".join(sorted({survivor.user_id for survivor in foreign})[:5])
             raise StartRefused(

@@ -268,6 +268,9 @@ def test_sessions_of_another_database_are_left_alone(on_cluster: OnCluster) -> N
     on_cluster.gateway.reaper.reconcile()
     assert "s-foreign" in on_cluster.cluster.api.names("pods")
     assert {survivor.deployment for survivor in on_cluster.parts.host.survivors()} > {"another"}
+    with on_cluster.database.read() as rows:
+        others = on_cluster.parts.host.survivors(besides=rows.deployment_id())
+    assert [survivor.deployment for survivor in others] == ["another"]
 
 
 @pytest.mark.parametrize("place", failpoints.CLUSTER_CREATE + failpoints.CLUSTER_ROUTE)

@@ -156,8 +156,9 @@ class MemoryHost:
             if run and (board := wanted()):
                 run.board = board
 
-    def shows(self, session_id: str, expected: Board) -> bool:
-        return self._runs[session_id].board == expected if session_id in self._runs else False
+    def differing(self, boards: Mapping[str, Board]) -> Collection[str]:
+        runs = self._runs
+        return {id for id, expected in boards.items() if id not in runs or runs[id].board != expected}
 
     def tell(self, session: Session, text: str) -> int:
         self._ask()
@@ -208,7 +209,7 @@ class MemoryHost:
             {session.id: self._state(session) for session in sessions}, held, dict(self._claims)
         )
 
-    def survivors(self) -> Sequence[Survivor]:
+    def survivors(self, besides: str | None = None) -> Sequence[Survivor]:
         self._ask()
         return [
             Survivor(
@@ -224,6 +225,7 @@ class MemoryHost:
                 is_running=run.ended is None,
             )
             for id, run in self._runs.items()
+            if besides is None or self.deployment != besides
         ]
 
     def pin_image(self, reference: str) -> str:

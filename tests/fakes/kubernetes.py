@@ -233,10 +233,19 @@ def _address(path: str) -> Key:
 def _is_meant(key: Key, found: Object, plural: str, namespace: str, query: httpx2.QueryParams) -> bool:
     if key[0] != plural or (namespace and key[1] != namespace):
         return False
-    name = query.get("fieldSelector", "").removeprefix("metadata.name=")
+    fields = [text.partition("=") for text in query.get("fieldSelector", "").split(",") if text]
     labels = found["metadata"].get("labels") or {}
     wanted = [text for text in query.get("labelSelector", "").split(",") if text]
-    return (not name or key[2] == name) and all(_has(labels, text) for text in wanted)
+    if not all(_field(found, path) == value for path, _, value in fields):
+        return False
+    return all(_has(labels, text) for text in wanted)
+
+
+def _field(found: Object, path: str) -> Any:
+    value: Any = found
+    for name in path.split("."):
+        value = (value or {}).get(name)
+    return value
 
 
 def _has(labels: Mapping[str, str], wanted: str) -> bool:

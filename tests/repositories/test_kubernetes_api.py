@@ -126,7 +126,7 @@ def test_a_long_list_comes_in_chunks_and_is_complete(
 
 
 def test_there_is_no_metadata_of_what_does_not_exist(api: Api, mark: str) -> None:
-    assert api.metadata(SECRETS, NAMESPACE, {"test": mark}) == []
+    assert list(api.metadata(SECRETS, NAMESPACE, {"test": mark})) == []
 
 
 def test_metadata_comes_without_the_content(api: Api, mark: str) -> None:
@@ -182,6 +182,22 @@ def test_a_watch_after_a_snapshot_reports_only_what_came_later(api: Api, mark: s
     watch.close()  # type: ignore[attr-defined]
 
 
+def test_a_change_is_noticed_and_nothing_else(api: Api, mark: str) -> None:
+    api.create(secret(mark, "-a"))
+    version = api.version(SECRETS, NAMESPACE)
+    assert not api.has_changed(SECRETS, version)
+    api.create(secret(mark, "-b"))
+    assert api.has_changed(SECRETS, version)
+    assert list(api.watch(SECRETS, NAMESPACE, name=f"{mark}-b", seconds=1))  # such a question spoils no other
+
+
+def test_a_list_has_the_objects_with_a_value_of_a_field(api: Api, mark: str) -> None:
+    for name in ("-a", "-b"):
+        api.create(secret(mark, name))
+    found = api.list(SECRETS, NAMESPACE, {"test": mark}, fields={"metadata.name": f"{mark}-b"})
+    assert [each["metadata"]["name"] for each in found] == [f"{mark}-b"]
+
+
 def test_a_watch_ends_after_its_time_although_nothing_changes(api: Api, mark: str) -> None:
     assert list(api.watch(SECRETS, NAMESPACE, name=mark, seconds=1)) == []
 
@@ -220,6 +236,13 @@ def test_a_watch_from_a_version_that_was_forgotten_ends_at_once() -> None:
     _, version = fake.api.snapshot(SECRETS, NAMESPACE)
     fake.forget_versions()
     assert list(fake.api.watch(SECRETS, NAMESPACE, after=version, seconds=60)) == []
+
+
+def test_after_a_version_that_was_forgotten_all_may_have_changed() -> None:
+    fake = FakeKubernetes()
+    version = fake.api.version(SECRETS)
+    fake.forget_versions()
+    assert fake.api.has_changed(SECRETS, version)
 
 
 def test_a_watch_whose_server_goes_away_ends() -> None:

@@ -244,12 +244,12 @@ def test_a_host_shows_a_board_once_it_is_asked_to(site: Site) -> None:
     notices = site.gateway.disk_use.notices
     shown = board(row, notices.limit, notices.words, {"Message": "hello"})
     other = board(row, notices.limit, notices.words, {"Message": "goodbye"})
-    assert site.host.shows(id, shown)
-    assert not site.host.shows(id, other)
+    assert not site.host.differing({id: shown})
+    assert set(site.host.differing({id: other, "never-was": other})) == {id, "never-was"}
     site.host.show(id, lambda: other)
-    assert site.host.shows(id, other)
+    assert not site.host.differing({id: other})
     site.host.show(id, lambda: None)
-    assert site.host.shows(id, other)
+    assert not site.host.differing({id: other})
     site.host.show("never-was", lambda: other)
 
 

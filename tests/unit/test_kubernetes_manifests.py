@@ -50,7 +50,7 @@ def test_the_gateway_leads_to_the_lobby_where_its_service_listens() -> None:
     assert Settings.load({**BASE, **changes, **DATABASE}).lobby == address
     pod = deployment["spec"]["template"]
     assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
-    container = pod["spec"]["containers"][1]
+    container = pod["spec"]["containers"][0]
     assert container["ports"] == [{"name": port["targetPort"], "containerPort": 2222}]
     assert "--listen=0.0.0.0:2222" in container["command"]
     secret = next(each["secret"] for each in pod["spec"]["volumes"] if each["name"] == "keys")

@@ -102,25 +102,61 @@ class Api:
         namespace: str | None = None,
         labels: Labels | None = None,
         without: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
     ) -> Iterator[Object]:
-        """Return the objects with these labels, and without those, one after another and never all in
-        memory."""
+        """Return the objects with these labels, without those, and with these values of fields, one after
+        another and never all in memory."""
         selector: dict[str, Any] = dict(labels or {})
         selector |= {name: not_equal(value) for name, value in (without or {}).items()}
         with _translated(f"list {kind.plural}"):
             yield from self._client.list(
-                _resource(kind), namespace=namespace, labels=selector or None, chunk_size=_CHUNK
+                _resource(kind),
+                namespace=namespace,
+                labels=selector or None,
+                fields=dict(fields) if fields else None,
+                chunk_size=_CHUNK,
             )
 
     def metadata(
         self, kind: Kind, namespace: str | None = None, labels: Labels | None = None
-    ) -> builtins.list[Object]:
-        """Return the objects with these labels without their content, of which Secrets have much."""
-        _this_thread.wants_metadata = True
-        try:
-            return [*self.list(kind, namespace, labels)]
-        finally:
-            _this_thread.wants_metadata = False
+    ) -> Iterator[Object]:
+        """As `list`, without the content of the objects, of which Secrets have much."""
+        objects = self.list(kind, namespace, labels)
+        while True:
+            _this_thread.wants_metadata = True
+            try:
+                found = next(objects, None)
+            finally:
+                _this_thread.wants_metadata = False
+            if found is None:
+                return
+            yield found
+
+    def version(self, kind: Kind, namespace: str | None = None) -> str:
+        """Return the version after which `has_changed` and `watch` report changes."""
+        with _translated(f"list {kind.plural}"):
+            found = self._client.list(_resource(kind), namespace=namespace, chunk_size=1)
+            next(iter(found), None)
+            return found.resourceVersion
+
+    def has_changed(self, kind: Kind, after: str, seconds: int = 1) -> bool:
+        """Whether an object of this kind has changed since a version, or the server has forgotten that
+        version. It waits so many seconds for the first change."""
+        with _translated(f"watch {kind.plural}"):
+            events = self._client.watch(
+                _resource(kind), namespace=None, server_timeout=seconds, resource_version=after
+            )
+            _this_thread.may_begin = True
+            try:
+                return next(events, None) is not None
+            except _WatchOver:
+                return False
+            except ApiError as error:
+                if error.status.code == _GONE:
+                    return True
+                raise
+            finally:
+                _this_thread.may_begin = False
 
     def snapshot(
         self, kind: Kind, namespace: str | None = None, labels: Labels | None = None

@@ -1,12 +1,23 @@
 """What sessions on a cluster show their users: two files of the session's Secret."""
 
 from base64 import b64decode
+from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime
 
 from gateway.domain.board import Board
 from gateway.repositories.files import board as board_files
 from gateway.repositories.kubernetes.api import PODS, SECRETS, Api, Object
-from gateway.repositories.kubernetes.objects import LEASE_ENDS, SHOWN_AT, encoded_files, key_of, name_of
+from gateway.repositories.kubernetes.objects import (
+    LEASE_ENDS,
+    MANAGED,
+    SESSION,
+    SHOWN_AT,
+    encoded_files,
+    key_of,
+    name_of,
+)
+
+_MOST_ALONE = 50  # Secrets that are read one by one
 
 
 class Boards:
@@ -37,20 +48,33 @@ class Boards:
         self._api.patch(PODS, name_of(session_id), {"metadata": {"annotations": notes}}, self._namespace)
         self._known[session_id] = board
 
-    def shows(self, session_id: str, board: Board) -> bool:
-        """The Secret is read only if this process does not know that it shows the board."""
-        if self._known.get(session_id) == board:
-            return True
-        secret = self._api.get(SECRETS, name_of(session_id), self._namespace)
-        texts = board_files.texts(_text(secret, board_files.MOTD), board)
-        if any(_text(secret, name) != text for name, text in texts.items()):
-            return False
-        self._known[session_id] = board
-        return True
+    def differing(self, boards: Mapping[str, Board]) -> Collection[str]:
+        """Return the sessions that do not show their board. A Secret is read only if this process does not
+        know that it shows it."""
+        unknown = {id: board for id, board in boards.items() if self._known.get(id) != board}
+        for session_id, secret in self._secrets(unknown):
+            if session_id in unknown and _shows(secret, unknown[session_id]):
+                self._known[session_id] = unknown.pop(session_id)
+        return unknown.keys()
+
+    def _secrets(self, session_ids: Collection[str]) -> Iterator[tuple[str, Object]]:
+        """The Secrets of these sessions. Many are read by a list, which has those of others as well."""
+        if len(session_ids) > _MOST_ALONE:
+            for found in self._api.list(SECRETS, self._namespace, MANAGED):
+                yield (found["metadata"].get("labels") or {}).get(SESSION, ""), found
+            return
+        for id in list(session_ids):
+            if alone := self._api.get(SECRETS, name_of(id), self._namespace):
+                yield id, alone
 
     def forget(self, session_id: str) -> None:
         self._known.pop(session_id, None)
         self._begun.pop(session_id, None)
+
+
+def _shows(secret: Object, board: Board) -> bool:
+    texts = board_files.texts(_text(secret, board_files.MOTD), board)
+    return all(_text(secret, name) == text for name, text in texts.items())
 
 
 def _text(secret: Object | None, name: str) -> str:

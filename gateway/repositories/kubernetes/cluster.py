@@ -40,7 +40,7 @@ from gateway.repositories.kubernetes.api import (
 from gateway.repositories.kubernetes.boards import Boards
 from gateway.repositories.kubernetes.cordons import Cordons
 from gateway.repositories.kubernetes.endings import PodEndings
-from gateway.repositories.kubernetes.facts import Device, Inventory
+from gateway.repositories.kubernetes.facts import Device, DeviceName, Inventory
 from gateway.repositories.kubernetes.gpus import ClusterGpus
 from gateway.repositories.kubernetes.lease_service import LeaseService
 from gateway.repositories.kubernetes.locks import Locks
@@ -129,8 +129,8 @@ class ClusterHost(RunsScripts):
             if board := wanted():
                 self.boards.show(session_id, board)
 
-    def shows(self, session_id: str, expected: Board) -> bool:
-        return self.boards.shows(session_id, expected)
+    def differing(self, boards: Mapping[str, Board]) -> Collection[str]:
+        return self.boards.differing(boards)
 
     def look_inside(self, session: Session) -> str | None:
         """With dynamic MIG, NVIDIA's driver does not say that a GPU is lost, but nvidia-smi does."""
@@ -196,9 +196,12 @@ class ClusterHost(RunsScripts):
         except GatewayError:  # `checks` reports it
             return None
 
-    def survivors(self) -> Sequence[Survivor]:
-        found = {claim["metadata"]["name"]: claim for claim in self._managed(DEVICE_CLAIMS)}
-        return [self._survivor(pod, found.get(pod.name)) for pod in map(PodFacts.of, self._managed(PODS))]
+    def survivors(self, besides: str | None = None) -> Sequence[Survivor]:
+        without = {DEPLOYMENT: besides} if besides else None
+        pods = [PodFacts.of(found) for found in self._managed(PODS, without)]
+        claims = self._managed(DEVICE_CLAIMS, without) if pods else ()
+        devices = {claim["metadata"]["name"]: facts.allocated(claim) for claim in claims}
+        return [self._survivor(pod, devices.get(pod.name)) for pod in pods]
 
     def workspace_owners(self) -> Mapping[str, int]:
         owners = {}
@@ -217,7 +220,6 @@ class ClusterHost(RunsScripts):
         return None
 
     def endings(self) -> PodEndings:
-        self.api.get(PODS, "none", self.site.sessions)  # fails at once if Kubernetes does not answer
         return PodEndings(self.api, self.site.sessions)
 
     def claim(self, session_id: str) -> AbstractContextManager[None]:
@@ -310,8 +312,7 @@ class ClusterHost(RunsScripts):
             raise ContainerFailed("The session has no container yet.")
         return script.result(self.logins.run(_login_of(session), _command(script, *arguments)))
 
-    def _survivor(self, pod: PodFacts, claim: Object | None) -> Survivor:
-        name = facts.allocated(claim)
+    def _survivor(self, pod: PodFacts, name: DeviceName | None) -> Survivor:
         device = self.gpus.device(name) if name else None
         allocation = Allocation(device.gpu, device.profile, device.placement) if device else None
         return Survivor(
@@ -327,12 +328,12 @@ class ClusterHost(RunsScripts):
             is_running=pod.is_running,
         )
 
-    def _managed(self, kind: Kind) -> Sequence[Object]:
-        return list(self.api.list(kind, self.site.sessions, MANAGED))
+    def _managed(self, kind: Kind, without: Mapping[str, str] | None = None) -> Iterator[Object]:
+        return self.api.list(kind, self.site.sessions, MANAGED, without)
 
-    def _own(self, kind: Kind) -> Sequence[Object]:
+    def _own(self, kind: Kind) -> Iterator[Object]:
         labels = {**MANAGED, DEPLOYMENT: self.running.deployment()}
-        return list(self.api.list(kind, self.site.sessions, labels))
+        return self.api.list(kind, self.site.sessions, labels)
 
     def _ids(self, kind: Kind) -> set[str]:
         labels = {**MANAGED, DEPLOYMENT: self.running.deployment()}

@@ -3,7 +3,7 @@
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -63,6 +63,32 @@ class Device:
 
 
 @dataclass(frozen=True, slots=True)
+class Pool:
+    """What the slices of one pool say: its GPUs, of which only the drivers' faults are known, and its devices
+    by their names."""
+
+    node: str
+    gpus: Sequence[Gpu]
+    devices: Mapping[str, Device]
+
+
+class Devices(Mapping[DeviceName, Device]):
+    """The devices of all pools. A thousand nodes have 200,000, so there is no second index of them."""
+
+    def __init__(self, pools: Mapping[str, Pool]) -> None:
+        self._pools = pools
+
+    def __getitem__(self, name: DeviceName) -> Device:
+        return self._pools[name.pool].devices[name.device]
+
+    def __iter__(self) -> Iterator[DeviceName]:
+        return (DeviceName(name, device) for name, pool in self._pools.items() for device in pool.devices)
+
+    def __len__(self) -> int:
+        return sum(len(pool.devices) for pool in self._pools.values())
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """The GPUs of a cluster without their instances, and the slices that they can have. `faults` are those
     that the drivers report, by the UUID of the GPU."""
@@ -85,15 +111,6 @@ class _Card:
     is_simulated: bool = False
     counters: Mapping[str, int] = field(default_factory=dict)
     profiles: dict[str, list[tuple[Object, Placement]]] = field(default_factory=lambda: defaultdict(list))
-
-
-@dataclass(frozen=True, slots=True)
-class Pool:
-    """What the slices of one pool say: its GPUs, of which only the drivers' faults are known, and its devices
-    by their names."""
-
-    gpus: Sequence[Gpu]
-    devices: Mapping[str, Device]
 
 
 def inventory(slices: Iterable[Object], nodes: Iterable[Object], rules: Iterable[Object] = ()) -> Inventory:
@@ -120,11 +137,7 @@ def inventory_of(
     pools: Mapping[str, Pool], faults: Mapping[str, str], rules: Sequence[Object] = ()
 ) -> Inventory:
     """As `inventory`."""
-    devices = {
-        DeviceName(name, device): made
-        for name, pool in pools.items()
-        for device, made in pool.devices.items()
-    }
+    devices = Devices(pools)
     found = sorted(
         (gpu for pool in pools.values() for gpu in pool.gpus),
         key=lambda gpu: (gpu.node, gpu.node_index or 0, gpu.uuid),
@@ -172,6 +185,7 @@ def _pool(name: str, pieces: Sequence[Object], same: dict[Any, Any]) -> Pool:
             )
     gpus = [_gpu(card) for card in cards.values()]
     return Pool(
+        node,
         [
             replace(gpu, profiles=same.setdefault(gpu.profiles, gpu.profiles), name=sys.intern(gpu.name))
             for gpu in gpus

@@ -10,9 +10,10 @@ from dataclasses import replace
 from gateway.domain.mig import Gpu, Instance
 from gateway.errors import KubernetesUnavailable
 from gateway.repositories.kubernetes import facts
-from gateway.repositories.kubernetes.api import DEVICE_CLAIMS, DEVICE_TAINT_RULES, NODES, SLICES, Api, Object
+from gateway.repositories.kubernetes.api import DEVICE_CLAIMS, DEVICE_TAINT_RULES, NODES, Api, Object
 from gateway.repositories.kubernetes.facts import DeviceName, Inventory, Pool
 from gateway.repositories.kubernetes.objects import MANAGED
+from gateway.repositories.kubernetes.slices import ClusterSlices
 
 _FRESH_SECONDS, _OLDEST_SECONDS = 15.0, 60.0  # a large cluster takes seconds to list
 _NO_ID = -1
@@ -28,7 +29,7 @@ class ClusterGpus:
         self._reading = threading.Lock()
         self._renewing = threading.Lock()
         self._last: tuple[float, Inventory] | None = None
-        self._versions: dict[str, str | None] = {}
+        self._slices = ClusterSlices(api)
         self._pools: Mapping[str, Pool] = {}
         self._around: tuple[Mapping[str, Pool], Mapping[str, str], Sequence[Object]] | None = None
 
@@ -55,17 +56,16 @@ class ClusterGpus:
         """After a failure the next caller tries again, and sees it once the inventory is too old."""
         try:
             with suppress(KubernetesUnavailable):
-                self.inventory(is_new=True)
+                have_changed = self._slices.have_changed()
+                with self._reading:
+                    self._last = self._now(), self._read(have_changed)
         finally:
             self._renewing.release()
 
-    def _read(self) -> Inventory:
-        """The slices are read only if their versions have changed: a thousand nodes publish 250 MB. The same
-        inventory keeps what others have made of it."""
-        slices = self._api.metadata(SLICES)
-        versions = {each["metadata"]["name"]: each["metadata"].get("resourceVersion") for each in slices}
-        if versions != self._versions:
-            self._pools, self._versions = facts.pools(self._api.list(SLICES)), versions
+    def _read(self, have_changed: bool = True) -> Inventory:
+        """Slices that have not changed are not read. The same inventory keeps what others have made of it."""
+        if have_changed:
+            self._pools = self._slices.read()
         around = self._pools, facts.node_faults(self._api.list(NODES)), facts.closing(self._rules())
         if self._last and around == self._around:
             return self._last[1]

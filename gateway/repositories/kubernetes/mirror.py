@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, PipesUnavailable
 from gateway.repositories.kubernetes.api import CONFIG_MAPS, PIPES, SECRETS, Api, Object
 from gateway.repositories.kubernetes.notices import NOTICES, notice_of, user_of
 from gateway.repositories.kubernetes.objects import MANAGED, ROUTES
-from gateway.repositories.kubernetes.pipes import pipe_of
+from gateway.repositories.kubernetes.pipes import keys_by_name, pipe_of
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ class Mirror:
     def _read(self) -> tuple[dict[str, Pipe], str]:
         """Return the routes by the names of their Pipes, and the version at which they were read."""
         found, version = self._api.snapshot(PIPES, self._namespace, ROUTES)
-        keys = {each["metadata"]["name"]: each for each in self._api.list(SECRETS, self._namespace, MANAGED)}
+        keys = keys_by_name(self._api.list(SECRETS, self._namespace, MANAGED))
         routes = {each["metadata"]["name"]: _route(each, keys) for each in found}
         return {name: route for name, route in routes.items() if route}, version
 

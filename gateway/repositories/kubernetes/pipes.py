@@ -6,7 +6,7 @@ A Secret beside each Pipe has the router's key. The Secret is made first and rem
 import builtins
 import math
 import time
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import ExitStack, suppress
 
 from gateway.domain.pipe import Pipe, UserMatch
@@ -149,9 +149,9 @@ class ClusterPipes:
         secret = self._api.get(SECRETS, name, self._site.routes)
         return _undamaged(found, {name: secret} if secret else {}) if found else None
 
-    def _found(self) -> Iterable[tuple[Object, Mapping[str, Object]]]:
-        keys = {found["metadata"]["name"]: found for found in self._own(SECRETS)}
-        return [(found, keys) for found in self._own(PIPES)]
+    def _found(self) -> Iterator[tuple[Object, Mapping[str, Object]]]:
+        keys = keys_by_name(self._own(SECRETS))
+        return ((found, keys) for found in self._own(PIPES))
 
     def _own(self, kind: Kind) -> Iterable[Object]:
         return self._api.list(kind, self._site.routes, {**ROUTES, DEPLOYMENT: self._deployment()})
@@ -166,6 +166,11 @@ def _undamaged(found: Object, keys: Mapping[str, Object]) -> Pipe | None:
         return pipe_of(found, keys)
     except PipesUnavailable:
         return None
+
+
+def keys_by_name(secrets: Iterable[Object]) -> dict[str, Object]:
+    """Return what a Pipe needs of its Secret, by the names of the Secrets. The rest would be most of it."""
+    return {found["metadata"]["name"]: {"data": found.get("data")} for found in secrets}
 
 
 def pipe_of(found: Object, keys: Mapping[str, Object]) -> Pipe:
