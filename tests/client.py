@@ -1,10 +1,12 @@
-"""Flask's test client, typed for tests."""
+"""Flask's test client, typed for tests, and what many tests ask of a gateway in their own process."""
 
 from typing import Any
 
 from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
+
+from gateway.app import Gateway
 
 
 class Answer(TestResponse):
@@ -37,3 +39,21 @@ class ApiClient(FlaskClient):
 
     def delete(self, *args: Any, **kwargs: Any) -> Answer:
         return self.open(*args, method="DELETE", **kwargs)
+
+
+class AsksApi:
+    """Something with a `gateway`, which tests ask by its API."""
+
+    gateway: Gateway
+
+    def ask(self, method: str, path: str, **body: Any) -> Answer:
+        return ApiClient(self.gateway.flask).open(path, method=method, json=body or None)
+
+    def open(self, user_id: str = "ann", profile: str = "3g.20gb", **more: Any) -> str:
+        """Create a session and return its id."""
+        answer = self.ask("POST", "/sessions", user_id=user_id, mig_profile=profile, **more)
+        assert answer.status_code == 201, answer.json
+        return str(answer.json["session_id"])
+
+    def close(self, session_id: str) -> None:
+        assert self.ask("DELETE", f"/sessions/{session_id}").status_code == 204

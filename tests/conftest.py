@@ -39,6 +39,8 @@ from tests.fakes.notices import FakeNotices
 from tests.fakes.pipes import FakePipes
 from tests.postgresql import PostgresServer
 
+pytest.register_assert_rewrite("tests.host_promises")
+
 _MEMORY = Path("/dev/shm")
 _ROOM = 4 * 2**30  # bytes: workspaces, files that are copied, small disks
 

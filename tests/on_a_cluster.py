@@ -9,7 +9,7 @@ from typing import Any
 from gateway import failpoints
 from gateway.app import Gateway, Parts, assemble
 from gateway.repositories.sql.database import SqlDatabase
-from tests.client import ApiClient
+from tests.client import AsksApi
 from tests.conftest import Bench, Clock, beside
 from tests.fakes.cluster import FakeCluster, FakeLogins
 from tests.fakes.cluster_host import ClusterParts, cluster_parts
@@ -18,7 +18,7 @@ MADE = ("pods", "secrets", "resourceclaims", "pipes")
 
 
 @dataclass
-class OnCluster:
+class OnCluster(AsksApi):
     gateway: Gateway
     parts: ClusterParts
     database: SqlDatabase
@@ -31,14 +31,6 @@ class OnCluster:
     @property
     def logins(self) -> FakeLogins:
         return self.parts.logins
-
-    def ask(self, method: str, path: str, **body: Any) -> Any:
-        return ApiClient(self.gateway.flask).open(path, method=method, json=body or None)
-
-    def open(self, user_id: str = "ann", profile: str = "3g.20gb", **more: Any) -> str:
-        answer = self.ask("POST", "/sessions", user_id=user_id, mig_profile=profile, **more)
-        assert answer.status_code == 201, answer.json
-        return str(answer.json["session_id"])
 
     def address(self, session_id: str) -> str:
         with self.database.read() as rows:
