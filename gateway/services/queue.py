@@ -322,7 +322,7 @@ class Queue:
 
 def _require_no_other(rows: Rows, user_id: str) -> None:
     if existing := rows.of_user(user_id):
-        raise SessionExists(user_id, existing.id)
+        raise SessionExists(user_id, existing.id, is_closing=existing.status == Status.CLOSING)
     if waiting := rows.waiting_of_user(user_id):
         raise SessionExists(user_id, waiting.id, is_waiting=True)
 

@@ -300,7 +300,7 @@ class Sessions:
         """Raise `SessionExists` if the user has a session or waits for one, and `SessionNotFound` if the
         request is not in line any more."""
         if existing := rows.of_user(wanted.user_id):
-            raise SessionExists(wanted.user_id, existing.id)
+            raise SessionExists(wanted.user_id, existing.id, is_closing=existing.status == Status.CLOSING)
         waiting = rows.waiting_of_user(wanted.user_id)
         if wanted.waited and (waiting is None or waiting.id != wanted.waited):
             raise SessionNotFound(wanted.waited)

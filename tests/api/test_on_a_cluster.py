@@ -154,6 +154,10 @@ def test_nobody_waits_for_the_end_of_a_session_on_a_node_that_does_not_answer(on
     assert problem == f"The Pod s-{id} is not gone: its node node-1 does not answer."
     assert "watch pods" not in on_cluster.cluster.api.requests
     assert on_cluster.cluster.allocated()
+    for more in ({}, {"wait_minutes": 10}):
+        answer = on_cluster.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb", **more)
+        assert (answer.status_code, answer.json["session_id"]) == (409, id)
+        assert f"The session {id} of ann is being closed" in answer.json["detail"]
 
 
 def test_a_removal_that_takes_long_is_waited_for_only_once(on_cluster: OnCluster) -> None:
