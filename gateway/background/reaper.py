@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 _SURVEY_SECONDS = 300.0
 _MEASURE_SECONDS = 15.0
 _PROBE_SECONDS = 60.0
+_PAUSE_SHARE = 30  # a measurement is repeated after so many times what it took
 _TICK_SECONDS = 1.0  # the longest delay until the reaper sees an expiry that another process has written
 _TRY_SECONDS = 0.25  # how often the other processes try to become the leader
 _CLOSERS = 8  # sessions that are closed at the same time
@@ -149,14 +150,16 @@ class Reaper:
     @contextmanager
     def _measuring(self) -> Iterator[None]:
         """Measure workspaces and gauges, and ask sessions for their GPUs, until the end of the block. Each of
-        these has a thread of its own, because it may take longer than a tick."""
+        these has a thread of its own, because it may take longer than a tick. What takes long on a large
+        cluster is done less often."""
         over = threading.Event()
 
         def repeat(work: Callable[[], None], seconds: float) -> None:
             with acting(REAPER):
                 while not over.is_set():
+                    began = time.monotonic()
                     self._guarded(work)
-                    over.wait(seconds)
+                    over.wait(max(seconds, _PAUSE_SHARE * (time.monotonic() - began)))
 
         survey, measure = (self._disk_use.survey, _SURVEY_SECONDS), (self._gauges.measure, _MEASURE_SECONDS)
         probe = (lambda: self._prober.ask(lambda: not over.is_set())), _PROBE_SECONDS

@@ -18,7 +18,7 @@ from gateway.errors import GatewayError, SessionEnded, SessionNotFound
 from gateway.services.closing import Closing
 from gateway.services.gpus import GpuInventory
 from gateway.services.notices import Notices
-from gateway.services.ports import Database, Host, Rows
+from gateway.services.ports import Database, Host
 from gateway.services.routing import Routing
 
 log = logging.getLogger(__name__)
@@ -65,9 +65,11 @@ class Reconciler:
         """
         _attempt("the host's shared parts could not be restored", self.host.ensure)
         now = self.clock()
+        moved = self._moved(now)
         with self.database.begin() as rows:
             rows.forget(now.wall - self.history)
-            self._follow_wall_clock(rows, now)
+            for row in rows.some(moved):
+                row.follow_wall_clock(now)
         sessions, plan = self.plan()
         self.closing.note(plan.problems)
         for session in sessions:
@@ -119,18 +121,18 @@ class Reconciler:
             extra={"count": len(unknown), "session_ids": unknown[:_NAMED]},
         )
 
-    def _follow_wall_clock(self, rows: Rows, now: Moment) -> None:
+    def _moved(self, now: Moment) -> Sequence[str]:
+        """Return the sessions whose leases end at another time now, because somebody set the wall clock."""
         jump = now.jump_since(self._last_run)
         self._last_run = now
         if abs(jump) > JUMP:
             log.warning("the wall clock was set, leases last as long as before", extra={"by": str(jump)})
-        moved = [
-            session.id
-            for session in rows.live_sessions()
-            if session.status == Status.ACTIVE and session.ends_at(now) != session.expires_at
-        ]
-        for row in rows.some(moved):
-            row.follow_wall_clock(now)
+        with self.database.read() as rows:
+            return [
+                session.id
+                for session in rows.live_sessions()
+                if session.status == Status.ACTIVE and session.ends_at(now) != session.expires_at
+            ]
 
     def _close(self, seen: LiveSession, reason: Reason) -> None:
         """Close the session, unless the process that opens it has finished since it was `seen`."""

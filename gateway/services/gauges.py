@@ -29,8 +29,9 @@ class Gauges:
         """Read everything once and publish it. Raises `DatabaseUnavailable`, `DiskFull`."""
         parts = {name: _is_ready(check) for name, check in self.checks.items()}
         reading = metrics.reading(self._availability(), parts)
-        with self.database.begin() as rows:
+        with self.database.read() as rows:
             last = rows.last_reading()
+        with self.database.begin() as rows:
             self._record_faults(rows, (last[0].faults if last else None) or {}, reading.faults)
             if reading.faults is None and last:  # unknown is not recovered
                 reading = replace(reading, faults=last[0].faults)

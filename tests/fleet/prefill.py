@@ -1,6 +1,7 @@
 """Nodes and live sessions by the thousand, written as the drivers, the scheduler and the gateway leave them.
 
-Some processes write at once: a cluster takes them faster than one process makes them.
+Some processes write at once: a cluster takes them faster than one process makes them. Homes are left out:
+without storage, the controller manager looks for some for each of them every 15 seconds.
 """
 
 import multiprocessing
@@ -40,7 +41,7 @@ _WRITERS = 3
 _NODES_AT_ONCE, _SESSIONS_AT_ONCE = 5, 50
 _FIRST_UID = 20000
 _LEASE = timedelta(hours=12)
-_SITE = replace(SITE, image=image_of(IMAGE), storage_class="unused")  # nobody makes a volume for these homes
+_SITE = replace(SITE, image=image_of(IMAGE))
 
 
 def add_nodes(account: Account, count: int) -> None:
@@ -151,7 +152,6 @@ def _live(number: int, deployment: str, door: str) -> _Live:
     assert row.pipe
     key, pipe = objects.pipe(_SITE, row.pipe, deployment)
     made = [
-        ("v1/persistentvolumeclaims", objects.volume_claim(_SITE, request, deployment)),
         ("v1/secrets", secret),
         (CLAIMS, claim),
         (PODS, pod),
