@@ -32,7 +32,9 @@ class Cordons:
         cordoned = set(gpus)
         devices = self._gpus.inventory().devices if cordoned else {}
         rules = (
-            _rule(name, device.gpu, deployment) for name, device in devices.items() if device.gpu in cordoned
+            taint_rule(name, device.gpu, deployment)
+            for name, device in devices.items()
+            if device.gpu in cordoned
         )
         for rule in rules:
             if rule["metadata"]["name"] not in existing:
@@ -44,7 +46,8 @@ class Cordons:
                 self._api.delete(DEVICE_TAINT_RULES, name)
 
 
-def _rule(name: DeviceName, gpu: str, deployment: str) -> Object:
+def taint_rule(name: DeviceName, gpu: str, deployment: str) -> Object:
+    """Return the rule that keeps new pods off this device of the GPU with this UUID."""
     return {
         "apiVersion": DEVICE_TAINT_RULES.api_version,
         "kind": DEVICE_TAINT_RULES.name,
