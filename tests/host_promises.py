@@ -162,8 +162,8 @@ class HostPromises:
         assert not follower.is_alive()
 
     def test_a_host_shows_a_board_once_it_is_asked_to(self, site: Site) -> None:
-        id = site.open()
-        site.ask("POST", f"/sessions/{id}/message", text="hello")
+        id = site.open("carol")  # whose board says nothing of an earlier session
+        assert site.ask("POST", f"/sessions/{id}/message", text="hello").status_code == 200
         with site.database.read() as rows:
             row = rows.live(id)
         notices = site.gateway.disk_use.notices

@@ -204,7 +204,7 @@ def _fake_nodes(nodes: int, live: int) -> Iterator[tuple[ControlPlane, list[Fake
     with ExitStack() as stack:
         plane = stack.enter_context(control_plane(misses_nodes=False))
         apply(plane, MANIFESTS)
-        add_kinds(plane.api())
+        add_kinds(plane)
         add_nodes(Account.of(plane), nodes)
         at = stack.enter_context(database())
         add_sessions(Account.of(plane), at.url, add_service(plane.api()), live)

@@ -7,6 +7,7 @@ import pytest
 
 from tests.fleet import programs
 from tests.fleet.control_plane import ControlPlane, control_plane
+from tests.fleet.in_process import fake_node
 from tests.fleet.node import Node, kernel, real_node
 from tests.fleet.nodes import add_device_classes, gpus_of_a_node
 
@@ -22,6 +23,13 @@ def plane(programs_of_kubernetes: None) -> Iterator[ControlPlane]:
     """Without nodes. A test removes what it makes."""
     with control_plane() as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def cluster(plane: ControlPlane) -> Iterator[ControlPlane]:
+    """The control plane with a fake node, which has one A100-40GB."""
+    with fake_node(plane):
+        yield plane
 
 
 @pytest.fixture(scope="session")

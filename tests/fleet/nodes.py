@@ -92,6 +92,18 @@ class Fakelet:
         for thread in self._threads:
             thread.join()
 
+    def end(self, name: str, namespace: str) -> None:
+        """Report that the pod's containers have ended by themselves."""
+        pod = self.api.get("v1/pods", name, namespace)
+        assert pod, f"there is no pod {name}"
+        ended = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+        containers = [
+            {**each, "ready": False, "started": False, "state": ended}
+            for each in pod["status"]["containerStatuses"]
+        ]
+        status = {"phase": "Succeeded", "containerStatuses": containers}
+        self.api.change("v1/pods", f"{name}/status", {"status": status}, namespace)
+
     def _duties(self) -> list[Callable[[], None]]:
         return [self._follow, self._beat] if self.beats else [self._follow]
 

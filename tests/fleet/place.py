@@ -22,6 +22,7 @@ _SECONDS = 30
 _AT_ONCE = 4  # places of one process: each has a quarter of a subnet
 _FIRST_PROCESS = "ip link set lo up; while :; do sleep 600 & wait; done"
 _WRITTEN = ("/run", "/tmp", "/var/lib", "/var/log")  # no option makes Kubernetes and containerd leave them
+_RESET = ("-i", "eth0", "-p", "tcp", "-j", "REJECT", "--reject-with", "tcp-reset")
 _DIES_WITH_THE_TESTS = ["setpriv", "--pdeathsig", "KILL"]
 
 
@@ -42,6 +43,7 @@ class Place:
         first = self._number * 64
         self.host, self.address = f"{link}{first + 1}", f"{link}{first + 2}"
         self.pods = f"{pods}{first}/26"
+        self._refuses = False
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         namespaces = ["--net", "--pid", "--mount", "--fork", "--kill-child=KILL", "--mount-proc"]
         self._holder = subprocess.Popen(
@@ -101,6 +103,21 @@ class Place:
         done = subprocess.run(self.inside(command), capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
+
+    def refuse(self) -> None:
+        """Refuse all connections of the machine to the place and its pods, also those that are open."""
+        self._filter("--insert")
+        self._refuses = True
+
+    def accept(self) -> None:
+        """End what `refuse` began, if it did."""
+        if self._refuses:
+            self._filter("--delete")
+            self._refuses = False
+
+    def _filter(self, action: str) -> None:
+        for chain in ("INPUT", "FORWARD"):
+            self.run(["iptables", "--wait", action, chain, *_RESET])
 
     def log(self, name: str) -> str:
         return (self.directory / f"{name}.log").read_text(errors="replace")

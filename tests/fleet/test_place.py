@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests import own
 from tests.fleet.place import Place, a_place
 from tests.paths import REPOSITORY
@@ -52,6 +54,21 @@ def test_a_server_in_a_place_is_reached_from_the_machine_and_can_be_stopped() ->
         place.stop("server")
         assert not place.is_running("server")
         assert not connects(place)
+
+
+def test_a_place_refuses_the_machine_until_it_accepts_it_again() -> None:
+    with a_place() as place:
+        serve(place)
+        eventually(lambda: connects(place), SECONDS)
+        with socket.create_connection((place.address, 6443), timeout=5) as client:
+            place.refuse()
+            assert not connects(place)
+            client.send(b"GET / HTTP/1.0\r\n\r\n")
+            with pytest.raises(ConnectionResetError):
+                client.recv(1)
+        place.accept()
+        assert connects(place)
+        place.accept()
 
 
 def test_a_place_has_its_own_processes_and_mounts() -> None:

@@ -2,10 +2,8 @@
 fake."""
 
 import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from itertools import count
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +17,19 @@ from gateway.repositories.kubernetes.cluster import ClusterHost
 from gateway.repositories.kubernetes.objects import Site
 from gateway.repositories.kubernetes.pipes import ClusterPipes
 from gateway.repositories.sql.database import SqlDatabase
-from tests.client import ApiClient
-from tests.fakes.cluster_host import SITE
+from tests.client import ApiClient, AsksApi
 from tests.fleet.api import Object
 from tests.fleet.control_plane import ControlPlane
-from tests.fleet.in_process import add_kinds, add_namespaces, gateway_on
-from tests.fleet.nodes import Fakelet, add_device_classes, add_node, gpus_of_a_node, remove_node
+from tests.fleet.in_process import NODE, NoSshd, gateway_on, own_namespaces
+from tests.fleet.nodes import Fakelet
+from tests.whole_gateway import eventually
 
-NODE = "sessions-1"
-_NUMBERS = count(1)
 _SECONDS = 60  # for what controllers do in the background on a loaded machine
 _COLLECTIONS = {"pods": "v1/pods", "secrets": "v1/secrets", "claims": "resource.k8s.io/v1/resourceclaims"}
 
 
 @dataclass
-class Fleet:
+class Fleet(AsksApi):
     plane: ControlPlane
     site: Site
     fakelet: Fakelet
@@ -41,17 +37,6 @@ class Fleet:
     host: ClusterHost
     pipes: ClusterPipes
     database: SqlDatabase
-
-    def ask(self, method: str, path: str, **body: Any) -> Any:
-        return ApiClient(self.gateway.flask).open(path, method=method, json=body or None)
-
-    def open(self, user_id: str = "ann", profile: str = "3g.20gb", **more: Any) -> str:
-        answer = self.ask("POST", "/sessions", user_id=user_id, mig_profile=profile, **more)
-        assert answer.status_code == 201, answer.json
-        return str(answer.json["session_id"])
-
-    def close(self, session_id: str) -> None:
-        assert self.ask("DELETE", f"/sessions/{session_id}").status_code == 204
 
     def objects(self, name: str) -> list[Object]:
         return self.plane.api().list(_COLLECTIONS[name], self.site.sessions)
@@ -69,53 +54,20 @@ class Fleet:
             return list(rows.list())
 
 
-def eventually(is_so: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + _SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
-@pytest.fixture(scope="module")
-def cluster(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """With the classes, the storage and the one node that the gateway needs."""
-    api = plane.api()
-    add_kinds(api)
-    add_device_classes(api, gpus_of_a_node())
-    add_node(api, NODE, gpus_of_a_node())
-    yield plane
-    remove_node(api, NODE)
-
-
 @pytest.fixture
-def site(cluster: ControlPlane) -> Iterator[Site]:
-    """Namespaces of the test's own: homes outlive sessions, and each test has a database of its own."""
-    api, number = cluster.api(), next(_NUMBERS)
-    site = replace(SITE, sessions=f"sessions-{number}", routes=f"routes-{number}")
-    add_namespaces(api, site)
-    yield site
-    for name in (site.sessions, site.routes):
-        api.delete("v1/namespaces", name)
-
-
-@pytest.fixture
-def fleet(
-    cluster: ControlPlane,
-    site: Site,
-    postgresql_url: DatabaseUrl,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Fleet]:
-    monkeypatch.setenv("KUBECONFIG", str(cluster.kubeconfig))
-    with Fakelet(cluster.api()) as fakelet, gateway_on(postgresql_url, site, tmp_path) as made:
-        gateway, host, pipes, database = made
-        fleet = Fleet(cluster, site, fakelet, gateway, host, pipes, database)
+def fleet(cluster: ControlPlane, postgresql_url: DatabaseUrl, tmp_path: Path) -> Iterator[Fleet]:
+    with (
+        own_namespaces(cluster.api()) as site,
+        Fakelet(cluster.api()) as fakelet,
+        gateway_on(cluster, postgresql_url, site, tmp_path, NoSshd(cluster, site.sessions)) as made,
+    ):
+        fleet = Fleet(cluster, site, fakelet, made.gateway, made.host, made.pipes, made.database)
         yield fleet
         fakelet.holds.clear()
         for row in fleet.rows():
             fleet.ask("DELETE", f"/sessions/{row.id}")
-        gateway.reaper.reconcile()
-        eventually(lambda: fleet.left() == [], "an empty cluster")
+        fleet.gateway.reaper.reconcile()
+        eventually(lambda: fleet.left() == [], _SECONDS)
 
 
 def test_a_session_lives_from_post_to_delete(fleet: Fleet) -> None:
@@ -134,7 +86,7 @@ def test_a_session_lives_from_post_to_delete(fleet: Fleet) -> None:
     assert pod["metadata"]["annotations"]["gpu-ssh-gateway.io/lease-ends"] == extended["expires_at"]
     assert [pipe.session_id for pipe in fleet.pipes.list()] == [id]
     fleet.close(id)
-    eventually(lambda: fleet.left() == [], "everything goes but the home")
+    eventually(lambda: fleet.left() == [], _SECONDS)
     assert [home["metadata"]["name"] for home in fleet.plane.api().list("v1/persistentvolumeclaims")]
 
 
@@ -165,14 +117,14 @@ def test_what_only_the_scheduler_knows_to_be_taken_is_no_capacity(fleet: Fleet) 
         "resourceClaims": [{"name": "gpu", "resourceClaimName": "other"}],
     }
     api.create("v1/pods", {"metadata": {"name": "other", "namespace": "default"}, "spec": spec})
-    eventually(lambda: _is_running(api.get("v1/pods", "other", "default")), "the other pod")
+    eventually(lambda: _is_running(api.get("v1/pods", "other", "default")), _SECONDS)
     answer = fleet.ask("POST", "/sessions", user_id="ann", mig_profile="1g.5gb")
     assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
     assert "cannot allocate all claims" in answer.json["detail"]
-    eventually(lambda: fleet.left() == [], "nothing is left of it")
+    eventually(lambda: fleet.left() == [], _SECONDS)
     api.delete("v1/pods", "other", "default")
     api.delete("resource.k8s.io/v1/resourceclaims", "other", "default")
-    eventually(lambda: api.get("resource.k8s.io/v1/resourceclaims", "other", "default") is None, "free again")
+    eventually(lambda: api.get("resource.k8s.io/v1/resourceclaims", "other", "default") is None, _SECONDS)
     fleet.open()
 
 
@@ -188,10 +140,10 @@ def test_a_claim_is_kept_until_its_pod_has_gone(fleet: Fleet, monkeypatch: pytes
     assert claim["status"]["allocation"]
     assert fleet.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb").status_code == 503
     fleet.fakelet.holds.clear()
-    eventually(lambda: fleet.names("pods") == [], "the pod goes")
+    eventually(lambda: fleet.names("pods") == [], _SECONDS)
     fleet.gateway.reaper.reconcile()
     assert fleet.ask("GET", f"/sessions/{id}").status_code == 410
-    eventually(lambda: fleet.left() == [], "everything goes")
+    eventually(lambda: fleet.left() == [], _SECONDS)
 
 
 def test_a_session_whose_pod_was_deleted_is_noticed_and_closed(fleet: Fleet) -> None:
@@ -201,12 +153,12 @@ def test_a_session_whose_pod_was_deleted_is_noticed_and_closed(fleet: Fleet) -> 
     thread = threading.Thread(target=lambda: ended.extend(endings))
     thread.start()
     fleet.plane.api().delete("v1/pods", f"s-{id}", fleet.site.sessions, grace=1)
-    eventually(lambda: ended == [id], "the end is reported")
+    eventually(lambda: ended == [id], _SECONDS)
     endings.close()
     thread.join(_SECONDS)
     fleet.gateway.reaper.reconcile()
     assert fleet.ask("GET", f"/sessions/{id}").status_code == 410
-    eventually(lambda: fleet.left() == [], "its claim and its secret go")
+    eventually(lambda: fleet.left() == [], _SECONDS)
 
 
 def test_without_an_api_server_sessions_stay_and_nothing_is_opened(fleet: Fleet) -> None:
@@ -219,11 +171,12 @@ def test_without_an_api_server_sessions_stay_and_nothing_is_opened(fleet: Fleet)
         assert fleet.ask("GET", f"/sessions/{id}").json["status"] == "active"
     finally:
         fleet.plane.start_apiserver()
-    eventually(lambda: _answers(fleet), "the API server is back")
+    eventually(lambda: _answers(fleet), _SECONDS)
     fleet.gateway.reaper.reconcile()
     assert fleet.ask("GET", f"/sessions/{id}").json["status"] == "active"
     eventually(
-        lambda: fleet.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb").status_code == 201, "bob"
+        lambda: fleet.ask("POST", "/sessions", user_id="bob", mig_profile="1g.5gb").status_code == 201,
+        _SECONDS,
     )
 
 
@@ -251,21 +204,22 @@ def test_without_controllers_capacity_is_hidden_and_nothing_is_given_twice(fleet
         assert (answer.status_code, answer.json["type"]) == (503, "/problems/no-capacity")
     finally:
         fleet.plane.start_manager()
-    eventually(lambda: fleet.names("claims") == [], "the claims are freed")
+    eventually(lambda: fleet.names("claims") == [], _SECONDS)
     fleet.open("ann", "7g.40gb")
 
 
 def test_two_replicas_share_the_sessions(fleet: Fleet, postgresql_url: DatabaseUrl, tmp_path: Path) -> None:
     directory = tmp_path / "second"
     directory.mkdir()
-    with gateway_on(postgresql_url, fleet.site, directory) as (second, host, pipes, _database):
+    logins = NoSshd(fleet.plane, fleet.site.sessions)
+    with gateway_on(fleet.plane, postgresql_url, fleet.site, directory, logins) as second:
         id = fleet.open()
-        other = ApiClient(second.flask)
+        other = ApiClient(second.gateway.flask)
         assert other.get(f"/sessions/{id}").json["status"] == "active"
-        assert [pipe.session_id for pipe in pipes.list()] == [id]
+        assert [pipe.session_id for pipe in second.pipes.list()] == [id]
         with fleet.host.claim("one that opens"):
-            assert host.is_claimed("one that opens")
-        assert not host.is_claimed("one that opens")
+            assert second.host.is_claimed("one that opens")
+        assert not second.host.is_claimed("one that opens")
         assert other.delete(f"/sessions/{id}").status_code == 204
     assert fleet.ask("GET", f"/sessions/{id}").status_code == 410
 
