@@ -25,6 +25,7 @@ class SlicePlanner(ABC):
     gpus: Sequence[Gpu]
     policy: MigPolicy
     others: ClassVar[int] = 0
+    is_advice: ClassVar[bool] = False
 
     @abstractmethod
     def _planned(self, request: SessionRequest, live: Sequence[SessionSlice], chosen: Chosen) -> SessionPlan:
@@ -109,6 +110,7 @@ class ClusterPlanner(SlicePlanner):
     before."""
 
     others: ClassVar[int] = 2
+    is_advice: ClassVar[bool] = True
 
     def _planned(self, request: SessionRequest, live: Sequence[SessionSlice], chosen: Chosen) -> SessionPlan:
         return SessionPlan(request, chosen.allocation.profile, chosen.gpu, others=chosen.others)

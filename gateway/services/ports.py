@@ -119,6 +119,11 @@ class NoticeFiles(Protocol):
 class Planner(Protocol):
     """Decides where a session goes. It does no input or output, so a transaction may call it."""
 
+    @property
+    def is_advice(self) -> bool:
+        """Whether somebody else allocates the slice, so that the sessions of a moment ago are enough to plan
+        with."""
+
     def plan(
         self,
         request: SessionRequest,

@@ -16,7 +16,7 @@ from gateway.domain.audit import Action
 from gateway.domain.clock import Clock, Moment
 from gateway.domain.counters import Counter
 from gateway.domain.forecast import Line
-from gateway.domain.live_session import ListedSession
+from gateway.domain.live_session import ListedSession, SessionSlice
 from gateway.domain.models import Event, Session, User
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
 from gateway.domain.states import KeysFrom, Reason, Status
@@ -243,6 +243,7 @@ class Sessions:
     ) -> tuple[Session, SessionPlan, str | None]:
         """Commit the row. Return it with its plan, and with the user's private key if a pair was made."""
         planner, quota = self.host.planner(), self.quota.watched()
+        seen = self._seen() if planner.is_advice else None
         image = self.policies.image_for(wanted.user_id, wanted.image, wanted.is_override) or DEFAULT
         image_id = self.images.pin(image)
         free_uids = Uids(self.database, self.host).free_for(wanted.user_id)
@@ -269,7 +270,8 @@ class Sessions:
                 image=image_id,
             )
             line = self._line(rows, wanted, planner, now)
-            plan = planner.plan(request, rows.slices(now), rows.cordons(), rows.demand(), refused, line)
+            live = rows.slices(now) if seen is None else seen
+            plan = planner.plan(request, live, rows.cordons(), rows.demand(), refused, line)
             self.policies.require_hours(rows, terms, plan)
             session = Session.planned(
                 plan,
@@ -284,6 +286,11 @@ class Sessions:
             self._record(rows, wanted, session, planner, now)
             plan = replace(plan, board=self.notices.board_of(rows, session, quota))
         return session, plan, keys.private
+
+    def _seen(self) -> Sequence[SessionSlice]:
+        """Return the slices of all sessions. While they are read, other requests may write."""
+        with self.database.read() as rows:
+            return rows.slices(self.clock())
 
     def _record(self, rows: Rows, wanted: Wanted, session: Session, planner: Planner, now: Moment) -> None:
         """Record what follows from a new session: later promises, demand, and the event."""

@@ -9,6 +9,7 @@ from shutil import copy
 from typing import Any
 
 import pytest
+from sqlalchemy import Connection, event
 
 from gateway import failpoints
 from gateway.app import Parts, assemble
@@ -231,6 +232,18 @@ def test_an_expired_session_is_closed_by_the_wall_clock(on_cluster: OnCluster) -
     on_cluster.gateway.reaper.reap()
     assert on_cluster.ask("GET", f"/sessions/{id}").json["reason"] == "expired"
     assert on_cluster.left() == {}
+
+
+def test_a_create_reads_the_other_sessions_while_others_may_write(on_cluster: OnCluster) -> None:
+    over_all: list[bool] = []
+
+    def note(connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if " FROM sessions" in " ".join(statement.split()) and "WHERE" not in statement:
+            over_all.append(bool(connection.get_execution_options().get("read_only")))
+
+    event.listen(on_cluster.database.engine, "before_cursor_execute", note)
+    on_cluster.open()
+    assert over_all == [True]
 
 
 @pytest.mark.parametrize(

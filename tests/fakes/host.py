@@ -60,6 +60,8 @@ class MemoryEndings:
 class MemoryHost:
     """`failure`, while set, is raised by every verb that asks the host for something."""
 
+    is_advice = False
+
     def __init__(self, kind: str = "A100-40GB") -> None:
         self._gpus = FakeGpus([kind])
         self._runs: dict[str, _Run] = {}
