@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _SURVEY_SECONDS = 300.0
 _MEASURE_SECONDS = 15.0
 _PROBE_SECONDS = 60.0
-_PAUSE_SHARE = 30  # a measurement is repeated after so many times what it took
+_REST, _LONGEST_REST_SECONDS = 20, 60.0  # a measurement is repeated after so many times what it took
 _TICK_SECONDS = 1.0  # the longest delay until the reaper sees an expiry that another process has written
 _TRY_SECONDS = 0.25  # how often the other processes try to become the leader
 _CLOSERS = 8  # sessions that are closed at the same time
@@ -159,7 +159,8 @@ class Reaper:
                 while not over.is_set():
                     began = time.monotonic()
                     self._guarded(work)
-                    over.wait(max(seconds, _PAUSE_SHARE * (time.monotonic() - began)))
+                    took = time.monotonic() - began
+                    over.wait(max(seconds, min(_LONGEST_REST_SECONDS, _REST * took)))
 
         survey, measure = (self._disk_use.survey, _SURVEY_SECONDS), (self._gauges.measure, _MEASURE_SECONDS)
         probe = (lambda: self._prober.ask(lambda: not over.is_set())), _PROBE_SECONDS
