@@ -201,7 +201,7 @@ GPU 0: NVIDIA A100-SXM4-40GB (UUID: GPU-3e9c)
 
 @dataclass
 class FakeLogins:
-    """The sshds of the pods that run. `failure`, while set, is what every login meets."""
+    """The sshds of the pods that run."""
 
     cluster: FakeCluster
     terminals: dict[str, list[str]] = field(default_factory=dict)  # what was written, by address
