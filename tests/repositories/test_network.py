@@ -237,11 +237,12 @@ def test_without_bridge_filtering_it_is_refused(
 
 
 def lan() -> str:
-    """A network that this host is connected to, and no bridge such as those of Docker."""
+    """A network that this host is connected to, and no bridge such as those of Docker. The one by which it
+    reaches others comes first: networks of other tests come and go."""
+    ways = {way["dev"] for way in json.loads(command("ip", "-json", "-4", "route", "show", "default"))}
     routes = json.loads(command("ip", "-json", "-4", "route", "show", "scope", "link", "table", "main"))
-    return str(
-        next(route["dst"] for route in routes if not Path(f"/sys/class/net/{route['dev']}/bridge").exists())
-    )
+    found = [route for route in routes if not Path(f"/sys/class/net/{route['dev']}/bridge").exists()]
+    return str(max(found, key=lambda route: route["dev"] in ways)["dst"])
 
 
 @pytest.mark.parametrize(
