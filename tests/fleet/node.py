@@ -232,11 +232,12 @@ conf_dir = "{networks}"
 
 
 @contextmanager
-def real_node(*images: str) -> Iterator[Node]:
-    """A control plane with this one node, in the same place."""
-    with _cgroups(NODES[0]), control_plane() as plane:
+def real_node(*images: str, name: str = NODES[0]) -> Iterator[Node]:
+    """A control plane with this one node, in the same place. Nodes that one process has at the same time need
+    different names."""
+    with _cgroups(name), control_plane() as plane:
         _add_homes(plane)
-        node = Node(plane, NODES[0], plane.place)
+        node = Node(plane, name, plane.place)
         node.start(images)
         yield node
 

@@ -26,7 +26,6 @@ GATEWAYS = "gpu-gateway"
 OWN_IMAGE = "gpu-ssh-gateway"
 _MANIFESTS = REPOSITORY / "docker/kubernetes"
 _API_PORT, _SSH_PORT = 30080, 30022  # of the node, for the Services
-_NAMESPACES = (SESSIONS, ROUTES, GATEWAYS)
 _DEPLOYMENTS = ((GATEWAYS, "gateway"), (ROUTES, "router"))
 _WAIT = ("wait", "--timeout=180s", "--namespace")
 _ON_PORTS_OF_THE_NODE = (
@@ -146,7 +145,7 @@ class OwnPods:
 
 @contextmanager
 def own_pods(node: Node, directory: Path) -> Iterator[OwnPods]:
-    """The pods, once they are ready. Their namespaces are gone in the end."""
+    """The pods, once they are ready. They end with the node, which is for them alone."""
     place = node.plane.place
     subprocess.run([REPOSITORY / "docker/build-images", "gateway"], check=True, stdout=subprocess.DEVNULL)
     node.load(OWN_IMAGE)
@@ -165,12 +164,7 @@ def own_pods(node: Node, directory: Path) -> Iterator[OwnPods]:
         made.until_ready()
         yield made
     finally:
-        place.stop("kube-proxy")
-        place.run([*_kube_proxy(node), "--cleanup"])
-        for namespace in _NAMESPACES:
-            made.api.delete("v1/namespaces", namespace)
         server.end()
-        eventually(lambda: not any(made.api.get("v1/namespaces", each) for each in _NAMESPACES), SECONDS)
 
 
 def _kube_proxy(node: Node) -> list[str | Path]:

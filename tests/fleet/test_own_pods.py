@@ -8,12 +8,20 @@ from typing import Any
 import pytest
 
 from tests import own
-from tests.fleet.gateways import ROUTES, SECONDS, SESSIONS
-from tests.fleet.node import Node
+from tests.fleet.control_plane import NODES
+from tests.fleet.gateways import IMAGE, ROUTES, SECONDS, SESSIONS
+from tests.fleet.node import Node, real_node
 from tests.fleet.own_pods import GATEWAYS, OwnPods, own_pods
 from tests.whole_gateway import eventually
 
 ANN, BOB, CAT = own.user("ann"), own.user("bob"), own.user("cat")
+
+
+@pytest.fixture(scope="module")
+def node(programs_of_kubernetes: None) -> Iterator[Node]:
+    """Not that of the other tests: the manifests' namespaces and accounts are part of theirs."""
+    with real_node(IMAGE, name=NODES[1]) as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
