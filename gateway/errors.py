@@ -239,13 +239,12 @@ class SessionExists(GatewayError):
         self, user_id: str, session_id: str, *, is_waiting: bool = False, is_closing: bool = False
     ) -> None:
         what = "waits in line already with the request" if is_waiting else "already has the live session"
-        message = f"{user_id} {what} {session_id}: use it, or DELETE it and create another."
-        if is_closing:
-            message = (
-                f"The session {session_id} of {user_id} is being closed, and a part of it still exists: try "
-                "again soon. Its problem, if there is one, is in GET /sessions."
-            )
-        super().__init__(message)
+        super().__init__(
+            f"The session {session_id} of {user_id} is being closed, and a part of it still exists: try "
+            "again soon. Its problem, if there is one, is in GET /sessions."
+            if is_closing
+            else f"{user_id} {what} {session_id}: use it, or DELETE it and create another."
+        )
         self.session_id = session_id
 
 

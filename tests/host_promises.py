@@ -20,13 +20,13 @@ from gateway.services.ports import Host, Pipes
 from tests.client import AsksApi
 from tests.whole_gateway import eventually
 
-_SECONDS = 60  # until an end is told, on a loaded machine
+_SECONDS = 60  # until an end is reported, on a loaded machine
 
 
 @dataclass
 class Site(AsksApi):
-    """A gateway over one host, and what a test does to that host. `seconds`: how long what was taken back may
-    still be there, because others finish that."""
+    """A gateway over one host, and what a test does to that host. `seconds` is how long the host may still
+    have parts of a session that was deleted: on a cluster, its controllers remove them."""
 
     gateway: Gateway
     host: Host
@@ -151,14 +151,14 @@ class HostPromises:
     def test_a_session_that_ends_is_told_to_those_who_follow(self, site: Site) -> None:
         id = site.open()
         endings = site.host.endings()
-        told: list[str] = []
-        follower = threading.Thread(target=lambda: told.extend(endings))
+        reported: list[str] = []
+        follower = threading.Thread(target=lambda: reported.extend(endings))
         follower.start()
         site.end(id)
-        eventually(lambda: told, _SECONDS)
+        eventually(lambda: reported, _SECONDS)
         endings.close()
         follower.join(5)
-        assert told == [id]
+        assert reported == [id]
         assert not follower.is_alive()
 
     def test_a_host_shows_a_board_once_it_is_asked_to(self, site: Site) -> None:

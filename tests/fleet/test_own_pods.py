@@ -1,7 +1,7 @@
 """The manifests' own pods: the migration, the gateway and the router run in the cluster, behind Services."""
 
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -60,15 +60,12 @@ def test_gateways_are_replaced_while_creates_and_logins_go_on(pods: OwnPods) -> 
     pods.scale(2)
     made = pods.open(ANN, "1g.5gb")
     login = _login_for(20, ANN, pods)
-    opened = 0
-    with ThreadPoolExecutor(1) as pool:
-        replaced = pool.submit(pods.replace, GATEWAYS, "gateway")
-        while not replaced.done():
-            other = pods.open(BOB, "1g.5gb")
-            assert pods.ask("DELETE", f"/sessions/{other['session_id']}")[0] == 204
-            opened += 1
-        replaced.result()
-    assert opened > 1
+
+    def open_and_close() -> None:
+        other = pods.open(BOB, "1g.5gb")
+        assert pods.ask("DELETE", f"/sessions/{other['session_id']}")[0] == 204
+
+    assert _times_while_replaced(pods, GATEWAYS, "gateway", open_and_close) > 1
     assert login.communicate(timeout=60)[0] == "still there\n"
     assert pods.ask("GET", f"/sessions/{made['session_id']}")[1]["status"] == "active"
     assert pods.ask("DELETE", f"/sessions/{made['session_id']}")[0] == 204
@@ -78,14 +75,11 @@ def test_routers_are_replaced_while_logins_go_on_and_begin(pods: OwnPods) -> Non
     pods.scale(2)
     made = pods.open(ANN, "1g.5gb")
     login = _login_for(30, ANN, pods)
-    began = 0
-    with ThreadPoolExecutor(1) as pool:
-        replaced = pool.submit(pods.replace, ROUTES, "router")
-        while not replaced.done():
-            assert pods.in_session(ANN, "echo in") == "in\n"
-            began += 1
-        replaced.result()
-    assert began > 3
+
+    def log_in() -> None:
+        assert pods.in_session(ANN, "echo in") == "in\n"
+
+    assert _times_while_replaced(pods, ROUTES, "router", log_in) > 3
     assert login.communicate(timeout=60)[0] == "still there\n"
     assert pods.ask("DELETE", f"/sessions/{made['session_id']}")[0] == 204
 
@@ -106,6 +100,17 @@ def test_what_a_killed_gateway_was_opening_is_removed_while_the_other_one_opens_
         assert pods.ask("DELETE", f"/sessions/{session['session_id']}")[0] == 204
     eventually(lambda: not pods.objects("s-") and not node.slices(), SECONDS)
     assert pods.ask("GET", f"/sessions/{made['session_id']}")[0] == 410
+
+
+def _times_while_replaced(pods: OwnPods, namespace: str, name: str, act: Callable[[], None]) -> int:
+    """Act again and again until the pods of the Deployment are replaced, and return how often."""
+    with ThreadPoolExecutor(1) as pool:
+        replaced, times = pool.submit(pods.replace, namespace, name), 0
+        while not replaced.done():
+            act()
+            times += 1
+        replaced.result()
+    return times
 
 
 def _login_for(seconds: int, user: str, pods: OwnPods) -> "subprocess.Popen[str]":

@@ -37,8 +37,8 @@ def test_only_ends_from_now_on_are_reported(cluster: FakeKubernetes) -> None:
         add(cluster, "begins")
         add(cluster, "begins", "Succeeded")
         cluster.remove("pods", NAMESPACE, "s-ended-before")
-        told = iter(endings)
-        assert [next(told), next(told)] == ["begins", "ended-before"]
+        reported = iter(endings)
+        assert [next(reported), next(reported)] == ["begins", "ended-before"]
 
 
 def test_nobody_reads_all_pods(cluster: FakeKubernetes) -> None:

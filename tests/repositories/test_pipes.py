@@ -334,6 +334,15 @@ def test_a_removed_file_is_created_again(path: Path) -> None:
     assert pipes.list() == [pipe("s2", "other")]
 
 
+def test_a_missing_file_is_written_even_if_no_pipe_is_wanted(path: Path) -> None:
+    Pipes(path).replace(list)
+    assert path.exists()
+    assert Pipes(path).list() == []
+    before = path.stat().st_ino
+    Pipes(path).replace(list)
+    assert path.stat().st_ino == before
+
+
 @contextmanager
 def failing(monkeypatch: pytest.MonkeyPatch, name: str, code: int) -> Iterator[None]:
     def fail(*_arguments: object) -> None:

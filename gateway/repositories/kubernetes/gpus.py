@@ -30,7 +30,6 @@ class ClusterGpus:
         self._renewing = threading.Lock()
         self._last: tuple[float, Inventory] | None = None
         self._slices = ClusterSlices(api)
-        self._pools: Mapping[str, Pool] = {}
         self._around: tuple[Mapping[str, Pool], Mapping[str, str], Sequence[Object]] | None = None
 
     def inventory(self, is_new: bool = False) -> Inventory:
@@ -65,8 +64,8 @@ class ClusterGpus:
     def _read(self, have_changed: bool = True) -> Inventory:
         """Slices that have not changed are not read. The same inventory keeps what others have made of it."""
         if have_changed:
-            self._pools = self._slices.read()
-        around = self._pools, facts.node_faults(self._api.list(NODES)), facts.closing(self._rules())
+            self._slices.read()
+        around = self._slices.pools, facts.node_faults(self._api.list(NODES)), facts.closing(self._rules())
         if self._last and around == self._around:
             return self._last[1]
         self._around = around

@@ -19,32 +19,42 @@ class _Piece:
 
 
 class ClusterSlices:
-    """Reads again only the slices of the nodes that have changed one: a thousand nodes publish 250 MB."""
+    """`pools` is what was read last, by the names of the pools. Only the slices of a node that has changed
+    one are read again: a thousand nodes publish 250 MB."""
 
     def __init__(self, api: Api) -> None:
+        self.pools: Mapping[str, Pool] = {}
         self._api = api
         self._version: str | None = None
         self._pieces: Mapping[str, _Piece] = {}  # by the names of the slices
-        self._pools: Mapping[str, Pool] = {}
 
     def have_changed(self) -> bool:
         """Whether a slice has changed since `read`. The answer takes a second if none has."""
         return self._version is None or self._api.has_changed(SLICES, self._version)
 
-    def read(self) -> Mapping[str, Pool]:
-        """Return the pools by their names. The result is the same object while nothing changes."""
+    def read(self) -> None:
+        """Renew `pools`, which stays the same object if nothing has changed. After a failure nothing is
+        renewed. Raises `KubernetesUnavailable`."""
         version = self._api.version(SLICES)
         nodes = self._changed_nodes() if self._version else {None}
         if None in nodes:
-            self._pieces, self._pools = {}, {}
-            self._add(self._api.list(SLICES))
+            self._renew({}, {}, [None])
         elif nodes:
-            self._pieces = {name: piece for name, piece in self._pieces.items() if piece.node not in nodes}
-            self._pools = {name: pool for name, pool in self._pools.items() if pool.node not in nodes}
-            for node in nodes:
-                self._add(self._api.list(SLICES, fields={"spec.nodeName": str(node)}))
+            pieces = {name: piece for name, piece in self._pieces.items() if piece.node not in nodes}
+            pools = {name: pool for name, pool in self.pools.items() if pool.node not in nodes}
+            self._renew(pieces, pools, [{"spec.nodeName": str(node)} for node in nodes])
         self._version = version
-        return self._pools
+
+    def _renew(
+        self,
+        pieces: dict[str, _Piece],
+        pools: dict[str, Pool],
+        selections: Iterable[Mapping[str, str] | None],
+    ) -> None:
+        """Add the slices with each selection of fields."""
+        for fields in selections:
+            pools |= facts.pools(_noted(self._api.list(SLICES, fields=fields), pieces))
+        self._pieces, self.pools = pieces, pools
 
     def _changed_nodes(self) -> Set[str | None]:
         """Return the nodes whose slices are not those that were read. They include None if all slices must be
@@ -62,11 +72,6 @@ class ClusterSlices:
     def _version_of(self, name: str) -> str | None:
         piece = self._pieces.get(name)
         return piece.version if piece else None
-
-    def _add(self, slices: Iterable[Object]) -> None:
-        pieces: dict[str, _Piece] = {}
-        pools = facts.pools(_noted(slices, pieces))
-        self._pieces, self._pools = {**self._pieces, **pieces}, {**self._pools, **pools}
 
 
 def _noted(slices: Iterable[Object], pieces: dict[str, _Piece]) -> Iterator[Object]:
