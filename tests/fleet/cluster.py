@@ -43,7 +43,8 @@ Ctrl-C removes the cluster.
 def main() -> None:
     if missing := programs.missing():
         sys.exit(f"no {', '.join(missing)} here: python -m tests.fleet.programs builds them")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell's background job begins with SIGINT ignored
+        signal.signal(number, signal.default_int_handler)
     with suppress(KeyboardInterrupt), ExitStack() as stack:
         directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="gateway-cluster-")))
         with _step("etcd, API server, scheduler, controller manager, kubelet"):

@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -18,7 +18,11 @@ SECONDS = 120
 
 def test_the_line_that_it_prints_logs_in_and_ctrl_c_leaves_nothing(programs_of_kubernetes: None) -> None:
     command = [sys.executable, "-m", "tests.fleet.cluster"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as cluster:
+    with ExitStack() as stack:
+        cluster = stack.enter_context(
+            subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+        )
+        stack.callback(cluster.terminate)  # otherwise a failure waits for the cluster for ever
         assert cluster.stdout
         ssh = next(line for line in cluster.stdout if line.startswith("    ssh ")).split()
         variables = shlex.split(next(line for line in cluster.stdout if "KUBECONFIG=" in line))[1:]
