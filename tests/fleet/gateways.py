@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
+from itertools import count
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
@@ -25,6 +27,7 @@ MANIFESTS = ("namespaces", "pipes", "device-classes", "rbac", "network-policies"
 _POLICIES = ("admission-pods", "admission-objects")
 _COLLECTIONS = ("v1/pods", "v1/secrets", "resource.k8s.io/v1/resourceclaims")
 PIPES = "sshpiper.com/v1beta1/pipes"
+_FIRST_UIDS = count(30000, 100)
 _OF_A_SERVER = (
     "GATEWAY_SIMULATE_GPUS",
     "GATEWAY_PIPER_CONFIG",
@@ -74,6 +77,7 @@ class Replica(Gateway):
             "GATEWAY_WORKSPACE_QUOTA": "1g",
             "GATEWAY_MEMORY_PER_SLICE": "512m",
             "GATEWAY_START_TIMEOUT_SECONDS": "60",
+            "GATEWAY_UID_RANGE": _uids_of(self.database),
             "GATEWAY_SSH_HOST_KEY": str(self._host_key),
             "KUBECONFIG": str(self.plane.kubeconfig_of("gateway", "gpu-gateway")),
             **self.settings,
@@ -112,6 +116,13 @@ class Replica(Gateway):
             for found in self.plane.api().list(collection, namespace)
             if _is_of(found, session_id)
         ]
+
+
+@cache
+def _uids_of(database: str) -> str:
+    """Homes outlive their database, so each database of one cluster has its own uids."""
+    first = next(_FIRST_UIDS)
+    return f"{first}-{first + 99}"
 
 
 def _is_of(found: Object, session_id: str) -> bool:

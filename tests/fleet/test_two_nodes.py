@@ -20,7 +20,6 @@ from tests.fleet.node import Node, another_node, kernel
 from tests.whole_gateway import eventually
 
 ANN, BOB, CAT = own.user("ann"), own.user("bob"), own.user("cat")
-_UIDS = "30000-30099"  # other modules have homes in the same cluster
 
 
 @dataclass
@@ -79,7 +78,7 @@ def fleet(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flee
     directory, before = tmp_path_factory.mktemp("two"), kernel()
     with another_node(node, IMAGE) as second:
         assert len(left_of(second)) > 2
-        with gateway_before(node, directory, GATEWAY_UID_RANGE=_UIDS) as gateway:
+        with gateway_before(node, directory) as gateway:
             yield Fleet(gateway, (node, second))
     assert left_of(second) == []
     assert kernel() == before
