@@ -4,7 +4,7 @@ import json
 import os
 import socket
 from collections.abc import Callable, Mapping
-from http.client import HTTPConnection
+from http.client import HTTPConnection, HTTPException, IncompleteRead
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,8 @@ from gateway.errors import GatewayError, Unavailable
 _TIMEOUT_SECONDS = 60
 _PAGE = 500  # items
 _LATER = (429, 503)
+_MOVED = (301, 302, 303, 307, 308)
+_OF_PROXIES = (502, 503, 504)  # without problem details: the gateway behind the proxy does not answer
 
 
 class Refused(GatewayError):
@@ -32,10 +34,19 @@ class Refused(GatewayError):
         return self.status in _LATER
 
 
+class _NoRedirects(request.HTTPRedirectHandler):
+    """A redirect would send the token to another server, and turn a POST into a GET."""
+
+    def redirect_request(self, *_: Any) -> None:
+        """Let the response be an error."""
+
+
 class Client:
-    """`url` is http://HOST:PORT, https://…, or unix:/PATH for a unix socket."""
+    """`url` is http://HOST:PORT, https://…, or unix:/PATH for a unix socket. Raises `GatewayError` if it is
+    none of them."""
 
     def __init__(self, url: str, token: str | None = None, timeout_seconds: float = _TIMEOUT_SECONDS) -> None:
+        _require_address(url)
         self._given_url = url
         self._timeout = timeout_seconds
         self.token = token
@@ -45,14 +56,15 @@ class Client:
         else:
             self._url = url.rstrip("/")
             proxies = request.ProxyHandler({}) if _is_loopback(self._url) else request.ProxyHandler()
-            self._opener = request.build_opener(proxies)
+            self._opener = request.build_opener(proxies, _NoRedirects)
 
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Send a request and return the JSON of the response, None if it is empty.
 
-        Raises `Refused` with the detail of a problem response, `Unavailable` if no gateway answers.
+        Raises `Refused` with the detail of a problem response, `Unavailable` if no gateway answers, and
+        `GatewayError` if something else answers.
         """
-        return self._asked(method, path, body, "application/json", lambda text: json.loads(text or "null"))
+        return self._asked(method, path, body, "application/json", _answer)
 
     def list(self, path: str, name: str) -> list[dict[str, Any]]:
         """Return the items `name` of a list, from all of its pages. Raises as `ask` does."""
@@ -60,6 +72,8 @@ class Client:
         after = ""
         while True:
             page = self.ask("GET", f"{path}?limit={_PAGE}{after}")
+            if page is None or name not in page:
+                raise self._no_gateway(f"its answer has no {name}")
             items += page[name]
             if page.get("next") is None:
                 return items
@@ -71,13 +85,41 @@ class Client:
                 return parse(response.read().decode())
         except error.HTTPError as problem:
             with problem:
-                raise Refused(problem.code, _members(problem)) from problem
-        except (OSError, ValueError) as failure:
+                raise self._refusal(problem, path) from problem
+        except (OSError, IncompleteRead) as failure:
             reason = getattr(failure, "reason", failure)
             raise Unavailable(
                 f"No gateway answers at {self._given_url} ({reason}): start one with `gateway serve`, or set "
                 "--url or GATEWAY_URL."
             ) from failure
+        except (HTTPException, ValueError) as failure:
+            raise self._no_gateway("its answer is not that of a gateway") from failure
+
+    def _refusal(self, response: error.HTTPError, path: str) -> GatewayError:
+        """What an error response means. Only a gateway sends problem details."""
+        try:
+            members: Mapping[str, Any] = json.loads(response.read())
+            if isinstance(members["detail"], str):
+                return Refused(response.code, members)
+        except (OSError, HTTPException, ValueError, KeyError, TypeError):
+            pass
+        if response.code in _MOVED:
+            there = ascii(response.headers.get("Location", "").removesuffix(path))[1:-1]
+            return GatewayError(
+                f"{self._given_url} sends its clients to {there or 'another address'}: set --url or "
+                "GATEWAY_URL to the address of the gateway itself."
+            )
+        if response.code in _OF_PROXIES:
+            return Unavailable(
+                f"The server at {self._given_url} answers {response.code}: the gateway behind it does not "
+                "answer, or it is no gateway."
+            )
+        return self._no_gateway(f"it answers {response.code} without problem details")
+
+    def _no_gateway(self, why: str) -> GatewayError:
+        return GatewayError(
+            f"The server at {self._given_url} is no gateway, because {why}: set --url or GATEWAY_URL."
+        )
 
     def text(self, path: str, media_type: str) -> str:
         """Get a text of this media type. Raises as `ask` does."""
@@ -94,7 +136,7 @@ class Client:
         except error.HTTPError as problem:
             with problem:
                 return problem.code
-        except (OSError, ValueError) as failure:
+        except (OSError, HTTPException, ValueError) as failure:
             raise Unavailable(f"No gateway answers at {self._given_url} ({failure}).") from failure
 
     def _open(
@@ -106,6 +148,30 @@ class Client:
         data = None if body is None else json.dumps(body).encode()
         outgoing = request.Request(self._url + path, data, headers, method=method)
         return self._opener.open(outgoing, timeout=self._timeout)
+
+
+def _answer(text: str) -> dict[str, Any] | None:
+    """The JSON of a response. Raises `ValueError` for what no gateway answers."""
+    answer = json.loads(text or "null")
+    if not isinstance(answer, dict | None):
+        raise ValueError(text)
+    return answer
+
+
+def _require_address(url: str) -> None:
+    """Raise `GatewayError` unless a gateway can have this address."""
+    try:
+        parts = urlsplit(url)
+        is_http = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.username is None
+        is_valid = parts.scheme == "unix" and bool(parts.path) or is_http and parts.port != 0
+        is_valid = is_valid and not (parts.query or parts.fragment)
+    except ValueError:
+        is_valid = False
+    if not is_valid or not url.isprintable() or " " in url and not url.startswith("unix:"):
+        raise GatewayError(
+            f"--url (GATEWAY_URL): {url!r} is not the address of a gateway: use one such as "
+            "http://localhost:8080, https://gw.example.org or unix:/run/gateway.sock."
+        )
 
 
 def _is_loopback(url: str) -> bool:
@@ -146,21 +212,15 @@ def read_token(path: Path | None) -> str | None:
     """Return the token in GATEWAY_TOKEN, else the one in the file at `path`, else None.
 
     There is no flag for the token itself, because `ps` shows arguments. Raises `GatewayError` if the file
-    cannot be read.
+    cannot be read, and if what is there cannot be a token.
     """
-    if token := os.environ.get("GATEWAY_TOKEN", "").strip():
-        return token
-    try:
-        return path.read_text().strip() if path else None
-    except (OSError, UnicodeError) as failure:
-        raise GatewayError(f"--token-file: {path} cannot be read ({failure}).") from failure
-
-
-def _members(problem: error.HTTPError) -> Mapping[str, Any]:
-    try:
-        members: Mapping[str, Any] = json.loads(problem.read())
-        members["detail"]
-    except (OSError, ValueError, KeyError, TypeError):
-        what = f"The server at {problem.url} answered {problem.code} without problem details"
-        return {"detail": f"{what}: it is no gateway."}
-    return members
+    source, token = "GATEWAY_TOKEN", os.environ.get("GATEWAY_TOKEN", "").strip()
+    if not token and path:
+        source = f"--token-file: {path}"
+        try:
+            token = path.read_text().strip()
+        except (OSError, UnicodeError) as failure:
+            raise GatewayError(f"{source} cannot be read ({failure}).") from failure
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise GatewayError(f"{source} is not a token: it is one word of ASCII characters, such as gsg_….")
+    return token or None

@@ -46,6 +46,8 @@ def _read(client: Client, request: Session) -> Session:
     except Refused as refusal:
         if refusal.problem.get("reason") == "gave_up":
             raise GaveUp(f"Nothing became free for {request['user_id']} in time: try again later.") from None
+        if refusal.is_temporary:
+            return request
         raise
     except Unavailable:
         return request

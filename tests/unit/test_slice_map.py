@@ -122,5 +122,5 @@ def test_an_error_is_one_sentence(url: str) -> None:
     refused = run("--url", url, "cordon", "7")
     assert isinstance(refused.exception, GatewayError)
     assert "no GPU 7" in str(refused.exception)
-    for wrong in ("http://127.0.0.1:1", "nonsense"):
+    for wrong in ("http://127.0.0.1:1", "unix:/nowhere"):
         assert f"No gateway answers at {wrong}" in str(run("--url", wrong).exception)
