@@ -10,6 +10,7 @@ from typing import Any, TextIO
 import click
 
 from gateway.cli.durations import Duration, minutes
+from gateway.cli.key_files import public_keys
 from gateway.cli.options import as_json_option, client_options
 from gateway.cli.progress import progress
 from gateway.cli.session_text import date
@@ -59,7 +60,7 @@ def create(
     if image is not None:
         body["image"] = image
     if keys:
-        body["ssh_public_keys"] = _public_keys(keys)
+        body["ssh_public_keys"] = public_keys(keys, "--key")
     if wait is not None:
         body["wait_minutes"] = minutes(wait)
     with progress(f"Opening a session for {user}"):
@@ -73,19 +74,6 @@ def create(
         return
     click.echo(f"{session['user_id']} has a {session['mig_profile']} until {date(session['expires_at'])}.")
     click.echo(f"Connect with:  {session['ssh_command'].replace('ssh ', f'ssh {identity}', 1)}")
-
-
-def _public_keys(files: Sequence[TextIO]) -> list[str]:
-    try:
-        lines = [line.strip() for file in files for line in file]
-    except UnicodeDecodeError:
-        raise click.UsageError("--key: this is not a file of public keys.") from None
-    found = [line for line in lines if line and not line.startswith("#")]
-    if any("PRIVATE KEY" in line for line in found):
-        raise click.UsageError("--key: this is a private key: give the file that ends with .pub.")
-    if not found:
-        raise click.UsageError("--key: there is no key in these files.")
-    return found
 
 
 def _keep_private_key(session: Mapping[str, Any]) -> str:

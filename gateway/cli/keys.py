@@ -5,6 +5,7 @@ from urllib.parse import quote
 
 import click
 
+from gateway.cli.key_files import public_keys
 from gateway.cli.options import client_options
 from gateway.client import Client
 
@@ -22,11 +23,8 @@ def keys(client: Client, user: str, files: tuple[TextIO, ...], remove: bool) -> 
     """
     if files and remove:
         raise click.UsageError("Give files or --remove, not both.")
-    lines = [line.strip() for file in files for line in file if line.strip() and not line.startswith("#")]
-    if files and not lines:
-        raise click.UsageError("These files contain no key. To remove all stored keys, use --remove.")
     path = f"/users/{quote(user, safe='')}/keys"
-    body = {"ssh_public_keys": lines}
-    response = client.ask("PUT", path, body) if lines or remove else client.ask("GET", path)
+    body = {"ssh_public_keys": public_keys(files, "FILES") if files else []}
+    response = client.ask("PUT", path, body) if files or remove else client.ask("GET", path)
     for line in response["ssh_public_keys"]:
         click.echo(line)

@@ -67,7 +67,8 @@ def fingerprint(key: str) -> str:
 
 
 def _invalid(messages: list[str]) -> InvalidRequest:
-    return InvalidRequest("The SSH public keys are invalid.", {"ssh_public_keys": messages})
+    detail = f"The SSH public keys are invalid. {' '.join(messages)}"
+    return InvalidRequest(detail, {"ssh_public_keys": messages})
 
 
 def _problem(line: str) -> str | None:

@@ -109,13 +109,25 @@ def test_scripts_get_the_answer_of_the_api(bench: Bench, url: str) -> None:
         (b"\xff\xfe\x00", "not a file of public keys"),
     ],
 )
-def test_a_file_without_public_keys_opens_no_session(
-    bench: Bench, url: str, content: str | bytes, problem: str
+def test_a_file_without_public_keys_opens_no_session_and_replaces_no_key(
+    bench: Bench, url: str, public_key: str, content: str | bytes, problem: str
 ) -> None:
+    bench.client.put("/users/user123/keys", json={"ssh_public_keys": [public_key]})
     Path("keys").write_bytes(content if isinstance(content, bytes) else content.encode())
-    done = run(url, "create", "user123", "--key", "keys")
-    assert (done.exit_code, bench.leftovers()["rows"]) == (2, [])
-    assert problem in done.output
+    for arguments in (["create", "user123", "--key", "keys"], ["keys", "user123", "keys"]):
+        done = run(url, *arguments)
+        assert done.exit_code == 2
+        assert problem in done.output
+    assert bench.leftovers()["rows"] == []
+    assert len(bench.client.get("/users/user123/keys").json["ssh_public_keys"]) == 1
+
+
+def test_a_key_that_the_gateway_refuses_is_named_with_what_is_wrong(url: str) -> None:
+    Path("keys").write_text("ssh-ed25519 AAAA damaged\n")
+    for arguments in (["create", "user123", "--key", "keys"], ["keys", "user123", "keys"]):
+        done = process(url, *arguments)
+        assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+        assert "Key 1: the key's data is damaged" in done.stderr
 
 
 def test_sessions_are_a_table_with_the_gpu_and_the_latest_end(bench: Bench, url: str) -> None:
