@@ -114,7 +114,7 @@ def apply(client: Client, file: TextIO, prune: bool) -> None:
     for name, rules in wanted["policies"].items():
         _put(client, f"policy {name}", _path(name), rules)
     for user, facts in wanted["users"].items():
-        _put(client, f"user {user}", f"/users/{quote(str(user), safe='')}", facts)
+        _put(client, f"user {user}", f"/users/{quote(user, safe='')}", facts)
     if prune:
         for found in client.ask("GET", "/policies")["policies"]:
             if found["name"] not in wanted["policies"]:
@@ -123,8 +123,9 @@ def apply(client: Client, file: TextIO, prune: bool) -> None:
 
 
 def _put(client: Client, what: str, path: str, facts: Mapping[str, Any] | None) -> None:
+    body = {str(rule): value for rule, value in (facts or {}).items()}
     try:
-        client.ask("PUT", path, dict(facts or {}))
+        client.ask("PUT", path, json.loads(json.dumps(body, default=str)))  # a YAML date is none in JSON
     except Refused as refusal:
         raise Refused(refusal.status, {**refusal.problem, "detail": f"{what}: {refusal}"}) from refusal
     click.echo(f"{what} is set")
@@ -170,16 +171,19 @@ def _existing(client: Client, name: str) -> _Rules:
 
 def _document(file: TextIO) -> Mapping[str, Mapping[str, Any]]:
     try:
-        document = YAML(typ="safe", pure=True).load(file)
+        text = file.read()
+        document, as_written = (YAML(typ=typ, pure=True).load(text) for typ in ("safe", "base"))
     except (YAMLError, UnicodeDecodeError) as error:
         raise GatewayError(f"{file.name} is not YAML: {' '.join(str(error).split())}") from error
     parts = document if isinstance(document, dict) else {}
     if not parts or parts.keys() - {"policies", "users"}:
         raise GatewayError(f"{file.name}: give the keys `policies` and `users`, each with names below it.")
     found = {part: parts.get(part) or {} for part in ("policies", "users")}
-    if not all(_is_table(part) for part in found.values()):
+    names = {part: as_written[part] if found[part] else {} for part in found}
+    if not all(_is_table(found[part]) and "<<" not in names[part] for part in found):
         raise GatewayError(f"{file.name}: below `policies` and `users` are names, and below each its rules.")
-    return found
+    # YAML reads the name 007 as the number 7, and a day as a date.
+    return {part: dict(zip(map(str, names[part]), found[part].values(), strict=True)) for part in found}
 
 
 def _is_table(part: object) -> bool:

@@ -256,9 +256,29 @@ def test_a_file_sets_policies_and_groups(bench: Bench, url: str, tmp_path: Path)
     assert run(url, "apply", str(file), "--prune").exit_code == 0
 
 
+def test_names_in_a_file_are_those_that_are_written(bench: Bench, url: str, tmp_path: Path) -> None:
+    """YAML reads numbers and dates, where users and groups have such names."""
+    file = tmp_path / "policies.yaml"
+    names = ["007", "1e3", "2024", "2025-01-17", "no"]
+    policies = "\n".join(f"  {name}: {{max_ttl_minutes: 60}}" for name in names)
+    file.write_text(f"policies:\n{policies}\nusers:\n  0123: {{group: '007'}}\n")
+    done = run(url, "apply", str(file), "--prune")
+    assert done.output.splitlines() == [*(f"policy {name} is set" for name in names), "user 0123 is set"]
+    assert [each["name"] for each in bench.client.get("/policies").json["policies"]] == names
+    assert bench.client.get("/users/0123").json["group"] == "007"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (
+            "policies: {vision: {}, students: {max_ttl_minutes: 2025-01-17}}",
+            "policy students: Correct these fields: max_ttl_minutes (Not a valid integer)",
+        ),
+        (
+            "policies: {vision: {}, students: {2025-01-17: 5}}",
+            "policy students: Correct these fields: 2025-01-17 (Unknown field)",
+        ),
         (
             "policies: {vision: {}, students: {priority: first}}",
             "policy students: Correct these fields: priority",
@@ -283,7 +303,8 @@ def test_a_file_is_applied_up_to_what_is_refused(
 
 
 @pytest.mark.parametrize(
-    "text", ["[1, 2", "- a", "policy: {}", "policies: [a]", "policies: {default: 5}", ""]
+    "text",
+    ["[1, 2", "- a", "policy: {}", "policies: [a]", "policies: {default: 5}", "policies: {<<: {a: {}}}", ""],
 )
 def test_a_file_that_is_none_is_refused_in_one_line(
     bench: Bench, url: str, tmp_path: Path, text: str
