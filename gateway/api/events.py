@@ -17,7 +17,8 @@ _response = EventResponse(many=True)
 @routes.get("/events")
 @describes({200: EventsResponse}, query=EventsRequest, problems=(422,))
 def list_events(query: Fields) -> ResponseReturnValue:
-    """List the latest events of the gateway, newest last."""
+    """List the latest events of the gateway, newest last. With `after`, the id of an event, list the first
+    ones behind it."""
     return {"events": _response.dump(services().audit_log.latest(**query))}
 
 

@@ -14,6 +14,7 @@ from gateway.cli.table import Table, colour
 from gateway.client import Client
 
 _POLL_SECONDS = 1.0
+_MOST = 1000  # events in one response
 _COLOURS = {
     "opened": "green",
     "closing": "yellow",
@@ -65,8 +66,9 @@ def _batches(
             return
         last = max((event["id"] for event in new), default=last)
         if not session_id:
-            query["after"] = last
-        time.sleep(_POLL_SECONDS)
+            query |= {"after": last, "limit": _MOST}
+        if len(new) < _MOST:
+            time.sleep(_POLL_SECONDS)
 
 
 class _EventTable:

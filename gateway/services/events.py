@@ -36,7 +36,8 @@ class AuditLog:
         after: int | None,
         limit: int,
     ) -> Sequence[Event]:
-        """Return the latest `limit` events that match, newest last. `after` is the id of an event."""
+        """Return the latest `limit` events that match, newest last. With `after`, the id of an event, return
+        the first `limit` events behind it: who asks again and again misses none."""
         with self.database.read() as rows:
             return rows.events(session_id=session_id, user_id=user_id, since=since, after=after, limit=limit)
 

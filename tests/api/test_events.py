@@ -248,6 +248,15 @@ def test_events_are_filtered_by_session_user_time_id_and_number(bench: Bench) ->
     assert events(bench, f"/events?after={latest[0]['id']}") == []
 
 
+def test_who_reads_on_after_the_last_event_misses_none(bench: Bench) -> None:
+    for user_id in ("ann", "bob", "cyn"):
+        create(bench, user_id)
+    read: list[dict[str, Any]] = []
+    while page := events(bench, f"/events?limit=4&after={read[-1]['id'] if read else 0}"):
+        read += page
+    assert read == events(bench)
+
+
 @pytest.mark.parametrize(
     "query", ["limit=0", "limit=x", "since=yesterday", "after=-1", "from=1", f"after={2**63}"]
 )

@@ -224,17 +224,18 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         after: int | None = None,
         limit: int | None = None,
     ) -> Sequence[Event]:
-        """Return the latest `limit` events that match, oldest first. `after` is the id of an event."""
-        latest = select(Event).order_by(Event.id.desc()).limit(limit)
+        """Return the latest `limit` events that match, oldest first. With `after`, the id of an event, return
+        the first `limit` events behind it."""
+        found = select(Event).order_by(Event.id.desc() if after is None else Event.id).limit(limit)
         if session_id is not None:
-            latest = latest.where(Event.session_id == session_id)
+            found = found.where(Event.session_id == session_id)
         if user_id is not None:
-            latest = latest.where(Event.user_id == user_id)
+            found = found.where(Event.user_id == user_id)
         if since is not None:
-            latest = latest.where(Event.at >= since)
+            found = found.where(Event.at >= since)
         if after is not None:
-            latest = latest.where(Event.id > after)
-        return self._session.scalars(latest).all()[::-1]
+            return self._session.scalars(found.where(Event.id > after)).all()
+        return self._session.scalars(found).all()[::-1]
 
     def add_token(self, token: Token) -> None:
         self._session.add(token)
