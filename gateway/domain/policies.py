@@ -38,6 +38,9 @@ class Rule(StrEnum):
     MAX_WAIT_MINUTES = "max_wait_minutes"
 
 
+_OF_NEW_LEASES = (Rule.MAX_TTL_MINUTES, Rule.MAX_LEASE_MINUTES)
+
+
 @dataclass(frozen=True, slots=True)
 class Held:
     """A slice that a user held, or will hold, from `since` to `until`. `share` is its share of a GPU."""
@@ -71,11 +74,12 @@ class Policy:
 
     def ttl(self, wanted: timedelta | None, longest: timedelta) -> timedelta:
         """Return the length of a new lease. `longest` is that of the settings. Raises `PolicyRefused`."""
-        limit = self._minutes(Rule.MAX_TTL_MINUTES)
         if wanted is None:
             standard = self._minutes(Rule.DEFAULT_TTL_MINUTES) or timedelta(minutes=_STANDARD_TTL_MINUTES)
-            return min(each for each in (standard, limit, longest) if each is not None)
-        self._require_at_most(Rule.MAX_TTL_MINUTES, wanted, "lease")
+            limits = (self._minutes(rule) for rule in _OF_NEW_LEASES)
+            return min(each for each in (standard, longest, *limits) if each is not None)
+        for rule in _OF_NEW_LEASES:
+            self._require_at_most(rule, wanted, "lease")
         return wanted
 
     def require_wait(self, wanted: timedelta) -> None:

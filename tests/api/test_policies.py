@@ -143,6 +143,18 @@ def test_the_longest_lease_is_that_of_the_policy_also_of_a_live_session(bench: B
     assert minutes({**session, "expires_at": bench.client.get(path).json["max_expires_at"]}) == 10080
 
 
+def test_the_longest_lease_of_the_policy_holds_for_a_new_one_too(bench: Bench) -> None:
+    set_policy(bench, "default", max_lease_minutes=45)
+    answer = refused(create(bench, ttl_minutes=46))
+    assert (answer["rule"], answer["limit"], answer["used"]) == ("max_lease_minutes", 45, 46)
+    waiting = refused(create(bench, ttl_minutes=46, wait_minutes=60))
+    assert waiting["rule"] == "max_lease_minutes"
+    session = opened(bench)
+    assert (minutes(session), session["max_expires_at"]) == (45, None)
+    bench.client.delete(f"/sessions/{session['session_id']}")
+    assert minutes(opened(bench, ttl_minutes=46, override=True)) == 46
+
+
 def test_the_policy_of_a_user_says_where_each_rule_comes_from(bench: Bench) -> None:
     set_policy(bench, "default", max_ttl_minutes=60, gpu_hours_per_week=20)
     set_policy(bench, "vision", max_ttl_minutes=120)
