@@ -18,9 +18,12 @@ secret.
     ├── PolicyNotFound          there is no policy of that name
     ├── PolicyRefused           a policy does not allow the request
     ├── WebhookNotFound         there is no webhook of that name
+    ├── WebhookOff              the webhook's receiver wanted no more
     ├── DeliveryNotFound        the webhook has no delivery with that id
     ├── DeliveryFailed          a webhook's receiver did not answer
     ├── SessionNotFound         no session ever had that id
+    │   └── SessionWaits          … because the request with that id is still in line
+    ├── NotInLine               the session is open and has no place in line
     ├── SessionEnded            the session has ended
     ├── LeaseMoved              the lease has another end than the caller saw
     ├── LeaseTooLong            the lease would become longer than the limit
@@ -157,6 +160,14 @@ class WebhookNotFound(GatewayError):
         super().__init__(f"There is no webhook {name[:100]!r}. GET /webhooks lists them.")
 
 
+class WebhookOff(GatewayError):
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"The webhook {name} is off, because its receiver answered 410: set it again, by PUT "
+            f"/webhooks/{name} or `gateway webhook set`, to switch it on."
+        )
+
+
 class DeliveryNotFound(GatewayError):
     def __init__(self, name: str, delivery_id: int) -> None:
         super().__init__(
@@ -169,9 +180,25 @@ class DeliveryFailed(GatewayError):
 
 
 class SessionNotFound(GatewayError):
-    def __init__(self, session_id: str) -> None:
+    def __init__(self, session_id: str, message: str | None = None) -> None:
+        unknown = f"No session has or had the id {session_id!r}. GET /sessions lists the live sessions."
+        super().__init__(message or unknown)
+
+
+class SessionWaits(SessionNotFound):
+    def __init__(self, session_id: str, user_id: str) -> None:
         super().__init__(
-            f"No session has or had the id {session_id!r}. GET /sessions lists the live sessions."
+            session_id,
+            f"{user_id} still waits in line, and the session {session_id} is not open: try again when it is. "
+            "GET /sessions/{id} says what was promised.",
+        )
+
+
+class NotInLine(GatewayError):
+    def __init__(self, session_id: str, user_id: str) -> None:
+        super().__init__(
+            f"The session {session_id} of {user_id} does not wait in line any more. GET /queue lists those "
+            "who do."
         )
 
 

@@ -29,7 +29,7 @@ def show(query: Fields) -> ResponseReturnValue:
 
 
 @routes.put("/<session_id>")
-@describes({200: WaitingResponse}, body=PriorityRequest, problems=(404, 422, 507))
+@describes({200: WaitingResponse}, body=PriorityRequest, problems=(404, 409, 410, 422, 507))
 def move(given: Fields, session_id: str) -> ResponseReturnValue:
     """Set the priority of a waiting request. A higher one overtakes the requests behind its new place."""
     return _shown(services().queue.move(session_id, given["priority"]), None)

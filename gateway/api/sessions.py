@@ -104,14 +104,14 @@ def extend(given: Fields, session_id: str) -> ResponseReturnValue:
 
 
 @routes.get("/<session_id>/activity")
-@describes({200: ActivityResponse}, problems=(404, 410))
+@describes({200: ActivityResponse}, problems=(404, 409, 410))
 def activity(session_id: str) -> ResponseReturnValue:
     """Whether anybody uses a live session, by each signal, and when it ends for that."""
     return _activity(services().idle.activity(session_id, own_user()))
 
 
 @routes.post("/<session_id>/keep")
-@describes({200: ActivityResponse}, body=KeepRequest, problems=(403, 404, 410, 422, 507))
+@describes({200: ActivityResponse}, body=KeepRequest, problems=(403, 404, 409, 410, 422, 507))
 def keep(given: Fields, session_id: str) -> ResponseReturnValue:
     """Do not end a session for idleness for so many minutes."""
     by = timedelta(minutes=given["minutes"])
@@ -119,14 +119,14 @@ def keep(given: Fields, session_id: str) -> ResponseReturnValue:
 
 
 @routes.post("/<session_id>/message")
-@describes({200: MessageResponse}, body=MessageRequest, problems=(404, 410, 422, 507))
+@describes({200: MessageResponse}, body=MessageRequest, problems=(404, 409, 410, 422, 507))
 def send_message(given: Fields, session_id: str) -> ResponseReturnValue:
     """Show the user a message: on every terminal of the session, and at each login."""
     return {"terminals": services().messages.send(session_id, given["text"])}
 
 
 @routes.put("/<session_id>/keys")
-@describes({200: KeysResponse}, body=KeysRequest, problems=(404, 410, 422, 507))
+@describes({200: KeysResponse}, body=KeysRequest, problems=(404, 409, 410, 422, 507))
 def replace_keys(given: Fields, session_id: str) -> ResponseReturnValue:
     """Replace the public keys of a live session, and close connections of revoked keys."""
     keys = services().user_keys.replace_in_session(session_id, given["ssh_public_keys"])

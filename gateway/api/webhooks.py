@@ -46,7 +46,7 @@ def remove(name: str) -> ResponseReturnValue:
 
 
 @routes.post("/<name>/test")
-@describes({202: DeliveryResponse}, problems=(404, 507))
+@describes({202: DeliveryResponse}, problems=(404, 409, 507))
 def test(name: str) -> ResponseReturnValue:
     """Send a test event."""
     return {**_delivery.dump(services().webhooks.test(name))}, 202
@@ -60,7 +60,7 @@ def deliveries(query: Fields, name: str) -> ResponseReturnValue:
 
 
 @routes.post("/<name>/deliveries/<int:delivery_id>/retry")
-@describes({202: DeliveryResponse}, problems=(404, 507))
+@describes({202: DeliveryResponse}, problems=(404, 409, 507))
 def retry(name: str, delivery_id: int) -> ResponseReturnValue:
     """Send a delivery again."""
     return {**_delivery.dump(services().webhooks.retry(name, delivery_id))}, 202

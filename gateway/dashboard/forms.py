@@ -17,7 +17,7 @@ from gateway.api.authorisation import own_user
 from gateway.api.endpoints import answer
 from gateway.dashboard.blueprint import routes
 from gateway.dashboard.form import form, minutes, number, typed, typed_lines
-from gateway.dashboard.pages import gpu, of_session, profiles
+from gateway.dashboard.pages import gpu, of_open_session, of_session, profiles
 from gateway.dashboard.rendering import page
 
 _Json = dict[str, Any]
@@ -55,7 +55,7 @@ def extend(session_id: str) -> ResponseReturnValue:
         answer(sessions_api.extend, body, session_id=session_id)
         return redirect(url_for("ui.session", session_id=session_id), 303)
 
-    return form("extend.html", act, lambda: of_session(session_id))
+    return form("extend.html", act, lambda: of_open_session(session_id))
 
 
 @routes.route("/sessions/<session_id>/end", methods=["GET", "POST"])
@@ -78,7 +78,7 @@ def message(session_id: str) -> ResponseReturnValue:
         answer(sessions_api.send_message, {"text": typed("text")}, session_id=session_id)
         return redirect(url_for("ui.session", session_id=session_id), 303)
 
-    return form("message.html", act, lambda: of_session(session_id))
+    return form("message.html", act, lambda: of_open_session(session_id))
 
 
 @routes.route("/waiting/<session_id>/move", methods=["GET", "POST"])

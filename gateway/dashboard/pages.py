@@ -19,7 +19,7 @@ from gateway.dashboard.chart import HEIGHT, WIDTH, columns
 from gateway.dashboard.polling import polled
 from gateway.dashboard.rendering import page
 from gateway.dashboard.slice_map import segments
-from gateway.errors import GpuNotFound
+from gateway.errors import GpuNotFound, SessionWaits
 
 _Json = dict[str, Any]
 _HOUR = 3600  # seconds
@@ -112,8 +112,17 @@ def health() -> Response:
     return page("health.html", readiness=answer(health_api.readyz))
 
 
+def of_open_session(session_id: str) -> _Json:
+    """As `of_session`. Raises `SessionWaits` for a request in line."""
+    found = of_session(session_id)
+    if found["session"]["status"] == "waiting":
+        raise SessionWaits(session_id, found["session"]["user_id"])
+    return found
+
+
 def of_session(session_id: str) -> _Json:
-    """Return what the templates need of one live session. Raises `SessionNotFound`, `SessionEnded`."""
+    """Return what the templates need of one live session, or of a request in line. Raises `SessionNotFound`,
+    `SessionEnded`."""
     at = services().gpus.clock().wall
     found = answer(sessions_api.read, session_id=session_id)
     log = answer(events_api.of_session, session_id=session_id)["events"]

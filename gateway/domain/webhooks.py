@@ -3,9 +3,9 @@
 The form is that of Standard Webhooks (standardwebhooks.com).
 """
 
-import re
 from collections.abc import Iterable, Mapping
 from datetime import datetime, timedelta
+from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any
 
@@ -22,7 +22,6 @@ RETRIES = (  # the time from each failure to the next attempt; the first attempt
     timedelta(hours=10),
 )
 GONE = 410  # the receiver wants no more: the webhook is switched off
-_PATTERN = re.compile(r"\*|[a-z]+\.(\*|[a-z_]+)")
 
 _TYPES = {
     Action.WARNED: "session.expiring",
@@ -57,11 +56,17 @@ def event_type(what: str) -> str:
     return _TYPES.get(Action(what), f"session.{what.replace('-', '_')}")
 
 
+_KNOWN = {event_type(action) for action in Action}
+_PATTERNS = {EVERY, *_KNOWN, *(f"{kind.partition('.')[0]}.*" for kind in _KNOWN)}
+
+
 def problem_with_pattern(pattern: str) -> str | None:
-    """Return what is wrong with a pattern of event types, as a sentence; None if it is valid."""
-    if _PATTERN.fullmatch(pattern):
+    """Return what is wrong with a pattern of event types, as a sentence; None if there are such events. Under
+    a mistyped one a receiver would wait for ever."""
+    if pattern in _PATTERNS:
         return None
-    return f"{pattern[:100]!r} is no type of events: use one such as session.opened, session.* or *."
+    similar = get_close_matches(pattern, sorted(_KNOWN), 1) or ["session.opened"]
+    return f"{pattern[:100]!r} is no type of events: use one such as {similar[0]}, session.* or *."
 
 
 def wants(patterns: Iterable[str], kind: str) -> bool:

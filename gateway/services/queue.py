@@ -18,6 +18,7 @@ from gateway.errors import (
     DatabaseUnavailable,
     GatewayError,
     InvalidRequest,
+    NotInLine,
     Promise,
     SessionEnded,
     SessionExists,
@@ -134,7 +135,7 @@ class Queue:
 
     def move(self, session_id: str, priority: int) -> Place:
         """Set the priority of a request. A higher one overtakes the requests behind its new place, whose
-        promises may get later. Raises `SessionNotFound`."""
+        promises may get later. Raises `NotInLine` for a live session, and as `Rows.live`."""
         planner = self.host.line_planner()
         with self.database.begin() as rows:
             request, now = _require(rows, session_id), self.clock()
@@ -330,7 +331,7 @@ def _require_no_other(rows: Rows, user_id: str) -> None:
 def _require(rows: Rows, session_id: str) -> WaitingRequest:
     request = rows.waiting(session_id)
     if request is None or rows.get(session_id):
-        raise SessionNotFound(session_id)
+        raise NotInLine(session_id, rows.live(session_id).user_id)
     return request
 
 

@@ -20,6 +20,7 @@ from gateway.errors import (
     DeliveryNotFound,
     InvalidRequest,
     WebhookNotFound,
+    WebhookOff,
 )
 from gateway.failpoints import reach
 from gateway.services.ports import Database, Receivers, Rows
@@ -74,9 +75,10 @@ class Webhooks:
             return rows.deliveries(name, limit)
 
     def retry(self, name: str, delivery_id: int) -> Delivery:
-        """Send a delivery again, as if it were new. Raises `WebhookNotFound`, `DeliveryNotFound`."""
+        """Send a delivery again, as if it were new. Raises `WebhookNotFound`, `WebhookOff`,
+        `DeliveryNotFound`."""
         with self.database.begin() as rows:
-            _webhook(rows, name)
+            _enabled(rows, name)
             delivery = rows.delivery(delivery_id)
             if delivery is None or delivery.webhook != name:
                 raise DeliveryNotFound(name, delivery_id)
@@ -85,9 +87,9 @@ class Webhooks:
         return delivery
 
     def test(self, name: str) -> Delivery:
-        """Send a test to this webhook, whatever events it wants. Raises `WebhookNotFound`."""
+        """Send a test to this webhook, whatever events it wants. Raises `WebhookNotFound`, `WebhookOff`."""
         with self.database.begin() as rows:
-            webhook = _webhook(rows, name)
+            webhook = _enabled(rows, name)
             event = Event.of(self.clock().wall, Action.WEBHOOK_TESTED, name)
             rows.record(event)
             if not webhooks.wants(webhook.events, webhooks.event_type(event.what)):
@@ -162,6 +164,13 @@ def _webhook(rows: Rows, name: str) -> Webhook:
     webhook = rows.webhook(name)
     if webhook is None:
         raise WebhookNotFound(name)
+    return webhook
+
+
+def _enabled(rows: Rows, name: str) -> Webhook:
+    webhook = _webhook(rows, name)
+    if webhook.disabled_at is not None:
+        raise WebhookOff(name)
     return webhook
 
 

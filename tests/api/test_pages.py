@@ -310,6 +310,8 @@ def test_a_user_waits_with_the_form_and_an_operator_moves_the_line(bench: Bench,
     for typed in ("much", "--5", "1-", "9" * 5000):
         assert send(operator, f"/waiting/{second}/move", priority=typed).status_code == 422
     assert send(operator, f"/waiting/{second}/move", priority="5").status_code == 303
+    for what in ("extend", "message"):
+        assert "still waits in line" in operator.get(f"/ui/sessions/{second}/{what}").text
     assert bench.gateway.queue.places()[0].request.id == second
     assert send(users[1], f"/waiting/{second}/move", priority="9").status_code == 403
     assert "Give up the place of user456" in users[1].get(f"/ui/sessions/{second}/end").text

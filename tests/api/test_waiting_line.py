@@ -79,6 +79,44 @@ def _no_failpoints() -> Iterator[None]:
     arm("")
 
 
+@pytest.mark.parametrize(
+    ("method", "what", "body"),
+    [
+        ("GET", "activity", None),
+        ("POST", "extend", {"minutes": 5}),
+        ("POST", "keep", {"minutes": 5}),
+        ("POST", "message", {"text": "hello"}),
+        ("PUT", "keys", {"ssh_public_keys": []}),
+    ],
+)
+def test_a_request_in_line_has_no_session_yet_to_act_on(
+    full: Bench, method: str, what: str, body: Any
+) -> None:
+    request = waiting(full, "ben")
+    answer = full.client.open(f"/sessions/{request['session_id']}/{what}", method=method, json=body)
+    assert (answer.status_code, answer.json["type"]) == (409, "/problems/session-waits")
+    assert "ben still waits in line" in answer.json["detail"]
+
+
+def test_for_another_user_a_request_in_line_is_not_there(full: Bench) -> None:
+    request = waiting(full, "ben")
+    token = Tokens(full.database, full.clock).create("cyn", Role.USER, "cyn")
+    path, header = f"/sessions/{request['session_id']}", {"Authorization": f"Bearer {token}"}
+    answer = full.client.post(f"{path}/extend", json={"minutes": 5}, headers=header)
+    assert (answer.status_code, answer.json["type"]) == (404, "/problems/session-not-found")
+
+
+def test_only_a_request_in_line_has_a_priority(full: Bench) -> None:
+    [ann] = full.client.get("/sessions").json["sessions"]
+    live = full.client.put(f"/queue/{ann['session_id']}", json={"priority": 5})
+    assert (live.status_code, live.json["type"]) == (409, "/problems/not-in-line")
+    request = waiting(full, "ben")
+    end(full, request)
+    gone = full.client.put(f"/queue/{request['session_id']}", json={"priority": 5})
+    assert (gone.status_code, gone.json["reason"]) == (410, "deleted")
+    assert full.client.put("/queue/never", json={"priority": 5}).status_code == 404
+
+
 def test_a_request_that_fits_is_opened_at_once_also_if_it_would_wait(bench: Bench) -> None:
     assert ask(bench, "ann").status_code == 201
 

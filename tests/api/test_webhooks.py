@@ -227,6 +227,17 @@ def test_gone_switches_the_webhook_off_until_it_is_set_again(bench: Bench, recei
     ]
 
 
+def test_a_webhook_that_is_off_is_neither_tested_nor_retried(bench: Bench, receiver: Receiver) -> None:
+    hook(bench, receiver, "*")
+    receiver.answer = status(410)
+    send(bench)
+    [gone] = deliveries(bench)
+    for path in ("test", f"deliveries/{gone['id']}/retry"):
+        answer = bench.client.post(f"/webhooks/chat/{path}")
+        assert (answer.status_code, answer.json["type"]) == (409, "/problems/webhook-off")
+    assert deliveries(bench) == [gone]
+
+
 def test_a_delivery_can_be_sent_again(bench: Bench, receiver: Receiver) -> None:
     hook(bench, receiver, "session.opened")
     create(bench)
@@ -371,10 +382,18 @@ def test_a_network_that_is_no_longer_allowed_gets_nothing_more(
     assert "not a public address" in deliveries(strict)[0]["error"]
 
 
-@pytest.mark.parametrize("events", [[], ["session"], ["Session.*"], ["*.*"], ["session.*.x"]])
+@pytest.mark.parametrize(
+    "events",
+    [[], ["session"], ["Session.*"], ["*.*"], ["session.*.x"], ["sesion.*"], ["*", "session.endd"]],
+)
 def test_a_pattern_that_no_event_has_is_refused(bench: Bench, receiver: Receiver, events: list[str]) -> None:
     body = {"url": receiver.url, "events": events}
     assert bench.client.put("/webhooks/chat", json=body).status_code == 422
+
+
+def test_a_type_that_is_mistyped_is_refused_with_the_nearest_one(bench: Bench, receiver: Receiver) -> None:
+    answer = bench.client.put("/webhooks/chat", json={"url": receiver.url, "events": ["session.endd"]})
+    assert "use one such as session.ended" in answer.json["detail"]
 
 
 @pytest.mark.parametrize("action", Action)

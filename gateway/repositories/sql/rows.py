@@ -19,7 +19,7 @@ from gateway.domain.models import (
     User,
 )
 from gateway.domain.uids import UidRange
-from gateway.errors import SessionEnded, SessionNotFound, Unavailable
+from gateway.errors import SessionEnded, SessionNotFound, SessionWaits, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
 from gateway.repositories.sql.live_rows import LiveRows, batches
 from gateway.repositories.sql.policy_rows import PolicyRows
@@ -47,8 +47,8 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
     def live(self, session_id: str, owner: str | None = None) -> Session:
         """Return a live session.
 
-        Raises `SessionNotFound` for an unknown id, `SessionEnded` for an ended session. With `owner`, other
-        users' sessions count as unknown.
+        Raises `SessionNotFound` for an unknown id, `SessionWaits` for that of a request in line, and
+        `SessionEnded` for an ended session. With `owner`, other users' sessions count as unknown.
         """
         session = self.get(session_id)
         if session and owner in (None, session.user_id):
@@ -56,6 +56,9 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         ended = self.get_ended(session_id)
         if ended and owner in (None, ended.user_id):
             raise SessionEnded(session_id, ended.reason, ended.ended_at, ended.note)
+        waiting = self.waiting(session_id)
+        if waiting and owner in (None, waiting.user_id):
+            raise SessionWaits(session_id, waiting.user_id)
         raise SessionNotFound(session_id)
 
     def of_user(self, user_id: str) -> Session | None:
