@@ -1,6 +1,7 @@
 """The decorator of the views: it loads a view's input, and describes the view for /openapi.json."""
 
 import functools
+import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from flask import request
 from flask.typing import ResponseReturnValue
 from marshmallow import Schema, ValidationError
+from werkzeug.exceptions import BadRequest, UnsupportedMediaType
 
 from gateway.api.responses import ResponseSchema
 
@@ -41,7 +43,7 @@ class Endpoint:
         marshmallow's `ValidationError`."""
         if self.body:
             is_absent = not self.body_is_required and not request.get_data()
-            yield _load(self.body, given if given is not None else {} if is_absent else request.get_json())
+            yield _load(self.body, given if given is not None else {} if is_absent else _json())
         if self.query:
             yield _load(self.query, request.args)
 
@@ -85,6 +87,28 @@ def sentences(error: ValidationError) -> list[str]:
     fields: Fields = error.normalized_messages()  # type: ignore[no-untyped-call]
     named = ((name, message) for name, messages in fields.items() for message in messages)
     return [message if name == "_schema" else f"{name}: {message}" for name, message in named]
+
+
+def _json() -> Any:
+    """The body of the request. Raises `UnsupportedMediaType`, and `BadRequest` with what is wrong."""
+    if not request.is_json:
+        raise UnsupportedMediaType("Send the body as JSON, with the header `Content-Type: application/json`.")
+    try:
+        return json.loads(request.get_data(), object_pairs_hook=_object)
+    except json.JSONDecodeError as error:
+        raise BadRequest(f"The body is not valid JSON: {error}.") from None
+    except ValueError:  # no Unicode, or a number of thousands of digits
+        raise BadRequest("The body is not valid JSON.") from None
+
+
+def _object(members: list[tuple[str, Any]]) -> Fields:
+    """Of two members of one name, only the last would count."""
+    found = dict(members)
+    if len(found) < len(members):
+        names = [name for name, _ in members]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise BadRequest(f"The JSON has the member {twice[:100]!r} twice: leave one out.")
+    return found
 
 
 def _load(make_schema: MakeSchema, data: Any) -> Fields:

@@ -6,10 +6,11 @@ from typing import Any
 
 from flask import Flask, Response, json, request
 from marshmallow import ValidationError
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, MethodNotAllowed, NotFound, RequestEntityTooLarge
 
 from gateway import errors
 from gateway.api.authorisation import own_user
+from gateway.api.limits import LARGEST_BODY
 from gateway.api.responses import utc
 
 log = logging.getLogger(__name__)
@@ -144,6 +145,8 @@ def _validation_error(error: ValidationError) -> Response:
     fields = error.normalized_messages()  # type: ignore[no-untyped-call]
     wrong = [f"{name}{_reason(fields[name])}" for name in sorted(fields, key=str)]
     detail = f"Correct these fields: {', '.join(wrong)}."
+    if "_schema" in fields:  # the value is none that has fields
+        detail = "The body must be a JSON object: send one with fields, in braces."
     return problem(422, "invalid-request", "The request is invalid", detail, errors=fields)
 
 
@@ -155,11 +158,25 @@ def _reason(messages: object) -> str:
 
 def _http_error(error: HTTPException) -> Response:
     status, title = error.code or 500, error.name
-    response = problem(status, title.lower().replace(" ", "-"), title, str(error.description))
+    response = problem(status, title.lower().replace(" ", "-"), title, explanation(error))
     for name, value in error.get_headers():
         if name.lower() not in {"content-type", "content-length"}:
             response.headers[name] = value
     return response
+
+
+def explanation(error: HTTPException) -> str:
+    """What is wrong and what to do, for an error that Flask or werkzeug has raised."""
+    path = "".join(each if each.isprintable() else "?" for each in request.path[:200])
+    match error:
+        case NotFound():
+            return f"The gateway has no path {path}. GET /openapi.json describes those of the API."
+        case MethodNotAllowed(valid_methods=methods):
+            usual = sorted({*(methods or ())} - {"HEAD", "OPTIONS"})
+            return f"{path} does not take {request.method}: use {' or '.join(usual)}."
+        case RequestEntityTooLarge():
+            return f"A body has at most {LARGEST_BODY // 1024} KiB: send a smaller one."
+    return str(error.description)
 
 
 def _too_deep(_error: RecursionError) -> Response:

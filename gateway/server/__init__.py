@@ -11,12 +11,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from gunicorn import glogging
+from gunicorn import glogging, util
 from gunicorn.app.base import BaseApplication
 from gunicorn.workers.gthread import ThreadWorker
 
+from gateway.server.arrival import LARGEST_HEADER, LONGEST_LINE, MOST_HEADERS
+from gateway.server.body import with_checked_bodies
 from gateway.server.door import Door, DoorGate
-from gateway.server.gate import Gate
+from gateway.server.gate import Gate, problem
 from gateway.settings import Settings
 
 _M_ARENA_MAX, _M_MMAP_THRESHOLD = -8, -3  # malloc.h
@@ -42,9 +44,9 @@ class Server(BaseApplication):
             "workers": self._settings.workers,
             "threads": self._settings.threads,
             "sendfile": False,  # it would bypass the gate's connections
-            "limit_request_line": 4094,  # bytes
-            "limit_request_fields": 50,
-            "limit_request_field_size": 8190,
+            "limit_request_line": LONGEST_LINE,
+            "limit_request_fields": MOST_HEADERS,
+            "limit_request_field_size": LARGEST_HEADER,
             "timeout": 120,
             "graceful_timeout": GRACEFUL_SECONDS,
             "logger_class": _Log,
@@ -66,6 +68,7 @@ class Server(BaseApplication):
         _return_memory()
         _allow_open_files()
         app = create_app(self._settings, self.door.path)
+        app.wsgi_app = with_checked_bodies(app.wsgi_app)  # type: ignore[method-assign, assignment]
         if self._settings.is_cluster:
             collect_rarely()
         return app
@@ -77,12 +80,27 @@ class Worker(ThreadWorker):
     app: Server
 
     def run(self) -> None:
+        util.write_error = _write_problem  # type: ignore[assignment]
         gates = [Gate(listener, lambda: self.alive) for listener in self.sockets]
         gates.append(DoorGate(self.app.door.listener, lambda: self.alive))
         for gate in gates:
             gate.start()
         self.sockets = list[Any](gates)
         super().run()
+
+
+def _write_problem(connection: Any, status: int, title: str, message: str) -> None:
+    """Answer what is not HTTP, or exceeds gunicorn's limits, in place of gunicorn's own page."""
+    connection.sendall(problem(status, title.lower().replace(" ", "-"), title, _ADVICE.get(status, message)))
+
+
+_ADVICE = {
+    400: "This is not a request of HTTP/1.1 with a valid request line and valid headers.",
+    414: f"A request line has at most {LONGEST_LINE} bytes.",
+    417: "The gateway knows only the expectation 100-continue: leave the header Expect out.",
+    431: f"A request has at most {MOST_HEADERS} headers of {LARGEST_HEADER} bytes each.",
+    500: "This is a bug in the gateway; its log has the details.",
+}
 
 
 class _Log(glogging.Logger):

@@ -9,13 +9,16 @@ import h11
 
 from gateway.api.limits import LARGEST_BODY
 
-LARGEST_HEAD = 4094 + 50 * 8190  # bytes; gunicorn's own limits for the request line and the headers
+LONGEST_LINE, LARGEST_HEADER = 4094, 8190  # bytes; gunicorn has the same limits
+MOST_HEADERS = 50
+LARGEST_HEAD = LONGEST_LINE + MOST_HEADERS * LARGEST_HEADER
 
 
 class Progress(Enum):
     PARTIAL = auto()  # more bytes must come
     COMPLETE = auto()
-    REFUSED = auto()  # not HTTP, or too large; more bytes do not change this
+    REFUSED = auto()  # not HTTP; more bytes do not change this
+    TOO_LARGE = auto()  # more bytes do not change this either
 
 
 class Arrival:
@@ -55,7 +58,7 @@ class Arrival:
                 self._body_bytes += len(event.data)
             elif isinstance(event, h11.Request) and _announced_bytes(event) > self._largest_body:
                 break
-        return Progress.REFUSED
+        return Progress.TOO_LARGE
 
 
 def _announced_bytes(request: h11.Request) -> int:

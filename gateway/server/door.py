@@ -115,7 +115,7 @@ class DoorGate(Gate):
         return Arrival(LARGEST_HEAD, LARGEST_BODY)
 
     def _refusal(self, client: Client, progress: Progress) -> bytes | None:
-        if progress is Progress.REFUSED:
+        if progress is not Progress.COMPLETE:
             return _TOO_LARGE
         assert client.session_uid is not None
         now = time.monotonic()

@@ -207,14 +207,15 @@ class Gate:
             if refusal := self._refusal(client, progress):
                 self._refuse_with(client, refusal)
             else:
-                self._hand_over(client, is_last=progress is Progress.REFUSED)
+                self._hand_over(client, progress)
         elif client.arrival.expects_continue:
             client.respond(b"HTTP/1.1 100 Continue\r\n\r\n")
 
-    def _hand_over(self, client: Client, is_last: bool) -> None:
+    def _hand_over(self, client: Client, progress: Progress) -> None:
         request = bytes(client.arrival.data)
+        end = {"is_last": progress is not Progress.COMPLETE, "is_too_large": progress is Progress.TOO_LARGE}
         if client.connection:
-            client.connection.deliver(request, is_last)
+            client.connection.deliver(request, **end)
         elif self._ready.qsize() >= _MOST_READY:
             self._respond_and_close(client, _BUSY)
         else:
@@ -224,7 +225,7 @@ class Gate:
                 on_close=partial(self._call, partial(self._close, client)),
                 session_uid=client.session_uid,
             )
-            client.connection.deliver(request, is_last)
+            client.connection.deliver(request, **end)
             self._ready.put(client)
             os.eventfd_write(self._ready_count, 1)
 

@@ -1,5 +1,6 @@
 """Clients that dawdle or send garbage, against a served gateway."""
 
+import json
 import socket
 import time
 from collections.abc import Iterator
@@ -53,10 +54,13 @@ def is_open(port: int, client: socket.socket) -> bool:
     return ends in Path("/proc/net/tcp").read_text()
 
 
-def status_of(gateway: Gateway, sent: bytes) -> int:
+def answer_to(gateway: Gateway, sent: bytes) -> bytes:
     with connect(gateway) as connection:
         connection.sendall(sent)
-        return int(connection.recv(4096).split()[1])
+        answer = b""
+        while piece := connection.recv(4096):
+            answer += piece
+        return answer
 
 
 def test_a_hundred_half_sent_requests_block_nobody_and_are_cut_off(served: Gateway) -> None:
@@ -104,17 +108,33 @@ def test_who_does_not_read_the_answers_is_cut_off(served: Gateway) -> None:
     assert size < received < size * asked
 
 
+def local(sent: bytes) -> bytes:
+    return sent.replace(b"Host: x", b"Host: localhost")
+
+
+def in_chunks(body: bytes) -> bytes:
+    return HALF_A_BODY.replace(b"Content-Length: 99", b"Transfer-Encoding: chunked")[:-1] + body
+
+
 @pytest.mark.parametrize(
-    "sent",
+    ("sent", "status"),
     [
-        b"\x00\xff\xfe\r\n\r\n",
-        b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n",
-        b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 60 + b"\r\n",
-        b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
-        HALF_A_BODY.replace(b"99", b"99999999"),
+        (b"\x00\xff\xfe\r\n\r\n", 400),
+        (b"GET /%00%ff/../../etc/passwd HTTP/1.1\r\nHost: x\r\n\r\n", 421),
+        (b"GET /" + b"a" * 5000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 414),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nX-Long: " + b"a" * 9000 + b"\r\n\r\n", 431),
+        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"X-Many: 1\r\n" * 60 + b"\r\n", 431),
+        (b"POST /sessions HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n", 400),
+        (HALF_A_BODY.replace(b"\r\n\r\n{", b"\r\nExpect: much\r\n\r\n" + b"x" * 99), 417),
+        (local(HALF_A_BODY.replace(b"99", b"99999999")), 413),
+        (local(in_chunks(b"zz\r\n{}\r\n0\r\n\r\n")), 400),
+        (local(in_chunks((b"10000\r\n" + b" " * 65536 + b"\r\n") * 9)), 413),
     ],
+    ids=lambda value: repr(value[:12]) if isinstance(value, bytes) else None,
 )
-def test_garbage_is_the_clients_fault(served: Gateway, sent: bytes) -> None:
-    assert 400 <= status_of(served, sent) < 500
+def test_garbage_is_the_clients_fault(served: Gateway, sent: bytes, status: int) -> None:
+    answer = answer_to(served, sent)
+    assert answer.startswith(b"HTTP/1.1 %d " % status)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"Content-Type: application/problem+json" in head
+    assert json.loads(body)["status"] == status

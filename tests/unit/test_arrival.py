@@ -21,7 +21,6 @@ REFUSED = [
     b"GET\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
-    b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (LARGEST_BODY + 1),
     b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nx\r\n",
     b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"a" * (LARGEST_HEAD + 1),
 ]
@@ -64,7 +63,12 @@ def test_a_body_in_chunks_is_bounded_as_well() -> None:
     arrival = Arrival()
     arrival.feed(b"PUT /x HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
     piece = b"10000\r\n" + b"a" * 65536 + b"\r\n"
-    assert feed(arrival, [piece] * 9) == [Progress.PARTIAL] * 8 + [Progress.REFUSED]
+    assert feed(arrival, [piece] * 9) == [Progress.PARTIAL] * 8 + [Progress.TOO_LARGE]
+
+
+def test_a_body_that_is_announced_too_large_is_not_waited_for() -> None:
+    head = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (LARGEST_BODY + 1)
+    assert Arrival().feed(head) is Progress.TOO_LARGE
 
 
 def test_a_client_that_waits_for_leave_to_send_its_body_is_noticed() -> None:
