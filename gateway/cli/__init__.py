@@ -5,6 +5,7 @@ if it may succeed later.
 """
 
 import importlib
+import io
 import os
 import sys
 
@@ -14,7 +15,7 @@ from gateway.cli import settings_file
 from gateway.client import Refused
 from gateway.errors import GatewayError, Unavailable
 
-_FAILED, _TRY_LATER = 1, 75  # the second is EX_TEMPFAIL of sysexits.h
+_FAILED, _WRONG, _TRY_LATER = 1, 2, 75  # the last is EX_TEMPFAIL of sysexits.h
 
 _OF_THE_HOST = {  # each command with its module
     "serve": "serving",
@@ -77,8 +78,16 @@ def gateway(context: click.Context) -> None:
 
 def main() -> None:
     os.umask(os.umask(0) | 0o022)  # no other account may change the gateway's files
+    if isinstance(sys.stdout, io.TextIOWrapper):  # None if it is closed
+        sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without these characters
     try:
         gateway.main(prog_name="gateway")
+    except UnicodeEncodeError:
+        print("gateway: An argument is no text in the encoding of this shell.", file=sys.stderr)
+        sys.exit(_WRONG)
+    except OSError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        sys.exit(_FAILED)
     except GatewayError as error:
         for line in str(error).splitlines():
             print(f"gateway: {line}", file=sys.stderr)

@@ -8,7 +8,7 @@ import io
 from collections.abc import MutableMapping
 from pathlib import Path
 
-from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from gateway.errors import StartRefused
 
@@ -18,7 +18,8 @@ DEFAULT = Path("/etc/default/gpu-ssh-gateway")
 def apply(environ: MutableMapping[str, str], command: str, needs_settings: bool) -> None:
     """Set the variables of the file that `environ` does not have. GATEWAY_SETTINGS names another file.
 
-    Raises `StartRefused` when the file cannot be read, unless `command` can do without settings.
+    Raises `StartRefused` when the file cannot be read, unless `command` can do without settings, and when a
+    line of it sets nothing.
     """
     named = environ.get("GATEWAY_SETTINGS", "").strip()
     path = Path(named or DEFAULT)
@@ -38,6 +39,19 @@ def apply(environ: MutableMapping[str, str], command: str, needs_settings: bool)
         return
     except (OSError, UnicodeError) as error:
         raise StartRefused(f"The settings file {path} cannot be read ({error}).") from error
-    for name, value in dotenv_values(stream=io.StringIO(text), interpolate=False).items():
-        if value is not None:
-            environ.setdefault(name, value)
+    for name, value in _variables(text, path).items():
+        environ.setdefault(name, value)
+
+
+def _variables(text: str, path: Path) -> dict[str, str]:
+    """The variables of the file. A limit on a line that is skipped would be no limit. The error has no word
+    of the line, which may be a password."""
+    variables: dict[str, str] = {}
+    for found in parse_stream(io.StringIO(text)):
+        written = found.original.string
+        if found.key is not None and found.value is not None and "\0" not in written:
+            variables[found.key] = found.value
+        elif found.key is not None or found.error and not written.lstrip().startswith(";"):
+            line = found.original.line + len(written) - len(written.lstrip("\n"))
+            raise StartRefused(f"Line {line} of the settings file {path} is not NAME=VALUE: correct it.")
+    return variables

@@ -488,3 +488,25 @@ def test_a_gpu_is_cordoned_from_a_time_on(bench: Bench, url: str) -> None:
     [gpu] = bench.client.get("/gpus").json["gpus"]
     assert local(gpu["cordoned_from"]).startswith(tomorrow.replace("T", " "))
     assert not gpu["cordoned"]
+
+
+def test_a_shell_of_another_encoding_gets_every_line(bench: Bench, url: str) -> None:
+    bench.client.put("/gpus/0/cordon", json={"reason": "점검 – fan"})
+    environ = {**os.environ, "PYTHONIOENCODING": "iso-8859-1"}
+    done = process(url, "gpus", env=environ)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "cordoned: \\uc810\\uac80 \\u2013 fan" in done.stdout
+
+
+@pytest.mark.parametrize("arguments", [["show", b"\xff"], ["keys", b"\xff"], ["events", "--user", b"\xff"]])
+def test_an_argument_that_is_no_text_is_a_wrong_command_in_one_line(url: str, arguments: Any) -> None:
+    done = process(url, *arguments)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "no text in the encoding" in done.stderr
+
+
+def test_an_output_that_cannot_be_written_is_a_failure_in_one_line(url: str) -> None:
+    command = [sys.executable, "-c", "from gateway.cli import main; main()", "gpus", "--url", url]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "gateway: [Errno 28] No space left on device\n")

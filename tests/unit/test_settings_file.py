@@ -61,6 +61,22 @@ def test_a_file_that_is_no_text_is_refused_in_a_line(tmp_path: Path) -> None:
         applied(tmp_path / "settings")
 
 
+@pytest.mark.parametrize(
+    "line", ["GATEWAY_WORKSPACE_QUOTA 200g", "GATEWAY_PORT", "=5", "GATEWAY_DB='secret", "A=a\0b"]
+)
+def test_a_line_that_sets_nothing_is_refused_by_its_number(tmp_path: Path, line: str) -> None:
+    """It would be a limit that does not hold."""
+    (tmp_path / "settings").write_text(f"# one\nGATEWAY_PORT=9000\n\n{line}\nGATEWAY_SSH_HOST=ssh.gw\n")
+    with pytest.raises(StartRefused, match="Line 4 of the settings file") as refused:
+        applied(tmp_path / "settings")
+    assert "secret" not in str(refused.value)
+
+
+def test_comments_are_those_of_systemd(tmp_path: Path) -> None:
+    (tmp_path / "settings").write_text("; GATEWAY_PORT 1\n  # GATEWAY_PORT 2\n\nexport GATEWAY_PORT=9000\n")
+    assert applied(tmp_path / "settings")["GATEWAY_PORT"] == "9000"
+
+
 def test_another_account_is_told_to_use_sudo_where_settings_are_needed(file: Path) -> None:
     if os.geteuid() or "FAKEROOTKEY" in os.environ:
         pytest.skip("only root can become another account")
