@@ -77,7 +77,10 @@ def _colour(instance: _Json) -> str:
 
 
 def _owner(instance: _Json) -> str:
-    return instance["user_id"] or ("other" if instance["owner"] == "other" else "gateway")
+    """The other users' names are for operators."""
+    if instance["status"]:
+        return instance["user_id"] or "somebody"
+    return "other" if instance["owner"] == "other" else "gateway"
 
 
 def _line(instance: _Json, now: datetime) -> str:
@@ -99,7 +102,7 @@ def _piece(piece: _Json, label: str) -> str:
 
 
 def _until(instance: _Json, now: datetime) -> str:
-    if instance["session_id"] is None:
+    if instance["status"] is None:
         return "no session"
     if instance["status"] == "closing":
         return "is closing"

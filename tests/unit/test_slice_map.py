@@ -8,7 +8,9 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import gateway, slice_map
 from gateway.domain.mig import MigMode, Placement
+from gateway.domain.permissions import Role
 from gateway.errors import GatewayError, SliceBusy
+from gateway.services.tokens import Tokens
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -40,6 +42,17 @@ def test_the_bar_shows_allocated_and_free_slices(bench: Bench) -> None:
         "  |........|other 1g|........|........|ann 3g.20gb =======================|",
         "  1     other         1g.5gb        no session  " + str(bench.gpus.list()[0].instances[0].mig_uuid),
         f"  4-7   ann           3g.20gb       until 2025-01-17 09:00 UTC (1:00 left)  {session['gpu_uuid']}",
+    ]
+
+
+def test_a_user_reads_until_when_the_slices_of_others_are_held(bench: Bench) -> None:
+    bench.clock.now = NOW
+    session = opened(bench, "ann", "3g.20gb")
+    token = Tokens(bench.database, bench.clock).create("ben", Role.USER, "ben")
+    gpus = bench.client.get("/gpus", headers={"Authorization": f"Bearer {token}"}).json["gpus"]
+    assert click.unstyle(slice_map.draw(gpus, NOW)).splitlines()[2:] == [
+        "  |........|........|........|........|somebody 3g.20gb ==================|",
+        f"  4-7   somebody      3g.20gb       until 2025-01-17 09:00 UTC (1:00 left)  {session['gpu_uuid']}",
     ]
 
 
