@@ -77,7 +77,7 @@ class Session(Leased, Base):
     MIG device. `address` is where the session's sshd listens, None until it is known.
     A `borrowed` slice existed before the session and outlives it. `problem` describes what is wrong with the
     session, None if nothing is. The router logs in to the session's sshd with `private_key` (OpenSSH PEM).
-    `host_key` is the public key of that sshd. `public_keys` are the user's; without one, all sign_ins fail.
+    `host_key` is the public key of that sshd. `public_keys` are the user's; without one, all logins fail.
     `disconnect_due`: connections that a withdrawn key may have opened must still be closed.
     The lease ends when the server has been up for `expires_uptime` seconds since the boot with the kernel's
     boot id `boot`. After another boot, `expires_at` decides. `lease_seconds` is the length of the whole
@@ -88,13 +88,12 @@ class Session(Leased, Base):
     `latest_end` is the latest end that the promises to the waiting line allow, None if they allow any;
     `waited_for_by` is the request that waits for the slice, None for a maintenance. `is_unclaimed`: it was
     opened for a request that waited, and its user has not logged in yet.
-    `image` is the name of the image, None if it is not known, and `image_id` what Docker created the
-    container from. `ended_by` is the caller who deleted the
-    session, and `note` the caller's words about it, or None.
+    `image` is the name of the image, None if it is not known, and `image_id` is what the container was made
+    from. `ended_by` is the caller who deleted the session, and `note` the caller's words about it, or None.
     `gpu_share` is the share of a GPU that the slice is, None if the profile's name must tell.
     `signals` is the last `activity.Reading`, None before the first. `idle_since` is when all signals were
-    idle first, None if one is not. The user was warned at `idle_warned_at`, and asked that the session be
-    kept until `keep_until`.
+    idle first, None if one is not. The user was warned of that at `idle_warned_at`, and asked for the session
+    to be kept until `keep_until`.
     `max_lease_minutes` is the user's policy on the length of the lease, None if there is none.
     """
 

@@ -1,6 +1,7 @@
 """The embedded router: serves SSHPiper's pipe file where SSHPiper itself cannot be had.
 
-A process of its own. It shares the pipe file's format with the service, and nothing else.
+A process of its own. It shares only the formats of a few files with the service: the pipe file, the notices
+for users without a route, and the reports about logins.
 """
 
 from gateway.router.account import Account

@@ -1,4 +1,4 @@
-"""The operations on the rows that outlive sessions: a part of the port `Rows`."""
+"""The parts of the port `Rows` that have a subject of their own."""
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date, datetime, timedelta
@@ -32,7 +32,10 @@ class LiveRows(Protocol):
         owner: str | None = None,
         after: tuple[datetime, str] | None = None,
         limit: int | None = None,
-    ) -> Sequence[ListedSession]: ...
+    ) -> Sequence[ListedSession]:
+        """Return the oldest `limit` live sessions, of one user or of all. `after` are `created_at` and id of
+        the session before the first one."""
+
     def statuses(self) -> Sequence[tuple[str, str, str, datetime]]: ...
     def pipes(self) -> Sequence[Pipe]: ...
     def to_disconnect(self) -> Sequence[str]: ...

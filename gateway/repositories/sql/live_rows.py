@@ -118,8 +118,6 @@ class LiveRows:
         after: tuple[datetime, str] | None = None,
         limit: int | None = None,
     ) -> Sequence[ListedSession]:
-        """Return the oldest `limit` live sessions, of one user or of all. `after` are `created_at` and id of
-        the session before the first one."""
         page = select(*_LISTED).order_by(*_IN_ORDER).limit(limit)
         if owner is not None:
             page = page.where(_TABLE.c.user_id == owner)

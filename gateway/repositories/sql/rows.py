@@ -45,11 +45,6 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         return self._session.get(Session, session_id)
 
     def live(self, session_id: str, owner: str | None = None) -> Session:
-        """Return a live session.
-
-        Raises `SessionNotFound` for an unknown id, `SessionWaits` for that of a request in line, and
-        `SessionEnded` for an ended session. With `owner`, other users' sessions count as unknown.
-        """
         session = self.get(session_id)
         if session and owner in (None, session.user_id):
             return session
