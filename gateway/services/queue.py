@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock, Moment
 from gateway.domain.models import Event, Session
-from gateway.domain.states import Reason, Status
+from gateway.domain.states import Reason, Status, cause
 from gateway.domain.waiting import TURNOVER, Reservation, Waiter
 from gateway.domain.waiting_request import MOST_ATTEMPTS, WaitingRequest
 from gateway.domain.words import one_line
@@ -32,7 +32,7 @@ from gateway.services.images import DEFAULT
 from gateway.services.line import replan
 from gateway.services.login_notices import LoginNotices
 from gateway.services.ports import Database, Host, Planner, Rows
-from gateway.services.sessions import Sessions, UserKeys, Wanted
+from gateway.services.sessions import SessionKeys, Sessions, Wanted
 from gateway.services.uids import Uids
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class Place:
     private_key: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass
 class Queue:
     """`claim_within` is how long a user has to log in to a session that was opened after a wait; zero: for
     ever."""
@@ -61,7 +61,7 @@ class Queue:
     login_notices: LoginNotices
     claim_within: timedelta
     clock: Clock
-    _planner: dict[str, Planner] = field(default_factory=dict, init=False)  # the last one, of this process
+    _last_planner: Planner | None = field(default=None, init=False)  # of this process
 
     def join(self, wanted: Wanted) -> Place:
         """Put a request in line, with the priority that the user's policy gives it. Raises `SessionExists`,
@@ -80,7 +80,7 @@ class Queue:
             _require_no_other(rows, wanted.user_id)
             user = rows.user(wanted.user_id, free_uids)
             require_room(user, quota)
-            terms, keys = policies.terms(rows, user, override), UserKeys.of(wanted, user)
+            terms, keys = policies.terms(rows, user, override), SessionKeys.of(wanted, user)
             terms.image(image)
             terms.require_wait(wanted.wait)
             profile = planner.profile(terms.profile(wanted.mig_profile), rows.cordons())
@@ -201,7 +201,7 @@ class Queue:
     def serve(self) -> Sequence[str]:
         """End the requests whose wait is over, plan the line, and return the ids of those whose sessions can
         be opened now."""
-        planner = self._planner["last"] = self.host.line_planner()
+        planner = self._last_planner = self.host.line_planner()
         with self.database.begin() as rows:
             now = self.clock()
             gone = [*self._leave_opened(rows), *self._give_up(rows, now)]
@@ -229,7 +229,7 @@ class Queue:
     def gain(self, rows: Rows, session: Session) -> bool:
         """Whether somebody in line gets a session earlier if this one ends now, by the GPUs as they were when
         the line was served last."""
-        planner = self._planner.get("last")
+        planner = self._last_planner
         return planner is not None and self._first_to_gain(rows, session, planner) is not None
 
     def waits_for(self, session: Session) -> Promise | None:
@@ -238,7 +238,7 @@ class Queue:
         if not self.places(limit=1):
             return None
         try:
-            planner = self._planner.get("last") or self.host.line_planner()
+            planner = self._last_planner or self.host.line_planner()
         except GatewayError:
             return None
         with self.database.read() as rows:
@@ -317,7 +317,7 @@ class Queue:
     def _end(
         self, rows: Rows, request: WaitingRequest, reason: Reason, now: Moment, note: str | None = None
     ) -> None:
-        rows.record(_event(request, Action.ENDED, f"{reason}: {note}" if note else str(reason), now))
+        rows.record(_event(request, Action.ENDED, cause(reason, note), now))
         rows.end_waiting(request, reason, now.wall, note)
 
 

@@ -87,7 +87,7 @@ class Wanted:
 
 
 @dataclass(frozen=True, slots=True)
-class UserKeys:
+class SessionKeys:
     """The keys that open a session, and the private key of a pair that was made for it."""
 
     public: Sequence[str]
@@ -95,7 +95,7 @@ class UserKeys:
     private: str | None = None
 
     @classmethod
-    def of(cls, wanted: Wanted, user: User) -> "UserKeys":
+    def of(cls, wanted: Wanted, user: User) -> "SessionKeys":
         """Use the keys of the request, otherwise the keys stored for the user, otherwise a new pair."""
         if wanted.public_keys:
             return cls(wanted.public_keys, wanted.keys_from)
@@ -255,7 +255,7 @@ class Sessions:
             terms = self.policies.terms(rows, user, wanted.is_override)
             terms.image(image)
             terms.require_wait(wanted.wait)
-            keys = UserKeys.of(wanted, user)
+            keys = SessionKeys.of(wanted, user)
             now = self.clock()
             begins = now.wall.replace(microsecond=0)
             request = SessionRequest(
@@ -315,9 +315,8 @@ class Sessions:
             raise SessionExists(wanted.user_id, waiting.id, is_waiting=True)
 
     def _line(self, rows: Rows, wanted: Wanted, planner: Planner, now: Moment) -> Line:
-        """What the new session must respect. What has become free goes to the line first. A request that
-        waited gets the slice of its reservation. Raises
-        `NoCapacity` if its reservation does not begin now."""
+        """Return what the new session must respect. What has become free goes to the line first. A request
+        that waited gets the slice of its reservation. Raises `NoCapacity` if that does not begin now."""
         made = replan(rows, planner, now) if rows.line() else Plan({})
         line = line_of(rows, now, besides=wanted.waited)
         if wanted.waited is None:
