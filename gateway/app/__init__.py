@@ -29,14 +29,14 @@ from gateway.services.usage import UsageLog
 from gateway.settings import Settings
 
 __all__ = [
-    "machine_id",
-    "parts_of",
     "Gateway",
     "Parts",
     "assemble",
     "create_app",
     "leadership_of",
     "limits_of",
+    "machine_id",
+    "parts_of",
     "parts_of_this_machine",
     "recovery_of",
     "require_own_database",

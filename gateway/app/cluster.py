@@ -135,7 +135,7 @@ def _deployment_of(database: Database) -> Callable[[], str]:
     return deployment
 
 
-def mirror_of(settings: Settings) -> "Mirror":
+def mirror_of(settings: Settings) -> Mirror:
     """Return what writes the pipe file of a router beside it, and the notices, and sends what the router
     reports. They have a directory of their own."""
     settings.piper_config.parent.mkdir(parents=True, exist_ok=True)

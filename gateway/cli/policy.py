@@ -18,7 +18,6 @@ from gateway.domain.policies import Rule
 from gateway.errors import GatewayError
 
 _NOT_FOUND = 404
-_RULES = [rule.value for rule in Rule]
 _Rules = dict[str, Any]
 
 

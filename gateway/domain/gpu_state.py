@@ -71,10 +71,8 @@ _KINDS: dict[tuple[object, ...], _Kind] = {}
 
 
 def empty_state(gpu: Gpu) -> GpuState:
-    """Return the state of `gpu` when it is empty. The key has only the names of the profiles: with 1,000
-    GPUs, hashing whole profiles would take longer than the rest of a choice."""
-    names = tuple([profile.name for profile in gpu.profiles])
-    key = (gpu.name, gpu.memory_slices, gpu.compute_slices, names)
+    """Return the state of `gpu` when it is empty."""
+    key = gpu.kind
     if key not in _KINDS:
         _KINDS[key] = _Kind(gpu)
     return _KINDS[key].empty

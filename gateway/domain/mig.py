@@ -129,6 +129,13 @@ class Gpu:
         return self.uuid if self.node_index is None else f"{self.node}/{self.node_index}"
 
     @property
+    def kind(self) -> tuple[object, ...]:
+        """What GPUs with the same profiles have in common. It has only the names of the profiles: with 1,000
+        GPUs, hashing whole profiles would take longer than the rest of a choice."""
+        names = tuple([profile.name for profile in self.profiles])
+        return (self.name, self.memory_slices, self.compute_slices, names)
+
+    @property
     def is_whole(self) -> bool:
         """Whether the GPU is leased as a whole: it has no MIG, and the gateway may lease such GPUs."""
         without_mig = self.mig_mode in (MigMode.DISABLED, MigMode.UNSUPPORTED)

@@ -14,7 +14,8 @@ from gateway.domain.leased import SessionColumns
 from gateway.domain.mig import FULL, Gpu, MigMode
 from gateway.domain.states import Reason, Status
 
-_MARKED = "the session stays open; it is only marked"
+MARKED = "the session stays open; it is only marked"
+NOT_REPAIRED = "not repaired: delete the session"
 
 
 class State(StrEnum):
@@ -137,9 +138,9 @@ class ServerView:
         state, reason = self._judge(session, container, is_lost)
         findings = [*self._container_findings(container), *self._file_findings(session)]
         if self.open_network:
-            findings.append(Finding(Place.DOCKER, self.open_network, _MARKED))
+            findings.append(Finding(Place.DOCKER, self.open_network, MARKED))
         if gpu_problem := _gpu_problem(session, gpus):
-            findings.append(Finding(Place.DRIVER, gpu_problem, _MARKED))
+            findings.append(Finding(Place.DRIVER, gpu_problem, MARKED))
         if gpu is not None and is_lost:
             what = f"its {session.mig_profile} on GPU {gpu.index} is gone"
             findings.append(Finding(Place.DRIVER, what, "the session is closed once Docker answers"))
@@ -188,11 +189,11 @@ class ServerView:
     def _file_findings(self, session: SessionColumns) -> Sequence[Finding]:
         if self.files is None or session.id in self.files:
             return []
-        return [Finding(Place.FILES, "none; its sshd needs them", "not repaired: delete the session")]
+        return [Finding(Place.FILES, "none; its sshd needs them", NOT_REPAIRED)]
 
 
 def _then(deviation: Deviation) -> str:
-    return "repaired at the next tick" if deviation.is_repairable else _MARKED
+    return "repaired at the next tick" if deviation.is_repairable else MARKED
 
 
 def has_lost_slice(gpu: Gpu, session: SessionColumns) -> bool:

@@ -19,13 +19,13 @@ from ruamel.yaml.nodes import MappingNode, SequenceNode
 from gateway.domain.pipe import Entry, Pipe, UserMatch
 from gateway.errors import PipesUnavailable
 
-BEGIN = "# BEGIN pipes of the GPU SSH Gateway: it rewrites the lines between these marks"
+_BEGIN = "# BEGIN pipes of the GPU SSH Gateway"  # whatever follows on its line
+BEGIN = f"{_BEGIN}: it rewrites the lines between these marks"
 END = "# END pipes of the GPU SSH Gateway"
 
 _SKELETON = 'version: "1.0"\npipes:\n'
-_BEGIN, _END = "# BEGIN pipes of the GPU SSH Gateway", "# END pipes of the GPU SSH Gateway"
 _BEGIN_LINE = re.compile(rf"([ \t]*){_BEGIN}.*?(\r?\n)")
-_END_LINE = re.compile(rf"[ \t]*{_END}")
+_END_LINE = re.compile(rf"[ \t]*{END}")
 _PLACEHOLDER = {"session_id": "\x01"}
 
 
@@ -45,7 +45,7 @@ class PipeFile:
 
         Raises `PipesUnavailable` for every file that SSHPiper or the gateway could misread.
         """
-        begins, ends = list(_marks(text, _BEGIN, _BEGIN_LINE)), list(_marks(text, _END, _END_LINE))
+        begins, ends = list(_marks(text, _BEGIN, _BEGIN_LINE)), list(_marks(text, END, _END_LINE))
         if not begins and not ends:
             return cls.parse(_with_marks(text or _SKELETON))
         if len(begins) != 1 or len(ends) != 1 or begins[0].end() > ends[0].start():

@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.domain import users
 from gateway.domain.models import EndedSession, Session
-from gateway.domain.usage import share_of
+from gateway.domain.usage import share_held
 from gateway.errors import PolicyRefused
 
 DEFAULT, OF_USER = "default", "user:"
@@ -125,7 +125,7 @@ class Policy:
         limit: float | None = self.rules.get(Rule.GPU_HOURS_PER_WEEK)
         if limit is None:
             return
-        used = _used(held, now)
+        used = used_hours(held, now)
         needed = wanted.hours(now - WEEK, wanted.until)
         if used + needed <= limit + 1e-9:
             return
@@ -160,19 +160,19 @@ class Policy:
 def held_by(ended: Iterable[EndedSession], live: Session | None, now: datetime) -> list[Held]:
     """Return what a user held in the past, and what the user's live session holds until its lease ends."""
     found = [
-        Held(one.opened_at, one.ended_at, one.gpu_share or share_of(one.mig_profile))
+        Held(one.opened_at, one.ended_at, share_held(one.mig_profile, one.gpu_share))
         for one in ended
         if one.opened_at
     ]
     if live:
-        share = live.gpu_share or share_of(live.mig_profile)
+        share = share_held(live.mig_profile, live.gpu_share)
         found.append(Held(live.opened_at or live.created_at, max(now, live.expires_at), share))
     return found
 
 
-def used_hours(held: Sequence[Held], now: datetime) -> float:
-    """Return the GPU-hours of the last 7 days, and those that live leases still promise."""
-    return _used(held, now)
+def used_hours(held: Iterable[Held], at: datetime) -> float:
+    """Return the GPU-hours of the 7 days before `at`, and those that live leases still promise then."""
+    return sum(one.hours(at - WEEK, max(at, one.until)) for one in held)
 
 
 def problem_with_name(name: str) -> str | None:
@@ -180,11 +180,6 @@ def problem_with_name(name: str) -> str | None:
     if name.startswith(OF_USER):
         return users.problem_with(name.removeprefix(OF_USER))
     return users.problem_with_group(name)
-
-
-def _used(held: Iterable[Held], at: datetime) -> float:
-    """What counts at this time: all since a week before, with the future of a live lease."""
-    return sum(one.hours(at - WEEK, max(at, one.until)) for one in held)
 
 
 def _free_again(held: Sequence[Held], allowed: float, now: datetime) -> datetime | None:
@@ -197,7 +192,7 @@ def _free_again(held: Sequence[Held], allowed: float, now: datetime) -> datetime
     times = sorted({now, *(time + WEEK for one in held for time in (one.since, one.until))})
     times = [time for time in times if time >= now]
     for first, last in zip(times, times[1:], strict=False):
-        before, after = _used(held, first), _used(held, last)
+        before, after = used_hours(held, first), used_hours(held, last)
         if after <= allowed:
             part = (before - allowed) / (before - after) if before > after else 0.0
             return first + (last - first) * max(0.0, part)

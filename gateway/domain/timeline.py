@@ -121,9 +121,7 @@ _KINDS: dict[tuple[object, ...], _Kind] = {}
 
 
 def _kind(gpu: Gpu) -> _Kind:
-    """The key has only the names of the profiles, because hashing whole profiles takes long."""
-    names = tuple([profile.name for profile in gpu.profiles])
-    key = (gpu.name, gpu.memory_slices, gpu.compute_slices, names)
+    key = gpu.kind
     if key not in _KINDS:
         _KINDS[key] = _Kind(gpu)
     return _KINDS[key]

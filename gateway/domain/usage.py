@@ -71,7 +71,7 @@ def of_session(session: SessionColumns, group: str, until: datetime, zone: tzinf
     """
     if session.opened_at is None:
         return
-    share = share_of(session.mig_profile) if session.gpu_share is None else session.gpu_share
+    share = share_held(session.mig_profile, session.gpu_share)
     for number, (day, seconds) in enumerate(by_day(session.opened_at, until, zone)):
         is_first = number == 0
         yield Usage(day, session.user_id, group, session.mig_profile, int(is_first), seconds, seconds * share)
@@ -94,6 +94,11 @@ def share_of(mig_profile: str) -> float:
     """Return the share of a GPU that a profile of this name is, for GPUs with seven compute slices."""
     slices = _SLICES.match(mig_profile)
     return min(1.0, int(slices[1]) / _COMPUTE_SLICES) if slices else 1.0
+
+
+def share_held(mig_profile: str, gpu_share: float | None) -> float:
+    """Return the known share of a GPU, otherwise what the profile's name tells."""
+    return share_of(mig_profile) if gpu_share is None else gpu_share
 
 
 def report(usages: Iterable[Usage], by: By) -> Sequence[Line]:

@@ -10,7 +10,7 @@ from gateway.domain.clock import Clock
 from gateway.domain.models import Event, Session, User
 from gateway.domain.plan import SessionPlan
 from gateway.domain.policies import Held, Policy, Rules
-from gateway.domain.usage import share_of
+from gateway.domain.usage import share_held, share_of
 from gateway.errors import InvalidRequest, PolicyNotFound
 from gateway.services.ports import Database, Rows
 
@@ -121,7 +121,7 @@ class Policies:
         """Raise `PolicyRefused` if the planned lease does not fit into the user's week."""
         request, now = plan.request, plan.request.created_at
         if not terms.is_override:
-            share = share_of(plan.mig_profile) if plan.gpu_share is None else plan.gpu_share
+            share = share_held(plan.mig_profile, plan.gpu_share)
             wanted = Held(now, request.expires_at, share)
             terms.policy.require_hours(_held(rows, request.user_id, now), wanted, now)
 
@@ -138,7 +138,7 @@ class Policies:
         """Raise `PolicyRefused` if the lease, longer by this, does not fit into the user's week."""
         now = self.clock().wall
         policy = _policy(rows, session.user_id, rows.group_of(session.user_id))
-        share = share_of(session.mig_profile) if session.gpu_share is None else session.gpu_share
+        share = share_held(session.mig_profile, session.gpu_share)
         others = policies.held_by(rows.ended_since(session.user_id, now - policies.WEEK), None, now)
         wanted = Held(session.opened_at or session.created_at, session.expires_at + by, share)
         policy.require_hours(others, wanted, now)

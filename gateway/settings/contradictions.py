@@ -93,7 +93,6 @@ def _egress(settings: "Settings") -> Iterator[Contradiction]:
             ("egress", "egress_hosts"),
             "allowlist needs hosts: set --egress-hosts, such as pypi.org:443,.pythonhosted.org:443.",
         )
-
     if settings.egress == "none" and settings.egress_private_subnets:
         yield Contradiction(
             ("egress_private_subnets", "egress"),
@@ -109,11 +108,11 @@ def _egress(settings: "Settings") -> Iterator[Contradiction]:
 
 def _temporary_files(settings: "Settings") -> Iterator[Contradiction]:
     """Temporary files are memory: a session that fills them above its limit is killed by the kernel."""
-    tmp, shm, memory = settings.session_tmp, settings.session_shm, settings.session_memory
-    smallest = FLOOR_MEMORY if memory is None else memory.bytes
     if settings.is_cluster:
         yield from _temporary_files_of_pods(settings)
         return
+    tmp, shm, memory = settings.session_tmp, settings.session_shm, settings.session_memory
+    smallest = FLOOR_MEMORY if memory is None else memory.bytes
     if tmp.bytes + shm.bytes > smallest:
         limit = memory or f"auto, which is {FLOOR_MEMORY // GIB}g for the smallest slice"
         yield Contradiction(
@@ -129,9 +128,8 @@ def _temporary_files_of_pods(settings: "Settings") -> Iterator[Contradiction]:
     if 2 * tmp.bytes + shm.bytes > memory.bytes:
         yield Contradiction(
             ("memory_per_slice", "session_tmp", "session_shm", "site"),
-            f"{memory} is less than twice --session-tmp {tmp} and --session-shm {shm} together, so a "
-            f"user who "
-            "fills /tmp ends the session: raise it, or lower them.",
+            f"{memory} is less than twice --session-tmp {tmp} and --session-shm {shm} together, so a user "
+            "who fills /tmp ends the session: raise it, or lower them.",
         )
 
 

@@ -53,7 +53,11 @@ def test_a_session_whose_control_group_is_hidden_runs_and_the_log_names_it(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         TcpMemory(cgroup_v1).limit(ID, 2**24)
-    assert f"not limited container_id={ID}" in caplog.text
+    (record,) = caplog.records
+    assert (record.message, record.__dict__["container_id"]) == (
+        "the TCP buffers of a session are not limited",
+        ID,
+    )
 
 
 def test_a_kernel_without_the_limit_is_a_weakness(tmp_path: Path) -> None:

@@ -43,14 +43,20 @@ table bridge {table} {{
 """
 
 
+def table_name(bridge: str) -> str:
+    """Return the name of a bridge's tables. nft allows no hyphen, and Docker no slash."""
+    return f"gateway_{bridge.replace('-', '/')}"
+
+
 def of(bridge: str, subnet: ipaddress.IPv4Network, router_uids: Collection[int]) -> Ruleset:
     """Return the tables of a bridge. Processes of `router_uids` may connect to sessions."""
+    table = table_name(bridge)
     names = {
-        "table": f"gateway_{bridge.replace('-', '/')}",  # nft allows no hyphen, Docker no slash
+        "table": table,
         "bridge": bridge,
         "subnet": subnet,
         "proxy": proxy_address(subnet),
         "port": PROXY_PORT,
         "uids": ", ".join(map(str, sorted(router_uids))),
     }
-    return Ruleset(str(names["table"]), _TABLES.format(**names))
+    return Ruleset(table, _TABLES.format(**names))

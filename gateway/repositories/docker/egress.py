@@ -19,10 +19,11 @@ from gateway.domain import outside
 from gateway.domain.addresses import PROXY_PORT, proxy_address
 from gateway.errors import ImageMissing, NetworkUnavailable
 from gateway.repositories.docker import labels
+from gateway.repositories.docker.bridge_rules import table_name
 from gateway.repositories.docker.client import Docker, translated_errors
 from gateway.repositories.docker.docker_user import DockerUserChain
 from gateway.repositories.docker.egress_rules import EgressRules
-from gateway.repositories.docker.network import bridge_name, table_name
+from gateway.repositories.docker.network import bridge_name
 from gateway.repositories.docker.squid import DESCRIPTORS, configuration
 
 IMAGE = "gpu-egress-proxy"
@@ -51,9 +52,9 @@ class Egress:
         self._name = proxy_name(network)
         closed = outside.closed(subnet, opened)
         self._configuration = configuration(subnet, hosts, closed)
-        self._rules = EgressRules(f"{table_name(network)}/egress", closed, opened)
         self._address = proxy_address(ipaddress.IPv4Network(subnet))
         bridge = bridge_name(network)
+        self._rules = EgressRules(f"{table_name(bridge)}/egress", closed, opened)
         tcp = ("-p", "tcp")
         requests = ("-d", self._address, *tcp, "--dport", str(PROXY_PORT), "-j", "ACCEPT")
         established = ("-m", "conntrack", "--ctstate", "ESTABLISHED", "-j", "ACCEPT")

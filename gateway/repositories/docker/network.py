@@ -190,11 +190,6 @@ def bridge_name(network: str) -> str:
     return network[:_LONGEST_INTERFACE_NAME]
 
 
-def table_name(network: str) -> str:
-    """The name of the gateway's tables of nftables. nft allows no hyphen, and Docker no slash."""
-    return f"gateway_{bridge_name(network).replace('-', '/')}"
-
-
 def _addresses(found: dict[str, Any]) -> list[str]:
     """The addresses of running containers. Docker lists them with the length of the prefix."""
     containers = (found.get("Containers") or {}).values()

@@ -36,7 +36,8 @@ class TcpMemory:
             (group / _LIMIT).write_text(str(limit_bytes))
         except OSError as error:
             log.warning(
-                "the TCP buffers of a session are not limited container_id=%s problem=%s", container_id, error
+                "the TCP buffers of a session are not limited",
+                extra={"container_id": container_id, "error": str(error)},
             )
 
     def weakness(self) -> str | None:

@@ -4,14 +4,20 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gateway.domain.leased import SessionColumns
-from gateway.domain.observation import Finding, Observation, Place, SessionState, State
+from gateway.domain.observation import (
+    MARKED,
+    NOT_REPAIRED,
+    Finding,
+    Observation,
+    Place,
+    SessionState,
+    State,
+)
 from gateway.domain.states import Reason
 from gateway.repositories.kubernetes.facts import Inventory
 from gateway.repositories.kubernetes.pod_facts import PodFacts
 
-_MARKED = "the session stays open; it is only marked"
 _LOST = "The nvidia-smi of the session says that its GPU is lost."
-_NOT_REPAIRED = "not repaired: delete the session"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +73,7 @@ class ClusterView:
             State.RUNNING,
             problem=" ".join(problems) or (session.problem if is_unknown else None),
             findings=[
-                *(Finding(Place.PODS, problem, _MARKED) for problem in problems),
+                *(Finding(Place.PODS, problem, MARKED) for problem in problems),
                 *self._missing(session),
             ],
         )
@@ -79,9 +85,9 @@ class ClusterView:
 
     def _missing(self, session: SessionColumns) -> Iterator[Finding]:
         if session.id not in self.claims:
-            yield Finding(Place.CLAIMS, "none; its slice may become somebody else's", _NOT_REPAIRED)
+            yield Finding(Place.CLAIMS, "none; its slice may become somebody else's", NOT_REPAIRED)
         if session.id not in self.secrets:
-            yield Finding(Place.SECRETS, "none; its files do not change any more", _NOT_REPAIRED)
+            yield Finding(Place.SECRETS, "none; its files do not change any more", NOT_REPAIRED)
 
     def _gpu_problem(self, session: SessionColumns, published: Collection[str]) -> str | None:
         """A GPU that is out of order ends no session. The gateway's own cordons are no faults."""
