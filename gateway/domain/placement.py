@@ -16,52 +16,7 @@ then the highest start.
 The four cheapest placements are then compared in simulated futures (`futures`), which also show how requests
 compete for the same place. The waiting line is planned often, so its plan uses the cost alone.
 
-`python -m tests.bench.pool` measures 144 cells: 2, 8 and 32 GPUs, A100 and RTX PRO 6000, four mixes, three
-loads, two kinds of TTL; a quarter of the sessions end early. The table gives the share of the gap between
-first-fit (0 %) and a pool that is re-packed at will (100 %) that each rule closes, by accepted memory and by
-accepted requests (two seeds):
-
-                   all cells     2 GPUs        8 GPUs        32 GPUs
-    best-fit       24 % / 30 %   19 % / 21 %   23 % / 28 %   33 % / 43 %
-    FGD            30 % / 57 %   33 % / 60 %   27 % / 56 %   30 % / 55 %
-    cost alone     46 % / 71 %   43 % / 71 %   46 % / 72 %   50 % / 68 %
-    this module    52 % / 74 %   49 % / 70 %   50 % / 73 %   57 % / 79 %
-
-A separate simulation with ten seeds gave 44 % / 68 % for the cost alone and 49 % / 71 % for this module; by
-memory it found no cell below first-fit by more than two standard errors.
-
-The limit is information. For two A100 at load 0.9, value iteration gives the exact optimum of all rules that
-do not know when leases end: it closes 39 % by memory, where the cost alone closes 37 % and the cost with 200
-futures 43 %. With the true future known, 102 % are closed.
-
-What was tried with futures, by memory and by requests, for 2 and 8 A100:
-
-    cost alone                                                     39 % / 58 %
-    cost with demand^0.75 · memory / (1 + left)^0.5, no futures    42 % / 57 %
-    futures of one mean lease, all requests alike                  43 % / 60 %
-    … of two, near requests weigh more                             45 % / 65 %
-    … with the true rate of requests instead of the estimate       46 % / 66 %
-    … with the leases of live sessions drawn at random             45 % / 63 %
-    … with 3 or 8 candidates instead of 4                          45 % / 63 %, 44 % / 63 %
-    … and the cost as a prior, weighted 1, 4, 16                   47 % / 62 %, 45 % / 58 %, 43 % / 57 %
-
-The worth of what is free at the end of each future, added to its loss, closed no more by memory (47 % both,
-on 8 GPUs with six seeds). A rule in the futures that knows the ends of leases took four times as long and
-closed no more. Twice as many futures closed half a point more by memory, so numpy, which would allow for
-them, is not worth 62 MB.
-
-The costs that were tried before there were futures, by accepted requests (A100, other cells):
-
-                                                           8 GPUs  32, small requests  32, others
-    demand · memory · lost, over the leases' ends            70 %          23 %            90 %
-    … with √demand                                           72 %          72 %            93 %
-    √demand · lost / (1 + left), this moment only            69 %         119 %            82 %
-    … over the leases' ends, all moments alike               73 %          89 %            94 %
-    … near moments weigh more (the cost)                     74 %         105 %            95 %
-    … with 2 + left                                          74 %          86 %            96 %
-
-Concave counts (√placements; whether any placement is left) closed less of the gap. Spreading the load cost
-9 points of accepted requests.
+Decision 4 (`docs/decisions/0004-placement.md`) has the measurements, and what else was tried.
 """
 
 from collections import Counter, defaultdict
