@@ -11,6 +11,7 @@ from typing import Any
 
 from gateway.domain.audit import Action
 from gateway.domain.models import EndedSession, Event, Session, User
+from gateway.domain.waiting_request import WaitingRequest
 
 EVERY = "*"
 RETRIES = (  # the time from each failure to the next attempt; the first attempt is made at once
@@ -73,8 +74,12 @@ def wants(patterns: Iterable[str], kind: str) -> bool:
     return any(pattern in (EVERY, kind) or pattern == f"{kind.partition('.')[0]}.*" for pattern in patterns)
 
 
-def message(event: Event, session: Session | EndedSession | None, user: User | None) -> Mapping[str, Any]:
-    """Return what a receiver gets, before it is JSON. `session` is the one that the event is about."""
+Subject = Session | EndedSession | WaitingRequest
+
+
+def message(event: Event, session: Subject | None, user: User | None) -> Mapping[str, Any]:
+    """Return what a receiver gets, before it is JSON. `session` is the one that the event is about, or the
+    request in line for one."""
     kind = event_type(event.what)
     return {
         "type": kind,
@@ -97,11 +102,14 @@ def next_attempt(failures: int, now: datetime) -> datetime | None:
     return now + RETRIES[failures - 1] if failures <= len(RETRIES) else None
 
 
-def _session(session: Session | EndedSession) -> Mapping[str, Any]:
+def _session(session: Subject) -> Mapping[str, Any]:
     ended_at, reason = getattr(session, "ended_at", None), getattr(session, "reason", None)
+    named = {"session_id": session.id, "mig_profile": session.mig_profile}
+    if isinstance(session, WaitingRequest):
+        missing = dict.fromkeys(("gpu_uuid", "expires_at", "ended_at", "reason"))
+        return {**named, "created_at": _time(session.asked_at), **missing}
     return {
-        "session_id": session.id,
-        "mig_profile": session.mig_profile,
+        **named,
         "gpu_uuid": session.gpu_uuid,
         "created_at": _time(session.created_at),
         "expires_at": _time(session.expires_at),
@@ -110,10 +118,13 @@ def _session(session: Session | EndedSession) -> Mapping[str, Any]:
     }
 
 
-def _text(kind: str, event: Event, session: Session | EndedSession | None) -> str:
+def _text(kind: str, event: Event, session: Subject | None) -> str:
     """A sentence that a receiver can mail or post as it is."""
-    who = f"The session of {event.user_id}" + (f" ({session.mig_profile})" if session else "")
-    until = f"{session.expires_at:%Y-%m-%d %H:%M} UTC" if session else ""
+    profile = f" ({session.mig_profile})" if session else ""
+    who = f"The session of {event.user_id}{profile}"
+    until = "" if session is None or isinstance(session, WaitingRequest) else _minute(session.expires_at)
+    if isinstance(session, EndedSession) and session.opened_at is None and kind == "session.ended":
+        return f"{event.user_id} gets no session{profile}: {session.reason}."
     reason = session.reason if isinstance(session, EndedSession) else event.detail
     sentences = {
         "session.waiting": f"{event.user_id} waits for a session: {event.detail}.",
@@ -143,6 +154,10 @@ def _text(kind: str, event: Event, session: Session | EndedSession | None) -> st
     }
     subject = f" of {event.user_id}" if event.user_id else ""
     return sentences.get(kind, f"{kind}{subject}: {event.detail or 'no details'}")
+
+
+def _minute(at: datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M} UTC"
 
 
 def _time(at: datetime) -> str:

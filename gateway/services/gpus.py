@@ -58,9 +58,10 @@ class GpuInventory:
     def uncordon(self, name: str) -> None:
         gpu, planner = self._named(name), self.host.line_planner()
         with self.database.begin() as rows:
-            rows.uncordon(gpu.uuid)
-            replan(rows, planner, self.clock())
-            rows.record(Event.of(self.clock().wall, Action.UNCORDONED, _described(gpu)))
+            if gpu.uuid in rows.cordons():
+                rows.uncordon(gpu.uuid)
+                replan(rows, planner, self.clock())
+                rows.record(Event.of(self.clock().wall, Action.UNCORDONED, _described(gpu)))
         self._tell_host()
 
     def enforce_cordons(self) -> None:

@@ -44,7 +44,7 @@ class Leases:
         """
         try:
             return self._extend(session_id, extension, owner)
-        except (LeaseTooLong, LeaseMoved, PolicyRefused):
+        except (LeaseTooLong, LeaseMoved, WaitedFor, PolicyRefused):
             with suppress(GatewayError), self.database.begin() as rows:
                 rows.count([counters.refused_extension()])
             raise

@@ -317,8 +317,8 @@ class Queue:
     def _end(
         self, rows: Rows, request: WaitingRequest, reason: Reason, now: Moment, note: str | None = None
     ) -> None:
+        rows.end_waiting(request, reason, now.wall, note)  # the event is counted by the reason in the history
         rows.record(_event(request, Action.ENDED, cause(reason, note), now))
-        rows.end_waiting(request, reason, now.wall, note)
 
 
 def _require_no_other(rows: Rows, user_id: str) -> None:

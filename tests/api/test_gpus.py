@@ -163,6 +163,11 @@ def test_a_cordoned_gpu_gets_no_new_sessions_and_keeps_those_it_has(bench: Bench
     assert [session.user_id for session in bench.sessions.list()] == ["ann"]
 
 
+def test_uncordoning_a_gpu_without_a_cordon_is_no_event(bench: Bench) -> None:
+    assert bench.client.delete("/gpus/0/cordon").status_code == 204
+    assert bench.client.get("/events").json["events"] == []
+
+
 def test_an_uncordoned_gpu_is_used_again(bench: Bench) -> None:
     bench.client.put("/gpus/0/cordon")
     bench.client.put("/gpus/0/cordon", json={"reason": "once more"})

@@ -83,6 +83,27 @@ def test_failed_and_refused_openings_are_told_apart(bench: Bench) -> None:
     assert value(bench, "ends_total", reason="failed") == 1
 
 
+def test_requests_that_leave_the_line_are_counted_by_their_reason(bench: Bench) -> None:
+    create(bench, "user1", mig_profile="7g.40gb", ttl_minutes=600)
+    waits = [
+        bench.client.post("/sessions", json={"user_id": user, "mig_profile": "7g.40gb", "wait_minutes": 30})
+        for user in ("user2", "user3")
+    ]
+    bench.client.delete(f"/sessions/{waits[0].json['session_id']}")
+    bench.clock.advance(minutes=30)
+    bench.gateway.queue.serve()
+    assert value(bench, "ends_total", reason="deleted") == 1
+    assert value(bench, "ends_total", reason="gave_up") == 1
+    assert value(bench, "ends_total", reason="") is None
+
+
+def test_an_extension_into_a_promise_is_counted_as_refused(bench: Bench) -> None:
+    id = create(bench, "user1", mig_profile="7g.40gb")
+    bench.client.post("/sessions", json={"user_id": "user2", "mig_profile": "7g.40gb", "wait_minutes": 600})
+    assert bench.client.post(f"/sessions/{id}/extend", json={"minutes": 60}).status_code == 409
+    assert value(bench, "extends_total", result="refused") == 1
+
+
 def test_extensions_retries_warnings_and_denials_are_counted(bench: Bench) -> None:
     id = create(bench)
     bench.client.post(f"/sessions/{id}/extend", json={"minutes": 5})

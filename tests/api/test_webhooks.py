@@ -171,6 +171,23 @@ def test_waiting_and_faults_of_gpus_are_sentences_too(bench: Bench, receiver: Re
     assert all(text.endswith(".") and not text.endswith("..") for text in texts)
 
 
+def test_a_request_in_line_is_named_from_its_wait_to_its_end(bench: Bench, receiver: Receiver) -> None:
+    create_body = {"user_id": "ann", "mig_profile": "7g.40gb", "ttl_minutes": 600}
+    bench.client.post("/sessions", json=create_body)
+    hook(bench, receiver, "session.*")
+    body = {"user_id": "ben", "mig_profile": "7g.40gb", "wait_minutes": 60}
+    request = bench.client.post("/sessions", json=body).json
+    bench.clock.advance(minutes=60)
+    bench.gateway.queue.serve()
+    send(bench)
+    waits, ended = (received.body["data"] for received in receiver.requests)
+    for data in (waits, ended):
+        assert data["session"]["session_id"] == request["session_id"]
+        assert (data["session"]["mig_profile"], data["session"]["gpu_uuid"]) == ("7g.40gb", None)
+    assert (waits["session"]["expires_at"], ended["session"]["reason"]) == (None, "gave_up")
+    assert ended["text"] == "ben gets no session (7g.40gb): gave_up."
+
+
 def test_a_failed_delivery_is_tried_again_at_the_times_of_the_plan(bench: Bench, receiver: Receiver) -> None:
     hook(bench, receiver, "session.opened")
     receiver.answer = status(500)

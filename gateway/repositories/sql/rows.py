@@ -19,6 +19,7 @@ from gateway.domain.models import (
     User,
 )
 from gateway.domain.uids import UidRange
+from gateway.domain.webhooks import Subject
 from gateway.errors import SessionEnded, SessionNotFound, SessionWaits, Unavailable
 from gateway.repositories.sql.counter_rows import CounterRows
 from gateway.repositories.sql.live_rows import LiveRows, batches
@@ -208,10 +209,11 @@ class SessionRows(LiveRows, CounterRows, UsageRows, WaitingRows, WebhookRows, Po
         self.count(counters.of_event(event.what, event.detail, profile, reason))
         self._post_to_all(event, session)
 
-    def _subject(self, event: Event) -> Session | EndedSession | None:
+    def _subject(self, event: Event) -> Subject | None:
         if event.session_id is None:
             return None
-        return self.get(event.session_id) or self.get_ended(event.session_id)
+        found = self.get(event.session_id) or self.get_ended(event.session_id)
+        return found or self.waiting(event.session_id)
 
     def events(
         self,

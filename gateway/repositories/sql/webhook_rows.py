@@ -6,8 +6,9 @@ from datetime import datetime
 from sqlalchemy import delete, orm, select
 
 from gateway.domain import webhooks
-from gateway.domain.models import EndedSession, Event, Session, User
+from gateway.domain.models import Event, User
 from gateway.domain.records import Delivery, Webhook
+from gateway.domain.webhooks import Subject
 
 
 class WebhookRows:
@@ -43,7 +44,7 @@ class WebhookRows:
         due = select(Delivery).where(Delivery.webhook == webhook, Delivery.next_at <= now)
         return self._session.scalars(due.order_by(Delivery.id).limit(limit)).all()
 
-    def post(self, webhook: Webhook, event: Event, session: Session | EndedSession | None) -> None:
+    def post(self, webhook: Webhook, event: Event, session: Subject | None) -> None:
         """Put the event into the outbox of a webhook."""
         user = self._session.get(User, event.user_id) if event.user_id else None
         self._session.add(
@@ -57,7 +58,7 @@ class WebhookRows:
             )
         )
 
-    def _post_to_all(self, event: Event, session: Session | EndedSession | None) -> None:
+    def _post_to_all(self, event: Event, session: Subject | None) -> None:
         kind = webhooks.event_type(event.what)
         for webhook in self.webhooks():
             if webhook.disabled_at is None and webhooks.wants(webhook.events, kind):
