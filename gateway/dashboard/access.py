@@ -3,11 +3,12 @@
 from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as Redirect
 
 from gateway.api.authorisation import SIGN_IN_COOKIE, refuse_token
 from gateway.api.endpoints import sentences
-from gateway.api.errors import meaning
+from gateway.api.errors import explanation, meaning
 from gateway.api.services import services
 from gateway.dashboard.blueprint import routes
 from gateway.dashboard.rendering import LANGUAGE_COOKIE, page
@@ -28,6 +29,18 @@ def require_own_page() -> None:
     names_page = "Origin" in request.headers or request.headers.get("Sec-Fetch-Site") == "same-origin"
     if request.method not in _SAFE and not names_page:
         raise ForeignOrigin("a browser that does not name the page")
+
+
+@routes.get("")
+def start() -> ResponseReturnValue:
+    """Send who typed the address without its last slash to the first page."""
+    return redirect(url_for("ui.now"), 308)
+
+
+@routes.get("/<path:_unknown>")
+def unknown(_unknown: str) -> ResponseReturnValue:
+    """A page that does not exist: a page says so, and not the JSON of the API."""
+    raise NotFound
 
 
 @routes.route("/sign-in", methods=["GET", "POST"])
@@ -83,6 +96,12 @@ def _ask_to_sign_in(_error: Unauthenticated) -> ResponseReturnValue:
 def _show_query(error: ValidationError) -> ResponseReturnValue:
     """A query in the address that the API does not know."""
     return page("problem.html", 422, title="The request is invalid", detail=" ".join(sentences(error)))
+
+
+@routes.errorhandler(HTTPException)
+def _show_http(error: HTTPException) -> ResponseReturnValue:
+    """What Flask or werkzeug refuses, such as a form that is too large."""
+    return page("problem.html", error.code or 500, title=error.name, detail=explanation(error))
 
 
 @routes.errorhandler(GatewayError)

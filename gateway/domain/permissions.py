@@ -110,6 +110,8 @@ RULES: Mapping[str, Mapping[Role, Scope]] = {
     **_RULES_OF_THE_API,
     **{page: _RULES_OF_THE_API[endpoint] for page, endpoint in PAGES.items()},
     "ui.health": _ALL_AND_OWN,
+    "ui.unknown": _ALL_AND_OWN,
+    "ui.start": _EVERYBODY,
     "ui.sign_in": _EVERYBODY,
     "ui.sign_out": _EVERYBODY,
     "ui.language": _EVERYBODY,

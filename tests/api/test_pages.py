@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from gateway.database_url import DatabaseUrl
+from gateway.domain.models import Event
 from gateway.domain.permissions import Role
 from gateway.services.sign_ins import LIFETIME
 from gateway.services.tokens import Tokens
@@ -44,6 +45,11 @@ def opened(bench: Bench, user_id: str = "user123") -> str:
     return bench.sessions.open(user_id, LIFETIME, "3g.20gb", None).session.id
 
 
+def events(bench: Bench) -> list[Event]:
+    with bench.database.read() as rows:
+        return list(rows.events())
+
+
 def test_without_any_token_the_pages_are_open_to_this_machine_as_the_api_is(bench: Bench) -> None:
     assert bench.client.get("/ui/").status_code == 200
 
@@ -53,6 +59,32 @@ def test_who_has_not_signed_in_is_sent_to_the_form(bench: Bench, tokens: Tokens)
     for path in ("/ui/", "/ui/sessions", "/ui/events", "/ui/health", "/ui/create"):
         answer = bench.client.get(path)
         assert (answer.status_code, answer.location) == (303, "/ui/sign-in"), path
+
+
+@pytest.mark.parametrize("role", [Role.OPERATOR, None])
+def test_the_address_without_its_last_slash_leads_to_the_first_page(
+    bench: Bench, tokens: Tokens, role: Role | None
+) -> None:
+    token = tokens.create("ops", Role.OPERATOR)
+    answer = (signed_in(bench, token) if role else bench.client).get("/ui")
+    assert (answer.status_code, answer.location) == (308, "/ui/")
+    assert "denied" not in [event.what for event in events(bench)]
+
+
+def test_a_page_that_does_not_exist_is_said_on_a_page(bench: Bench, tokens: Tokens) -> None:
+    client = as_operator(bench, tokens)
+    for path in ("/ui/sesions", "/ui/sessions/a/b", "/ui/language", "/ui/<script>"):
+        answer = client.get(path)
+        assert (answer.status_code, answer.mimetype) == (404, "text/html"), path
+        assert "The gateway has no path" in answer.text
+        assert "<script>" not in answer.text
+    assert bench.client.get("/ui/sesions").location == "/ui/sign-in"
+
+
+def test_a_form_that_is_too_large_is_refused_on_a_page(bench: Bench, tokens: Tokens) -> None:
+    answer = send(as_operator(bench, tokens), "/create", user_id="x" * 600_000)
+    assert (answer.status_code, answer.mimetype) == (413, "text/html")
+    assert "A body has at most 512 KiB" in answer.text
 
 
 def test_a_poll_of_who_has_not_signed_in_moves_the_whole_page_to_the_form(

@@ -53,7 +53,8 @@ CALLS: dict[str, tuple[str, str, Any]] = {
     "metrics.scrape": ("GET", "/metrics", None),
 }
 
-PAGES = {*permissions.PAGES, "ui.health", "ui.sign_in", "ui.sign_out", "ui.language", "ui.static"}
+ALONE = ("health", "start", "unknown", "sign_in", "sign_out", "language", "static")  # pages with no endpoint
+PAGES = {*permissions.PAGES, *(f"ui.{page}" for page in ALONE)}
 
 
 @pytest.fixture
