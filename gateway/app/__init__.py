@@ -40,6 +40,7 @@ __all__ = [
     "parts_of_this_machine",
     "recovery_of",
     "require_own_database",
+    "simulated_gpus_file",
 ]
 
 log = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from gateway import simulation
-from gateway.app import parts_of
+from gateway.app import parts_of, simulated_gpus_file
 from gateway.doctor.checks import CheckResult, examine
 from gateway.doctor.places import ON_A_CLUSTER, ON_A_SERVER, Comparison, Places
 from gateway.domain.mig import MigPolicy
@@ -28,7 +28,7 @@ class Diagnosis:
 def diagnose(settings: Settings) -> Diagnosis:
     """Diagnose the gateway that has these settings, on this host or on its cluster."""
     if settings.simulate_gpus:
-        simulation.attach(settings.state_dir / "simulated-gpus.json")
+        simulation.attach(simulated_gpus_file(settings))
     database = SqlDatabase(settings.db, make_read_only_engine)
     parts = replace(parts_of(settings), database=database)
     names = ON_A_CLUSTER if settings.is_cluster else ON_A_SERVER

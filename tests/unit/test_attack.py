@@ -23,12 +23,13 @@ from gateway.doctor.attack.on_a_server import Server
 from gateway.doctor.attack.outcome import Outcome, Verdict
 from gateway.doctor.attack.outside.attacker import Login
 from gateway.doctor.attack.outside.proxies import connected
-from gateway.doctor.attack.targets import host_addresses, listening_ports, mib, targets
+from gateway.doctor.attack.targets import filler_mib, host_addresses, listening_ports, targets
 from gateway.domain.permissions import Role
 from gateway.errors import DockerUnavailable, GatewayError, Unavailable
 from gateway.repositories.docker.exec import Inside
 from gateway.services.tokens import Tokens
 from gateway.settings import Settings
+from gateway.settings.kinds import Size
 from tests.conftest import NOTHING, Bench
 
 MIB = 2**20
@@ -377,7 +378,11 @@ def test_the_targets_exceed_the_limits_of_the_settings(bench: Bench) -> None:
     found = targets(bench.settings, VICTIM, "an-id", "10.213.0.2", 16 * 2**30)
     assert (found.memory_mib, found.filler_mib, found.processes) == (20 * 1024, 4 * 1024, 2024)
     assert {2222, 8080, 22} <= set(found.ports)
-    assert [mib("512m"), mib("2g"), mib("64k")] == [512, 2048, 1]
+
+
+@pytest.mark.parametrize(("size", "mib"), [("64k", 2), ("512m", 1024), ("2g", 4096), ("1t", 2 * 2**20)])
+def test_a_directory_in_memory_is_filled_with_twice_its_size(bench: Bench, size: str, mib: int) -> None:
+    assert filler_mib(replace(bench.settings, session_tmp=Size(size), session_shm=Size("64k"))) == mib
 
 
 # The command.

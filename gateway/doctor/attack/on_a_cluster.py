@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from gateway.api.limits import REQUESTS_OF_A_SESSION
 from gateway.doctor.attack.ground import LiveSession, record_of
 from gateway.doctor.attack.probe import Targets
-from gateway.doctor.attack.targets import mib
+from gateway.doctor.attack.targets import filler_mib
 from gateway.domain.plan import SSH_PORT
 from gateway.errors import Unavailable
 from gateway.repositories.kubernetes.api import NODES, PODS, Api, Object
@@ -51,7 +51,7 @@ class Cluster:
             refusals=False,
             memory_mib=round(1.25 * _memory_mib(own)),
             tcp_mib=0,
-            filler_mib=2 * max(mib(settings.session_tmp), mib(settings.session_shm)),
+            filler_mib=filler_mib(settings),
             processes=_MOST_PROCESSES,
             door_burst=REQUESTS_OF_A_SESSION,
         )

@@ -15,7 +15,6 @@ _MAX_PORTS = 48
 _CGROUP_V2 = Path("/sys/fs/cgroup/cgroup.controllers")
 _MORE_TCP_MIB = 64
 _LISTENING = "0A"  # include/net/tcp_states.h
-_MIB = {"k": 1 / 1024, "m": 1, "g": 1024}
 
 
 def targets(
@@ -38,15 +37,15 @@ def targets(
         ports=[*sorted(required), *sorted(others)][:_MAX_PORTS],
         memory_mib=round(1.25 * memory_bytes / 2**20),
         tcp_mib=0 if _CGROUP_V2.exists() else tcp_bytes(memory_bytes) // 2**20 + _MORE_TCP_MIB,
-        filler_mib=2 * mib(max(settings.session_tmp, settings.session_shm, key=mib)),
+        filler_mib=filler_mib(settings),
         processes=settings.session_pids + 1000,
         files=110_000,
     )
 
 
-def mib(size: str) -> int:
-    """Return the MiB of a size in Docker's notation, such as `512m`."""
-    return max(1, round(int(size[:-1]) * _MIB[size[-1]]))
+def filler_mib(settings: Settings) -> int:
+    """Return twice the MiB of the larger one of /tmp and /dev/shm, so that a file of this size fills each."""
+    return 2 * max(1, settings.session_tmp.bytes // 2**20, settings.session_shm.bytes // 2**20)
 
 
 def host_addresses(net: Path) -> list[str]:
