@@ -1,7 +1,6 @@
 """`gateway doctor --attack`: the attacks on a session, and what stopped each one."""
 
 import dataclasses
-import json
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from gateway.cli.table import Table, colour
+from gateway.cli.output import print_json, print_lines
+from gateway.cli.table import Table
 from gateway.client import Client
 from gateway.settings import Settings
 
@@ -36,10 +36,9 @@ def run_attack(client: Client, settings: Settings, as_json: bool) -> int:
     withstood = all(attempt.failed for attempt in attempts)
     if as_json:
         shown = [dataclasses.asdict(attempt) for attempt in attempts]
-        click.echo(json.dumps({"withstood": withstood, "attempts": shown}, indent=2))
+        print_json({"withstood": withstood, "attempts": shown})
     else:
-        for line in _lines(attempts):
-            click.echo(line, color=colour())
+        print_lines(_lines(attempts))
     return 0 if withstood else 1
 
 

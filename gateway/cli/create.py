@@ -1,6 +1,5 @@
 """`gateway create`: a session for a user, and the line to connect with."""
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
@@ -12,6 +11,7 @@ import click
 from gateway.cli.durations import Duration, minutes
 from gateway.cli.key_files import public_keys
 from gateway.cli.options import as_json_option, client_options
+from gateway.cli.output import print_json
 from gateway.cli.progress import progress
 from gateway.cli.session_text import date
 from gateway.cli.waiting import wait_for
@@ -66,11 +66,11 @@ def create(
     with progress(f"Opening a session for {user}"):
         answer = client.ask("POST", "/sessions", body)
     if as_json and answer["status"] != "active":
-        click.echo(json.dumps(answer, indent=2))  # the only answer with the private key
+        print_json(answer)  # the only answer with the private key
     identity = "" if as_json else _keep_private_key(answer)
     session = answer if answer["status"] == "active" else wait_for(client, answer)
     if as_json:
-        click.echo(json.dumps(session, indent=2))
+        print_json(session)
         return
     click.echo(f"{session['user_id']} has a {session['mig_profile']} until {date(session['expires_at'])}.")
     click.echo(f"Connect with:  {session['ssh_command'].replace('ssh ', f'ssh {identity}', 1)}")

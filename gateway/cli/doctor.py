@@ -1,7 +1,6 @@
 """`gateway doctor`: whether the places where sessions exist agree, and what sessions need is ready."""
 
 import dataclasses
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +10,8 @@ import click
 
 from gateway.cli.attack import run_attack
 from gateway.cli.options import client_options, settings_options
-from gateway.cli.table import Table, colour
+from gateway.cli.output import print_json, print_lines
+from gateway.cli.table import Table
 from gateway.client import Client
 from gateway.settings import Settings
 
@@ -64,10 +64,9 @@ def doctor(client: Client, as_json: bool, attack: bool, **flags: str | bool | No
 
     diagnosis = diagnose(settings)
     if as_json:
-        click.echo(json.dumps(_json(diagnosis), indent=2))
+        print_json(_json(diagnosis))
     else:
-        for line in _lines(diagnosis):
-            click.echo(line, color=colour())
+        print_lines(_lines(diagnosis))
     sys.exit(0 if diagnosis.healthy else 1)
 
 

@@ -10,7 +10,8 @@ from urllib.parse import quote, urlencode
 import click
 
 from gateway.cli.options import client_options
-from gateway.cli.table import Table, colour
+from gateway.cli.output import print_lines
+from gateway.cli.table import Table
 from gateway.client import Client
 
 _POLL_SECONDS = 1.0
@@ -46,8 +47,7 @@ def events(client: Client, session_id: str | None, follow: bool, as_json: bool, 
     table = None if as_json else _EventTable()
     with suppress(KeyboardInterrupt):
         for batch in _batches(client, session_id, filters, follow):
-            for line in table.lines(batch) if table else map(json.dumps, batch):
-                click.echo(line, color=colour())
+            print_lines(table.lines(batch) if table else map(json.dumps, batch))
 
 
 def _batches(

@@ -1,6 +1,5 @@
 """`gateway gpus`: the GPUs and their sessions, and cordons."""
 
-import json
 from datetime import UTC, datetime
 from urllib.parse import quote, urlencode
 
@@ -9,7 +8,7 @@ import click
 from gateway.cli import slice_map
 from gateway.cli.durations import TimeOfDay
 from gateway.cli.options import client_options
-from gateway.cli.table import colour
+from gateway.cli.output import print_json, print_lines
 from gateway.client import Client
 
 
@@ -25,9 +24,9 @@ def gpus(context: click.Context, client: Client, as_json: bool, node: str | None
         return
     response = client.ask("GET", "/gpus" + (f"?{urlencode({'node': node})}" if node else ""))
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        print_json(response)
     else:
-        click.echo(slice_map.draw(response["gpus"], datetime.now(UTC)), color=colour())
+        print_lines([slice_map.draw(response["gpus"], datetime.now(UTC))])
 
 
 @gpus.command()

@@ -1,12 +1,12 @@
 """`gateway image`: what sessions can run on."""
 
-import json
 import os
 
 import click
 
 from gateway.cli.options import as_json_option, client_options
-from gateway.cli.table import Table, colour
+from gateway.cli.output import print_json, print_lines
+from gateway.cli.table import Table
 from gateway.client import Client
 from gateway.errors import GatewayError
 from gateway.settings import Settings
@@ -24,13 +24,12 @@ def list_all(client: Client, as_json: bool) -> None:
     """List the images, and why one is not ready."""
     response = client.ask("GET", "/images")
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        print_json(response)
         return
     found = response["images"]
     rows = [[each["name"], each["image"], each["problem"] or "ready"] for each in found]
     colours = ["red" if each["problem"] else None for each in found]
-    for line in Table(["NAME", "IMAGE", "STATE"]).lines(rows, colours):
-        click.echo(line, color=colour())
+    print_lines(Table(["NAME", "IMAGE", "STATE"]).lines(rows, colours))
 
 
 @image.command()

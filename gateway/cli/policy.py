@@ -12,7 +12,8 @@ from ruamel.yaml.error import YAMLError
 
 from gateway.cli.durations import Duration, minutes
 from gateway.cli.options import as_json_option, client_options
-from gateway.cli.table import Table, colour
+from gateway.cli.output import print_json, print_lines
+from gateway.cli.table import Table
 from gateway.client import Client, Refused
 from gateway.domain.policies import Rule
 from gateway.errors import GatewayError
@@ -68,7 +69,7 @@ def list_all(client: Client, as_json: bool) -> None:
     """List the policies with their rules."""
     response = client.ask("GET", "/policies")
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        print_json(response)
         return
     for found in response["policies"]:
         rules = [
@@ -85,11 +86,10 @@ def show(client: Client, user: str, as_json: bool) -> None:
     """Show the rules that hold for USER, and where each comes from."""
     response = client.ask("GET", f"/users/{quote(user, safe='')}/policy")
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        print_json(response)
         return
     rows = [[rule, _text(found["value"]), found["from"]] for rule, found in response["rules"].items()]
-    for line in Table(["RULE", "VALUE", "FROM"]).lines(rows, [None] * len(rows)):
-        click.echo(line, color=colour())
+    print_lines(Table(["RULE", "VALUE", "FROM"]).lines(rows))
     click.echo(
         f"{response['gpu_hours_of_week']:g} GPU-hours count in the last 7 days, promised ones included."
     )

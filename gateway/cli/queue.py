@@ -1,6 +1,5 @@
 """`gateway queue`: the waiting line, and priorities in it."""
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -9,8 +8,9 @@ import click
 
 from gateway.cli.lookup import find, whose_argument
 from gateway.cli.options import as_json_option, client_options
+from gateway.cli.output import print_json, print_lines
 from gateway.cli.session_text import time
-from gateway.cli.table import Table, colour
+from gateway.cli.table import Table
 from gateway.client import Client
 from gateway.domain.words import Words, ordinal
 
@@ -28,12 +28,11 @@ def queue(context: click.Context, client: Client, as_json: bool) -> None:
         return
     requests = client.list("/queue", "requests")
     if as_json:
-        click.echo(json.dumps({"requests": requests}, indent=2))
+        print_json({"requests": requests})
         return
     rows = [_row(request) for request in requests]
     headings = ["PLACE", "USER", "PROFILE", "PRIORITY", "PROMISED BY", "GIVES UP", "ID"]
-    for line in Table(headings).lines(rows, [None] * len(rows)):
-        click.echo(line, color=colour())
+    print_lines(Table(headings).lines(rows))
 
 
 @queue.command()

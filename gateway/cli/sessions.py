@@ -1,6 +1,5 @@
 """`gateway sessions`, `show`, `extend` and `end`: live sessions, from the command line."""
 
-import json
 import sys
 from datetime import datetime, timedelta
 
@@ -9,6 +8,7 @@ import click
 from gateway.cli.durations import Duration, TimeOfDay, minutes
 from gateway.cli.lookup import find, whose_argument
 from gateway.cli.options import as_json_option, client_options
+from gateway.cli.output import print_json, print_lines
 from gateway.cli.progress import progress
 from gateway.cli.session_text import (
     Session,
@@ -20,7 +20,7 @@ from gateway.cli.session_text import (
     time,
     waiting_row,
 )
-from gateway.cli.table import Table, colour, printable
+from gateway.cli.table import Table, printable
 from gateway.client import Client
 from gateway.domain.durations import in_words
 from gateway.errors import GatewayError
@@ -34,7 +34,7 @@ _COLOURS = {"active": None, "pending": "cyan", "closing": "red", "waiting": "yel
 def sessions(client: Client, as_json: bool) -> None:
     """List the live sessions with their users and leases."""
     if as_json:
-        click.echo(json.dumps({"sessions": client.list("/sessions", "sessions")}, indent=2))
+        print_json({"sessions": client.list("/sessions", "sessions")})
         return
     # The line comes first: a request whose session opens in between is in both, and listed once.
     requests, found = client.list("/queue", "requests"), client.list("/sessions", "sessions")
@@ -43,8 +43,7 @@ def sessions(client: Client, as_json: bool) -> None:
     table = Table(["USER", "PROFILE", "GPU", "STATE", "LEFT", "MAY EXTEND TO"])
     rows = [*(row(session, gpus) for session in found), *map(waiting_row, waiting)]
     colours = [*(_COLOURS[session["status"]] for session in found), *(_COLOURS["waiting"] for _ in waiting)]
-    for line in table.lines(rows, colours):
-        click.echo(line, color=colour())
+    print_lines(table.lines(rows, colours))
 
 
 @click.command()
@@ -55,7 +54,7 @@ def show(client: Client, whose: str, as_json: bool) -> None:
     """Show a live session, by the name of its user or by its id."""
     session = find(client, whose)
     if as_json:
-        click.echo(json.dumps(session, indent=2))
+        print_json(session)
         return
     click.echo(f"{session['user_id']}, session {session['session_id']}")
     for label, text in facts(session, gpu_labels(client)).items():
@@ -90,7 +89,7 @@ def extend(
     body = {"minutes": _minutes(before, by, until), "ends": before["expires_at"], "override": override}
     session = client.ask("POST", f"/sessions/{before['session_id']}/extend", body)
     if as_json:
-        click.echo(json.dumps(session, indent=2))
+        print_json(session)
         return
     added = time(session["expires_at"]) - time(before["expires_at"])
     click.echo(f"{session['user_id']}: until {date(session['expires_at'])}, {in_words(added)} more.")

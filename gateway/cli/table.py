@@ -1,16 +1,10 @@
 """Text in aligned columns, with colours on a terminal."""
 
-import os
 from collections.abc import Iterable, Iterator, Sequence
 
 import click
 
 Row = Sequence[str]
-
-
-def colour() -> bool | None:
-    """Return the `color` argument for `click.echo`: None means colours on a terminal only."""
-    return False if os.environ.get("NO_COLOR") else None
 
 
 class Table:
@@ -21,10 +15,11 @@ class Table:
         self._widths = [len(heading) for heading in headings]
 
     def lines(
-        self, rows: Iterable[Row], colours: Iterable[str | None], with_headings: bool = True
+        self, rows: Iterable[Row], colours: Sequence[str | None] | None = None, with_headings: bool = True
     ) -> Iterator[str]:
-        """Return one line for each row, in the colour for `click.style`; None means no colour."""
+        """Return one line for each row, in its colour for `click.style`; None means no colour."""
         rows = [[printable(cell) for cell in row] for row in rows]
+        colours = [None] * len(rows) if colours is None else colours
         for row in rows:
             self._widths = [max(width, len(cell)) for width, cell in zip(self._widths, row, strict=True)]
         if with_headings:

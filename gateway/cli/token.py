@@ -6,10 +6,14 @@ from datetime import datetime
 import click
 
 from gateway.cli.database import database, db_option
+from gateway.cli.durations import Expiry
+from gateway.cli.output import print_lines
+from gateway.cli.table import Row, Table
 from gateway.domain import clock
 from gateway.domain.audit import acting
+from gateway.domain.models import Token
 from gateway.domain.permissions import TOKEN_ROLES, Role
-from gateway.services.tokens import Tokens, parse_expiry
+from gateway.services.tokens import Tokens
 
 _ROLES = [role.value for role in TOKEN_ROLES]
 
@@ -35,27 +39,28 @@ def token(context: click.Context) -> None:
 @click.argument("name")
 @click.option("--role", type=click.Choice(_ROLES), required=True, help="Give the token this role.")
 @click.option("--user", default=None, help="A token of role user is for this user.")
-@click.option("--expires", default=None, help="Expire after 30d, or on 2026-12-31 [never].")
+@click.option(
+    "--expires",
+    type=Expiry(),
+    default=None,
+    metavar="TIME",
+    help="Expire after 30d, or on 2026-12-31 [never].",
+)
 @db_option
-def create(name: str, role: str, user: str | None, expires: str | None, db: str | None) -> None:
+def create(name: str, role: str, user: str | None, expires: datetime | None, db: str | None) -> None:
     """Create the token NAME and print it once.
 
     The database keeps only its hash, so the token cannot be shown again.
     """
-    expiry = parse_expiry(expires, clock.read().wall) if expires else None
-    click.echo(_tokens(db).create(name, Role(role), user, expiry))
+    click.echo(_tokens(db).create(name, Role(role), user, expires))
 
 
 @token.command("list")
 @db_option
 def list_all(db: str | None) -> None:
     """List all tokens, oldest first."""
-    line = "{:<24} {:<9} {:<20} {:<17} {:<17} {}".format
-    click.echo(line("NAME", "ROLE", "USER", "EXPIRES", "LAST USE", "STATE"))
-    for made in _tokens(db).list():
-        state = "revoked" if made.revoked_at else "valid" if made.is_valid(clock.read().wall) else "expired"
-        used, expires = _time(made.used_at, "never"), _time(made.expires_at, "never")
-        click.echo(line(made.name, made.role, made.user_id or "-", expires, used, state))
+    rows = [_row(made) for made in _tokens(db).list()]
+    print_lines(Table(["NAME", "ROLE", "USER", "EXPIRES", "LAST USE", "STATE"]).lines(rows))
 
 
 @token.command()
@@ -66,5 +71,10 @@ def revoke(name: str, db: str | None) -> None:
     _tokens(db).revoke(name)
 
 
-def _time(at: datetime | None, never: str) -> str:
-    return f"{at:%Y-%m-%dT%H:%MZ}" if at else never
+def _row(made: Token) -> Row:
+    state = "revoked" if made.revoked_at else "valid" if made.is_valid(clock.read().wall) else "expired"
+    return [made.name, made.role, made.user_id or "-", _time(made.expires_at), _time(made.used_at), state]
+
+
+def _time(at: datetime | None) -> str:
+    return f"{at:%Y-%m-%dT%H:%MZ}" if at else "never"

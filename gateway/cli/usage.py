@@ -1,6 +1,5 @@
 """`gateway usage`: how much of the GPUs each user, group, profile or day had."""
 
-import json
 from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
@@ -8,7 +7,8 @@ from urllib.parse import urlencode
 import click
 
 from gateway.cli.options import as_json_option, client_options
-from gateway.cli.table import Table, colour
+from gateway.cli.output import print_json, print_lines
+from gateway.cli.table import Table
 from gateway.client import Client
 from gateway.domain.usage import By
 
@@ -43,12 +43,11 @@ def usage(
         return
     response = client.ask("GET", path)
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        print_json(response)
         return
     table = Table([*_HEADINGS[By(by)], "SESSIONS", "LEASE HOURS", "GPU-HOURS", "IDLE HOURS"])
     rows = [_row(line, By(by)) for line in response["usage"]]
-    for line in table.lines(rows, [None] * len(rows)):
-        click.echo(line, color=colour())
+    print_lines(table.lines(rows))
 
 
 def _row(line: dict[str, Any], by: By) -> list[str]:

@@ -1,6 +1,5 @@
 """`gateway webhook`: who gets which events."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
@@ -8,7 +7,8 @@ from urllib.parse import quote
 import click
 
 from gateway.cli.options import as_json_option, client_options
-from gateway.cli.table import Table, colour
+from gateway.cli.output import print_json, print_lines
+from gateway.cli.table import Table
 from gateway.client import Client
 from gateway.domain.webhooks import EVERY, Format
 
@@ -50,11 +50,10 @@ def list_all(client: Client, as_json: bool) -> None:
     """List the webhooks."""
     response = client.ask("GET", "/webhooks")
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        print_json(response)
         return
     rows = [_webhook_row(each) for each in response["webhooks"]]
-    for line in Table(["NAME", "FORMAT", "STATE", "EVENTS", "URL"]).lines(rows, [None] * len(rows)):
-        click.echo(line, color=colour())
+    print_lines(Table(["NAME", "FORMAT", "STATE", "EVENTS", "URL"]).lines(rows))
 
 
 @webhook.command()
@@ -82,13 +81,12 @@ def deliveries(client: Client, name: str, as_json: bool) -> None:
     """Show the latest deliveries to the webhook NAME, newest last."""
     response = client.ask("GET", f"{_path(name)}/deliveries")
     if as_json:
-        click.echo(json.dumps(response, indent=2))
+        print_json(response)
         return
     found = response["deliveries"]
     table = Table(["ID", "CREATED (UTC)", "EVENT", "STATE", "ATTEMPTS", "LAST ANSWER"])
     colours = [_COLOURS[_state(each)] for each in found]
-    for line in table.lines([_row(each) for each in found], colours):
-        click.echo(line, color=colour())
+    print_lines(table.lines([_row(each) for each in found], colours))
 
 
 @webhook.command()

@@ -1,6 +1,5 @@
 """`gateway why` and `gateway keep`: whether a session is used, and when it ends otherwise."""
 
-import json
 from datetime import UTC, datetime, timedelta
 
 import click
@@ -8,7 +7,8 @@ import click
 from gateway.cli.durations import Duration, minutes
 from gateway.cli.lookup import find, whose_argument
 from gateway.cli.options import as_json_option, client_options
-from gateway.cli.table import Table, colour, printable
+from gateway.cli.output import print_json, print_lines
+from gateway.cli.table import Table, printable
 from gateway.client import Client
 from gateway.domain.activity import State
 from gateway.domain.activity_words import ActivityInWords
@@ -26,14 +26,13 @@ def why(client: Client, whose: str, as_json: bool) -> None:
     session = find(client, whose)
     found = client.ask("GET", f"/sessions/{session['session_id']}/activity")
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        print_json(found)
         return
     words = ActivityInWords(found, Words())
     click.echo(words.headline(datetime.now(UTC)))
     rows = [[signal.name, signal.state, printable(signal.detail)] for signal in words.signals]
     colours = [_COLOURS[signal.state] for signal in words.signals]
-    for line in Table(["SIGNAL", "STATE", "DETAIL"]).lines(rows, colours) if rows else ():
-        click.echo(line, color=colour())
+    print_lines(Table(["SIGNAL", "STATE", "DETAIL"]).lines(rows, colours) if rows else ())
     click.echo(words.lease())
 
 

@@ -11,7 +11,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import datetime, timedelta
 
 from gateway.domain import users
 from gateway.domain.audit import RESERVED, Action
@@ -119,19 +119,6 @@ class Tokens:
             ):  # a full disk refuses no caller
                 rows.note_use(token.name, now)
         return Caller(token.name, Role(token.role), token.user_id)
-
-
-def parse_expiry(text: str, now: datetime) -> datetime:
-    """Parse `30d` (from `now`) or a day such as `2026-12-31` (its end, UTC). Raises `InvalidRequest`."""
-    try:
-        if days := re.fullmatch(r"([0-9]{1,5})d", text):
-            return now + timedelta(days=int(days[1]))
-        day = datetime.combine(date.fromisoformat(text), datetime.min.time(), UTC)
-        return day + timedelta(days=1)
-    except (ValueError, OverflowError):
-        raise InvalidRequest(
-            f"--expires: {text!r} is neither days such as 30d nor a day such as 2026-12-31."
-        ) from None
 
 
 def _hash(secret: str) -> str:

@@ -1,11 +1,13 @@
 """Spans of time, as people write and read them."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
+import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gateway.cli.durations import Expiry
 from gateway.domain import durations
 
 
@@ -81,3 +83,13 @@ def test_what_is_written_is_read_again(minutes: int) -> None:
 )
 def test_a_span_reads_well_in_a_sentence(seconds: int, words: str) -> None:
     assert durations.in_words(timedelta(seconds=seconds)) == words
+
+
+def test_a_token_that_expires_on_a_day_is_valid_until_its_end() -> None:
+    assert Expiry().convert("2026-12-31", None, None) == datetime(2027, 1, 1, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["soon", "30", "d", "123456d", "2026-02-30", "9999-12-31"])
+def test_what_is_neither_days_nor_a_day_is_refused(text: str) -> None:
+    with pytest.raises(click.BadParameter, match="neither days such as 30d nor a day"):
+        Expiry().convert(text, None, None)
