@@ -16,6 +16,7 @@ from gateway.cli.output import print_json, print_lines
 from gateway.cli.table import Table
 from gateway.client import Client, Refused
 from gateway.domain.policies import Rule
+from gateway.domain.usage import hours
 from gateway.errors import GatewayError
 
 _NOT_FOUND = 404
@@ -91,7 +92,7 @@ def show(client: Client, user: str, as_json: bool) -> None:
     rows = [[rule, _text(found["value"]), found["from"]] for rule, found in response["rules"].items()]
     print_lines(Table(["RULE", "VALUE", "FROM"]).lines(rows))
     click.echo(
-        f"{response['gpu_hours_of_week']:g} GPU-hours count in the last 7 days, promised ones included."
+        f"{hours(response['gpu_hours_of_week'])} GPU-hours count in the last 7 days, promised ones included."
     )
 
 

@@ -9,6 +9,7 @@ from gateway.dashboard.blueprint import routes
 from gateway.domain import permissions
 from gateway.domain.disk import gib
 from gateway.domain.durations import in_words
+from gateway.domain.usage import hours
 from gateway.domain.words import Words
 from gateway.languages import ENGLISH, LANGUAGES, translations
 
@@ -33,6 +34,7 @@ def install(app: Flask, words: Words) -> None:
         "time": words.date,
         "span": lambda span: in_words(span, language()),
         "gib": gib,
+        "hours": hours,
     }
 
 

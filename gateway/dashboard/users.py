@@ -13,6 +13,7 @@ from gateway.dashboard.form import decimal, form, number, typed, typed_lines
 from gateway.dashboard.rendering import page
 from gateway.domain.policies import Rule
 from gateway.domain.ssh_keys import fingerprint
+from gateway.domain.usage import hours
 from gateway.errors import PolicyNotFound, UserNotFound
 
 _Json = dict[str, Any]
@@ -112,7 +113,7 @@ def _shown(name: str) -> _Json:
 def _text(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value) or NOTHING
-    return f"{value:g}" if isinstance(value, float) else str(value).lower()
+    return hours(value) if isinstance(value, float) else str(value).lower()
 
 
 def _rules() -> _Json:

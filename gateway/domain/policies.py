@@ -13,7 +13,7 @@ from typing import Any
 
 from gateway.domain import users
 from gateway.domain.models import EndedSession, Session
-from gateway.domain.usage import share_held
+from gateway.domain.usage import hours, share_held
 from gateway.errors import PolicyRefused
 
 DEFAULT, OF_USER = "default", "user:"
@@ -131,7 +131,7 @@ class Policy:
             return
         retry_at = _free_again(held, limit - needed, now)
         when = f"possible from {retry_at:%Y-%m-%d %H:%M} UTC" if retry_at else "ask for a shorter lease"
-        what = f"{needed:.2f} GPU-hours: {used:.2f} of the {limit:g} for 7 days are used; {when}"
+        what = f"{needed:.2f} GPU-hours: {used:.2f} of the {hours(limit)} for 7 days are used; {when}"
         raise self._refused(Rule.GPU_HOURS_PER_WEEK, what, limit, round(used, 2), retry_at)
 
     def longest_lease(self) -> int | None:

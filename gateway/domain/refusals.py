@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from gateway.domain.policies import Rule
+from gateway.domain.usage import hours
 from gateway.domain.words import Words
 from gateway.languages import ENGLISH
 
@@ -67,7 +68,7 @@ class RefusalInWords:
 
     def _too_many_hours(self, now: datetime) -> str:
         _, again = self.words.translated, self._time("retry_at", now)
-        facts = {"used": self.problem["used"], "limit": f"{self.problem['limit']:g}"}
+        facts = {"used": self.problem["used"], "limit": hours(self.problem["limit"])}
         if again is None:
             sentence = _("{used} of your {limit} GPU-hours for 7 days are used: ask for less.")
             return sentence.format(**facts)

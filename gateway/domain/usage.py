@@ -90,6 +90,11 @@ def by_day(since: datetime, until: datetime, zone: tzinfo | None) -> Iterator[tu
             return
 
 
+def hours(number: float) -> str:
+    """A number of hours as people write it: `20`, `18.4` or `123456.75`."""
+    return f"{number:.6f}".rstrip("0").rstrip(".")
+
+
 def share_of(mig_profile: str) -> float:
     """Return the share of a GPU that a profile of this name is, for GPUs with seven compute slices."""
     slices = _SLICES.match(mig_profile)

@@ -173,11 +173,14 @@ def test_an_administrator_sets_and_removes_a_policy(
     assert client.get("/ui/policies/students/remove").status_code == 404
 
 
-def test_a_policy_that_is_shown_and_sent_again_stays_as_it_is(bench: Bench, tokens: Tokens) -> None:
+@pytest.mark.parametrize("gpu_hours", [0.5, 20, 123456.75, 1000000])
+def test_a_policy_that_is_shown_and_sent_again_stays_as_it_is(
+    bench: Bench, tokens: Tokens, gpu_hours: float
+) -> None:
     rules = {
         "profiles": [],
         "images": ["pytorch"],
-        "gpu_hours_per_week": 0.5,
+        "gpu_hours_per_week": gpu_hours,
         "may_start": True,
         "idle_minutes": 0,
     }
