@@ -28,6 +28,9 @@ _LONGEST_URL, _LARGEST_RESPONSE = 2000, 64 * 1024
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 IpNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_LOCAL = tuple(  # networks that Python calls global: IPv4-compatible, NAT64 of a site, site-local
+    ipaddress.IPv6Network(network) for network in ("::/96", "64:ff9b:1::/48", "fec0::/10")
+)
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,8 @@ class HttpReceivers:
         real = _real(address)
         if any(real.version == network.version and real in network for network in self.private_networks):
             return True
-        return real.is_global and not real.is_multicast
+        is_local = isinstance(real, ipaddress.IPv6Address) and any(real in network for network in _LOCAL)
+        return real.is_global and not real.is_multicast and not is_local
 
 
 def _not_allowed(host: str) -> str:
