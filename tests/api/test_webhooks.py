@@ -4,6 +4,7 @@ import base64
 import hashlib
 import hmac
 import ipaddress
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from gateway.services.tokens import Tokens
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 from tests.fakes.receiver import Receiver, drip, flood, receiving, status
+from tests.paths import REPOSITORY
 
 LOOPBACK = (ipaddress.ip_network("127.0.0.0/8"),)
 
@@ -414,6 +416,15 @@ def test_a_pattern_that_no_event_has_is_refused(bench: Bench, receiver: Receiver
 def test_a_type_that_is_mistyped_is_refused_with_the_nearest_one(bench: Bench, receiver: Receiver) -> None:
     answer = bench.client.put("/webhooks/chat", json={"url": receiver.url, "events": ["session.endd"]})
     assert "use one such as session.ended" in answer.json["detail"]
+
+
+def test_the_documentation_lists_every_type() -> None:
+    table = (
+        (REPOSITORY / "docs/webhooks.md").read_text().partition("| kind | types |")[2].partition("\n\n")[0]
+    )
+    rows = [line.split("|")[1:3] for line in table.splitlines()[2:]]
+    listed = {kind.strip(" `") + name for kind, types in rows for name in re.findall(r"`([a-z_]+)`", types)}
+    assert listed == {webhooks.event_type(action) for action in Action}
 
 
 @pytest.mark.parametrize("action", Action)
