@@ -1,6 +1,7 @@
 """Renders a page in the browser's language, whole or, for a poll, only what changes."""
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, g, render_template, request
@@ -30,12 +31,13 @@ def install(app: Flask, words: Words) -> None:
         lambda one, many, number: translations(language()).ngettext(one, many, number),
         newstyle=True,
     )
-    app.jinja_env.filters |= {
+    filters: dict[str, Callable[..., str]] = {
         "time": words.date,
         "span": lambda span: in_words(span, language()),
         "gib": gib,
         "hours": hours,
     }
+    app.jinja_env.filters |= filters
 
 
 def language() -> str:
