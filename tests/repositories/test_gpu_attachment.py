@@ -14,8 +14,8 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.host import ContainerSpec
 from tests.own_docker import own_docker
 from tests.repositories.conftest import NETWORK, SUBNET, printed
+from tests.repositories.containers.conftest import docker_containers
 from tests.repositories.specs import of_session
-from tests.repositories.test_containers import docker_containers
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ from gateway.repositories.docker.network import Worknet
 from gateway.repositories.host import ContainerSpec
 from tests import own
 from tests.repositories.conftest import USER
-from tests.repositories.test_containers import docker_containers
+from tests.repositories.containers.conftest import docker_containers
 
 BASE = os.environ.get("GATEWAY_IMAGE", "gpu-workspace")
 READABLE_SSHD = "RUN chmod 0755 /usr/sbin/sshd /usr/lib/openssh/sshd-*\n"

@@ -14,7 +14,7 @@ from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.host import ContainerSpec
 from gateway.repositories.scripts import Script
-from tests.repositories.test_containers import docker_containers
+from tests.repositories.containers.conftest import docker_containers
 
 TEXT = "\a\r\n *** $(touch /tmp/harm) `id` 'quoted' \"twice\" 100 % \\n ***\r\n"
 
