@@ -66,12 +66,22 @@ class Routing:
             session = rows.get(session_id)
         if session is None or not session.disconnect_due:
             return
-        self.host.disconnect(session_id)
+        try:
+            self.host.disconnect(session_id)
+        except GatewayError:
+            if self._has_ended(session_id):  # meanwhile, and all its connections with it
+                return
+            raise
         with self.database.begin() as rows:
             row = rows.get(session_id)
             if row and row.public_keys == session.public_keys:  # otherwise the keys changed again meanwhile
                 row.disconnect_due = False
         log.info("a key was withdrawn, the connections are closed", extra={"session_id": session_id})
+
+    def _has_ended(self, session_id: str) -> bool:
+        with self.database.read() as rows:
+            session = rows.get(session_id)
+        return session is None or session.status == Status.CLOSING
 
     def _wanted(self) -> Sequence[Pipe]:
         """Read the rows while the pipe file is locked. Without the lock, a route that is published in between

@@ -147,6 +147,20 @@ def test_a_failed_disconnect_is_repeated_until_it_succeeds_and_not_after(bench: 
     assert cuts(bench) == 3
 
 
+def test_keys_revoked_while_their_session_ends_are_no_failure(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(bench, FIRST)
+    session_id = opened(bench)
+
+    def gone_meanwhile(_session_id: str) -> None:
+        assert bench.client.delete(f"/sessions/{session_id}").status_code == 204
+        raise ContainerFailed("It does not run.")
+
+    monkeypatch.setattr(bench.containers, "disconnect", gone_meanwhile)
+    assert store(bench, SECOND).status_code == 200
+
+
 def test_a_key_revoked_while_its_session_opens_does_not_open_it(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
