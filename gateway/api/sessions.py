@@ -46,7 +46,9 @@ def _session_request() -> SessionRequest:
 
 
 @routes.post("")
-@describes({201: OpenedResponse, 202: OpenedResponse}, body=_session_request, problems=(403, 409, 410, 422, 507))
+@describes(
+    {201: OpenedResponse, 202: OpenedResponse}, body=_session_request, problems=(403, 409, 410, 422, 507)
+)
 def create(given: Fields) -> ResponseReturnValue:
     """Open a session: 201 when the user can log in. With `wait_minutes`, 202 if the request waits in line."""
     require_own(given["user_id"])

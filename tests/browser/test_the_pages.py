@@ -277,3 +277,26 @@ def test_an_operator_changes_the_group_and_the_keys_of_a_user(operator: Page, be
     operator.get_by_role("button", name="Replace the keys").click()
     expect(operator.locator("code.print")).to_contain_text("SHA256:")
     assert Axe().run(operator).violations_count == 0
+
+
+@pytest.mark.parametrize("width", [360, 1024])
+def test_no_long_word_makes_a_page_wider_than_the_screen(operator: Page, bench: Bench, width: int) -> None:
+    long = "W" * 32
+    session = opened(bench, long)
+    token = Tokens(bench.database, bench.clock).create("adm", Role.ADMIN)
+    contents = {
+        "/gpus/0/cordon": {"reason": "x" * 200},
+        f"/sessions/{session}/message": {"text": "m" * 500},
+        f"/users/{long}": {"group": "G" * 32},
+        "/policies/default": {"profiles": ["p" * 64] * 9},
+    }
+    for path, body in contents.items():
+        method = "POST" if path.endswith("message") else "PUT"
+        header = {"Authorization": f"Bearer {token}"}
+        assert bench.client.open(path, method=method, json=body, headers=header).status_code < 300
+    operator.set_viewport_size({"width": width, "height": 740})
+    forms = [f"sessions/{session}/{form}" for form in ("extend", "message", "end")]
+    for path in ("", "sessions", "events", "users", f"users/{long}", f"sessions/{session}", *forms):
+        operator.goto(operator.url.partition("/ui/")[0] + f"/ui/{path}")
+        expect(operator.locator("h1")).to_be_visible()
+        assert operator.evaluate("document.documentElement.scrollWidth") == width, path
