@@ -7,10 +7,26 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from gateway.errors import DiskFull, Unavailable
+
 
 def is_full(error: OSError) -> bool:
     """Whether the disk is full, or the quota on it is used up."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def translated_errors(disk: str, what: str, error: type[Unavailable] = Unavailable) -> Iterator[None]:
+    """Raise `DiskFull` instead of the error of a full disk, and `error` instead of any other `OSError`.
+
+    `disk` names the disk, such as "the disk of the state", and `what` says what is not possible now.
+    """
+    try:
+        yield
+    except OSError as problem:
+        if is_full(problem):
+            raise DiskFull(f"{disk} is full: free some space on it.") from problem
+        raise error(f"{what} ({problem.strerror}).") from problem
 
 
 @contextmanager

@@ -7,16 +7,19 @@ the gateway's, so that a router that runs as a user of its own can change nothin
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from gateway.domain import notice
 from gateway.domain.notice import Notice
 from gateway.domain.users import USER_ID
-from gateway.errors import DiskFull, Unavailable
 from gateway.repositories.lock import locked
-from gateway.repositories.storage import is_full, replacing
+from gateway.repositories.storage import replacing, translated_errors
 
 _MODE, _DIRECTORY_MODE = 0o600, 0o711  # other accounts can enter the directory, but not list it
+_translated_errors = partial(
+    translated_errors, "The disk with the pipe file", "The notices cannot be read or written"
+)
 
 
 class NoticeFiles:
@@ -77,13 +80,3 @@ class NoticeFiles:
             self._directory.chmod(_DIRECTORY_MODE)
             with locked(self._directory / ".lock", "write a notice"):
                 yield
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise DiskFull("The disk with the pipe file is full: free some space on it.") from error
-        raise Unavailable(f"The notices cannot be read or written ({error.strerror}).") from error

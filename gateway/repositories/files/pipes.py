@@ -10,17 +10,25 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from gateway.domain.pipe import Pipe, is_lobby, lobby_id
 from gateway.domain.pipe_file import PipeFile
-from gateway.errors import DiskFull, PipesUnavailable
+from gateway.errors import PipesUnavailable
 from gateway.failpoints import reach
 from gateway.repositories.lock import WAIT_SECONDS, locked, timed_out
-from gateway.repositories.storage import is_full, replacing
+from gateway.repositories.storage import replacing, translated_errors
 
 Lines = dict[str, str]  # by session id
 Signature = tuple[int, ...]
+
+_translated_errors = partial(
+    translated_errors,
+    "The disk with the pipe file",
+    "The pipe file cannot be read or written",
+    PipesUnavailable,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,13 +217,3 @@ def _text(path: Path) -> str:
         return path.read_bytes().decode()
     except UnicodeDecodeError:
         raise PipesUnavailable("The pipe file is not valid UTF-8: correct it by hand.") from None
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise DiskFull("The disk with the pipe file is full: free some space on it.") from error
-        raise PipesUnavailable(f"The pipe file cannot be read or written ({error.strerror}).") from error

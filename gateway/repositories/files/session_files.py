@@ -12,12 +12,16 @@ from pathlib import Path
 from gateway.domain.board import Board
 from gateway.domain.mig import Gpu
 from gateway.domain.plan import Allocation, SessionRequest
-from gateway.errors import DiskFull, Unavailable
+from gateway.errors import Unavailable
 from gateway.languages import ENGLISH
 from gateway.repositories.files import board, door
 from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, SliceText, contents
 from gateway.repositories.lock import keep_private, take, wait
-from gateway.repositories.storage import is_full
+from gateway.repositories.storage import translated_errors
+
+_translated_errors = partial(
+    translated_errors, "The disk of the gateway's state", "The session's files cannot be written"
+)
 
 
 class HostSessionFiles:
@@ -132,16 +136,6 @@ class HostSessionFiles:
                 if os.path.samestat(os.stat(path), os.fstat(directory)):
                     return directory
             os.close(directory)  # it was removed before this process locked it
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise DiskFull("The disk of the gateway's state is full; free some space.") from error
-        raise Unavailable(f"The session's files cannot be written ({error.strerror}).") from error
 
 
 def _write_private(path: Path, content: str, uid: int) -> None:
