@@ -5,13 +5,11 @@ import re
 from docker.types import DeviceRequest
 
 from gateway.errors import ContainerFailed
+from gateway.repositories import nvidia_smi
 from gateway.repositories.docker.exec import Inside
 
 # `MIG-<uuid>`, and `MIG-GPU-<uuid>/<gi>/<ci>` from drivers before 470; `GPU-<uuid>` of a whole GPU.
 _DEVICE_UUID = re.compile(r"(MIG-[0-9A-Za-z/-]+|GPU-[0-9A-Za-z-]+)")
-# Lines of `nvidia-smi -L`: `GPU 0: NVIDIA A100 (UUID: GPU-…)`, `  MIG 3g.20gb  Device  0: (UUID: MIG-…)`.
-_GPU_LISTED = re.compile(r"\(UUID: (GPU-[^)]+)\)")
-_MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 
 def request(gpu_uuid: str) -> DeviceRequest:
@@ -28,12 +26,11 @@ def require_only(inside: Inside, container_id: str, gpu_uuid: str) -> None:
     """Raises `ContainerFailed` unless nvidia-smi in the container lists exactly one GPU and this MIG device,
     or exactly this whole GPU."""
     code, listing = inside.run(container_id, ["nvidia-smi", "-L"])
-    gpus = _GPU_LISTED.findall(listing)
-    migs = _MIG_LISTED.findall(listing)
+    gpus, migs = nvidia_smi.listed(listing)
     is_whole = gpu_uuid.startswith("GPU-")
     expected = gpus == [gpu_uuid] and not migs if is_whole else len(gpus) == 1 and migs == [gpu_uuid]
     if code or not expected:
-        seen = ", ".join(gpus + migs) or " ".join(listing.split())[:200]
+        seen = ", ".join([*gpus, *migs]) or " ".join(listing.split())[:200]
         raise ContainerFailed(
             f"The session's container should see {gpu_uuid} and no other GPU device, but sees: {seen}. "
             "Look at the NVIDIA container toolkit's configuration."

@@ -25,6 +25,7 @@ from gateway.domain.recovery import Survivor
 from gateway.domain.uids import UidRange
 from gateway.errors import ContainerFailed, GatewayError, NoCapacity, Unavailable
 from gateway.failpoints import reach
+from gateway.repositories import nvidia_smi
 from gateway.repositories.kubernetes import claims, facts
 from gateway.repositories.kubernetes.api import (
     DEVICE_CLAIMS,
@@ -44,7 +45,7 @@ from gateway.repositories.kubernetes.facts import Device, DeviceName, Inventory
 from gateway.repositories.kubernetes.gpus import ClusterGpus
 from gateway.repositories.kubernetes.lease_service import LeaseService
 from gateway.repositories.kubernetes.locks import Locks
-from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable, only_slice, shows_lost_gpu
+from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable
 from gateway.repositories.kubernetes.objects import (
     DEPLOYMENT,
     MANAGED,
@@ -145,10 +146,10 @@ class ClusterHost(RunsScripts):
             return None
         except ContainerFailed as error:
             said = str(error)
-            if not shows_lost_gpu(said):  # such as a session that may have no more processes
+            if not nvidia_smi.shows_lost_gpu(said):  # such as a session that may have no more processes
                 return None
-        self.lost[session.id] = is_lost = shows_lost_gpu(said)
-        return None if is_lost else only_slice(said)
+        self.lost[session.id] = is_lost = nvidia_smi.shows_lost_gpu(said)
+        return None if is_lost else nvidia_smi.only_slice(said)
 
     def gpu_use(self, session: Session) -> GpuUse:
         """By the session itself: only its node knows more. Nobody measures whether a program works."""
@@ -305,7 +306,7 @@ class ClusterHost(RunsScripts):
         if device.is_simulated:
             self.logins.run(login, ["true"])
             return _simulated_uuid(request.session_id)
-        return only_slice(self.logins.run(login, ["nvidia-smi", "-L"]))
+        return nvidia_smi.only_slice(self.logins.run(login, ["nvidia-smi", "-L"]))
 
     def _inside(self, session: Session, script: Script, *arguments: str) -> str:
         if session.address is None:

@@ -1,7 +1,6 @@
 """Commands in sessions, by SSH with the router's key: the gateway needs no right to execute in pods."""
 
 import os
-import re
 import shlex
 import subprocess
 from collections.abc import Iterator, Sequence
@@ -26,10 +25,6 @@ _OPTIONS = (
     "ServerAliveInterval=5",
     "LogLevel=ERROR",
 )
-_LOST = re.compile(
-    "GPU is lost|Unable to determine the device handle|Failed to initialize NVML|No devices (were )?found"
-)
-_MIG_LISTED = re.compile(r"\(UUID: (MIG-[^)]+)\)")
 
 
 class NotReachable(ContainerFailed):
@@ -95,20 +90,6 @@ def _in_memory(text: str) -> Iterator[str]:
         yield f"/proc/{os.getpid()}/fd/{descriptor}"
     finally:
         os.close(descriptor)
-
-
-def only_slice(listing: str) -> str:
-    """Return the UUID of the one MIG device that `nvidia-smi -L` lists. Raises `ContainerFailed`."""
-    found = _MIG_LISTED.findall(listing)
-    if len(found) != 1:
-        seen = ", ".join(found) or _line(listing)
-        raise ContainerFailed(f"The session should see one MIG device and no other, but sees: {seen}.")
-    return str(found[0])
-
-
-def shows_lost_gpu(said: str) -> bool:
-    """Whether this is what nvidia-smi says without its GPU."""
-    return _LOST.search(said) is not None
 
 
 def _line(text: str) -> str:
