@@ -10,7 +10,7 @@ from gateway.domain.observation import Container
 from gateway.domain.recovery import Survivor
 from gateway.domain.states import Reason
 from gateway.errors import AddressTaken, ContainerFailed, ImageMissing
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from gateway.repositories.scripts import Script
 
 

@@ -18,7 +18,7 @@ from gateway.domain.ssh_keys import KeyPair, make_pair
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.files.session_files import HostSessionFiles
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from gateway.repositories.sql.database import SqlDatabase
 from tests import own
 from tests.fakes.gpus import FakeGpus

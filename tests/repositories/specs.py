@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 
 
 def of_session(spec: ContainerSpec, session_id: str) -> ContainerSpec:

@@ -11,7 +11,7 @@ import pytest
 from docker.types import IPAMConfig, IPAMPool
 
 from gateway.repositories.docker.client import Docker
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from tests.own_docker import own_docker
 from tests.repositories.conftest import NETWORK, SUBNET, printed
 from tests.repositories.containers.conftest import docker_containers

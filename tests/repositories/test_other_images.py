@@ -14,7 +14,7 @@ from gateway.domain.ssh_keys import KeyPair
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.network import Worknet
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from tests import own
 from tests.repositories.conftest import USER
 from tests.repositories.containers.conftest import docker_containers

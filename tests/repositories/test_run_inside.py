@@ -12,7 +12,7 @@ from gateway.errors import ContainerFailed
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.network import Worknet
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from gateway.repositories.scripts import Script
 from tests.repositories.containers.conftest import docker_containers
 

@@ -11,7 +11,7 @@ import pytest
 from gateway.domain.mig import Gpu
 from gateway.errors import Unavailable
 from gateway.repositories.files.session_files import HostSessionFiles
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 
 
 def hold(root: Path, told: Connection) -> None:

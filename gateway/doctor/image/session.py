@@ -20,7 +20,7 @@ from gateway.repositories.docker.client import Docker, translated_errors
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.files.session_files import HostSessionFiles
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 
 USER, UID = "image-check", 29999
 _SSH_SECONDS = 20

@@ -28,7 +28,7 @@ from gateway.repositories.docker.isolation import Isolation
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.tcp_memory import TcpMemory
 from gateway.repositories.docker.toolkit import toolkit_version
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from gateway.repositories.scripts import Script
 
 _REMOVAL_SECONDS = 30

@@ -12,7 +12,7 @@ from gateway.repositories.disk import NO_DISK, disk_of
 from gateway.repositories.docker import labels, setup
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.limits import Limits
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 
 
 class Creation:

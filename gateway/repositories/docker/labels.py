@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from gateway.domain.mig import Placement
 from gateway.domain.plan import Allocation
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 
 _PLACEMENT = re.compile(r"([0-9]{1,3}):([0-9]{1,3})")
 

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from gateway.domain.mig import Gpu, Instance, Placement
 from gateway.errors import DriverUnavailable
-from gateway.repositories import host
+from gateway.repositories import host_parts
 
 T = TypeVar("T")
 
@@ -26,7 +26,7 @@ class TimeLimitedGpus:
     destroy therefore finds the instance of a create that succeeded late.
     """
 
-    def __init__(self, gpus: host.Gpus, seconds: float = SECONDS) -> None:
+    def __init__(self, gpus: host_parts.Gpus, seconds: float = SECONDS) -> None:
         self._gpus = gpus
         self._seconds = seconds
         self._threads = threading.BoundedSemaphore(_AT_ONCE)

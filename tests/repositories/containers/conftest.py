@@ -11,7 +11,7 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.limits import Limits
 from gateway.repositories.docker.network import Worknet
-from gateway.repositories.host import Containers, ContainerSpec
+from gateway.repositories.host_parts import Containers, ContainerSpec
 from tests.fakes.containers import FakeContainers
 from tests.repositories.conftest import NETWORK
 

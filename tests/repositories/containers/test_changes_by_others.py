@@ -14,7 +14,7 @@ from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.network import Worknet
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from tests import own
 from tests.repositories.conftest import NETWORK, SPARE, USER
 from tests.repositories.containers.conftest import LIMITS, docker_containers, inside, of, one

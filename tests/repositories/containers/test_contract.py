@@ -12,7 +12,7 @@ from gateway.domain.ssh_keys import KeyPair
 from gateway.errors import ContainerFailed
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
-from gateway.repositories.host import Containers, ContainerSpec
+from gateway.repositories.host_parts import Containers, ContainerSpec
 from tests.repositories.conftest import USER
 from tests.repositories.containers.conftest import docker_containers, of
 from tests.repositories.specs import of_session

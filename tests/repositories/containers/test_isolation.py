@@ -18,7 +18,7 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.network import Worknet
 from gateway.repositories.docker.packets import open_paths
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from tests.repositories.conftest import HOST, NETWORK, SPARE, USER, printed
 from tests.repositories.containers.conftest import NO_TARGETS, docker_containers, inside
 

@@ -23,7 +23,7 @@ from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.exec import Inside
 from gateway.repositories.docker.network import Worknet
-from gateway.repositories.host import ContainerSpec
+from gateway.repositories.host_parts import ContainerSpec
 from tests.repositories.containers.conftest import LIMITS, NO_TARGETS, docker_containers
 from tests.whole_gateway import eventually
 

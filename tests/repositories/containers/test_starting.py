@@ -13,7 +13,7 @@ from gateway.repositories.docker import labels
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
 from gateway.repositories.docker.network import Worknet
-from gateway.repositories.host import Containers, ContainerSpec
+from gateway.repositories.host_parts import Containers, ContainerSpec
 from tests import own
 from tests.repositories.conftest import USER
 from tests.repositories.containers.conftest import docker_containers
