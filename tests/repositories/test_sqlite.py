@@ -18,7 +18,7 @@ from gateway.cli import gateway as command_line
 from gateway.database_url import DatabaseUrl
 from gateway.domain.uids import FIRST_UID
 from gateway.errors import DatabaseUnavailable, StartRefused
-from gateway.repositories.sql import schema
+from gateway.repositories.sql import schema, sqlite
 from gateway.repositories.sql.database import SqlDatabase, make_engine, make_read_only_engine
 from tests.paths import REPOSITORY
 from tests.repositories.rows import add, session
@@ -138,6 +138,92 @@ def test_a_database_that_is_writable_again_is_written_again(disk: Path, path: Pa
     with database.read() as rows:
         assert [row.user_id for row in rows.list()] == ["a", "b"]
     database.engine.dispose()
+
+
+def is_removed(path: Path) -> None:
+    for file in path.parent.glob("sessions.db*"):
+        file.unlink()
+
+
+def is_replaced(path: Path) -> None:
+    """By an older backup, with a rename, as many tools copy."""
+    shutil.copy(path.parent / "backup.db", path.parent / "copy.db")
+    (path.parent / "copy.db").rename(path)
+
+
+@pytest.mark.parametrize("accident", [is_removed, is_replaced])
+def test_nothing_is_written_into_a_file_that_was_removed_or_replaced(
+    path: Path, accident: Callable[[Path], None]
+) -> None:
+    """SQLite would go on in a file that ends with the process, and make a new, empty one."""
+    database = SqlDatabase(DatabaseUrl(path))
+    add(database, session("a"))
+    gateway("backup", path.parent / "backup.db", "--db", path)
+    (path.parent / "original").hardlink_to(path)
+    accident(path)
+    existed = path.exists()
+    for attempt in (database.check, lambda: add(database, session("b", 1)), database.check):
+        with pytest.raises(DatabaseUnavailable, match="was removed or replaced"):
+            attempt()
+    with database.read() as rows, database.read() as others:
+        assert [row.user_id for row in rows.list()] == ["a"]
+        with pytest.raises(DatabaseUnavailable, match="was removed or replaced"):
+            others.list()  # by a second connection, which would be one to another file
+    assert path.exists() == existed
+    (path.parent / "original").rename(path)
+    database.check()
+    add(database, session("b", 1))
+    database.engine.dispose()
+
+
+@pytest.mark.parametrize("intact", [0, 4096])
+def test_a_database_that_is_damaged_says_so_and_how_to_put_a_backup_back(path: Path, intact: int) -> None:
+    path.write_bytes(path.read_bytes()[:intact] + b"\xff" * (path.stat().st_size - intact))
+    database = SqlDatabase(DatabaseUrl(path))
+    with pytest.raises(DatabaseUnavailable, match="is damaged .*gateway restore"), database.read() as rows:
+        rows.list()
+    database.engine.dispose()
+    with pytest.raises(StartRefused, match="gateway restore"):
+        schema.require_current(DatabaseUrl(path))
+
+
+@pytest.mark.parametrize("intact", [0, 4096])
+def test_a_backup_takes_the_place_of_a_damaged_database_which_is_kept(path: Path, intact: int) -> None:
+    backup = _backed_up(path)
+    damaged = path.read_bytes()[:intact] + b"\xff" * (path.stat().st_size - intact)
+    path.write_bytes(damaged)
+    kept = sqlite.restore(path, backup)
+    assert kept is not None
+    assert kept.read_bytes()[100:] == damaged[100:]  # SQLite counts copies in the header
+    _require_restored(path)
+
+
+def test_the_log_of_a_removed_database_is_not_applied_to_the_backup(path: Path) -> None:
+    backup = _backed_up(path)
+    command: list[str | Path] = [sys.executable, "-c", _WRITER, path]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as writer:
+        assert writer.stdout
+        assert writer.stdout.readline() == b"written\n"
+        writer.kill()
+    assert path.with_name("sessions.db-wal").stat().st_size
+    path.unlink()
+    assert sqlite.restore(path, backup) is None
+    _require_restored(path)
+
+
+def _backed_up(path: Path) -> Path:
+    database = SqlDatabase(DatabaseUrl(path))
+    add(database, session("backed-up", 1))
+    sqlite.back_up(path, path.with_name("backup"))
+    database.engine.dispose()
+    return path.with_name("backup")
+
+
+def _require_restored(path: Path) -> None:
+    sqlite.require_sound(path)
+    with SqlDatabase(DatabaseUrl(path), make_read_only_engine).read() as rows:
+        assert [row.user_id for row in rows.list()] == ["backed-up"]
+    assert not path.with_name("sessions.db.restoring").exists()
 
 
 def is_lost(shared: Path) -> None:

@@ -144,6 +144,16 @@ def translated_errors() -> Iterator[None]:
             raise DiskFull(
                 "The disk of the session database is full: free some space. Nothing was changed."
             ) from error
+        if "disk I/O error" in cause(error):  # SQLite says this of some full disks, too
+            raise DiskFull(
+                "The disk of the session database is full, or it fails: free some space, and see dmesg. "
+                "Nothing was changed."
+            ) from error
+        if is_damaged(error):
+            raise DatabaseUnavailable(
+                f"The session database is damaged ({cause(error)}): stop the gateway and put a backup back "
+                "with `gateway restore FILE`."
+            ) from error
         raise DatabaseUnavailable(
             f"The session database did not answer ({cause(error)}): try again shortly."
         ) from error
@@ -156,7 +166,12 @@ def cause(error: SQLAlchemyError) -> str:
     return postgresql.cause(error.orig) if hasattr(error.orig, "diag") else str(error.orig)
 
 
+def is_damaged(error: SQLAlchemyError) -> bool:
+    """Whether SQLite cannot understand its file."""
+    return any(words in cause(error) for words in ("disk image is malformed", "file is not a database"))
+
+
 def _is_disk_full(error: SQLAlchemyError) -> bool:
     if isinstance(error, DBAPIError) and hasattr(error.orig, "diag"):
         return postgresql.is_disk_full(error.orig)
-    return any(full in cause(error) for full in ("disk is full", "disk I/O error"))
+    return "disk is full" in cause(error)

@@ -18,7 +18,7 @@ from gateway.database_url import DatabaseUrl
 from gateway.errors import StartRefused
 from gateway.repositories.lock import locked
 from gateway.repositories.sql import sqlite
-from gateway.repositories.sql.database import cause, make_engine, make_read_only_engine
+from gateway.repositories.sql.database import cause, is_damaged, make_engine, make_read_only_engine
 
 _MIGRATION_SECONDS = 300.0  # that another process may take for it
 _MIGRATIONS = Path(__file__).parents[2] / "migrations"
@@ -99,6 +99,8 @@ def _translated_errors(db: DatabaseUrl) -> Iterator[None]:
         yield
     except SQLAlchemyError as error:
         advice = "" if db.path else ": check that the server runs and that --db (GATEWAY_DB) is right"
+        if is_damaged(error):
+            advice = ": it is damaged, so put a backup back with `gateway restore FILE`"
         raise StartRefused(f"The database {db} cannot be used ({cause(error)}){advice}.") from error
 
 

@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 
-from gateway.errors import DiskFull, StartRefused
+from gateway.errors import DatabaseUnavailable, DiskFull, StartRefused
 from gateway.repositories.storage import sync_directory
 
 _BUSY_TIMEOUT_MS = 5000
@@ -28,6 +28,11 @@ def make_engine(path: Path) -> Engine:
     """
     # hide_parameters: an error in the log would otherwise quote private keys.
     engine = create_engine(f"sqlite:///{path}", pool_size=_POOL_SIZE, hide_parameters=True)
+    file = _File(path)
+
+    @event.listens_for(engine, "do_connect")
+    def _require_file(*_arguments: Any) -> None:  # SQLite would make a new, empty file
+        file.require_same()
 
     @event.listens_for(engine, "connect")
     def _configure(connection: sqlite3.Connection, _record: Any) -> None:
@@ -37,15 +42,46 @@ def make_engine(path: Path) -> Engine:
         connection.execute("PRAGMA foreign_keys=ON")
         connection.execute("PRAGMA synchronous=FULL")
         connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+        file.remember()
 
     @event.listens_for(engine, "begin")
     def _begin(connection: Connection) -> None:
         if connection.get_execution_options().get("read_only"):
             connection.connection.cursor().execute("BEGIN")  # takes no lock, so it cannot fail
         else:
+            file.require_same()
             connection.exec_driver_sql("BEGIN IMMEDIATE")
 
     return engine
+
+
+class _File:
+    """The file of a database in use. SQLite keeps an open file that was removed or replaced, and all that is
+    written into it is lost when the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._opened: tuple[int, int] | None = None
+
+    def remember(self) -> None:
+        """Call this after each connection."""
+        self._opened = self._opened or self._identity()
+
+    def require_same(self) -> None:
+        """Raises `DatabaseUnavailable` if there is another file at the path now, or none."""
+        if self._opened is not None and self._identity() != self._opened:
+            raise DatabaseUnavailable(
+                f"The file {self._path.name} of the session database was removed or replaced while the "
+                "gateway uses it, so nothing is written: put that file back, or stop the gateway and put a "
+                "backup back with `gateway restore FILE`."
+            )
+
+    def _identity(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino
 
 
 def make_read_only_engine(path: Path) -> Engine:
@@ -135,15 +171,28 @@ def restore(path: Path, copy: Path) -> Path | None:
     incoming.unlink(missing_ok=True)
     back_up(copy, incoming)
     kept = None
-    if path.exists():
-        _require_unused(path)
-        kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.replaced")
-        back_up(path, kept)
+    try:
+        if path.exists():
+            _require_unused(path)
+            kept = path.with_name(f"{path.name}.{datetime.now(UTC):%Y%m%dT%H%M%S}.replaced")
+            _keep(path, kept)
         for name in ("-wal", "-shm"):
             path.with_name(path.name + name).unlink(missing_ok=True)
-    incoming.rename(path)
+        incoming.rename(path)
+    finally:
+        incoming.unlink(missing_ok=True)
     sync_directory(path.parent)
     return kept
+
+
+def _keep(path: Path, kept: Path) -> None:
+    """Copy the database to `kept`. If it is so damaged that SQLite cannot, move its file, and its log."""
+    try:
+        back_up(path, kept)
+    except StartRefused:
+        path.rename(kept)
+        with suppress(FileNotFoundError):
+            _log(path).rename(_log(kept))
 
 
 def require_sound(copy: Path) -> None:
