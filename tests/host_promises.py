@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import pytest
 
 from gateway.app import Gateway
-from gateway.domain.board import board
 from gateway.domain.observation import State
+from gateway.domain.session_board import session_board
 from gateway.domain.states import Reason, Status
 from gateway.errors import DockerUnavailable, Unavailable
 from gateway.repositories.sql.database import SqlDatabase
@@ -167,8 +167,8 @@ class HostPromises:
         with site.database.read() as rows:
             row = rows.live(id)
         notices = site.gateway.disk_use.notices
-        shown = board(row, notices.limit, notices.words, {"Message": "hello"})
-        other = board(row, notices.limit, notices.words, {"Message": "goodbye"})
+        shown = session_board(row, notices.limit, notices.words, {"Message": "hello"})
+        other = session_board(row, notices.limit, notices.words, {"Message": "goodbye"})
         assert not site.host.differing({id: shown})
         assert set(site.host.differing({id: other, "never-was": other})) == {id, "never-was"}
         site.host.show(id, lambda: other)

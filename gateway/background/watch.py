@@ -1,6 +1,6 @@
 """Follows the host's events about containers that end, so that their sessions are closed at once.
 
-The events only save time. Events that are lost while the connection is broken or Docker restarts do no harm,
+The events only save time. Events that are lost while the connection to the host is broken do no harm,
 because the reconciler runs as soon as the connection exists again.
 """
 
@@ -16,7 +16,7 @@ from gateway.services.ports import Database, Host
 
 log = logging.getLogger(__name__)
 
-_BEGIN_SECONDS = 1  # the longest delay that a hanging Docker causes at the end of a lease
+_BEGIN_SECONDS = 1  # the longest delay that a host without an answer causes at the end of a lease
 _END_SECONDS = 5
 
 

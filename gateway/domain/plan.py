@@ -3,13 +3,11 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from gateway.domain.board import Board
 from gateway.domain.mig import Gpu, Placement
 from gateway.domain.ssh_keys import KeyPair
-
-if TYPE_CHECKING:
-    from gateway.domain.board import Board
 
 SSH_PORT = 2222  # of a session's sshd; an unprivileged port, because the sshd does not run as root
 
@@ -64,7 +62,7 @@ class SessionPlan:
     address: str | None = None
     host_share: float = 0.0
     others: tuple[Gpu, ...] = ()
-    board: "Board | None" = None
+    board: Board | None = None
 
     @property
     def gpu_share(self) -> float | None:

@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from gateway.domain.board import Board, board
+from gateway.domain.board import Board
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.leased import SessionColumns
 from gateway.domain.live_session import LiveSession
 from gateway.domain.models import EndedSession, Session
+from gateway.domain.session_board import session_board
 from gateway.domain.session_texts import notice_labels
 from gateway.domain.states import Status
 from gateway.domain.words import Words
@@ -85,7 +86,7 @@ class Notices:
         quota: int | None,
     ) -> Board:
         notices = self._notices(session, last, workspace_bytes, quota)
-        return board(session, self.limit, self.words, notices)
+        return session_board(session, self.limit, self.words, notices)
 
     def _notices(
         self,

@@ -13,11 +13,11 @@ from functools import partial
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain import clock, session_token, ssh_keys
-from gateway.domain.board import board
 from gateway.domain.lease import LeaseLimit
 from gateway.domain.mig import Gpu
 from gateway.domain.models import Session
 from gateway.domain.plan import Allocation, SessionPlan, SessionRequest, Started
+from gateway.domain.session_board import session_board
 from gateway.domain.states import KeysFrom
 from gateway.domain.words import Words
 from gateway.repositories.kubernetes import objects
@@ -143,7 +143,7 @@ def _live(number: int, deployment: str, door: str) -> _Live:
         profile,
         deployment,
         Door(door, session_token.make(request.session_id, router.private)),
-        board(row, LeaseLimit(timedelta(minutes=Settings().max_lease_minutes)), Words(), {}),
+        session_board(row, LeaseLimit(timedelta(minutes=Settings().max_lease_minutes)), Words(), {}),
     )
     claim = objects.device_claim(_SITE, request, PROFILE, deployment, advice)
     claim["metadata"]["finalizers"] = ["resource.kubernetes.io/delete-protection"]
