@@ -37,7 +37,8 @@ def register(app: Flask, words: Words, clock: Clock) -> None:
     @app.after_request
     def answer_in_words(response: Response) -> Response:
         is_inside = uid() is not None or token() is not None
-        if is_inside and request.accept_mimetypes.best == _TEXT:
+        has_words = response.is_json or response.status_code == 204
+        if is_inside and has_words and request.accept_mimetypes.best == _TEXT:
             response.set_data(_sentence(response, words, clock().wall) + "\n")
             response.content_type = f"{_TEXT}; charset=utf-8"
             if response.status_code == 204:

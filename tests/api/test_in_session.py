@@ -140,6 +140,14 @@ def test_the_answers_are_sentences_where_text_is_accepted(bench: Bench) -> None:
     assert (ended.status_code, ended.text) == (200, "The session has ended.\n")
 
 
+def test_what_is_no_json_stays_as_it_is(bench: Bench) -> None:
+    id = create(bench, "user123")
+    statuses = {("GET", "/ui"): 308, ("GET", f"/ui/sessions/{id}"): 200, ("OPTIONS", f"/sessions/{id}"): 200}
+    for (method, path), status in statuses.items():
+        answer = ask(bench, "user123", method, path, {"Accept": "text/plain"})
+        assert (answer.status_code, answer.mimetype) == (status, "text/html"), path
+
+
 def test_other_clients_get_json_whatever_they_accept(bench: Bench) -> None:
     assert bench.app.test_client().get("/healthz", headers=TEXT).json == {"status": "ok"}
 
