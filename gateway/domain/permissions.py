@@ -75,7 +75,8 @@ _RULES_OF_THE_API: Mapping[str, Mapping[Role, Scope]] = {
     "metrics.scrape": {**_ALL, Role.MONITOR: Scope.ALL},
 }
 
-# Each web page has the rule of the endpoint whose content it shows, or whose act its form does.
+# Each web page has the rule of the endpoint whose content it shows, or whose act its form does. Programs in
+# sessions have no browser: a page shows more than one endpoint, such as a session with its events.
 PAGES: Mapping[str, str] = {
     "ui.now": "gpus.list_gpus",
     "ui.sessions": "sessions.list_live",
@@ -106,9 +107,14 @@ PAGES: Mapping[str, str] = {
 }
 _EVERYBODY = dict.fromkeys(Role, Scope.ALL)
 
+
+def _without_sessions(rule: Mapping[Role, Scope]) -> Mapping[Role, Scope]:
+    return {role: scope for role, scope in rule.items() if role is not Role.SESSION}
+
+
 RULES: Mapping[str, Mapping[Role, Scope]] = {
     **_RULES_OF_THE_API,
-    **{page: _RULES_OF_THE_API[endpoint] for page, endpoint in PAGES.items()},
+    **{page: _without_sessions(_RULES_OF_THE_API[endpoint]) for page, endpoint in PAGES.items()},
     "ui.health": _ALL_AND_OWN,
     "ui.unknown": _ALL_AND_OWN,
     "ui.start": _EVERYBODY,

@@ -142,7 +142,7 @@ def test_the_answers_are_sentences_where_text_is_accepted(bench: Bench) -> None:
 
 def test_what_is_no_json_stays_as_it_is(bench: Bench) -> None:
     id = create(bench, "user123")
-    statuses = {("GET", "/ui"): 308, ("GET", f"/ui/sessions/{id}"): 200, ("OPTIONS", f"/sessions/{id}"): 200}
+    statuses = {("GET", "/ui"): 308, ("GET", f"/ui/sessions/{id}"): 403, ("OPTIONS", f"/sessions/{id}"): 200}
     for (method, path), status in statuses.items():
         answer = ask(bench, "user123", method, path, {"Accept": "text/plain"})
         assert (answer.status_code, answer.mimetype) == (status, "text/html"), path
