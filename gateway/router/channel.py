@@ -7,7 +7,10 @@ from typing import Any
 
 Message = dict[str, Any]
 
-_LARGEST = 16 * 1024  # bytes
+# A message that is cut off cannot be read, and clients choose some of the texts. A letter takes at most 12
+# bytes as JSON, and no message has more than five texts.
+_LONGEST_TEXT = 1000  # letters
+_LARGEST = 64 * 1024  # bytes
 
 
 class Channel:
@@ -31,8 +34,9 @@ class Channel:
         return bool(self._unsent)
 
     def send(self, message: Message) -> None:
-        """Send now, or keep it for `send_unsent`. Raises OSError when the other end is gone."""
-        self._unsent.append(json.dumps(message).encode())
+        """Send now, or keep it for `send_unsent`. Long texts arrive short. Raises OSError when the other end
+        is gone."""
+        self._unsent.append(_encoded(message))
         self.send_unsent()
 
     def send_unsent(self) -> None:
@@ -46,7 +50,7 @@ class Channel:
     def pass_on(self, message: Message, connection: socket.socket) -> bool:
         """Send a message with an open socket, or return False where the other end is too busy."""
         try:
-            socket.send_fds(self._end, [json.dumps(message).encode()], [connection.fileno()])
+            socket.send_fds(self._end, [_encoded(message)], [connection.fileno()])
         except OSError:
             return False
         return True
@@ -66,3 +70,8 @@ class Channel:
 
     def close(self) -> None:
         self._end.close()
+
+
+def _encoded(message: Message) -> bytes:
+    short = {name: fact[:_LONGEST_TEXT] if isinstance(fact, str) else fact for name, fact in message.items()}
+    return json.dumps(short).encode()

@@ -23,9 +23,16 @@ from gateway.router.ssh import keys
 from gateway.router.ssh.algorithms import Offer
 from gateway.router.ssh.authentication import KeyRefused
 from gateway.router.ssh.packets import LARGEST_BEFORE_LOGIN
-from gateway.router.ssh.wire import SERVICE_REQUEST, SshError, plain_packet, string, uint32
+from gateway.router.ssh.wire import (
+    SERVICE_REQUEST,
+    USERAUTH_REQUEST,
+    SshError,
+    plain_packet,
+    string,
+    uint32,
+)
 from tests.fakes.raw_ssh import RawClient
-from tests.routes.ground import Client, Keys, Router, make_router, run, until
+from tests.routes.ground import Client, Keys, Router, make_router, run, speaks_ssh, until
 from tests.routes.test_refusing import refused
 
 
@@ -162,6 +169,22 @@ def test_packets_before_the_login_are_few(router: Router) -> None:
         return await client.over()
 
     assert "not allowed before the login" in with_client(router, work)
+
+
+@pytest.mark.parametrize("letter", ["x", "\x01", "\U0001f511"])
+def test_a_user_s_name_of_any_length_stops_nothing(router: Router, letter: str) -> None:
+    name = string(letter * (30_000 // len(letter.encode())))
+
+    async def work(client: RawClient) -> str:
+        await client.secure()
+        client.send(bytes((SERVICE_REQUEST,)) + string("ssh-userauth"))
+        client.send(bytes((USERAUTH_REQUEST,)) + name + string("ssh-connection") + string("none"))
+        return await client.over()
+
+    assert "the user's name is too long" in with_client(router, work)
+    [line] = until_lines(router, "login refused")
+    assert len(line) < 1000
+    assert speaks_ssh("127.0.0.1", router.port)
 
 
 def test_the_connection_protocol_is_refused_before_the_login(router: Router) -> None:

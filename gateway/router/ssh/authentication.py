@@ -11,6 +11,7 @@ from gateway.router.ssh.wire import Reader, SshError, string
 
 # An agent with many keys offers them all, and people try several of them; sshd allows six.
 MAX_TRIES = 16
+LONGEST_USER = 255  # letters; a name may hold more than a user id where a pattern of the pipe file matches it
 
 _METHODS = ("publickey", "publickey-hostbound-v00@openssh.com")
 _CONNECTION = "ssh-connection"
@@ -95,6 +96,8 @@ class ServerAuthentication:
             raise SshError("there is no such service", repr(service[:40]), wire.SERVICE_NOT_AVAILABLE)
         if self.user and user != self.user:
             raise SshError("the user's name may not change during a login")
+        if len(user) > LONGEST_USER:
+            raise SshError("the user's name is too long", f"{len(user)} letters")
         self.user = user
         if method == "none":
             self._fail(counts=self.tries > 0)
