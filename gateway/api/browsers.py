@@ -22,9 +22,10 @@ _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 _REFUSALS_LOGGED = 20  # a minute and client
 
 
-def register(app: Flask, trusted_hosts: Collection[str], clock: Clock) -> None:
+def register(app: Flask, trusted_hosts: Collection[str], public_host: str, clock: Clock) -> None:
     """`trusted_hosts` are names and addresses without a port; `.example.org` stands for all its subdomains.
-    Loopback names and the address that a connection arrived at are always trusted."""
+    Loopback names and the address that a connection arrived at are always trusted. `public_host` is that of
+    --public-url with its port, which a proxy may leave out of `Host`; empty without one."""
     trusted = [*LOOPBACK, *(name.lower() for name in trusted_hosts)]
     refusals = PerMinute(clock, _REFUSALS_LOGGED)
 
@@ -34,7 +35,7 @@ def register(app: Flask, trusted_hosts: Collection[str], clock: Clock) -> None:
         if host and not _is_trusted(host, trusted):
             _log(refusals, f"Host {host!r}")
             raise UntrustedHost(host)
-        if request.method not in _SAFE and (origin := _foreign_origin(host)):
+        if request.method not in _SAFE and (origin := _foreign_origin(host, public_host)):
             _log(refusals, f"Origin {origin!r}")
             raise ForeignOrigin(origin)
 
@@ -73,10 +74,11 @@ def _arrived_at() -> str | None:
     return str(name[0]) if isinstance(name, tuple) else None
 
 
-def _foreign_origin(host: str) -> str | None:
+def _foreign_origin(host: str, public_host: str) -> str | None:
     """The page that a browser says the request comes from, unless it is the gateway's own."""
     origin = request.headers.get("Origin")
-    if origin is not None and urlsplit(origin).netloc.lower() != host.lower():
+    own = (host.lower(), public_host.lower() or host.lower())
+    if origin is not None and urlsplit(origin).netloc.lower() not in own:
         return origin
     site = request.headers.get("Sec-Fetch-Site", "none")
     return f"a {site} page" if site not in ("none", "same-origin") else None

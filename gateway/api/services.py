@@ -1,6 +1,7 @@
 """The services that the views of one application use."""
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from flask import Flask, current_app
 
@@ -48,6 +49,12 @@ class ApiServices:
     entry_point: EntryPoint
     max_ttl_minutes: int
     public_url: str
+
+    @property
+    def public_origin(self) -> str:
+        """`public_url` without its path, such as https://gw.example.org; empty without one."""
+        public = urlsplit(self.public_url)
+        return f"{public.scheme}://{public.netloc}" if public.netloc else ""
 
     def install(self, app: Flask) -> None:
         """Make these the services of the views of `app`."""

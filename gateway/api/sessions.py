@@ -197,5 +197,5 @@ def _waiting(place: Place) -> Fields:
 def _created(body: Fields, private_key: str | None, status: int) -> ResponseReturnValue:
     if private_key is not None:
         body["ssh_private_key"] = private_key
-    path = url_for("sessions.read", session_id=body["session_id"])
-    return body, status, {"Location": services().public_url + path}
+    path = url_for("sessions.read", session_id=body["session_id"])  # with the path of --public-url
+    return body, status, {"Location": services().public_origin + path}

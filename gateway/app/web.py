@@ -1,5 +1,7 @@
 """The HTTP API and the web pages over the services of a gateway."""
 
+from urllib.parse import urlsplit
+
 from gateway import __version__, dashboard
 from gateway.api import (
     authorisation,
@@ -13,6 +15,7 @@ from gateway.api import (
     metrics,
     openapi,
     policies,
+    public_path,
     queue,
     usage,
     users,
@@ -66,7 +69,8 @@ def serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing) 
         max_ttl_minutes=settings.max_ttl_minutes,
         public_url=settings.public_url,
     ).install(app)
-    browsers.register(app, settings.api_hosts, clock)
+    public = urlsplit(settings.public_url)
+    browsers.register(app, settings.api_hosts, public.netloc, clock)
     blueprints = (
         sessions_api,
         users,
@@ -87,3 +91,5 @@ def serve(gateway: Gateway, settings: Settings, parts: Parts, routing: Routing) 
     errors.register(app)
     openapi.install(app)
     dashboard.install(app, Words(settings.timezone))
+    if public.path:
+        public_path.install(app, public.path)

@@ -18,7 +18,6 @@ from gateway.services.sign_ins import LIFETIME
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _YEAR = 365 * 24 * 3600  # seconds
-_PATH = "/ui"  # the browser sends the cookies to the pages only
 
 
 @routes.before_request
@@ -62,7 +61,7 @@ def sign_out() -> ResponseReturnValue:
     """Make the cookie invalid."""
     services().sign_ins.sign_out(request.cookies.get(SIGN_IN_COOKIE, ""))
     response = redirect(url_for("ui.sign_in"), 303)
-    response.delete_cookie(SIGN_IN_COOKIE, path=_PATH)
+    response.delete_cookie(SIGN_IN_COOKIE, path=_path())
     return response
 
 
@@ -77,9 +76,14 @@ def language() -> ResponseReturnValue:
 def _with_cookie(response: Redirect, name: str, value: str, seconds: int) -> Redirect:
     is_secure = services().public_url.startswith("https:")
     response.set_cookie(
-        name, value, max_age=seconds, path=_PATH, secure=is_secure, httponly=True, samesite="Strict"
+        name, value, max_age=seconds, path=_path(), secure=is_secure, httponly=True, samesite="Strict"
     )
     return response
+
+
+def _path() -> str:
+    """The browser sends the cookies to the pages only."""
+    return url_for("ui.start")
 
 
 @routes.errorhandler(Unauthenticated)

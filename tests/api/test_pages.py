@@ -1,9 +1,11 @@
 """The web pages: who may see and do what on them, and what a browser gets."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from werkzeug.test import TestResponse
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain.models import Event
@@ -69,6 +71,42 @@ def test_the_address_without_its_last_slash_leads_to_the_first_page(
     answer = (signed_in(bench, token) if role else bench.client).get("/ui")
     assert (answer.status_code, answer.location) == (308, "/ui/")
     assert "denied" not in [event.what for event in events(bench)]
+
+
+@pytest.mark.parametrize("removed", [True, False], ids=["the proxy removes the path", "or keeps it"])
+def test_behind_a_proxy_the_pages_are_under_its_path(bench_of: BenchMaker, removed: bool) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB"]), public_url="https://gw.example.org:8443/gpu")
+    token = Tokens(bench.database, bench.clock).create("ops", Role.OPERATOR)
+    client = bench.app.test_client(use_cookies=False)  # its jar does not know what a proxy does to the path
+    own = {"Host": "gw.example.org", "Origin": "https://gw.example.org:8443"}  # nginx leaves the port out
+
+    def asked(method: str, path: str, **fields: str) -> TestResponse:
+        sent = path.removeprefix("/gpu") if removed else path
+        return client.open(sent, method=method, data=fields or None, headers=own)
+
+    assert asked("GET", "/gpu/ui").location == "/gpu/ui/"
+    assert asked("GET", "/gpu/ui/").location == "/gpu/ui/sign-in"
+    signed = asked("POST", "/gpu/ui/sign-in", token=token)
+    assert signed.location == "/gpu/ui/"
+    cookie, *limits = signed.headers["Set-Cookie"].split("; ")
+    assert "Path=/gpu/ui" in limits
+    own["Cookie"] = cookie
+    page = asked("GET", "/gpu/ui/").text
+    links = re.findall(r'(?:href|src|action|hx-get)="([^"#]*)"', page)
+    assert len(links) > 10
+    assert [link for link in links if not link.startswith("/gpu/ui/")] == []
+    made = bench.client.post(
+        "/sessions", json={"user_id": "ann"}, headers={"Authorization": f"Bearer {token}"}
+    )
+    assert made.headers["Location"] == f"https://gw.example.org:8443/gpu/sessions/{made.json['session_id']}"
+
+
+@pytest.mark.parametrize("path", ["/gpus", "/ui", "/sessions"])
+def test_the_path_of_a_proxy_may_be_one_of_the_gateways_own(bench_of: BenchMaker, path: str) -> None:
+    bench = bench_of(FakeGpus(["A100-40GB"]), public_url=f"https://gw.example.org{path}")
+    assert bench.client.get("/gpus/profiles").status_code == 200
+    assert bench.client.get("/ui/").status_code == 200
+    assert bench.client.get("/sessions").status_code == 200
 
 
 def test_a_page_that_does_not_exist_is_said_on_a_page(bench: Bench, tokens: Tokens) -> None:

@@ -1,11 +1,13 @@
 """The API behind the example of nginx: TLS, a public name and a path in front."""
 
 import datetime
+import re
 import subprocess
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import pytest
 import requests
@@ -94,6 +96,21 @@ def test_a_session_is_opened_through_the_proxy_and_its_location_leads_back(url: 
     forged = token.get(f"{url}/sessions", headers=forgery, timeout=30)
     assert forged.status_code == 200
     assert token.delete(made.headers["Location"], timeout=60).status_code == 204
+
+
+def test_the_pages_work_through_the_proxy(url: str, tmp_path: Path) -> None:
+    browser = requests.Session()
+    browser.trust_env = False
+    browser.verify = str(tmp_path / "certificate.pem")
+    form = browser.get(f"{url}/ui", timeout=30)
+    assert form.url == f"{url}/ui/sign-in"
+    origin = {"Origin": url.removesuffix("/gpu")}
+    shown = browser.post(form.url, {"token": _token(tmp_path)}, headers=origin, timeout=30)
+    assert (shown.status_code, shown.url) == (200, f"{url}/ui/")
+    for path in re.findall(r'(?:href|src)="([^"#]*)"', shown.text):
+        assert browser.get(urljoin(url, path), timeout=30).status_code == 200, path
+    cordoned = browser.post(f"{url}/ui/gpus/0/cordon", {"reason": "a fan"}, headers=origin, timeout=30)
+    assert "cordoned: a fan" in cordoned.text
 
 
 def _token(directory: Path) -> str:
