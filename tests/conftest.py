@@ -30,6 +30,7 @@ from gateway.repositories.sql.database import SqlDatabase
 from gateway.services.disk_use import DiskUse
 from gateway.services.leases import Leases
 from gateway.services.sessions import Sessions
+from gateway.services.tokens import Tokens
 from gateway.services.warnings import Warnings
 from gateway.settings import Settings
 from tests.client import ApiClient
@@ -248,6 +249,11 @@ def bench_of(tmp_path: Path, empty_database: Path) -> Iterator[BenchMaker]:
 @pytest.fixture
 def bench(bench_of: BenchMaker) -> Bench:
     return bench_of(FakeGpus(["A100-40GB"]))
+
+
+@pytest.fixture
+def tokens(bench: Bench) -> Tokens:
+    return Tokens(bench.database, bench.clock)
 
 
 @pytest.fixture

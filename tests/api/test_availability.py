@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from gateway.domain.mig import MigPolicy, Placement
+from tests.api.gpu_answers import offer
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
 
@@ -23,10 +24,6 @@ def fit(bench: Bench, profile: str, ttl: int = 60) -> Any:
     answer = bench.client.get("/gpus/fit", query_string={"profile": profile, "ttl_minutes": ttl})
     assert answer.status_code == 200, answer.json
     return answer.json
-
-
-def offer(bench: Bench, profile: str) -> Any:
-    return {one["name"]: one for one in bench.client.get("/gpus/profiles").json["profiles"]}[profile]
 
 
 def end(bench: Bench, session: Any) -> None:

@@ -5,6 +5,7 @@ import pytest
 
 from gateway.domain.mig import Gpu, Instance, MigMode, Placement
 from gateway.errors import DriverUnavailable, GpuLost, PlacementTaken, SliceBusy
+from tests.api.gpu_answers import gpu, offer
 from tests.client import Answer
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
@@ -21,16 +22,8 @@ def opened(bench: Bench, user_id: str, profile: str | None = None, ttl_minutes: 
     return response.json
 
 
-def gpu(bench: Bench, index: int = 0) -> Any:
-    return bench.client.get("/gpus").json["gpus"][index]
-
-
 def fit(bench: Bench, profile: str) -> Any:
     return bench.client.get("/gpus/fit", query_string={"profile": profile}).json
-
-
-def offer(bench: Bench, profile: str) -> Any:
-    return {one["name"]: one for one in bench.client.get("/gpus/profiles").json["profiles"]}[profile]
 
 
 def stand(bench: Bench, profile: str, start: int, size: int) -> Instance:

@@ -19,11 +19,6 @@ from tests.fakes.gpus import FakeGpus
 ORIGIN = {"Origin": "http://localhost"}
 
 
-@pytest.fixture
-def tokens(bench: Bench) -> Tokens:
-    return Tokens(bench.database, bench.clock)
-
-
 def send(client: ApiClient, path: str, **fields: str) -> Answer:
     """What a browser sends for a form of the pages."""
     return client.post(f"/ui{path}", data=fields, headers=ORIGIN)

@@ -33,11 +33,6 @@ HOOK = {"name": "chat", "url": "https://chat.example/hook", "events": "session.*
 
 
 @pytest.fixture
-def tokens(bench: Bench) -> Tokens:
-    return Tokens(bench.database, bench.clock)
-
-
-@pytest.fixture
 def prepared(bench: Bench) -> Bench:
     """With a session, a policy and a webhook."""
     opened(bench)

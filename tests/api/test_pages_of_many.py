@@ -1,18 +1,11 @@
 """The web pages with 200 sessions, and the forms that go beyond a policy."""
 
-import pytest
-
 from gateway.domain.permissions import Role
 from gateway.services.sign_ins import LIFETIME
 from gateway.services.tokens import Tokens
 from tests.api.test_pages import as_operator, as_user, send
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.gpus import FakeGpus
-
-
-@pytest.fixture
-def tokens(bench: Bench) -> Tokens:
-    return Tokens(bench.database, bench.clock)
 
 
 def test_with_200_sessions_the_map_is_whole_and_the_tables_have_pages(bench_of: BenchMaker) -> None:

@@ -59,11 +59,6 @@ PAGES = {*permissions.PAGES, *(f"ui.{page}" for page in ALONE)}
 
 
 @pytest.fixture
-def tokens(bench: Bench) -> Tokens:
-    return Tokens(bench.database, bench.clock)
-
-
-@pytest.fixture
 def caller(bench: Bench, tokens: Tokens) -> Callable[..., ApiClient]:
     """`caller(Role.USER, "user123")`: a client that sends a token of this role."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from gateway.domain.mig import MigMode, host_share
 from gateway.repositories.nvml.gpus import Gpus
+from tests.api.gpu_answers import gpu, offer
 from tests.client import Answer
 from tests.conftest import Bench, BenchMaker
 from tests.fakes.driver import simulated_driver
@@ -57,14 +58,6 @@ def opened(bench: Bench, user_id: str, profile: str = "full") -> Any:
     response = create(bench, user_id, profile)
     assert response.status_code == 201, response.text
     return response.json
-
-
-def gpu(bench: Bench, index: int) -> Any:
-    return bench.client.get("/gpus").json["gpus"][index]
-
-
-def offer(bench: Bench, profile: str) -> Any:
-    return {one["name"]: one for one in bench.client.get("/gpus/profiles").json["profiles"]}[profile]
 
 
 def test_each_gpu_without_mig_is_leased_to_one_session(bench: Bench) -> None:

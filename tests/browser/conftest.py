@@ -81,11 +81,6 @@ def running_clock(bench: Bench) -> Iterator[None]:
 
 
 @pytest.fixture
-def tokens(bench: Bench) -> Tokens:
-    return Tokens(bench.database, bench.clock)
-
-
-@pytest.fixture
 def operator(page: Page, url: str, tokens: Tokens) -> Page:
     """A page on which an operator has signed in."""
     return sign_in(page, url, tokens.create("ops", Role.OPERATOR))
