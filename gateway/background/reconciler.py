@@ -74,7 +74,7 @@ class Reconciler:
         self.closing.note(plan.problems)
         for session in sessions:
             if reason := plan.close.get(session.id):
-                self._close(session, reason)
+                _attempt("a session could not be closed", partial(self._close, session, reason))
         if plan.unknown:
             self._refuse_to_sweep(plan.unknown)
         for session_id in plan.repairs:
@@ -157,8 +157,10 @@ class Reconciler:
 
 
 def _attempt(failure: str, act: Callable[[], None]) -> None:
-    """Call `act`. If it fails, log `failure` and continue."""
+    """Call `act`. If it fails, log `failure` and continue: one part must not keep the others from repair."""
     try:
         act()
     except GatewayError as error:
         log.warning(failure, extra={"error": str(error)})
+    except Exception:  # noqa: BLE001
+        log.exception("internal error in the reconciler; it continues", extra={"error": failure})

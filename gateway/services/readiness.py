@@ -1,5 +1,6 @@
 """One check for each part that sessions need. A check returns one line, or raises an error."""
 
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,8 @@ from gateway.domain.clock import Clock
 from gateway.errors import GatewayError, Unavailable
 from gateway.services.ports import Check, Database, Host, Pipes
 from gateway.services.quota import WorkspaceQuota
+
+log = logging.getLogger(__name__)
 
 RECONCILE_SECONDS = 60.0
 _VALID = timedelta(seconds=1)
@@ -87,6 +90,9 @@ def _run(check: Check) -> Result:
         return Result(True, check())
     except GatewayError as error:
         return Result(False, str(error))
+    except Exception as error:  # noqa: BLE001
+        log.exception("internal error in a check")
+        return Result(False, f"Internal error ({type(error).__name__}): the gateway's log has the details.")
 
 
 def _ready(check: Callable[[], None]) -> str:

@@ -3,7 +3,7 @@
 import fcntl
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from functools import partial
@@ -20,7 +20,7 @@ from gateway.repositories.lock import keep_private, take, wait
 from gateway.repositories.storage import translated_errors
 
 _translated_errors = partial(
-    translated_errors, "The disk of the gateway's state", "The session's files cannot be written"
+    translated_errors, "The disk of the gateway's state", "The session's files cannot be read or written"
 )
 
 
@@ -42,9 +42,17 @@ class HostSessionFiles:
         self._language = language
 
     def check(self) -> None:
-        """Raises `Unavailable` if a session could not execute its login shell."""
-        existing = next(path for path in (self._root, *self._root.parents) if path.exists())
-        if os.statvfs(existing).f_flag & os.ST_NOEXEC:
+        """Raises `Unavailable` if a session could not execute its login shell, or if nothing can be
+        written."""
+        with _translated_errors():
+            existing = next(path for path in (self._root, *self._root.parents) if path.exists())
+            flags = os.statvfs(existing).f_flag
+        if flags & os.ST_RDONLY:
+            raise Unavailable(
+                "The disk of the session files is mounted read-only, as the kernel does after an error of a "
+                "disk: see dmesg, and remount it."
+            )
+        if flags & os.ST_NOEXEC:
             raise Unavailable(
                 f"{existing} is mounted with noexec, and the login shells of sessions are there: remount it "
                 "with exec, or choose another directory with --state-dir (GATEWAY_STATE_DIR)."
@@ -67,10 +75,10 @@ class HostSessionFiles:
 
     def hang_doors(self) -> None:
         """Lead the door of every session to this process."""
-        if self._door is None or not self._root.is_dir():
+        if self._door is None:
             return
         with _translated_errors():
-            for session_id in os.listdir(self._root):
+            for session_id in self._ids():
                 with suppress(FileNotFoundError, NotADirectoryError):
                     door.hang(self._door, self._root / session_id / "etc")
 
@@ -93,11 +101,21 @@ class HostSessionFiles:
 
     def list(self) -> Mapping[str, bool]:
         """Return the ids of the sessions that have files, and whether a process holds the claim on each."""
-        ids = sorted(os.listdir(self._root)) if self._root.is_dir() else []
-        return {id: bool(self.is_claimed(id)) for id in ids}
+        with _translated_errors():
+            return {id: bool(self._is_claimed(id)) for id in self._ids()}
+
+    def _ids(self) -> Sequence[str]:
+        return sorted(os.listdir(self._root)) if self._root.is_dir() else []
 
     def is_claimed(self, session_id: str) -> bool | None:
-        """Whether a live process holds the claim; None if the session has no directory on this host."""
+        """Whether a live process holds the claim; None if the session has no directory on this host, or if it
+        cannot be read."""
+        try:
+            return self._is_claimed(session_id)
+        except OSError:
+            return None
+
+    def _is_claimed(self, session_id: str) -> bool | None:
         try:
             directory = os.open(self._root / session_id, os.O_RDONLY | os.O_DIRECTORY)
         except (FileNotFoundError, NotADirectoryError):

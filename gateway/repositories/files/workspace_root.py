@@ -38,12 +38,18 @@ class WorkspaceRoot:
             self._path.chmod(0o700)
 
     def check(self) -> None:
-        """Raises `WorkspaceRefused` if the marker was created once and is missing now."""
+        """Raises `WorkspaceRefused` if the marker was created once and is missing now, or if nothing can be
+        written."""
         if self._record is not None and self._record.exists() and not self._marker.exists():
             raise WorkspaceRefused(
                 "The marker file of the workspace root is missing, so its disk is probably not mounted. "
                 "No workspace was created. Mount the disk; if the workspaces are on a new disk, put the "
                 f"file {MARKER} there."
+            )
+        if self._path.is_dir() and os.statvfs(self._path).f_flag & os.ST_RDONLY:
+            raise WorkspaceRefused(
+                "The disk of the workspaces is mounted read-only, as the kernel does after an error of a "
+                "disk: see dmesg, and remount it."
             )
 
     def weaknesses(self) -> Sequence[str]:

@@ -6,6 +6,8 @@ import stat
 import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from gateway.domain.uids import LOWEST_UID
@@ -13,7 +15,7 @@ from gateway.domain.users import problem_with
 from gateway.errors import DiskFull, WorkspaceRefused
 from gateway.repositories.files import quotas
 from gateway.repositories.files.workspace_root import WorkspaceRoot
-from gateway.repositories.storage import is_full
+from gateway.repositories.storage import is_full, translated_errors
 
 _BASHRC = """\
 # Read by every interactive shell of your sessions; it is yours to change.
@@ -24,6 +26,9 @@ shopt -s checkwinsize histappend
 PS1='\\[\\e[1;32m\\]\\u@\\h\\[\\e[0m\\]:\\[\\e[1;34m\\]\\w\\[\\e[0m\\]\\$ '
 alias ls='ls --color=auto' ll='ls -l' grep='grep --color=auto'
 """
+_readable_root = partial(
+    translated_errors, "The disk of the workspaces", "The workspace root cannot be read", WorkspaceRefused
+)
 _MEASURING_SECONDS = 1800  # for millions of files on a slow disk
 _PROFILE = """\
 # Read by login shells.
@@ -53,46 +58,48 @@ class HostWorkspaces:
             if not os.path.lexists(path):
                 self._make(path, uid)
             found = os.lstat(path)
+            if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
+                raise WorkspaceRefused(
+                    f"The path of {user_id}'s workspace is not a directory of uid {uid}; an administrator "
+                    "must move it away, or make that uid its owner."
+                )
+            self._limit(user_id, uid)
+            if stat.S_IMODE(found.st_mode) != 0o700:
+                os.chmod(path, 0o700, follow_symlinks=True)
         except OSError as error:
             raise _translated(error, user_id) from error
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid:
-            raise WorkspaceRefused(
-                f"The path of {user_id}'s workspace is not a directory of uid {uid}; an administrator must "
-                "move it away, or make that uid its owner."
-            )
-        self._limit(user_id, uid)
-        if stat.S_IMODE(found.st_mode) != 0o700:
-            os.chmod(path, 0o700, follow_symlinks=True)
         return path
 
     def owners(self) -> Mapping[str, int]:
         """Return the users who have a workspace, with the uid that owns it. Other directories, such as
-        `lost+found` and those of root and of services, are not included."""
-        homes = sorted(self._root.iterdir()) if self._root.is_dir() else []
-        found = {home.name: home.lstat() for home in homes if problem_with(home.name) is None}
+        `lost+found` and those of root and of services, are not included. Raises `WorkspaceRefused`."""
+        with _readable_root():
+            homes = sorted(self._root.iterdir()) if self._root.is_dir() else []
+            found = {home.name: _status(home) for home in homes if problem_with(home.name) is None}
         return {
             name: status.st_uid
             for name, status in found.items()
-            if stat.S_ISDIR(status.st_mode) and status.st_uid >= LOWEST_UID
+            if status and stat.S_ISDIR(status.st_mode) and status.st_uid >= LOWEST_UID
         }
 
     def check(self) -> Sequence[str]:
-        """Return what makes workspaces less safe. Raises `WorkspaceRefused` if their disk is not mounted."""
-        try:
+        """Return what makes workspaces less safe. Raises `WorkspaceRefused` if their disk is not mounted, or
+        mounted read-only."""
+        with _readable_root():
             self._directory.check()
             return self._directory.weaknesses()
-        except OSError as error:
-            raise WorkspaceRefused(f"The workspace root cannot be read ({error.strerror}).") from error
 
     def has_quotas(self) -> bool:
-        """Whether the file system enforces quotas."""
-        return quotas.are_enforced(self._root)
+        """Whether the file system enforces quotas. Raises `WorkspaceRefused`."""
+        with _readable_root():
+            return quotas.are_enforced(self._root)
 
     def used(self, user_id: str) -> int:
         """Return the disk use of the user's workspace in bytes; 0 without one. Takes up to 30 minutes."""
         path = self._root / user_id
-        if not path.is_dir():
-            return 0
+        with _readable_root():
+            if not path.is_dir():
+                return 0
         low_priority = ["ionice", "--ignore", "--class", "idle", "nice", "-n19"]
         measure = ["du", "--summarize", "--one-file-system", "--block-size=1", "--", str(path)]
         try:
@@ -131,6 +138,12 @@ class HostWorkspaces:
         except OSError:
             shutil.rmtree(draft, ignore_errors=True)
             raise
+
+
+def _status(home: Path) -> os.stat_result | None:
+    with suppress(FileNotFoundError):  # an administrator has just removed it
+        return home.lstat()
+    return None
 
 
 def _leftovers(root: Path, user_id: str) -> list[Path]:

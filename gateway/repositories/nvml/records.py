@@ -15,6 +15,7 @@ instance is gone. No GPU instance survives a boot, so the records of an earlier 
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -56,7 +57,12 @@ class Made:
 
 def gpus_with_late_instances(directory: Path) -> set[str]:
     """The UUIDs of the GPUs on which the driver may still create an instance after a time-out."""
-    return {path.name.partition(".")[0] for path in directory.glob("*.late")}
+    try:
+        return {path.name.partition(".")[0] for path in directory.glob("*.late")}
+    except OSError as error:
+        raise DriverUnavailable(
+            f"The gateway cannot read its records of GPU instances: {error.strerror}."
+        ) from error
 
 
 class Records:
@@ -82,7 +88,7 @@ class Records:
             if made := self._read(path):
                 yield made
             else:
-                path.unlink(missing_ok=True)  # of an earlier boot
+                self._remove(path)  # of an earlier boot
 
     def begin(self, profile: str, placement: Placement) -> None:
         self._write(Made(profile, placement.start, placement.size))
@@ -97,14 +103,14 @@ class Records:
         even if another instance is created at the same placement until then."""
         late = replace(made, late=True)
         self._write(late)
-        self._path(made.start).unlink(missing_ok=True)
+        self._remove(self._path(made.start))
         return late
 
     def forget(self, made: Made) -> None:
         """Remove the record of an instance that is gone, and keep that of a newer one at its placement."""
         found = self._read(self._path(made.start))
         if found is None or made.mig_uuid in (None, found.mig_uuid) or found.mig_uuid is None:
-            self._path(made.start).unlink(missing_ok=True)
+            self._remove(self._path(made.start))
 
     def _path(self, start: int) -> Path:
         return self._directory / f"{self._gpu}.{start}.json"
@@ -116,19 +122,30 @@ class Records:
         return self._late(made) if made.late else self._path(made.start)
 
     def _read(self, path: Path) -> Made | None:
+        """Raises `DriverUnavailable` if the record exists, but the disk does not return it: its instance may
+        be the gateway's."""
         try:
-            found = json.loads(path.read_bytes())
+            with self._translated_errors():
+                found = json.loads(path.read_bytes()) if path.exists() else {}
             return Made(**found["made"]) if found["boot"] == clock.read().boot else None
-        except (OSError, ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError):
             return None
 
     def _write(self, made: Made) -> None:
         record = json.dumps({"boot": clock.read().boot, "made": asdict(made)})
+        with self._translated_errors(), replacing(self._file(made), 0o600) as file:
+            file.write(record.encode())
+
+    def _remove(self, path: Path) -> None:
+        with self._translated_errors():
+            path.unlink(missing_ok=True)
+
+    @contextmanager
+    def _translated_errors(self) -> Iterator[None]:
         try:
-            with replacing(self._file(made), 0o600) as file:
-                file.write(record.encode())
+            yield
         except OSError as error:
             raise DriverUnavailable(
-                f"The gateway cannot record what it makes on GPU {self._gpu}: {error.strerror}; make its "
-                "state directory writable."
+                f"The gateway cannot read or write its record of what it made on GPU {self._gpu}: "
+                f"{error.strerror}; make its state directory writable."
             ) from error

@@ -147,6 +147,20 @@ def test_a_record_that_cannot_be_read_makes_nothing_the_gateways(bench: Bench, c
     assert bench.standing() == 0
 
 
+def test_an_instance_whose_record_the_disk_does_not_return_is_destroyed_once_it_does(bench: Bench) -> None:
+    bench.create()
+    (record,) = bench.lock_dir.glob("*.json")
+    content = record.read_bytes()
+    record.unlink()
+    record.mkdir()  # reading it fails
+    with pytest.raises(DriverUnavailable, match="cannot read or write its record"):
+        bench.destroy()
+    record.rmdir()
+    record.write_bytes(content)
+    bench.destroy()
+    assert bench.standing() == 0
+
+
 def test_no_record_stays_when_nothing_stands(bench: Bench) -> None:
     for _ in range(2):
         bench.create()
