@@ -60,7 +60,7 @@ class Settings:
         Parsed(kinds.namespace), "gpu-sessions", "NAME", "Sessions are pods of this namespace."
     )
     namespace_routes: str = _setting(
-        Parsed(kinds.namespace), "gpu-routes", "NAME", "Their routes are Pipes of this namespace."
+        Parsed(kinds.namespace), "gpu-routes", "NAME", "The routes are Pipes of this namespace."
     )
     storage_class: str = _setting(
         Parsed(kinds.object_name), "", "NAME", "Homes are volumes of this class.", "the cluster's default"
