@@ -222,7 +222,7 @@ class FitRequest(Schema):
     """Query of `GET /gpus/fit`."""
 
     profile = fields.String(required=True, validate=validate.Length(1, 64))
-    ttl_minutes = fields.Integer(load_default=None)
+    ttl_minutes = QueryNumber(load_default=None)
 
     def __init__(self, max_ttl_minutes: int) -> None:
         super().__init__()

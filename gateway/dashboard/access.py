@@ -3,6 +3,7 @@
 from flask import Response, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from marshmallow import ValidationError
+from werkzeug.datastructures import ImmutableMultiDict
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.wrappers import Response as Redirect
 
@@ -28,6 +29,13 @@ def require_own_page() -> None:
     names_page = "Origin" in request.headers or request.headers.get("Sec-Fetch-Site") == "same-origin"
     if request.method not in _SAFE and not names_page:
         raise ForeignOrigin("a browser that does not name the page")
+
+
+@routes.before_request
+def leave_out_what_is_empty() -> None:
+    """A form sends its empty fields, too. The defaults of the API hold for them."""
+    given = request.args.items(multi=True)
+    request.args = ImmutableMultiDict((name, value) for name, value in given if value.strip())
 
 
 @routes.get("")

@@ -79,7 +79,7 @@ def test_the_metrics_count_beside_the_promises(half_free: Bench) -> None:
     assert 'gpu_gateway_profile_capacity{mig_profile="1g.5gb"} 7.0' in text
 
 
-@pytest.mark.parametrize("ttl", ["0", "x", "999999999"])
+@pytest.mark.parametrize("ttl", ["0", "x", "999999999", "1_0", "１０", " 10"])
 def test_what_is_no_lease_is_refused(bench: Bench, ttl: str) -> None:
     answer = bench.client.get("/gpus/fit", query_string={"profile": "1g.5gb", "ttl_minutes": ttl})
     assert (answer.status_code, list(answer.json["errors"])) == (422, ["ttl_minutes"])

@@ -313,6 +313,21 @@ def test_many_tabs_are_answered_from_one_rendering_that_is_younger_than_a_poll(
     assert session_id not in clients[1].get("/ui/", headers=poll).text
 
 
+@pytest.mark.parametrize(
+    ("path", "heading"),
+    [
+        ("/ui/usage?since=&until=&by=user", "<h1>Usage</h1>"),
+        ("/ui/events?user_id=", "<h1>Events</h1>"),
+        ("/ui/users?user_id=+", "<h1>Users and policies</h1>"),
+    ],
+)
+def test_fields_that_were_left_empty_are_as_if_they_were_not_there(
+    bench: Bench, path: str, heading: str
+) -> None:
+    answer = bench.client.get(path)
+    assert (answer.status_code, heading in answer.text) == (200, True)
+
+
 def test_the_usage_page_draws_what_the_api_reports(bench: Bench, tokens: Tokens) -> None:
     session_id = opened(bench)
     opened(bench, "user456")
