@@ -32,7 +32,7 @@ KEY_REMOVED = f"{_WITHDRAWN}: the key of this connection was removed from it"
 SESSION_REPLACED = f"{_WITHDRAWN}: another session has taken its place; log in again"
 
 
-class Office(Protocol):
+class LoginContext(Protocol):
     """What a login needs of its process."""
 
     host_keys: Mapping[str, PrivateKey]
@@ -62,9 +62,9 @@ class Office(Protocol):
 class Login:
     """`number` identifies the connection among all of the router."""
 
-    def __init__(self, office: Office, number: int) -> None:
+    def __init__(self, context: LoginContext, number: int) -> None:
         self.number = number
-        self._office = office
+        self._context = context
         self._key = b""
         self._route: Route | None = None
         self._notice: Notice | None = None  # of a user without a route
@@ -72,7 +72,7 @@ class Login:
         self._task: asyncio.Task[None] | None = None
         self._is_joined = False
         self._refusal = self._detail = ""
-        self.transport = Transport(lambda each: ServerHandshake(each, office.host_keys), self)
+        self.transport = Transport(lambda each: ServerHandshake(each, context.host_keys), self)
         self._authentication = ServerAuthentication(self.transport, self._admits, self._accepted)
         loop = asyncio.get_running_loop()
         self._timer = loop.call_later(HANDSHAKE_SECONDS, self._require_user)
@@ -99,16 +99,16 @@ class Login:
         """Why the client would not get to the same place if it came now; None if it would."""
         if not self._is_joined or self._upstream is None:
             return None
-        route = self._office.find(self.user)
+        route = self._context.find(self.user)
         if route is None:
             return self._reason_of_the_end()
-        if not self._office.admits(route, self.user, self._key):
+        if not self._context.admits(route, self.user, self._key):
             return KEY_REMOVED
         return None if _upstream(route, self.user) == self._upstream.upstream else SESSION_REPLACED
 
     def _reason_of_the_end(self) -> str:
         """The first sentence of the notice about this session, or what is true of every end."""
-        notice, session_id = self._office.notice(self.user), self._route.session_id if self._route else ""
+        notice, session_id = self._context.notice(self.user), self._route.session_id if self._route else ""
         if notice and notice.state is NoticeState.ENDED and notice.session_id == session_id:
             return notice.lines[0]
         return SESSION_ENDED
@@ -130,15 +130,15 @@ class Login:
         facts = {"user_id": self.user or None, "session_id": self._route.session_id if self._route else None}
         if self._is_joined:
             reason = self._refusal or ("by the client" if isinstance(error, Closed) else str(error))
-            self._office.report(self.number, "closed", reason=reason, **facts)
+            self._context.report(self.number, "closed", reason=reason, **facts)
         else:
             reason, detail, points = self._failure(error)
-            self._office.report(
+            self._context.report(
                 self.number, "refused", reason=reason, detail=detail or None, points=points, **facts
             )
 
     def gone(self) -> None:
-        self._office.gone(self)
+        self._context.gone(self)
 
     # The login.
 
@@ -153,11 +153,11 @@ class Login:
         self.transport.close(SshError("the login took too long", code=BY_APPLICATION))
 
     def _admits(self, user: str, key: bytes) -> bool:
-        self._route, self._notice = self._office.find(user), None
+        self._route, self._notice = self._context.find(user), None
         if self._route:
-            return self._office.admits(self._route, user, key)
-        self._notice = self._office.notice(user)
-        return self._notice is not None and self._office.may_read(self._notice, key)
+            return self._context.admits(self._route, user, key)
+        self._notice = self._context.notice(user)
+        return self._notice is not None and self._context.may_read(self._notice, key)
 
     def _accepted(self, user: str, key: bytes) -> None:
         self._timer.cancel()
@@ -167,7 +167,7 @@ class Login:
     async def _open(self, user: str) -> None:
         """Go on with what `_admits` has found for this key just now."""
         is_waiting = self._notice is not None and self._notice.state is not NoticeState.ENDED
-        refusal = await self._office.log_in(self.number, user, held=is_waiting)
+        refusal = await self._context.log_in(self.number, user, held=is_waiting)
         if refusal:
             self.end(refusal)
         elif is_waiting:
@@ -180,11 +180,11 @@ class Login:
 
     async def _hold(self, user: str) -> None:
         outcome = await hold(self, NO_SESSION)
-        self._office.release(self.number)
+        self._context.release(self.number)
         self._route = outcome.route
         if outcome.route is None:
             self.end(outcome.refusal)
-        elif not self._office.admits(outcome.route, user, self._key):
+        elif not self._context.admits(outcome.route, user, self._key):
             self.end(KEY_REMOVED)
         else:
             await self._connect(user)
@@ -192,11 +192,11 @@ class Login:
     # What a hold calls.
 
     def route(self) -> Route | None:
-        return self._office.find(self.user)
+        return self._context.find(self.user)
 
     def notice(self) -> Notice | None:
-        notice = self._office.notice(self.user)
-        return notice if notice and self._office.may_read(notice, self._key) else None
+        notice = self._context.notice(self.user)
+        return notice if notice and self._context.may_read(notice, self._key) else None
 
     def show(self, notice: Notice) -> None:
         lines = notice.read_at(datetime.now(UTC))
@@ -205,7 +205,7 @@ class Login:
 
     def heartbeat(self) -> None:
         """SSHPiper passes banners on, and no packets of this kind."""
-        if self._office.is_lobby:
+        if self._context.is_lobby:
             self._authentication.show("")
         else:
             self.transport.send(bytes((wire.IGNORE,)) + wire.string(""))
@@ -226,7 +226,7 @@ class Login:
         self._authentication.succeed()
         self.transport.join(self._upstream.transport)
         self.transport.flush()
-        self._office.report(self.number, "accepted", user_id=self.user, session_id=self._route.session_id)
+        self._context.report(self.number, "accepted", user_id=self.user, session_id=self._route.session_id)
 
     def _upstream_ended(self, error: SshError) -> None:
         if not self.transport.has_ended:
