@@ -16,7 +16,7 @@ from marshmallow import ValidationError, fields, validate
 
 from gateway.database_url import DatabaseUrl
 from gateway.domain import outside
-from gateway.domain.promises import WEAKNESSES
+from gateway.domain.isolation import WEAKNESSES
 from gateway.domain.uids import LOWEST_UID, UidRange
 from gateway.errors import StartRefused
 

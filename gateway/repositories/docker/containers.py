@@ -11,7 +11,7 @@ from typing import Any
 from docker.errors import APIError, ImageNotFound, NotFound
 from docker.types import DeviceRequest
 
-from gateway.domain import promises
+from gateway.domain import isolation
 from gateway.domain.containers import GPU_LOST
 from gateway.domain.observation import Container
 from gateway.domain.recovery import Survivor
@@ -175,7 +175,7 @@ class DockerContainers:
         return ", ".join(filter(None, [described, self._toolkit(), self._tcp_memory.weakness()]))
 
     def _toolkit(self) -> str | None:
-        return None if self._simulated_gpus else promises.toolkit_note(toolkit_version())
+        return None if self._simulated_gpus else isolation.toolkit_note(toolkit_version())
 
     def require_isolation(self) -> None:
         self._isolation.require()

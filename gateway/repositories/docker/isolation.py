@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Iterable
 from pathlib import Path
 
-from gateway.domain import promises
+from gateway.domain import isolation
 from gateway.errors import ContainerFailed, DockerUnavailable, GatewayError
 from gateway.repositories.docker.client import Docker, translated_errors
 from gateway.repositories.docker.exec import Inside
@@ -27,13 +27,14 @@ class Isolation:
         with translated_errors():
             self._docker.client.ping()
             version = self._docker.client.api.version(api_version=False)
-        if promises.is_too_old(version):
+        if isolation.is_too_old(version):
             raise DockerUnavailable(
-                f"Docker Engine {version['Version']} is too old: install {promises.OLDEST_ENGINE}.0 or later."
+                f"Docker Engine {version['Version']} is too old: "
+                f"install {isolation.OLDEST_ENGINE}.0 or later."
             )
         self._reported_until = 0.0
         self.require()
-        return f"ok: {', '.join(promises.notes(version))}"
+        return f"ok: {', '.join(isolation.notes(version))}"
 
     def require(self) -> None:
         """Raises `DockerUnavailable` if the daemon cannot isolate sessions. A success is valid for 60 s."""
@@ -41,7 +42,7 @@ class Isolation:
             return
         with translated_errors():
             info = self._docker.client.info()
-        self._refuse(promises.weaknesses(info, kernel_has_apparmor=_APPARMOR.exists()))
+        self._refuse(isolation.weaknesses(info, kernel_has_apparmor=_APPARMOR.exists()))
         self._reported_until = time.monotonic() + _VALID_SECONDS
 
     def require_of(self, container_id: str) -> None:
@@ -50,9 +51,9 @@ class Isolation:
         if time.monotonic() < self._shown_until:
             return
         code, status = Inside(self._docker).run(container_id, ["cat", "/proc/self/status"])
-        if code or not promises.is_status(status):
+        if code or not isolation.is_status(status):
             raise ContainerFailed(f"The session's /proc/self/status cannot be read: {status.strip()[:200]}")
-        self._refuse(promises.weaknesses_of_process(status))
+        self._refuse(isolation.weaknesses_of_process(status))
         self._shown_until = time.monotonic() + _VALID_SECONDS
 
     def examine(self, container_id: str) -> None:
@@ -65,6 +66,6 @@ class Isolation:
         except GatewayError:
             pass
 
-    def _refuse(self, found: Iterable[promises.Weakness]) -> None:
-        if problem := promises.forbidden(list(found), self._allowed):
+    def _refuse(self, found: Iterable[isolation.Weakness]) -> None:
+        if problem := isolation.forbidden(list(found), self._allowed):
             raise DockerUnavailable(problem)

@@ -1,10 +1,10 @@
-"""What `docker info` must report for sessions to be isolated."""
+"""What `docker info` must report for sessions to be isolated, and a process of a session must show."""
 
 from typing import Any
 
 import pytest
 
-from gateway.domain.promises import (
+from gateway.domain.isolation import (
     forbidden,
     is_status,
     is_too_old,
