@@ -21,7 +21,9 @@ from gateway.router.ssh.transport import Closed, Transport
 from gateway.router.ssh.wire import BY_APPLICATION, SshError
 from gateway.router.upstream import ENDED, UpstreamConnection, explanation, explanation_of_the_end
 
-HANDSHAKE_SECONDS, LOGIN_SECONDS = 30, 120  # until a user is named; until the login is done
+# Until the client takes part in the key exchange; until the login is done. In between, people compare the
+# fingerprint of the host key, or type a passphrase.
+EXCHANGE_SECONDS, LOGIN_SECONDS = 30, 120
 
 _GATEWAY_SECONDS, _POLL_SECONDS = 3.0, 0.1
 
@@ -75,7 +77,7 @@ class Login:
         self.transport = Transport(lambda each: ServerHandshake(each, context.host_keys), self)
         self._authentication = ServerAuthentication(self.transport, self._admits, self._accepted)
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(HANDSHAKE_SECONDS, self._require_user)
+        self._timer = loop.call_later(EXCHANGE_SECONDS, self._require_exchange)
 
     @property
     def user(self) -> str:
@@ -142,9 +144,9 @@ class Login:
 
     # The login.
 
-    def _require_user(self) -> None:
-        if self.user:
-            rest = LOGIN_SECONDS - HANDSHAKE_SECONDS
+    def _require_exchange(self) -> None:
+        if self.transport.exchange.session_id:
+            rest = LOGIN_SECONDS - EXCHANGE_SECONDS
             self._timer = asyncio.get_running_loop().call_later(rest, self._is_late)
         else:
             self._is_late()
@@ -261,6 +263,10 @@ class Login:
             return "the client left during the key exchange", error.detail, limits.LEFT_LATER
         if not self.user:
             return "the client left before it named a user", error.detail, limits.LEFT_LATER
+        if self._key:
+            return "the client left before it got into the session", error.detail, 0.0
+        if self._authentication.awaits_proof:
+            return "the client left before it proved its key", error.detail, limits.LEFT_LATER
         return "no key fits", self._authentication.summary, limits.REFUSED
 
 

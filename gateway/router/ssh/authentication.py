@@ -38,7 +38,8 @@ class KeyRefused(SshError):
 class ServerAuthentication:
     """Lets in who proves a key that `admits(user, key)` accepts, and then calls `accepted(user, key)`.
 
-    `user` is empty until the client has named one, and `tries` counts what was refused.
+    `user` is empty until the client has named one, and `tries` counts what was refused. `awaits_proof`: the
+    client has asked about a key that fits, and has not signed with it.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class ServerAuthentication:
     ) -> None:
         self.user = ""
         self.tries = 0
+        self.awaits_proof = False
         self.refused_algorithms: set[str] = set()
         self._transport = transport
         self._admits = admits
@@ -113,6 +115,7 @@ class ServerAuthentication:
         elif not self._admits(self.user, request.blob):
             self._fail()
         elif request.signed is None:
+            self.awaits_proof = True
             answer = string(request.algorithm) + string(request.blob)
             self._transport.send(bytes((wire.USERAUTH_PK_OK,)) + answer)
         elif keys.verify(request.algorithm, request.blob, request.signature, request.signed):
@@ -123,6 +126,7 @@ class ServerAuthentication:
 
     def _fail(self, counts: bool = True) -> None:
         self.tries += counts
+        self.awaits_proof = False
         if self.tries > MAX_TRIES:
             raise SshError("Too many authentication failures")
         self._transport.send(bytes((wire.USERAUTH_FAILURE,)) + string("publickey") + b"\0")
