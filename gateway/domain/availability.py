@@ -9,14 +9,15 @@ from gateway.domain.forecast import Forecast, Line
 from gateway.domain.live_session import LiveSession
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Fit
-from gateway.domain.waiting import Book, Reservation
+from gateway.domain.reservation_book import Book
+from gateway.domain.waiting import Reservation
 
 
 @dataclass(frozen=True)
 class Availability:
     """What the GPUs have for a new session that lives as long as `lease`: beside all leases, all promises to
     the requests in `line`, and all announced maintenance. `sessions` are all live sessions, by their ids.
-    `demand` is as in `waiting.plan`."""
+    `demand` is as in `line_plan.plan`."""
 
     occupancy: Occupancy
     sessions: Mapping[str, LiveSession]

@@ -5,14 +5,15 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf
 
-from gateway.domain import waiting
+from gateway.domain import line_plan
 from gateway.domain.clock import Moment
 from gateway.domain.live_session import SessionSlice
 from gateway.domain.mig import Gpu, MigPolicy
 from gateway.domain.occupancy import Occupancy
 from gateway.domain.placement import Spot
+from gateway.domain.reservation_book import Book
 from gateway.domain.timeline import OpenGpu, Slice
-from gateway.domain.waiting import Book, Lease, Plan, Reservation, Waiter
+from gateway.domain.waiting import Lease, Plan, Reservation, Waiter
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +42,14 @@ class Forecast:
     def plan(
         self, waiters: Sequence[Waiter], demand: Mapping[str, float], overtaking: str | None = None
     ) -> Plan:
-        return waiting.plan(self._gpus(), self._leases(), waiters, self.now.wall, demand, overtaking)
+        return line_plan.plan(self._gpus(), self._leases(), waiters, self.now.wall, demand, overtaking)
 
     def spots(self, profile: str, lease: timedelta, line: Line) -> set[Spot]:
         """Return where a session may begin now without delaying a request in line or a maintenance."""
         if line.reservation:
             return {(line.reservation.gpu, line.reservation.slice.placement)}
         now = self.now.wall
-        free = waiting.spots(self._gpus(), self._leases(), line.waiters, profile, lease, now)
+        free = line_plan.spots(self._gpus(), self._leases(), line.waiters, profile, lease, now)
         return {(each.gpu, each.slice.placement) for each in free}
 
     def earliest(self, profile: str, lease: timedelta, line: Line) -> datetime | None:

@@ -157,7 +157,7 @@ class Planner(Protocol):
         overtaking: str | None = None,
         ending: str | None = None,
     ) -> Plan:
-        """Plan the waiting line, as `domain.waiting.plan`, as if the session `ending` ended now."""
+        """Plan the waiting line, as `domain.line_plan.plan`, as if the session `ending` ended now."""
 
 
 class Host(Protocol):

@@ -26,10 +26,11 @@ from heapq import heappop, heappush
 from pathlib import Path
 from statistics import fmean
 
+from gateway.domain.line_plan import plan, spots
 from gateway.domain.mig import MigPolicy, Placement
 from gateway.domain.placement import Occupied, choose
 from gateway.domain.timeline import OpenGpu, Slice
-from gateway.domain.waiting import Lease, Plan, Reservation, Waiter, plan, spots
+from gateway.domain.waiting import Lease, Plan, Reservation, Waiter
 from tests.bench.pool import EPOCH, MIXES, Table
 
 TABLE = "A100-40GB"

@@ -10,9 +10,11 @@ from itertools import combinations
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from gateway.domain.line_plan import plan, spots
 from gateway.domain.mig import FreeCapacity, Gpu, MigPolicy, Placement
+from gateway.domain.reservation_book import Book
 from gateway.domain.timeline import OpenGpu, Slice
-from gateway.domain.waiting import TURNOVER, Book, Cause, Lease, Plan, Reservation, Waiter, plan, spots
+from gateway.domain.waiting import TURNOVER, Cause, Lease, Plan, Reservation, Waiter
 from tests.bench.waiting import long_lines
 from tests.fakes.gpus import FakeGpus
 
