@@ -19,7 +19,7 @@ from gateway.domain.permissions import Role, Scope
 _MEANINGS = {
     200: "Success",
     201: "Created",
-    202: "Accepted: the gateway repeats the failed step until it succeeds",
+    202: "Accepted: the gateway completes it later",
     204: "Success",
     400: "The request is not valid JSON or HTTP",
     401: "A valid token is needed",
@@ -89,7 +89,7 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
     roles = permissions.RULES[rule.endpoint]
     operation: dict[str, Any] = {
         "operationId": rule.endpoint,
-        "summary": view.__doc__.partition("\n")[0],
+        **_texts(view),
         "security": [{}] if Role.NOBODY in roles else [{"token": []}, {}],
         "parameters": [_path_parameter(rule, name) for name in sorted(rule.arguments)],
         "responses": {
@@ -107,6 +107,13 @@ def _operation(rule: Rule, view: Any) -> dict[str, Any]:
         response = operation["responses"].setdefault(str(status), _response(status, None))
         response.setdefault("content", {})[_PROBLEM] = {"schema": ProblemResponse}
     return operation
+
+
+def _texts(view: Any) -> dict[str, str]:
+    """The first sentence of a view's docstring, and if there are more, all of them."""
+    text = " ".join(view.__doc__.split())
+    summary = text.partition(". ")[0].rstrip(".") + "."
+    return {"summary": summary} if text == summary else {"summary": summary, "description": text}
 
 
 def _common_problems(described: Endpoint, roles: Mapping[Role, Scope], rule: Rule) -> set[int]:

@@ -60,6 +60,16 @@ def test_every_response_matches_the_description(
     assert not [status for status in statuses if status >= 500]
 
 
+def test_each_operation_is_described_in_whole_sentences(bench: Bench) -> None:
+    paths = bench.client.get("/openapi.json").json["paths"].values()
+    operations = [operation for path in paths for operation in path.values()]
+    assert len(operations) > 30
+    for operation in operations:
+        for text in (operation["summary"], operation.get("description", operation["summary"])):
+            assert text.endswith("."), text
+            assert "\n" not in text
+
+
 def fuzz(bench: Bench, operation: Any, mode: GenerationMode, statuses: Counter[int], times: int) -> None:
     @given(case=operation.as_strategy(generation_mode=mode))
     @settings(
