@@ -114,11 +114,27 @@ class Minutes(WholeNumber):
         return minutes
 
 
+class Instant(fields.AwareDateTime):
+    """A time that is still one in UTC: year 1 and year 9999 end a few hours earlier elsewhere."""
+
+    def __init__(self, **options: Any) -> None:
+        wrong = "Not a time: use one such as 2025-01-17T08:00:00Z."
+        messages = {"invalid": wrong, "format": wrong}
+        super().__init__(default_timezone=UTC, error_messages=messages, **options)
+
+    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
+        moment = super()._deserialize(value, attr, data, **options)
+        try:
+            return moment.astimezone(UTC)
+        except OverflowError:
+            raise ValidationError("Must be between the years 1 and 9999 in UTC.") from None
+
+
 class ExtensionRequest(Schema):
     """Body of `POST /sessions/{id}/extend`."""
 
     minutes = Minutes(1, 5256000, required=True)
-    ends = fields.AwareDateTime(load_default=None, default_timezone=UTC)
+    ends = Instant(load_default=None)
     override = Flag(load_default=False)
 
 
@@ -154,20 +170,6 @@ class QueryNumber(fields.Integer):
         if not _DIGITS.fullmatch(str(value)):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **options)
-
-
-class Instant(fields.AwareDateTime):
-    """A time that is still one in UTC: year 1 and year 9999 end a few hours earlier elsewhere."""
-
-    def __init__(self, **options: Any) -> None:
-        super().__init__(default_timezone=UTC, **options)
-
-    def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
-        moment = super()._deserialize(value, attr, data, **options)
-        try:
-            return moment.astimezone(UTC)
-        except OverflowError:
-            raise ValidationError("Must be between the years 1 and 9999 in UTC.") from None
 
 
 class SessionCursor(fields.Field[tuple[datetime, str]]):
@@ -324,11 +326,18 @@ class DeliveriesRequest(Schema):
     limit = QueryNumber(load_default=100, validate=validate.Range(1, 1000))
 
 
+class Day(fields.Date):
+    """A day of the calendar."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(error_messages={"invalid": "Not a day: use one such as 2025-01-17."}, **options)
+
+
 class UsageRequest(Schema):
     """Query of `GET /usage`. Both days are included."""
 
-    since = fields.Date(load_default=None)
-    until = fields.Date(load_default=None)
+    since = Day(load_default=None)
+    until = Day(load_default=None)
     by = fields.String(load_default=By.USER.value, validate=validate.OneOf([each.value for each in By]))
 
 

@@ -49,3 +49,16 @@ def test_an_invalid_request_is_answered_with_what_to_do(
 def test_a_body_that_is_not_called_json_is_answered_with_the_header_to_send(bench: Bench) -> None:
     response = bench.client.post("/sessions", data=b"{}")
     assert "with the header `Content-Type: application/json`" in response.json["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "advice"),
+    [
+        ("/events?since=yesterday", "since (Not a time: use one such as 2025-01-17T08:00:00Z)"),
+        ("/events?since=2025-01-17T08:00:00+00:00", "since (Not a time: use one such as"),  # `+` is a space
+        ("/usage?since=17.1.2025", "since (Not a day: use one such as 2025-01-17)"),
+    ],
+)
+def test_what_is_no_time_is_answered_with_one_that_is(bench: Bench, query: str, advice: str) -> None:
+    response = bench.client.get(query)
+    assert (response.status_code, advice in response.json["detail"]) == (422, True), response.json["detail"]
