@@ -119,7 +119,7 @@ class Instant(fields.AwareDateTime):
 
     def __init__(self, **options: Any) -> None:
         wrong = "Not a time: use one such as 2025-01-17T08:00:00Z."
-        messages = {"invalid": wrong, "format": wrong}
+        messages: dict[str, Any] = {"invalid": wrong, "format": wrong}
         super().__init__(default_timezone=UTC, error_messages=messages, **options)
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **options: Any) -> datetime:
