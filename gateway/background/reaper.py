@@ -19,6 +19,7 @@ from gateway.background.memory import return_free_memory
 from gateway.background.opener import Opener
 from gateway.background.prober import Prober
 from gateway.background.reconciler import Reconciler
+from gateway.background.rounds import repeating
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
 from gateway.background.watch import Watch
@@ -35,10 +36,10 @@ log = logging.getLogger(__name__)
 _SURVEY_SECONDS = 300.0
 _MEASURE_SECONDS = 15.0
 _PROBE_SECONDS = 60.0
-_REST, _LONGEST_REST_SECONDS = 20, 60.0  # a measurement is repeated after so many times what it took
 _TICK_SECONDS = 1.0  # the longest delay until the reaper sees an expiry that another process has written
 _TRY_SECONDS = 0.25  # how often the other processes try to become the leader
 _CLOSERS = 8  # sessions that are closed at the same time
+_FAILED = "a step of the reaper failed and is tried again"
 
 T = TypeVar("T")
 
@@ -140,37 +141,14 @@ class Reaper:
             self._sender.working(),
             self._idler.working(),
             self._opener.working(),
-            self._measuring(),
+            repeating("survey", _SURVEY_SECONDS, lambda _: self._disk_use.survey(), _FAILED),
+            repeating("gauges", _MEASURE_SECONDS, lambda _: self._gauges.measure(), _FAILED),
+            repeating("prober", _PROBE_SECONDS, self._prober.ask, _FAILED),
         )
         with ExitStack() as running:
             for helper in helpers:
                 running.enter_context(helper)
             yield
-
-    @contextmanager
-    def _measuring(self) -> Iterator[None]:
-        """Measure workspaces and gauges, and ask sessions for their GPUs, until the end of the block. Each of
-        these has a thread of its own, because it may take longer than a tick. What takes long on a large
-        cluster is done less often."""
-        over = threading.Event()
-
-        def repeat(work: Callable[[], None], seconds: float) -> None:
-            with acting(REAPER):
-                while not over.is_set():
-                    began = time.monotonic()
-                    self._guarded(work)
-                    took = time.monotonic() - began
-                    over.wait(max(seconds, min(_LONGEST_REST_SECONDS, _REST * took)))
-
-        survey, measure = (self._disk_use.survey, _SURVEY_SECONDS), (self._gauges.measure, _MEASURE_SECONDS)
-        probe = (lambda: self._prober.ask(lambda: not over.is_set())), _PROBE_SECONDS
-        threading.Thread(target=repeat, args=survey, name="survey", daemon=True).start()
-        threading.Thread(target=repeat, args=probe, name="prober", daemon=True).start()
-        threading.Thread(target=repeat, args=measure, name="gauges", daemon=True).start()
-        try:
-            yield
-        finally:
-            over.set()
 
     def _pause(self) -> float:
         """Return the seconds until the next known expiry or the next tick, whichever comes first."""
@@ -188,7 +166,7 @@ class Reaper:
         try:
             return work()
         except GatewayError as error:
-            log.warning("a step of the reaper failed and is tried again", extra={"error": str(error)})
+            log.warning(_FAILED, extra={"error": str(error)})
         except Exception:  # noqa: BLE001
             log.exception("internal error in the reaper; it continues")
         return None

@@ -2,15 +2,18 @@
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Hashable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
 from gateway.domain.audit import REAPER, acting, actor
 from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)
+
+_REST, _LONGEST_REST_SECONDS = 20, 60.0  # work is repeated after so many times what it took
 
 Round = Callable[[ThreadPoolExecutor, threading.Event], None]
 
@@ -42,6 +45,27 @@ def rounds(name: str, workers: int, round: Round, pause: Callable[[], float], fa
         yield
     finally:
         over.set()
+
+
+def repeating(
+    name: str, seconds: float, work: Callable[[Callable[[], bool]], None], failure: str
+) -> AbstractContextManager[None]:
+    """Run a thread that repeats `work` until the end of the block. `work` gets a function that returns False
+    once the block has ended. Work that takes long, as on a large cluster, is done less often."""
+    took = 0.0
+
+    def once(_pool: ThreadPoolExecutor, over: threading.Event) -> None:
+        nonlocal took
+        began = time.monotonic()
+        try:
+            work(lambda: not over.is_set())
+        finally:
+            took = time.monotonic() - began
+
+    def pause() -> float:
+        return max(seconds, min(_LONGEST_REST_SECONDS, _REST * took))
+
+    return rounds(name, 1, once, pause, failure)
 
 
 @dataclass
