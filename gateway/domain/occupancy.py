@@ -212,7 +212,8 @@ class Occupancy:
             if gpu.fault and not gpu.profiles:
                 yield f"GPU {gpu.index} is out of order: {gpu.fault}; see nvidia-smi and dmesg."
             elif gpu.mig_mode is MigMode.PENDING_RESET:
-                yield f"GPU {gpu.index} waits for a reset; run `nvidia-smi --gpu-reset` or reboot."
+                reset = "stop the gateway and run `nvidia-smi --gpu-reset`, or reboot"
+                yield f"GPU {gpu.index} waits for a reset; {reset}."
             elif self.policy is MigPolicy.STATIC and not gpu.complete:
                 yield f"The driver does not list all instances of GPU {gpu.index}; try again."
 
@@ -237,7 +238,10 @@ def _why_no_profiles(gpus: Sequence[Gpu]) -> str:
             "let the gateway make them with --mig-policy mixed."
         )
     if MigMode.PENDING_RESET in modes:
-        return "MIG was switched but the GPUs were not reset since; run `nvidia-smi --gpu-reset` or reboot."
+        return (
+            "MIG was switched but the GPUs were not reset since; stop the gateway and run `nvidia-smi "
+            "--gpu-reset`, or reboot."
+        )
     if MigMode.DISABLED in modes:
         return (
             "MIG is off on every GPU here; an administrator turns it on with `nvidia-smi -i 0 -mig 1`, or "

@@ -211,15 +211,17 @@ def test_a_lost_gpu_is_avoided_and_used_again_once_it_returns(bench: Bench) -> N
     opened(bench, "bob", "1g.5gb")
 
 
-def test_a_lost_gpu_ends_no_session_and_frees_no_instance(bench: Bench) -> None:
+def test_a_lost_gpu_ends_no_session_and_keeps_none_that_its_user_ends(bench: Bench) -> None:
     session = opened(bench, "ann", "3g.20gb")
     before = bench.leftovers()
     bench.gpus.set_fault(gpu(bench)["uuid"], "GPU is lost")
     bench.reconciler.reconcile()
     assert bench.leftovers() == before
-    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 202
-    assert bench.leftovers()["rows"] == [session["session_id"]]
+    assert bench.client.delete(f"/sessions/{session['session_id']}").status_code == 204
+    assert bench.leftovers() == {**NOTHING, "instances": ["3g.20gb"]}
+    assert create(bench, "ann", "3g.20gb").status_code == 503
     bench.gpus.set_fault(gpu(bench)["uuid"], None)
+    assert [each["session_id"] for each in gpu(bench)["instances"]] == [None]
     bench.reconciler.reconcile()
     assert bench.leftovers() == NOTHING
 

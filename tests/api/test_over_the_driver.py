@@ -14,6 +14,7 @@ from gateway.domain.mig import Placement
 from gateway.domain.observation import State
 from gateway.repositories.nvml.gpus import Gpus
 from gateway.simulation.machine import Fault
+from gateway.simulation.store import Store
 from tests.client import Answer
 from tests.conftest import NOTHING, Bench, make_bench
 from tests.fakes.driver import simulated_driver
@@ -203,6 +204,40 @@ def test_a_gpu_that_was_lost_and_returned_keeps_its_sessions(host: Host, bench: 
     bench.reconciler.reconcile()
     [session] = bench.client.get("/sessions").json["sessions"]
     assert (session["status"], session["problem"]) == ("active", None)
+
+
+def test_a_user_whose_gpu_is_lost_gets_a_session_on_another_one(tmp_path: Path, empty_database: Path) -> None:
+    with simulated_driver("2xA100-40GB", tmp_path / "simulated-gpus.json") as faults:
+        bench = Host(tmp_path, empty_database, faults).gateway("only")
+        first = create(bench).json
+        [index] = [each["index"] for each in bench.client.get("/gpus").json["gpus"] if each["instances"]]
+        faults.lose(index, pynvml.NVML_ERROR_GPU_IS_LOST)
+        assert bench.client.delete(f"/sessions/{first['session_id']}").status_code == 204
+        second = create(bench)
+        assert second.status_code == 201
+        faults.clear()  # it returns, and its instance has survived
+        bench.reconciler.reconcile()
+        standing = [each for gpu in bench.client.get("/gpus").json["gpus"] for each in gpu["instances"]]
+        assert [each["session_id"] for each in standing] == [second.json["session_id"]]
+
+
+def test_a_gpu_that_was_taken_out_of_the_server_holds_up_no_user(
+    tmp_path: Path, empty_database: Path
+) -> None:
+    state = tmp_path / "simulated-gpus.json"
+    with simulated_driver("2xA100-40GB", state) as faults:
+        host = Host(tmp_path, empty_database, faults)
+        bench = host.gateway("only")
+        create(bench)
+        [used] = [each["uuid"] for each in bench.client.get("/gpus").json["gpus"] if each["instances"]]
+        with Store(state).change() as machine:
+            machine.gpus = [gpu for gpu in machine.gpus if gpu.uuid != used]
+        bench.containers.lose(bench.client.get("/sessions").json["sessions"][0]["session_id"])
+        gpus = Gpus(host.directory / "only/locks", simulated=True)
+        restarted = make_bench(host.directory / "only", empty_database, gpus)
+        restarted.reconciler.reconcile()
+        assert restarted.leftovers() == NOTHING
+        assert create(restarted).status_code == 201
 
 
 def test_a_profile_whose_gpu_was_lost_before_the_start_is_unavailable_and_not_unknown(

@@ -31,6 +31,7 @@ class FakeGpus:
         self.programs: dict[str, int] = {}  # by the MIG device that they use
         self.work: dict[str, float] = {}  # by the MIG device, the part of the time in which it works
         self._made: set[tuple[str, int]] = set()  # GPU and gi_id of what was created through this object
+        self._lost: list[Instance] = []  # to be destroyed once their GPUs work again
 
     def another_program(self) -> "FakeGpus":
         """On the same GPUs."""
@@ -89,13 +90,22 @@ class FakeGpus:
         self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
     ) -> None:
         self._maybe_fail("destroy")
-        if profile_name == FULL:
+        if profile_name == FULL or gpu_uuid not in self._gpus:
             return
-        gpu = self._gpu(gpu_uuid)
+        gpu = self._gpus[gpu_uuid]
         for one in gpu.instances:
             is_mine = (gpu_uuid, one.gi_id) in self._made if mig_uuid is None else one.mig_uuid == mig_uuid
             if (one.profile, one.placement) == (profile_name, placement) and is_mine:
                 self._made.discard((gpu_uuid, one.gi_id))
+                self._lost.append(one)
+        self._destroy_lost()
+
+    def _destroy_lost(self) -> None:
+        """Those whose GPUs work."""
+        for one in list(self._lost):
+            gpu = self._gpus[one.gpu_uuid]
+            if not gpu.fault:
+                self._lost.remove(one)
                 self._stand(gpu, [other for other in gpu.instances if other != one])
 
     def processes(self, mig_uuid: str) -> int:
@@ -110,6 +120,7 @@ class FakeGpus:
 
     def tidy(self) -> None:
         self._maybe_fail("tidy")
+        self._destroy_lost()
 
     def _stand(self, gpu: Gpu, instances: Sequence[Instance]) -> None:
         ordered = tuple(sorted(instances, key=lambda one: one.placement))

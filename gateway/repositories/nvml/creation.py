@@ -80,8 +80,7 @@ def take_back(device: GpuDevice, records: Records, made: Made) -> None:
             f"The driver lists no GPU instance at memory slice {made.start} of GPU {device.uuid} and reports "
             "no free capacity for one; see nvidia-smi mig -lgi."
         )
-    if not made.late:  # another create at the same placement may have timed out, too
-        records.forget(made)
+    records.forget(made)
 
 
 def _require_gone(device: GpuDevice, destroyed: Sequence[Standing]) -> None:

@@ -47,7 +47,8 @@ _MEANINGS: dict[int, tuple[type[Unavailable], str]] = {
     ),
     pynvml.NVML_ERROR_RESET_REQUIRED: (
         GpuLost,
-        "the GPU needs a reset; end its sessions and run nvidia-smi --gpu-reset, or reboot the host",
+        "the GPU needs a reset; end its sessions, stop the gateway, which has the GPU open, and run "
+        "nvidia-smi --gpu-reset, or reboot the host",
     ),
     pynvml.NVML_ERROR_IN_USE: (
         SliceBusy,

@@ -3,7 +3,7 @@
 import builtins
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,9 +75,23 @@ class Gpus:
         self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None = None
     ) -> None:
         """Return once the GPU instance is gone. This destroys only the gateway's own instances: the one with
-        `mig_uuid`, or without a UUID the one that is in the records. Raises `SliceBusy`."""
+        `mig_uuid`, or without a UUID the one that is in the records. Raises `SliceBusy`.
+
+        If the GPU is lost, nobody can use the instance, and it rarely survives: only a reset or a reboot
+        brings the GPU back. `tidy` destroys it if it is there again.
+        """
         if profile_name == FULL:
-            return None  # a whole GPU was not created
+            return  # a whole GPU was not created
+        try:
+            self._destroy_patiently(gpu_uuid, profile_name, placement, mig_uuid)
+        except GpuLost:
+            with self._exclusive(gpu_uuid) as records:
+                if made := records.find(profile_name, placement, mig_uuid):
+                    records.lose(made)
+
+    def _destroy_patiently(
+        self, gpu_uuid: str, profile_name: str, placement: Placement, mig_uuid: str | None
+    ) -> None:
         for pause in _PATIENCE:
             try:
                 return self._destroy(gpu_uuid, profile_name, placement, mig_uuid)
@@ -100,9 +114,10 @@ class Gpus:
             return self._gpm.busy(mig_uuid, pynvml.nvmlDeviceGetHandleByUUID(mig_uuid))
 
     def tidy(self) -> None:
-        """Destroy the instances that the driver finished after it had reported a time-out."""
+        """Destroy the instances that the driver finished after it had reported a time-out, and those that
+        came back with a lost GPU."""
         for gpu_uuid in gpus_with_late_instances(self._lock_dir):
-            with self._exclusive(gpu_uuid) as records, translated(f"tidying GPU {gpu_uuid}"):
+            with suppress(GpuLost), self._exclusive(gpu_uuid) as records, translated(f"tidying {gpu_uuid}"):
                 for made in records.late():
                     take_back(self._device(gpu_uuid), records, made)
 

@@ -27,8 +27,8 @@ from gateway.repositories.storage import replacing
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A GPU instance that this gateway has begun to make. `late`: the driver reported a time-out, and may
-    finish later."""
+    """A GPU instance that this gateway has begun to make. `late`: it belongs to no session, and may appear
+    later, because the driver reported a time-out or because the GPU was lost."""
 
     profile: str
     start: int
@@ -56,7 +56,7 @@ class Made:
 
 
 def gpus_with_late_instances(directory: Path) -> set[str]:
-    """The UUIDs of the GPUs on which the driver may still create an instance after a time-out."""
+    """The UUIDs of the GPUs on which an instance may appear after a time-out or after a loss of the GPU."""
     try:
         return {path.name.partition(".")[0] for path in directory.glob("*.late")}
     except OSError as error:
@@ -83,7 +83,7 @@ class Records:
         return replace(wanted, mig_uuid=mig_uuid, late=False) if mig_uuid else self._read(self._late(wanted))
 
     def late(self) -> Iterator[Made]:
-        """The instances that the driver may still create after a time-out."""
+        """The instances that may appear after a time-out or after a loss of the GPU."""
         for path in sorted(self._directory.glob(f"{self._gpu}.*.late")):
             if made := self._read(path):
                 yield made
@@ -106,8 +106,19 @@ class Records:
         self._remove(self._path(made.start))
         return late
 
+    def lose(self, made: Made) -> None:
+        """Record that `made` was not destroyed, because its GPU is lost. Ids are used again after a reset, so
+        an instance without a UUID is known only while it has no compute instance."""
+        self._write(replace(made, late=True, gi_id=made.gi_id if made.mig_uuid else None))
+        self.forget(replace(made, late=False))
+
     def forget(self, made: Made) -> None:
-        """Remove the record of an instance that is gone, and keep that of a newer one at its placement."""
+        """Remove the record of an instance that is gone, and keep that of a newer one at its placement. After
+        a time-out the record stays, because another create at the same placement may have timed out, too."""
+        if made.late:
+            if made.mig_uuid:
+                self._remove(self._late(made))
+            return
         found = self._read(self._path(made.start))
         if found is None or made.mig_uuid in (None, found.mig_uuid) or found.mig_uuid is None:
             self._remove(self._path(made.start))
@@ -116,7 +127,8 @@ class Records:
         return self._directory / f"{self._gpu}.{start}.json"
 
     def _late(self, made: Made) -> Path:
-        return self._directory / f"{self._gpu}.{made.start}.{made.profile}.late"
+        uuid = f".{made.mig_uuid}" if made.mig_uuid else ""
+        return self._directory / f"{self._gpu}.{made.start}.{made.profile}{uuid}.late"
 
     def _file(self, made: Made) -> Path:
         return self._late(made) if made.late else self._path(made.start)

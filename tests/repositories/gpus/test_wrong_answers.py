@@ -295,11 +295,38 @@ def test_a_lost_gpu_is_listed_as_it_was_last_seen(bench: Bench) -> None:
     before = bench.gpus.list()
     bench.faults.lose(0, pynvml.NVML_ERROR_GPU_IS_LOST)
     assert bench.gpus.list() == [replace(before[0], fault="GPU is lost"), *before[1:]]
-    for act in (bench.create, bench.destroy):
-        with pytest.raises(GpuLost):
-            act()
+    with pytest.raises(GpuLost):
+        bench.create()
     bench.faults.clear()
     assert bench.gpus.list() == before
+
+
+@pytest.mark.parametrize("code", [pynvml.NVML_ERROR_GPU_IS_LOST, pynvml.NVML_ERROR_RESET_REQUIRED])
+@pytest.mark.parametrize("is_known", [True, False])  # by its UUID, as in the row of a session that was active
+def test_an_instance_on_a_lost_gpu_is_given_up_and_never_taken_for_what_comes_after_a_reset(
+    bench: Bench, code: int, is_known: bool
+) -> None:
+    uuid = bench.uuid
+    made = bench.create()
+    bench.faults.lose(0, code)
+    bench.gpus.destroy(uuid, "3g.20gb", Placement(4, 4), made.mig_uuid if is_known else None)
+    bench.gpus.tidy()  # does nothing, and says nothing
+    bench.faults.reset(0)
+    bench.create()
+    bench.gpus.tidy()
+    assert bench.standing() == 1
+    bench.destroy()
+    assert bench.standing() == 0
+    assert list(bench.lock_dir.glob("*.late")) == list(bench.lock_dir.glob("*.json")) == []
+
+
+def test_a_gpu_that_is_lost_during_a_destroy_keeps_what_is_left_on_record(bench: Bench) -> None:
+    made = bench.create()
+    bench.faults.inject(Fault("nvmlGpuInstanceDestroy", pynvml.NVML_ERROR_GPU_IS_LOST))
+    bench.gpus.destroy(bench.uuid, "3g.20gb", Placement(4, 4), made.mig_uuid)
+    assert bench.standing() == 1  # without a compute instance
+    bench.gpus.tidy()
+    assert bench.standing() == 0
 
 
 def test_a_gpu_that_was_lost_before_the_start_is_listed_with_its_fault(bench: Bench) -> None:
