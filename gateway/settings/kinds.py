@@ -386,18 +386,6 @@ def database(text: str) -> DatabaseUrl:
         raise ValidationError(str(refusal)) from None
 
 
-def is_port(text: str) -> bool:
-    return bool(_WHOLE.fullmatch(text)) and text[0] not in "+-" and 1 <= int(text) <= 65535
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
 def uid_range(text: str) -> UidRange:
     if not (found := _UID_RANGE.fullmatch(text)):
         raise ValidationError(f"{text!r} is not a range of uids: use the form 20000-59999.")
@@ -408,3 +396,15 @@ def uid_range(text: str) -> UidRange:
             f"{LOWEST_UID} are the system's."
         )
     return UidRange(first, last)
+
+
+def is_port(text: str) -> bool:
+    return bool(_WHOLE.fullmatch(text)) and text[0] not in "+-" and 1 <= int(text) <= 65535
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True

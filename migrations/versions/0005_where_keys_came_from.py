@@ -1,4 +1,4 @@
-"""where a session's keys came from, and which connections are to be cut"""
+"""where a session's keys came from, and which connections are to be closed"""
 
 import sqlalchemy as sa
 from alembic import op

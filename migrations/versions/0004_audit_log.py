@@ -1,4 +1,4 @@
-"""Audit trail"""
+"""the audit log"""
 
 import sqlalchemy as sa
 from alembic import op
