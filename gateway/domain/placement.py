@@ -54,10 +54,10 @@ class Occupied(NamedTuple):
     session_id: str | None = None
 
 
-def by_gpu(taken: Iterable[Occupied]) -> Mapping[str, Sequence[Occupied]]:
+def by_gpu(occupied: Iterable[Occupied]) -> Mapping[str, Sequence[Occupied]]:
     """Return the occupied placements by the UUID of their GPU."""
     found = defaultdict[str, list[Occupied]](list)
-    for each in taken:
+    for each in occupied:
         found[each.gpu_uuid].append(each)
     return found
 
@@ -84,7 +84,7 @@ class Choice:
 
 def choose(
     gpus: Sequence[Gpu],
-    taken: Sequence[Occupied],
+    occupied: Sequence[Occupied],
     profile_name: str,
     expires_at: datetime,
     now: datetime,
@@ -103,7 +103,7 @@ def choose(
     `others` GPUs of other nodes.
     """
     request = _Request(profile_name, expires_at, now, demand or {}, refused, among)
-    pool = _Pool(gpus, taken, request)
+    pool = _Pool(gpus, occupied, request)
     ranked = pool.ranked()
     if not ranked:
         return None
@@ -111,14 +111,16 @@ def choose(
     return Choice(best.gpu, best.placement, pool.others(best.gpu, others))
 
 
-def next_fit(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str, now: datetime) -> Fit | None:
+def next_fit(
+    gpus: Sequence[Gpu], occupied: Sequence[Occupied], profile_name: str, now: datetime
+) -> Fit | None:
     """Return where `profile_name` fits now, or where it fits first if no new session begins; None if it does
     not fit after any known end of a lease. A slice whose lease is over occupies its placement until it is
     removed."""
-    pool = _Pool(gpus, taken, _Request(profile_name, now + _USUAL_LEASE, now, {}))
+    pool = _Pool(gpus, occupied, _Request(profile_name, now + _USUAL_LEASE, now, {}))
     for cheapest in pool.ranked()[:1]:
         return Fit(cheapest.gpu.uuid, cheapest.placement, now)
-    leases = by_gpu(taken)
+    leases = by_gpu(occupied)
     fits = (_gpu_fit(gpu, leases.get(gpu.uuid, ()), profile_name, now) for gpu, _ in GpuPool.of(gpus).usable)
     return min(filter(None, fits), key=lambda fit: fit.at, default=None)
 
@@ -128,9 +130,9 @@ def capacity(gpus: Sequence[Gpu], profile_name: str) -> int:
     return available(gpus, (), profile_name)
 
 
-def available(gpus: Sequence[Gpu], taken: Sequence[Occupied], profile_name: str) -> int:
+def available(gpus: Sequence[Gpu], occupied: Sequence[Occupied], profile_name: str) -> int:
     """Return how many more slices of the profile fit now, if no other profile is requested."""
-    states = Counter(_states(GpuPool.of(gpus).usable, by_gpu(taken)))
+    states = Counter(_states(GpuPool.of(gpus).usable, by_gpu(occupied)))
     return sum(state.count(profile_name) * number for state, number in states.items())
 
 
@@ -170,9 +172,9 @@ class _Pool:
     """The usable GPUs with their slices, for one request. A large pool has few different states, so costs are
     computed for each state, not for each GPU."""
 
-    def __init__(self, gpus: Iterable[Gpu], taken: Iterable[Occupied], request: _Request) -> None:
+    def __init__(self, gpus: Iterable[Gpu], occupied: Iterable[Occupied], request: _Request) -> None:
         self._request = request
-        self._leases = by_gpu(taken)
+        self._leases = by_gpu(occupied)
         self._gpus = GpuPool.of(gpus).usable
         self._states = _states(self._gpus, self._leases)
         self._kinds = Counter(self._states)

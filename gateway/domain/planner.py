@@ -90,14 +90,14 @@ class SlicePlanner(ABC):
 
 @dataclass(frozen=True)
 class LocalPlanner(SlicePlanner):
-    """`subnet` holds the sessions' addresses; those that are `taken` cannot be given to a session."""
+    """`subnet` holds the sessions' addresses; those that are `unavailable` cannot be given to a session."""
 
     subnet: ipaddress.IPv4Network
-    taken: Collection[str] = ()
+    unavailable: Collection[str] = ()
 
     def _planned(self, request: SessionRequest, live: Sequence[SessionSlice], chosen: Chosen) -> SessionPlan:
         allocation = chosen.allocation
-        used = {session.address for session in live if session.address} | set(self.taken)
+        used = {session.address for session in live if session.address} | set(self.unavailable)
         share = host_share(chosen.gpu, allocation.placement, self.gpus)
         address = free_address(self.subnet, used)
         return SessionPlan(request, allocation.profile, chosen.gpu, allocation, address, share)
