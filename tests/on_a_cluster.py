@@ -12,9 +12,14 @@ from gateway.repositories.sql.database import SqlDatabase
 from tests.client import AsksApi
 from tests.conftest import Bench, Clock, beside
 from tests.fakes.cluster import FakeCluster, FakeLogins
-from tests.fakes.cluster_host import ClusterParts, cluster_parts
+from tests.fakes.cluster_host import SITE, ClusterParts, cluster_parts
 
 MADE = ("pods", "secrets", "resourceclaims", "pipes")
+EGRESS = "gpu-egress/egress-proxy"
+EGRESS_SERVICE = {
+    "metadata": {"name": "egress-proxy", "namespace": "gpu-egress"},
+    "spec": {"clusterIP": "10.96.0.31", "ports": [{"port": 3128}]},
+}
 
 
 @dataclass
@@ -46,7 +51,8 @@ def a_cluster(bench: Bench, directory: Path, empty_database: Path, **changes: An
     """One with one GPU, and a database of its own in this new directory. `changes` are settings."""
     settings, database = beside(bench, directory, empty_database)
     settings = replace(settings, **changes)
-    parts = cluster_parts(database)
+    site = replace(SITE, egress_hosts=settings.egress_hosts, egress_service=settings.egress_service)
+    parts = cluster_parts(database, site=site)
     made = assemble(settings, Parts(database, parts.host, parts.pipes, parts.notices, bench.clock))
     yield OnCluster(made, parts, database, bench.clock)
     failpoints.arm("")

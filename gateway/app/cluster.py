@@ -24,8 +24,8 @@ try:
     from gateway.repositories.kubernetes.boards import Boards
     from gateway.repositories.kubernetes.cluster import ClusterHost
     from gateway.repositories.kubernetes.cordons import Cordons
+    from gateway.repositories.kubernetes.egress import ClusterEgress
     from gateway.repositories.kubernetes.gpus import ClusterGpus
-    from gateway.repositories.kubernetes.lease_service import LeaseService
     from gateway.repositories.kubernetes.lobby import Lobby, LobbyNotices
     from gateway.repositories.kubernetes.locks import Locks
     from gateway.repositories.kubernetes.login_reports import ClusterReports, ReportSender
@@ -35,6 +35,7 @@ try:
     from gateway.repositories.kubernetes.objects import Site
     from gateway.repositories.kubernetes.pipes import ClusterPipes
     from gateway.repositories.kubernetes.running import Running
+    from gateway.repositories.kubernetes.service_url import ServiceUrl
 except ImportError as error:
     raise StartRefused(
         "--site (GATEWAY_SITE): the client of Kubernetes is not installed: run "
@@ -98,7 +99,8 @@ def parts_over(
         gpus=gpus,
         boards=Boards(api, site.sessions),
         cordons=Cordons(api, gpus, deployment),
-        lease_service=LeaseService(api, site.lease_service),
+        lease_service=ServiceUrl(api, site.lease_service),
+        egress=ClusterEgress(api, ServiceUrl(api, site.egress_service), site.egress_hosts),
         uid_range=uid_range,
         gives_advice=gives_advice,
     )
@@ -163,6 +165,8 @@ def site_of(settings: Settings) -> Site:
         image=settings.image,
         language=settings.language,
         lease_service=settings.lease_service,
+        egress_hosts=settings.egress_hosts,
+        egress_service=settings.egress_service,
     )
 
 

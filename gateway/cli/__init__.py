@@ -21,6 +21,7 @@ _OF_THE_HOST = {  # each command with its module
     "serve": "serving",
     "router": "serving",
     "mirror-pipes": "serving",
+    "squid-config": "squid",
     "migrate": "database",
     "backup": "database",
     "restore": "database",

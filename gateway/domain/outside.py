@@ -21,13 +21,14 @@ _NEVER = (
 _PRIVATE = ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "198.18.0.0/15")
 
 
-def closed(sessions: str, opened: Iterable[str]) -> Sequence[Subnet]:
-    """Return the closed subnets. `sessions` is the sessions' subnet; `opened` are the private subnets in
-    which named hosts can be."""
+def closed(sessions: str | None, opened: Iterable[str]) -> Sequence[Subnet]:
+    """Return the closed subnets. `sessions` is the sessions' subnet; None if they have none of their own, as
+    on a cluster. `opened` are the private subnets in which named hosts can be."""
     private = _subnets(_PRIVATE)
     for subnet in _subnets(opened):
         private = [piece for each in private for piece in _without(each, subnet)]
-    return list(ipaddress.collapse_addresses([*_subnets(_NEVER), *_subnets([sessions]), *private]))
+    own = _subnets([sessions] if sessions else [])
+    return list(ipaddress.collapse_addresses([*_subnets(_NEVER), *own, *private]))
 
 
 def problem_with(subnet: str) -> str | None:

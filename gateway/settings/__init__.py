@@ -80,6 +80,9 @@ class Settings:
     lease_service: str = _setting(
         Parsed(kinds.service), "", "NAMESPACE/NAME", "`lease` reaches the API by this Service.", "none"
     )
+    egress_service: str = _setting(
+        Parsed(kinds.service), "", "NAMESPACE/NAME", "Sessions reach --egress-hosts by this Service.", "none"
+    )
     advice: bool = _setting(
         Switch(), True, "", "The scheduler of the cluster places sessions without advice."
     )

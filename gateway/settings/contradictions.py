@@ -31,7 +31,6 @@ _OF_A_SERVER = {
     "workspace_root": "a home is a volume claim",
     "network": "NetworkPolicies isolate the sessions",
     "subnet": "the cluster's network gives the addresses",
-    "egress": "NetworkPolicies decide what sessions reach",
     "allow_weaker": "the isolation is the nodes' own",
     "session_memory": "--memory-per-slice decides",
     "session_pids": "the kubelet's podPidsLimit decides",
@@ -47,6 +46,7 @@ _OF_A_CLUSTER = (
     "device_class_prefix",
     "memory_per_slice",
     "lease_service",
+    "egress_service",
     "advice",
 )
 
@@ -93,12 +93,22 @@ def _egress(settings: "Settings") -> Iterator[Contradiction]:
             ("egress", "egress_hosts"),
             "allowlist needs hosts: set --egress-hosts, such as pypi.org:443,.pythonhosted.org:443.",
         )
+    if settings.is_cluster and settings.egress == "allowlist" and not settings.egress_service:
+        yield Contradiction(
+            ("egress", "egress_service"),
+            "allowlist needs the Service of a proxy: set --egress-service, such as gpu-egress/egress-proxy.",
+        )
+    if settings.egress == "none" and settings.egress_service:
+        yield Contradiction(
+            ("egress_service", "egress"),
+            "has no effect without --egress allowlist: set that as well, or leave the Service out.",
+        )
     if settings.egress == "none" and settings.egress_private_subnets:
         yield Contradiction(
             ("egress_private_subnets", "egress"),
             "has no effect without --egress allowlist: set that as well, or leave the subnets out.",
         )
-    for subnet in settings.egress_private_subnets:
+    for subnet in () if settings.is_cluster else settings.egress_private_subnets:
         if ipaddress.ip_network(subnet).overlaps(ipaddress.ip_network(settings.subnet)):
             yield Contradiction(
                 ("egress_private_subnets", "subnet"),

@@ -42,7 +42,7 @@ class ClusterParts:
 
 
 def cluster_parts(
-    database: Database, kind: str = "A100-40GB", cluster: FakeCluster | None = None
+    database: Database, kind: str = "A100-40GB", cluster: FakeCluster | None = None, site: Site = SITE
 ) -> ClusterParts:
     """Return the parts over a cluster in memory, by default one with one GPU."""
     cluster = cluster or FakeCluster([replace(gpu, simulated=False) for gpu in FakeGpus([kind]).list()])
@@ -50,6 +50,6 @@ def cluster_parts(
     locks = MemoryLocks()
     api = cluster.api.api
     host, pipes = parts_over(
-        database, api, SITE, logins, locks, start_timeout_seconds=5, uid_range=UidRange()
+        database, api, site, logins, locks, start_timeout_seconds=5, uid_range=UidRange()
     )
-    return ClusterParts(cluster, logins, host, pipes, notices_over(database, api, SITE, locks))
+    return ClusterParts(cluster, logins, host, pipes, notices_over(database, api, site, locks))

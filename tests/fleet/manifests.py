@@ -1,5 +1,7 @@
 """The manifests of docker/kubernetes on a control plane without nodes, and the accounts that they make."""
 
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,7 @@ from tests.whole_gateway import eventually
 
 MANIFESTS = REPOSITORY / "docker/kubernetes"
 OVERLAYS = ("sshpiper", "embedded-router", "simulated")
-NAMESPACES = ("gpu-gateway", "gpu-routes", "gpu-sessions")
+NAMESPACES = ("gpu-gateway", "gpu-routes", "gpu-sessions", "gpu-egress")
 GATEWAY = "system:serviceaccount:gpu-gateway:gateway"
 ROUTER = "system:serviceaccount:gpu-routes:router"
 _SECONDS = 120  # of patience with a loaded machine
@@ -22,8 +24,23 @@ def apply(plane: ControlPlane, directory: Path) -> str:
     return plane.kubectl("apply", "--server-side", "--force-conflicts", "-k", directory)
 
 
+def write_overlay(directory: Path, *components: str) -> Path:
+    """The overlay for the embedded router with these components, as an administrator names them."""
+    directory.mkdir()
+    content = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": [os.path.relpath(MANIFESTS / "overlays/embedded-router", directory.resolve())],
+        "components": [
+            os.path.relpath(MANIFESTS / "components" / name, directory.resolve()) for name in components
+        ],
+    }
+    (directory / "kustomization.yaml").write_text(json.dumps(content))
+    return directory
+
+
 @contextmanager
-def applied(plane: ControlPlane, *directories: str) -> Iterator[None]:
+def applied(plane: ControlPlane, *directories: str | Path) -> Iterator[None]:
     """The manifests of these directories together. Their namespaces are gone in the end."""
     for directory in directories:
         apply(plane, MANIFESTS / directory)

@@ -23,10 +23,12 @@ from tests.postgresql import PostgresServer
 from tests.whole_gateway import eventually, free_port
 
 GATEWAYS = "gpu-gateway"
-OWN_IMAGE = "gpu-ssh-gateway"
+OWN_IMAGE, PROXY_IMAGE = "gpu-ssh-gateway", "gpu-egress-proxy"
+EGRESS = "gpu-egress"
 _MANIFESTS = REPOSITORY / "docker/kubernetes"
 _API_PORT, _SSH_PORT = 30080, 30022  # of the node, for the Services
 _DEPLOYMENTS = ((GATEWAYS, "gateway"), (ROUTES, "router"))
+_ALIASES = "/spec/template/spec/hostAliases"
 _WAIT = ("wait", "--timeout=180s", "--namespace")
 _ON_PORTS_OF_THE_NODE = (
     ("gateway", [("/spec/type", "NodePort"), ("/spec/ports/0/nodePort", _API_PORT)]),
@@ -98,6 +100,22 @@ class OwnPods:
     def apply(self, overlay: str) -> None:
         self.kubectl("apply", "--server-side", "--force-conflicts", "-k", str(self.directory / overlay))
 
+    def open_outside(self, name: str, port: int) -> None:
+        """Deploy the egress proxy. Sessions that begin afterwards reach `name`, which is this machine."""
+        host = self.node.plane.place.host
+        _build("egress-proxy")
+        self.node.load(PROXY_IMAGE)
+        _write_egress(self.directory, host, name, port)
+        self.kubectl(*_WAIT, GATEWAYS, "--for=delete", "job/migrate")  # it has other settings
+        self.apply("egress")
+        self._until_rolled_out(EGRESS, "egress-proxy")
+        self._until_rolled_out(GATEWAYS, "gateway")
+        eventually(lambda: not self._ending(GATEWAYS), SECONDS)  # the old one still takes requests
+
+    def _ending(self, namespace: str) -> list[str]:
+        found = self.api.list("v1/pods", namespace)
+        return [each["metadata"]["name"] for each in found if "deletionTimestamp" in each["metadata"]]
+
     def scale(self, count: int) -> None:
         """So many gateways and routers, once they are ready."""
         for namespace, name in _DEPLOYMENTS:
@@ -147,7 +165,7 @@ class OwnPods:
 def own_pods(node: Node, directory: Path) -> Iterator[OwnPods]:
     """The pods, once they are ready. They end with the node, which is for them alone."""
     place = node.plane.place
-    subprocess.run([REPOSITORY / "docker/build-images", "gateway"], check=True, stdout=subprocess.DEVNULL)
+    _build("gateway")
     node.load(OWN_IMAGE)
     place.start("kube-proxy", _kube_proxy(node))
     server = PostgresServer(place.host, free_port())
@@ -165,6 +183,10 @@ def own_pods(node: Node, directory: Path) -> Iterator[OwnPods]:
         yield made
     finally:
         server.end()
+
+
+def _build(image: str) -> None:
+    subprocess.run([REPOSITORY / "docker/build-images", image], check=True, stdout=subprocess.DEVNULL)
 
 
 def _kube_proxy(node: Node) -> list[str | Path]:
@@ -211,14 +233,34 @@ def _write_overlay(directory: Path, address: str) -> None:
     )
 
 
-def _write_kustomization(directory: Path, base: str, **more: object) -> None:
+def _write_egress(directory: Path, address: str, name: str, port: int) -> None:
+    """The overlay with the component for egress. `name` is no name of a resolver."""
+    component = os.path.relpath(_MANIFESTS / "components/egress", directory.resolve() / "with-proxy")
+    _write_kustomization(directory / "with-proxy", directory / "overlay", components=[component])
+    literals = [f"GATEWAY_EGRESS_HOSTS={name}:{port}", f"GATEWAY_EGRESS_PRIVATE_SUBNETS={address}/32"]
+    places = {"gateway-settings": GATEWAYS, "egress-settings": EGRESS}
+    known = [{"op": "add", "path": _ALIASES, "value": [{"ip": address, "hostnames": [name]}]}]
+    _write_kustomization(
+        directory / "egress",
+        directory / "with-proxy",
+        configMapGenerator=[
+            {"name": settings, "namespace": namespace, "behavior": "merge", "literals": literals}
+            for settings, namespace in places.items()
+        ],
+        patches=[{"target": {"kind": "Deployment", "name": "egress-proxy"}, "patch": json.dumps(known)}],
+    )
+
+
+def _write_kustomization(directory: Path, base: str | Path, **more: object) -> None:
     """The manifests in `base`, with the images of the node."""
     directory.mkdir()
     content: Object = {
         "apiVersion": "kustomize.config.k8s.io/v1beta1",
         "kind": "Kustomization",
         "resources": [os.path.relpath(_MANIFESTS / base, directory.resolve())],
-        "images": [{"name": OWN_IMAGE, "newTag": image_of(OWN_IMAGE).rpartition(":")[2]}],
+        "images": [
+            {"name": name, "newTag": image_of(name).rpartition(":")[2]} for name in (OWN_IMAGE, PROXY_IMAGE)
+        ],
         **more,
     }
     (directory / "kustomization.yaml").write_text(json.dumps(content))

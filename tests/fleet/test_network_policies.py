@@ -15,13 +15,15 @@ from tests.fleet.api import Api, Object
 from tests.fleet.claims import PODS
 from tests.fleet.control_plane import SERVICES
 from tests.fleet.gateways import IMAGE, ROUTES, SECONDS, SESSIONS, Replica, gateway_before
+from tests.fleet.manifests import MANIFESTS
 from tests.fleet.node import Node, image_of
 from tests.whole_gateway import eventually
 
 ANN, BOB = own.user("ann"), own.user("bob")
 POLICIES = "networking.k8s.io/v1/networkpolicies"
 ROLE = "gpu-ssh-gateway.io/role"
-GATEWAYS = "gpu-gateway"
+GATEWAYS, EGRESS = "gpu-gateway", "gpu-egress"
+EGRESS_POLICIES = MANIFESTS / "components/egress/network-policies.yaml"
 API_SERVER = "10.96.0.1"
 LISTENS = "from http.server import *; HTTPServer(('', {port}), SimpleHTTPRequestHandler).serve_forever()"
 _OPENS = "timeout 5 bash -c '</dev/tcp/{address}/{port}' && echo open"
@@ -88,6 +90,8 @@ _PODS: tuple[tuple[str, str, dict[str, str], int], ...] = (
     (ROUTES, "stranger", {"app": "stranger"}, 8080),
     (GATEWAYS, "gateway", {ROLE: "gateway"}, 8080),
     (GATEWAYS, "stranger", {"app": "stranger"}, 8080),
+    (EGRESS, "egress-proxy", {ROLE: "egress-proxy"}, 3128),
+    (EGRESS, "stranger", {"app": "stranger"}, 3128),
 )
 
 
@@ -117,6 +121,8 @@ def fenced(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fen
         # The tests' gateway and router are outside of the cluster.
         admitted = _admit(f"{place.host}/32")
         node.plane.api().create(POLICIES, admitted)
+        node.plane.api().create("v1/namespaces", {"metadata": {"name": EGRESS}})
+        node.plane.kubectl("apply", "--server-side", "-f", EGRESS_POLICIES)
         place.start("kube-router", _kube_router(node))
         made = Fenced(node, gateway)
         for user in (ANN, BOB):
@@ -132,6 +138,8 @@ def fenced(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fen
     place.stop("kube-router")
     place.run(["iptables", "--flush"])  # its own clean-up fails in a kernel without IPVS
     node.plane.api().delete(POLICIES, "tests", SESSIONS)
+    node.plane.api().delete(POLICIES, "egress", SESSIONS)
+    node.plane.api().delete("v1/namespaces", EGRESS)
 
 
 def _kube_router(node: Node) -> list[str | Path]:
@@ -195,6 +203,27 @@ def test_the_routers_and_the_gateway_reach_the_sshd_of_a_session_and_nobody_else
     assert fenced.reached_by(GATEWAYS, "gateway", session, 2222)
     assert not fenced.reached_by(ROUTES, "stranger", session, 2222)
     assert not fenced.reached_by(GATEWAYS, "stranger", session, 2222)
+
+
+def test_sessions_reach_the_egress_proxy_and_nobody_else_does(fenced: Fenced) -> None:
+    proxy = fenced.address(EGRESS, "egress-proxy")
+    assert fenced.reaches(ANN, proxy, 3128)
+    assert not fenced.reaches(ANN, fenced.address(EGRESS, "stranger"), 3128)
+    assert not fenced.reached_by(GATEWAYS, "stranger", proxy, 3128)
+    assert not fenced.reached_by(ROUTES, "router", proxy, 3128)
+
+
+def test_the_egress_proxy_reaches_nothing_of_the_cluster(fenced: Fenced) -> None:
+    """Not even a session, although it answers them."""
+    place = fenced.node.plane.place
+    for address, port in (
+        (fenced.session_of(ANN), 2222),
+        (fenced.address(GATEWAYS, "gateway"), 8080),
+        (API_SERVER, 443),
+        (place.address, 10250),
+        (place.host, fenced.gateway.port),
+    ):
+        assert not fenced.reached_by(EGRESS, "egress-proxy", address, port), f"{address}:{port} is open"
 
 
 def test_no_attack_of_the_doctor_succeeds(fenced: Fenced) -> None:

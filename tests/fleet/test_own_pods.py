@@ -1,8 +1,11 @@
 """The manifests' own pods: the migration, the gateway and the router run in the cluster, behind Services."""
 
 import subprocess
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -54,6 +57,33 @@ def test_the_doctor_finds_all_places_in_agreement(pods: OwnPods) -> None:
     made = pods.open(BOB, "1g.5gb")
     assert "All places agree, 1 session" in pods.in_gateway("gateway", "doctor")
     assert pods.ask("DELETE", f"/sessions/{made['session_id']}")[0] == 204
+
+
+def test_a_session_reaches_the_named_host_through_the_egress_proxy_and_no_other(
+    pods: OwnPods, node: Node
+) -> None:
+    with mirror(node.plane.place.host) as port:
+        pods.open_outside("mirror.test", port)
+        made = pods.open(CAT, "1g.5gb")
+        ask = "curl -s -o /dev/null -w '%{http_code}' "
+        assert pods.in_session(CAT, f"{ask} http://mirror.test:{port}/") == "200"
+        assert pods.in_session(CAT, f"{ask} http://other.test/") == "403"
+        assert pods.in_session(CAT, f"{ask} http://mirror.test:{port + 1}/") == "403"
+        assert f"mirror.test:{port} by $http_proxy" in pods.in_session(CAT, "cat /etc/gateway/motd")
+        assert "1g.5gb" in pods.in_session(CAT, "lease"), "the gateway is reached without the proxy"
+        assert "All places agree" in pods.in_gateway("gateway", "doctor")
+        assert pods.ask("DELETE", f"/sessions/{made['session_id']}")[0] == 204
+
+
+@contextmanager
+def mirror(address: str) -> Iterator[int]:
+    """A web server at the address of this machine."""
+    with ThreadingHTTPServer((address, 0), SimpleHTTPRequestHandler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
 
 
 def test_gateways_are_replaced_while_creates_and_logins_go_on(pods: OwnPods) -> None:

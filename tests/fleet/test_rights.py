@@ -8,7 +8,7 @@ import pytest
 
 from tests.fleet.api import Api, Object
 from tests.fleet.control_plane import ControlPlane
-from tests.fleet.manifests import NAMESPACES, OVERLAYS, applied
+from tests.fleet.manifests import NAMESPACES, OVERLAYS, applied, write_overlay
 from tests.paths import REPOSITORY
 from tests.whole_gateway import eventually
 
@@ -71,9 +71,12 @@ Table = Mapping[tuple[str, str], set[Right]]  # by account and namespace
 
 
 @pytest.fixture(scope="module")
-def plane_with_manifests(plane: ControlPlane) -> Iterator[ControlPlane]:
-    """All overlays together, so that a right of any of them counts."""
-    with applied(plane, *(f"overlays/{name}" for name in OVERLAYS), "first-token"):
+def plane_with_manifests(
+    plane: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ControlPlane]:
+    """All overlays and components together, so that a right of any of them counts."""
+    with_egress = write_overlay(tmp_path_factory.mktemp("rights") / "overlay", "egress")
+    with applied(plane, *(f"overlays/{name}" for name in OVERLAYS), with_egress, "first-token"):
         eventually(lambda: len(accounts(plane.api())) >= len(NAMESPACES) + 2, 60)
         yield plane
 

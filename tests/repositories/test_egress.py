@@ -14,7 +14,7 @@ from gateway.errors import ImageMissing, NetworkUnavailable
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.egress import Egress
 from gateway.repositories.docker.network import Worknet
-from gateway.repositories.docker.squid import CONNECTIONS_OF_A_SESSION
+from gateway.repositories.squid import CONNECTIONS_OF_A_SESSION
 from tests.repositories.conftest import ADDRESS, HOST, NETWORK, SUBNET, printed
 from tests.whole_gateway import eventually, free_port
 

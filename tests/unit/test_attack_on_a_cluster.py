@@ -16,7 +16,7 @@ from gateway.errors import ContainerFailed, Unavailable
 from gateway.repositories.kubernetes.logins import Login
 from gateway.settings import Settings
 from tests.conftest import Bench
-from tests.on_a_cluster import OnCluster, a_cluster
+from tests.on_a_cluster import EGRESS, EGRESS_SERVICE, OnCluster, a_cluster
 
 
 @dataclass
@@ -80,6 +80,15 @@ def test_the_targets_are_the_other_pod_the_api_server_and_the_nodes(
     assert found.hosts == ["10.96.0.1", "10.96.0.10", "192.0.2.7"]
     assert {2222, 6443, 10250} <= set(found.ports)
     assert not found.refusals, "network plugins may refuse packets instead of dropping them"
+
+
+def test_the_proxy_of_the_sessions_is_a_target(
+    on_cluster: OnCluster, settings: Settings, victim: dict[str, Any], attacker: dict[str, Any]
+) -> None:
+    assert ground(on_cluster, settings).targets(victim, attacker).proxies == []
+    on_cluster.cluster.api.put("services", EGRESS_SERVICE)
+    found = ground(on_cluster, replace(settings, egress_service=EGRESS)).targets(victim, attacker)
+    assert found.proxies == ["10.96.0.31:3128"]
 
 
 def test_the_memory_hog_exceeds_the_limit_of_its_pod(

@@ -2,8 +2,13 @@
 
 from typing import Any
 
+from click.testing import CliRunner
 from ruamel.yaml import YAML
 
+from gateway.cli.squid import squid_config
+from gateway.domain.addresses import PROXY_PORT
+from gateway.domain.outside import closed
+from gateway.repositories.docker import egress as docker_egress
 from gateway.repositories.kubernetes.lobby import Lobby
 from gateway.repositories.kubernetes.objects import device_class_of
 from gateway.settings import Settings
@@ -61,6 +66,52 @@ def test_the_gateway_leads_to_the_lobby_where_its_service_listens() -> None:
     assert "ssh-privatekey" not in mounted, "the lobby has no key that opens it"
     assert {f"--lobby-key=/keys/{name}" for name in mounted} & set(container["command"])
     assert {f"--host-key=/keys/{name}" for name in mounted} & set(container["command"])
+
+
+EGRESS = "components/egress"
+
+
+def egress_settings() -> dict[str, str]:
+    """Those of the component, for the gateway."""
+    (component,) = read(f"{EGRESS}/kustomization.yaml")
+    of_gateway = component["configMapGenerator"][0]
+    texts = (MANIFESTS / EGRESS / "egress.env").read_text().splitlines()
+    return variables([*texts, *of_gateway["literals"]])
+
+
+def test_the_gateway_leads_sessions_to_the_egress_proxy_where_its_service_listens() -> None:
+    _, deployment, _, service = read(f"{EGRESS}/proxy.yaml")
+    settings = Settings.load({**BASE, **DATABASE, **egress_settings()})
+    metadata, (port,) = service["metadata"], service["spec"]["ports"]
+    assert settings.egress_service == f"{metadata['namespace']}/{metadata['name']}"
+    assert settings.open_hosts == ["pypi.org:443", "files.pythonhosted.org:443"]
+    pod = deployment["spec"]["template"]
+    assert service["spec"]["selector"].items() <= pod["metadata"]["labels"].items()
+    [squid] = pod["spec"]["containers"]
+    assert squid["ports"] == [{"name": port["targetPort"], "containerPort": PROXY_PORT}]
+    assert squid["image"] == docker_egress.IMAGE
+    sessions, proxy = read(f"{EGRESS}/network-policies.yaml")
+    [to_proxy] = sessions["spec"]["egress"]
+    assert (
+        to_proxy["ports"] == proxy["spec"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": PROXY_PORT}]
+    )
+
+
+def test_the_egress_proxy_reads_the_hosts_of_the_component() -> None:
+    texts = (MANIFESTS / EGRESS / "egress.env").read_text().splitlines()
+    done = CliRunner(env=variables(texts)).invoke(squid_config)
+    assert done.exit_code == 0, done.output
+    assert "acl host0 dstdomain -n pypi.org\n" in done.output
+    assert "acl sessions src all\n" in done.output
+
+
+def test_the_network_of_the_egress_proxy_closes_what_its_configuration_closes() -> None:
+    _, proxy = read(f"{EGRESS}/network-policies.yaml")
+    [block] = [
+        each["ipBlock"] for rule in proxy["spec"]["egress"] for each in rule["to"] if "ipBlock" in each
+    ]
+    assert block["cidr"] == "0.0.0.0/0"
+    assert block["except"] == [str(subnet) for subnet in closed(None, [])]
 
 
 def test_each_profile_has_the_device_class_that_the_gateway_asks_for() -> None:

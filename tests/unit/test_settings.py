@@ -171,6 +171,7 @@ ON_A_CLUSTER = {
     "db": "postgresql://gateway@db.example/gateway",
     "workspace_quota": "200g",
 }
+OF_A_PROXY = {"egress": "allowlist", "egress_hosts": "pypi.org:443"}
 
 
 @pytest.mark.parametrize(
@@ -192,6 +193,9 @@ ON_A_CLUSTER = {
         ({"state_dir": "/srv/workspaces"}, "state_dir", "--workspace-root"),
         ({"piper_config": "/srv/x/../workspaces/a/pipe.yaml"}, "piper_config", "--workspace-root"),
         ({"storage_class": "fast"}, "storage_class", "--site kubernetes"),
+        ({**OF_A_PROXY, "egress_service": "gpu-egress/proxy"}, "egress_service", "--site kubernetes"),
+        ({**ON_A_CLUSTER, **OF_A_PROXY}, "egress", "--egress-service"),
+        ({**ON_A_CLUSTER, "egress_service": "gpu-egress/proxy"}, "egress_service", "--egress allowlist"),
         ({**ON_A_CLUSTER, "db": "/var/lib/orchestrator/sessions.db"}, "db", "PostgreSQL"),
         ({"site": "kubernetes", "db": ON_A_CLUSTER["db"]}, "workspace_quota", "the size of a home"),
         ({**ON_A_CLUSTER, "simulate_gpus": "2xA100-40GB"}, "simulate_gpus", "DRA driver publishes"),

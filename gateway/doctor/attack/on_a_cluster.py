@@ -12,6 +12,7 @@ from gateway.errors import Unavailable
 from gateway.repositories.kubernetes.api import NODES, PODS, Api, Object
 from gateway.repositories.kubernetes.logins import Login, Logins
 from gateway.repositories.kubernetes.objects import name_of
+from gateway.repositories.kubernetes.service_url import ServiceUrl
 from gateway.settings import Settings
 
 # Of what listens on nodes and control planes: sshd, DNS, web servers, etcd, the API server, the kubelet, …
@@ -33,6 +34,7 @@ class Cluster:
 
     def __init__(self, settings: Settings, api: Api, logins: Logins) -> None:
         self._settings = settings
+        self._proxy = ServiceUrl(api, settings.egress_service)
         self._api = api
         self._logins = logins
 
@@ -46,6 +48,7 @@ class Cluster:
             neighbour_sessions=[victim["session_id"]],
             users=[victim["ssh_user"]],
             hosts=self._hosts(own, other),
+            proxies=[url.removeprefix("http://")] if (url := self._proxy.url()) else [],
             links=[],
             ports=[*_PORTS, *_PORTS_OF_KUBERNETES],
             refusals=False,

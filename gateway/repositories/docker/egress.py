@@ -24,7 +24,7 @@ from gateway.repositories.docker.client import Docker, translated_errors
 from gateway.repositories.docker.docker_user import DockerUserChain
 from gateway.repositories.docker.egress_rules import EgressRules
 from gateway.repositories.docker.network import bridge_name
-from gateway.repositories.docker.squid import DESCRIPTORS, configuration
+from gateway.repositories.squid import DESCRIPTORS, configuration
 
 IMAGE = "gpu-egress-proxy"
 _RESTART: Any = {"Name": "unless-stopped"}

@@ -59,6 +59,7 @@ DEVICE_CLASSES = Kind("resource.k8s.io", "v1", "DeviceClass", "deviceclasses", i
 DEVICE_TAINT_RULES = Kind("resource.k8s.io", "v1", "DeviceTaintRule", "devicetaintrules", is_namespaced=False)
 SLICES = Kind("resource.k8s.io", "v1", "ResourceSlice", "resourceslices", is_namespaced=False)
 SERVICES = Kind("", "v1", "Service", "services")
+ENDPOINTS = Kind("discovery.k8s.io", "v1", "EndpointSlice", "endpointslices")
 NODES = Kind("", "v1", "Node", "nodes", is_namespaced=False)
 NAMESPACES = Kind("", "v1", "Namespace", "namespaces", is_namespaced=False)
 PIPES = Kind("sshpiper.com", "v1beta1", "Pipe", "pipes")

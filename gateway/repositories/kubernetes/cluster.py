@@ -40,10 +40,10 @@ from gateway.repositories.kubernetes.api import (
 )
 from gateway.repositories.kubernetes.boards import Boards
 from gateway.repositories.kubernetes.cordons import Cordons
+from gateway.repositories.kubernetes.egress import ClusterEgress
 from gateway.repositories.kubernetes.endings import PodEndings
 from gateway.repositories.kubernetes.facts import Device, DeviceName, Inventory
 from gateway.repositories.kubernetes.gpus import ClusterGpus
-from gateway.repositories.kubernetes.lease_service import LeaseService
 from gateway.repositories.kubernetes.locks import Locks
 from gateway.repositories.kubernetes.logins import Login, Logins, NotReachable
 from gateway.repositories.kubernetes.objects import (
@@ -61,6 +61,7 @@ from gateway.repositories.kubernetes.objects import (
 )
 from gateway.repositories.kubernetes.pod_facts import PodFacts
 from gateway.repositories.kubernetes.running import Running
+from gateway.repositories.kubernetes.service_url import ServiceUrl
 from gateway.repositories.kubernetes.view import ClusterView
 from gateway.repositories.scripts import RunsScripts, Script
 
@@ -83,7 +84,8 @@ class ClusterHost(RunsScripts):
     gpus: ClusterGpus
     boards: Boards
     cordons: Cordons
-    lease_service: LeaseService
+    lease_service: ServiceUrl
+    egress: ClusterEgress
     uid_range: UidRange = UidRange()
     gives_advice: bool = True
     lost: dict[str, bool] = field(default_factory=dict)  # what `look_inside` found, by session
@@ -107,9 +109,9 @@ class ClusterHost(RunsScripts):
     def start(self, plan: SessionPlan) -> Started:
         request, profile = plan.request, self._profile(plan.mig_profile)
         deadline = time.monotonic() + self.running.start_timeout_seconds
-        door = self._door(request.session_id)
+        door, proxy = self._door(request.session_id), self.egress.proxy()
         self.boards.begin(request.session_id, plan.board)
-        pod = self.running.start(request, profile, self._advice(plan), door, plan.board)
+        pod = self.running.start(request, profile, self._advice(plan), door, plan.board, proxy)
         reach("after-pod-run")
         device = self._device(request.session_id)
         mig_uuid = self._log_in(request, pod, device, deadline)
@@ -244,6 +246,7 @@ class ClusterHost(RunsScripts):
             "counters": lambda: _ok_unless(
                 claims.overcommitted(self.api.list(SLICES), self._managed(DEVICE_CLAIMS))
             ),
+            "egress": self.egress.describe,
             "removals": lambda: _ok_unless(
                 claims.stuck(
                     self._managed(DEVICE_CLAIMS),

@@ -36,6 +36,12 @@ def url_of(service: Object | None) -> str | None:
     return f"http://{host}:{ports[0]['port']}"
 
 
+def is_served(endpoints: Object) -> bool:
+    """Whether a pod of an EndpointSlice takes connections. One without the condition does."""
+    conditions = [each.get("conditions") or {} for each in endpoints.get("endpoints") or ()]
+    return any(each.get("ready") is not False for each in conditions)
+
+
 @dataclass(frozen=True, slots=True)
 class DeviceName:
     """A device, as a ResourceClaim's allocation names it."""

@@ -19,7 +19,7 @@ from gateway.domain.plan import SSH_PORT, SessionRequest
 from gateway.languages import ENGLISH
 from gateway.repositories.files import board as board_files
 from gateway.repositories.files.board import LEASE, MOTD
-from gateway.repositories.files.session_contents import PROGRAMS, SliceText, contents
+from gateway.repositories.files.session_contents import PROGRAMS, EgressProxy, SliceText, contents
 from gateway.repositories.kubernetes.api import (
     DEVICE_CLAIMS,
     PIPES,
@@ -71,7 +71,8 @@ class Site:
 
     `storage_class` is None for the cluster's default. `memory` is that of one memory slice of a GPU. `cpus`
     is None for no limit. `longest_lease` bounds the life of a pod. Programs in sessions call the API by the
-    Service `lease_service`, as `NAMESPACE/NAME`; empty if they cannot.
+    Service `lease_service`, as `NAMESPACE/NAME`; empty if they cannot. They reach `egress_hosts`, each as
+    `HOST:PORT`, by the proxy behind the Service `egress_service`.
     """
 
     sessions: str
@@ -89,6 +90,8 @@ class Site:
     image: str
     language: str = ENGLISH
     lease_service: str = ""
+    egress_hosts: tuple[str, ...] = ()
+    egress_service: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +123,10 @@ def secret(
     deployment: str,
     door: Door | None = None,
     board: Board | None = None,
+    proxy: EgressProxy | None = None,
 ) -> Object:
     """The files of the session. A key of a Secret has no slash: `items` in the pod give the paths."""
-    data = encoded_files(files(site, request, profile, door, board))
+    data = encoded_files(files(site, request, profile, door, board, proxy))
     return _manifest(SECRETS, site.sessions, request, deployment, type="Opaque", data=data)
 
 
@@ -132,10 +136,11 @@ def files(
     profile: Profile,
     door: Door | None = None,
     board: Board | None = None,
+    proxy: EgressProxy | None = None,
 ) -> dict[str, str]:
     """Return the text of each file, by its path. The UUID of the slice is not known yet."""
     slice_ = SliceText(profile.name, f", {profile.memory_mib} MiB")
-    texts = dict(contents(request, slice_, sshd_options=_SSHD_OPTIONS, language=site.language))
+    texts = dict(contents(request, slice_, proxy, _SSHD_OPTIONS, site.language))
     texts["etc/shell"] = _begun_with(_RUN_GATEWAYS, texts["etc/shell"])
     texts["etc/start"] = _begun_with(_NO_CORE_DUMPS, texts["etc/start"])
     texts["etc/environment.sh"] += _NOTE_USE

@@ -11,6 +11,7 @@ from gateway.domain.mig import Profile
 from gateway.domain.plan import SessionRequest
 from gateway.errors import ContainerFailed, KubernetesUnavailable, NoCapacity, SliceBusy, WorkspaceRefused
 from gateway.failpoints import reach
+from gateway.repositories.files.session_contents import EgressProxy
 from gateway.repositories.kubernetes import objects
 from gateway.repositories.kubernetes.api import (
     DEVICE_CLAIMS,
@@ -47,13 +48,14 @@ class Running:
         advice: Advice | None = None,
         door: Door | None = None,
         board: Board | None = None,
+        proxy: EgressProxy | None = None,
     ) -> PodFacts:
         """Make the objects, and return the pod once its container runs. Advice that does not hold any more
         costs one more attempt. Raises as `wait`."""
         deployment = self.deployment()
         self._ensure_home(request, deployment)
         reach("after-home-create")
-        self._create(SECRETS, objects.secret(self.site, request, profile, deployment, door, board))
+        self._create(SECRETS, objects.secret(self.site, request, profile, deployment, door, board, proxy))
         reach("after-secret-create")
         if advice:
             try:

@@ -26,7 +26,7 @@ echo {_RAN}
 def beyond_the_allowlist(attacker: Attacker) -> Outcome:
     """Connect from the egress proxy to the host, to the victim's session and to the cloud's metadata."""
     if attacker.connected_from_proxy is None:
-        return Outcome(Verdict.UNTRIED, "there is no proxy")
+        return Outcome(Verdict.UNTRIED, "there is no proxy in which the gateway runs commands")
     ipv4 = [address for address in attacker.hosts if ":" not in address][:_MOST_ADDRESSES]
     targets = [f"{address} {port}" for address in ipv4 for port in _PORTS]
     targets += [f"{attacker.victim_address} {SSH_PORT}", _METADATA]

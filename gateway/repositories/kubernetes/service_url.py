@@ -1,4 +1,4 @@
-"""Where sessions call the API: the Service that `--lease-service` names."""
+"""Where sessions reach a Service of the cluster."""
 
 import time
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from gateway.repositories.kubernetes.api import SERVICES, Api
 _FRESH_SECONDS = 60.0  # a Service keeps its address until somebody removes it
 
 
-class LeaseService:
-    """`name` is `NAMESPACE/NAME`; empty if sessions do not call the API."""
+class ServiceUrl:
+    """`name` is `NAMESPACE/NAME`; empty if sessions reach no such Service."""
 
     def __init__(self, api: Api, name: str, now: Callable[[], float] = time.monotonic) -> None:
         self._api = api
-        self._name = name
+        self.name = name
         self._now = now
         self._last: tuple[float, str] | None = None
 
@@ -22,7 +22,7 @@ class LeaseService:
         """Return the URL as it was at most a minute ago; None if the Service does not exist."""
         if self._last and self._now() - self._last[0] < _FRESH_SECONDS:
             return self._last[1]
-        namespace, _, name = self._name.partition("/")
-        url = facts.url_of(self._api.get(SERVICES, name, namespace)) if self._name else None
+        namespace, _, name = self.name.partition("/")
+        url = facts.url_of(self._api.get(SERVICES, name, namespace)) if self.name else None
         self._last = (self._now(), url) if url else None
         return url

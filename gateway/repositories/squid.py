@@ -44,13 +44,14 @@ httpd_suppress_version_string on
 """
 
 
-def configuration(sessions: str, hosts: Sequence[str], closed: Sequence[IPv4Network]) -> str:
-    """`sessions` is the subnet of the clients, `hosts` the allowed destinations as `HOST:PORT`, and `closed`
-    the addresses that they must not resolve to."""
+def configuration(sessions: str | None, hosts: Sequence[str], closed: Sequence[IPv4Network]) -> str:
+    """`sessions` is the subnet of the clients; None to answer everybody, where the network decides who
+    arrives. `hosts` are the allowed destinations as `HOST:PORT`, and `closed` the addresses that they must
+    not resolve to."""
     numbered = enumerate(entry.rpartition(":") for entry in hosts)
     return _CONFIGURATION.format(
         listen=PROXY_PORT,
-        sessions=sessions,
+        sessions=sessions or "all",
         closed=" ".join([*map(str, closed), _CLOSED_IPV6]),
         hosts="".join(
             _HOST.format(number=number, host=host, port=port) for number, (host, _, port) in numbered
