@@ -52,7 +52,7 @@ class OneLineASecond(logging.Filter):
 
 
 class _Kind:
-    """`credit` is how many records may pass now."""
+    """The records of one kind, and how many of them may pass now."""
 
     def __init__(self, now: float) -> None:
         self._credit = float(LINES_AT_ONCE)
