@@ -170,7 +170,8 @@ def explanation(error: HTTPException) -> str:
     path = "".join(each if each.isprintable() else "?" for each in request.path[:200])
     match error:
         case NotFound():
-            return f"The gateway has no path {path}. GET /openapi.json describes those of the API."
+            pages = "the web pages begin at /ui/"
+            return f"The gateway has no path {path}. GET /openapi.json describes those of the API; {pages}."
         case MethodNotAllowed(valid_methods=methods):
             usual = sorted({*(methods or ())} - {"HEAD", "OPTIONS"})
             return f"{path} does not take {request.method}: use {' or '.join(usual)}."

@@ -7,7 +7,7 @@ from typing import Any
 
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
-from flask import Blueprint, Flask, current_app
+from flask import Blueprint, Flask, current_app, request
 from flask.typing import ResponseReturnValue
 from werkzeug.routing import IntegerConverter, Rule
 
@@ -53,6 +53,8 @@ routes = Blueprint("openapi", __name__)
 def document() -> ResponseReturnValue:
     """This description."""
     described: dict[str, Any] = current_app.extensions[_NAME]
+    if request.script_root:  # the path of --public-url, without which a client would ask elsewhere
+        return {**described, "servers": [{"url": request.script_root}]}
     return described
 
 

@@ -90,6 +90,7 @@ def test_behind_a_proxy_the_pages_are_under_its_path(bench_of: BenchMaker, remov
     links = re.findall(r'(?:href|src|action|hx-get)="([^"#]*)"', page)
     assert len(links) > 10
     assert [link for link in links if not link.startswith("/gpu/ui/")] == []
+    assert '"servers":[{"url":"/gpu"}]' in asked("GET", "/gpu/openapi.json").text
     made = bench.client.post(
         "/sessions", json={"user_id": "ann"}, headers={"Authorization": f"Bearer {token}"}
     )
