@@ -6,7 +6,7 @@ widens it.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import Any
@@ -133,6 +133,15 @@ class Policy:
         when = f"possible from {retry_at:%Y-%m-%d %H:%M} UTC" if retry_at else "ask for a shorter lease"
         what = f"{needed:.2f} GPU-hours: {used:.2f} of the {hours(limit)} for 7 days are used; {when}"
         raise self._refused(Rule.GPU_HOURS_PER_WEEK, what, limit, round(used, 2), retry_at)
+
+    def within_hours(self, held: Sequence[Held], wanted: Held, now: datetime) -> Held:
+        """Return the lease `wanted`, shortened to the GPU-hours that are left in the user's week."""
+        limit: float | None = self.rules.get(Rule.GPU_HOURS_PER_WEEK)
+        if limit is None:
+            return wanted
+        left = max(0.0, limit - used_hours(held, now))
+        until = max(wanted.since, now - WEEK) + timedelta(hours=left / wanted.share)
+        return replace(wanted, until=min(wanted.until, until))
 
     def longest_lease(self) -> int | None:
         """Return the minutes that a lease may last with its extensions; None if only the settings decide."""

@@ -58,7 +58,7 @@ class Leases:
             except WaitedFor as refusal:
                 raise _named(rows, session, refusal) from None
             if not extension.is_override:
-                self.policies.require_extension(rows, session, by)
+                by = self.policies.extension(rows, session, by, or_less=extension.by is None)
             session.extend(by)
             rows.record(Event.of(now.wall, Action.EXTENDED, _detail(session, by, extension), session=session))
         reach("after-extend-commit", DatabaseUnavailable)

@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from gateway.domain import policies
 from gateway.domain.audit import Action
 from gateway.domain.clock import Clock
+from gateway.domain.lease import MINUTE
 from gateway.domain.models import Event, Session, User
 from gateway.domain.plan import SessionPlan
 from gateway.domain.policies import Held, Policy, Rules
@@ -134,14 +135,19 @@ class Policies:
             wanted = Held(now, now + lease, share_of(mig_profile))
             terms.policy.require_hours(_held(rows, user_id, now), wanted, now)
 
-    def require_extension(self, rows: Rows, session: Session, by: timedelta) -> None:
-        """Raise `PolicyRefused` if the lease, longer by this, does not fit into the user's week."""
+    def extension(self, rows: Rows, session: Session, by: timedelta, or_less: bool) -> timedelta:
+        """Return how much longer the lease becomes: `by`, or with `or_less` what fits into the user's week of
+        it, in whole minutes. Raises `PolicyRefused` if it does not fit, or not a minute of it."""
         now = self.clock().wall
         policy = _policy(rows, session.user_id, rows.group_of(session.user_id))
         share = share_held(session.mig_profile, session.gpu_share)
         others = policies.held_by(rows.ended_since(session.user_id, now - policies.WEEK), None, now)
         wanted = Held(session.opened_at or session.created_at, session.expires_at + by, share)
+        fitting = policy.within_hours(others, wanted, now).until - session.expires_at
+        if or_less and fitting >= MINUTE:
+            return fitting // MINUTE * MINUTE
         policy.require_hours(others, wanted, now)
+        return by
 
     def follow(self, rows: Rows) -> None:
         """Make the longest lease of each live session that of the present policies."""

@@ -131,6 +131,16 @@ def test_a_quota_ends_nothing_that_runs_and_stops_its_extension(bench: Bench) ->
     assert bench.client.post(f"{path}/extend", json={"minutes": 60, "override": True}).status_code == 200
 
 
+def test_as_far_as_possible_is_as_far_as_the_hours_of_the_week_allow(bench: Bench) -> None:
+    set_policy(bench, "default", gpu_hours_per_week=2)
+    session = opened(bench, mig_profile="3g.20gb", ttl_minutes=60)
+    path = f"/sessions/{session['session_id']}/extend"
+    extended = bench.client.post(path, json={"minutes": "max"})
+    assert (extended.status_code, minutes(extended.json)) == (200, 280)  # two hours times 7/3
+    assert refused(bench.client.post(path, json={"minutes": "max"}))["rule"] == "gpu_hours_per_week"
+    assert refused(bench.client.post(path, json={"minutes": 1}))["rule"] == "gpu_hours_per_week"
+
+
 def test_the_longest_lease_is_that_of_the_policy_also_of_a_live_session(bench: Bench) -> None:
     set_policy(bench, "vision", max_lease_minutes=90)
     session = opened(bench, ttl_minutes=60)
