@@ -82,7 +82,16 @@ def main() -> None:
     if isinstance(sys.stdout, io.TextIOWrapper):  # None if it is closed
         sys.stdout.reconfigure(errors="backslashreplace")  # for a terminal without these characters
     try:
-        gateway.main(prog_name="gateway")
+        sys.exit(gateway.main(prog_name="gateway", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(_WRONG)
+    except click.UsageError as error:
+        print(f"gateway: {_in_one_line(error)}", file=sys.stderr)
+        sys.exit(_WRONG)
+    except click.Abort:
+        print("gateway: Aborted.", file=sys.stderr)
+        sys.exit(_FAILED)
     except UnicodeEncodeError:
         print("gateway: An argument is no text in the encoding of this shell.", file=sys.stderr)
         sys.exit(_WRONG)
@@ -93,6 +102,13 @@ def main() -> None:
         for line in str(error).splitlines():
             print(f"gateway: {line}", file=sys.stderr)
         sys.exit(_TRY_LATER if _is_temporary(error) else _FAILED)
+
+
+def _in_one_line(error: click.UsageError) -> str:
+    """What was wrong, and which command explains how it is right."""
+    command = error.ctx.command_path if error.ctx else "gateway"
+    what = " ".join(error.format_message().split())
+    return f"{what if what.endswith(('.', '?', ')')) else f'{what}.'} See `{command} --help`."
 
 
 def _is_temporary(error: GatewayError) -> bool:
