@@ -11,6 +11,7 @@ import pytest
 from gateway.router import host_key
 from gateway.router.ssh import handshake, wire
 from gateway.router.ssh.algorithms import CIPHERS, KEY_EXCHANGES, MACS, Offer
+from gateway.router.ssh.authentication import ClientAuthentication
 from gateway.router.ssh.handshake import ServerHandshake
 from gateway.router.ssh.keys import PrivateKey
 from gateway.router.ssh.packets import Packets
@@ -159,6 +160,33 @@ def test_a_key_exchange_that_is_never_answered_ends_the_connection(
             client.send(Offer.make("client", ("ssh-ed25519",)).packet)
             assert "a key exchange took longer" in await client.over()
             assert "a key exchange took longer" in str(server.error)
+
+    run(test)
+
+
+def test_a_server_that_accepts_a_login_again_and_again_is_heard_once(
+    host_keys: dict[str, PrivateKey],
+) -> None:
+    async def test() -> None:
+        async with ends(host_keys) as (client, server):
+            logins: list[str] = []
+            authentication = ClientAuthentication(
+                client.transport, "user123", host_keys["ssh-ed25519"], lambda: logins.append("accepted")
+            )
+            client.packet = authentication.packet  # type: ignore[method-assign]
+            requests: list[int] = []
+            server.packet = lambda payload: not requests.append(payload[0])  # type: ignore[method-assign,func-returns-value]
+            await client.secure()
+            for packet in [wire.USERAUTH_SUCCESS, wire.USERAUTH_SUCCESS, wire.USERAUTH_FAILURE]:
+                server.transport.send(bytes((packet,)))
+            for _ in range(3):
+                server.transport.send(bytes((wire.SERVICE_ACCEPT,)) + string("ssh-userauth"))
+            server.transport.send(bytes((wire.PING,)) + string(b"the last one"))
+            server.transport.flush()
+            await client.until(lambda: wire.PONG in requests)
+            assert logins == ["accepted"]
+            assert wire.USERAUTH_REQUEST not in requests
+            assert client.error is None
 
     run(test)
 

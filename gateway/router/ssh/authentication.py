@@ -152,17 +152,21 @@ class ClientAuthentication:
         self._user = user
         self._key = key
         self._accepted = accepted
+        self._is_done = False
 
     def begin(self) -> None:
         self._transport.send(bytes((wire.SERVICE_REQUEST,)) + string(_AUTHENTICATION))
 
     def packet(self, payload: bytes) -> bool:
         """Whether the packet is one of authentication. Raises SshError."""
+        if self._is_done:  # an sshd that its user steers must not make the router log in again and again
+            return False
         if payload[0] == wire.SERVICE_ACCEPT:
             self._transport.send(self._request())
         elif payload[0] == wire.USERAUTH_FAILURE:
             raise KeyRefused
         elif payload[0] == wire.USERAUTH_SUCCESS:
+            self._is_done = True
             self._transport.log_in()
             self._accepted()
         else:
