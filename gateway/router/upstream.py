@@ -52,6 +52,7 @@ class UpstreamConnection:
             await self._opened
 
     def close(self, reason: str) -> None:
+        self._opened.cancel()  # nobody waits for it any more
         self.transport.close(SshError(reason))
 
     # What the transport calls.
@@ -70,7 +71,7 @@ class UpstreamConnection:
     def ended(self, error: SshError) -> None:
         if not self._opened.done():
             self._opened.set_exception(self._greeted(error))
-        else:
+        elif not self._opened.cancelled():
             self._ended(error)
 
     def gone(self) -> None:
