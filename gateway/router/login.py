@@ -98,15 +98,17 @@ class Login:
         self.transport.close(SshError(reason, code=BY_APPLICATION))
 
     def lost_route(self) -> str | None:
-        """Why the client would not get to the same place if it came now; None if it would."""
-        if not self._is_joined or self._upstream is None:
+        """Why the client, whose key is proved, would not get to the same place if it came now; None if it
+        would. A login that is still on its way into the session must not outlive its key either."""
+        if not self._key or self._route is None:
             return None
         route = self._context.find(self.user)
         if route is None:
             return self._reason_of_the_end()
         if not self._context.admits(route, self.user, self._key):
             return KEY_REMOVED
-        return None if _upstream(route, self.user) == self._upstream.upstream else SESSION_REPLACED
+        is_same = self._upstream is None or _upstream(route, self.user) == self._upstream.upstream
+        return None if is_same else SESSION_REPLACED
 
     def _reason_of_the_end(self) -> str:
         """The first sentence of the notice about this session, or what is true of every end."""

@@ -102,6 +102,12 @@ class Sshd:
         }
         return Pipe(username=username, public_keys=tuple(keys), **{**parts, **changes})  # type: ignore[arg-type]
 
+    @property
+    def has_connections(self) -> bool:
+        """Whether anything on this machine is connected to it, as the kernel sees it."""
+        address = bytes(map(int, self.host.split(".")))[::-1].hex().upper()
+        return f" {address}:{SSHD_PORT:04X} 01 " in Path("/proc/net/tcp").read_text()
+
     def inside(self, command: str) -> str:
         return run("docker", "exec", self.container, "sh", "-c", command)
 

@@ -22,6 +22,7 @@ from tests.routes.ground import (
     Client,
     Keys,
     Router,
+    Sshd,
     free_port,
     make_router,
     run,
@@ -59,6 +60,16 @@ def cut(ssh: "subprocess.Popen[bytes]", seconds: float = 3) -> str:
     return ssh.stderr.read().decode()
 
 
+@contextmanager
+def stopped(sshd: Sshd) -> Iterator[None]:
+    """The kernel still accepts connections for it."""
+    run("docker", "pause", sshd.container)
+    try:
+        yield
+    finally:
+        run("docker", "unpause", sshd.container)
+
+
 def test_a_removed_pipe_cuts_its_connections(client: Client) -> None:
     with connected(client) as ssh:
         client.router.pipes.remove(f"session-of-{USER}")
@@ -72,6 +83,21 @@ def test_a_removed_key_cuts_its_connections(client: Client, tmp_path: Path) -> N
         client.router.pipes.add(client.sshd.pipe(USER, [other.public]))
         assert "the key of this connection was removed" in cut(ssh)
         assert stays.poll() is None
+
+
+@pytest.mark.parametrize("keeps_pipe", [True, False])
+def test_a_login_on_its_way_into_the_session_does_not_outlive_its_key(
+    client: Client, tmp_path: Path, keeps_pipe: bool
+) -> None:
+    other = Keys.make(tmp_path / "other")
+    pipe = client.sshd.pipe(USER, [other.public])
+    with stopped(client.sshd), client.running("echo inside") as ssh:
+        until(lambda: client.sshd.has_connections)
+        client.router.pipes.replace(lambda: [pipe] if keeps_pipe else [])
+        reason = "the key of this connection was removed" if keeps_pipe else "the session has ended"
+        assert reason in cut(ssh)
+        assert ssh.stdout
+        assert ssh.stdout.read() == b""
 
 
 def test_a_pipe_that_leads_elsewhere_now_cuts_its_connections(client: Client) -> None:
