@@ -33,6 +33,7 @@ from gateway.client import Client
     metavar="DURATION",
     help="If no slice is free, wait in line this long, such as 4h.",
 )
+@click.option("--override", is_flag=True, help="Go beyond the policy of USER.")
 @as_json_option
 def create(
     client: Client,
@@ -42,6 +43,7 @@ def create(
     keys: Sequence[TextIO],
     image: str | None,
     wait: timedelta | None,
+    override: bool,
     as_json: bool,
 ) -> None:
     """Open a session for USER, and print the line to connect with.
@@ -63,6 +65,8 @@ def create(
         body["ssh_public_keys"] = public_keys(keys, "--key")
     if wait is not None:
         body["wait_minutes"] = minutes(wait)
+    if override:
+        body["override"] = True
     with progress(f"Opening a session for {user}"):
         answer = client.ask("POST", "/sessions", body)
     if as_json and answer["status"] != "active":

@@ -10,6 +10,7 @@ from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from gateway.api import gpus as gpus_api
+from gateway.api import images as images_api
 from gateway.api import policies as policies_api
 from gateway.api import queue as queue_api
 from gateway.api import sessions as sessions_api
@@ -40,7 +41,11 @@ def create() -> ResponseReturnValue:
             "opened.html", 201, private_key=opened["ssh_private_key"], **of_session(opened["session_id"])
         )
 
-    return form("create.html", act, lambda: {"profiles": profiles(), "own_user": own_user()})
+    def content() -> _Json:
+        images = answer(images_api.list_all)["images"]
+        return {"profiles": profiles(), "images": images, "own_user": own_user()}
+
+    return form("create.html", act, content)
 
 
 @routes.route("/sessions/<session_id>/extend", methods=["GET", "POST"])
@@ -116,13 +121,17 @@ def uncordon(name: str) -> ResponseReturnValue:
 
 def _session() -> _Json:
     """The body of `POST /sessions`. What was left empty is left out, so that the API's defaults apply."""
-    body: _Json = {"user_id": own_user() or typed("user_id"), "ttl_minutes": minutes(typed("ttl"))}
+    body: _Json = {"user_id": own_user() or typed("user_id")}
+    if ttl := typed("ttl"):
+        body["ttl_minutes"] = minutes(ttl)
     if wait := typed("wait"):
         body["wait_minutes"] = minutes(wait)
     if "override" in request.form:
         body["override"] = True
     if profile := typed("mig_profile"):
         body["mig_profile"] = profile
+    if image := typed("image"):
+        body["image"] = image
     if keys := typed_lines("ssh_public_keys"):
         body["ssh_public_keys"] = keys
     return body

@@ -32,6 +32,24 @@ def test_a_session_runs_on_the_image_of_its_name(bench: Bench) -> None:
     assert bench.containers.image_of(session["session_id"]) == "sha256:torch"
 
 
+def test_the_form_offers_the_images_that_are_ready(bench: Bench) -> None:
+    form = bench.client.get("/ui/create").text
+    assert '<option value="torch">torch</option>' in form
+    assert '<option value="cuda" disabled>cuda</option>' in form
+    fields = {"user_id": "user123", "ttl": "", "image": "torch"}
+    answer = bench.client.post("/ui/create", data=fields, headers={"Origin": "http://localhost"})
+    assert answer.status_code == 201
+    [session] = bench.client.get("/sessions").json["sessions"]
+    assert session["image"] == "torch"
+    bench.containers.fail("image_id", DockerUnavailable("Docker does not answer."))
+    assert bench.client.get("/ui/create").status_code == 200
+
+
+def test_the_form_has_no_choice_where_there_is_one_image(bench_of: BenchMaker) -> None:
+    form = bench_of(FakeGpus(["A100-40GB"])).client.get("/ui/create").text
+    assert 'name="image"' not in form
+
+
 def test_without_a_name_a_session_runs_on_the_default_image(bench: Bench) -> None:
     session = create(bench).json
     assert session["image"] == "default"

@@ -41,6 +41,15 @@ def test_an_operator_goes_beyond_a_policy_after_a_second_question(bench: Bench, 
     assert [session.lease_seconds for session in bench.sessions.list()] == [3 * 3600]
 
 
+def test_a_form_that_was_left_empty_has_the_lease_and_the_profile_of_the_policy(
+    bench: Bench, tokens: Tokens
+) -> None:
+    bench.client.put("/policies/default", json={"default_ttl_minutes": 30, "profiles": ["2g.10gb"]})
+    assert send(as_user(bench, tokens), "/create", ttl="", mig_profile="").status_code == 201
+    [session] = bench.sessions.list()
+    assert (session.lease_seconds, session.mig_profile) == (30 * 60, "2g.10gb")
+
+
 def test_a_user_has_no_way_beyond_the_policy(bench: Bench, tokens: Tokens) -> None:
     bench.client.put("/policies/default", json={"max_ttl_minutes": 60})
     client = as_user(bench, tokens)

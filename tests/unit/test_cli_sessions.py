@@ -209,6 +209,13 @@ def test_an_extension_to_an_earlier_time_is_refused(bench: Bench, url: str) -> N
     assert live(bench, "user123")["extended_minutes"] == 0
 
 
+def test_an_operator_creates_beyond_the_policy(bench: Bench, url: str) -> None:
+    bench.client.put("/policies/default", json={"max_ttl_minutes": 60})
+    refused = run(url, "create", "user123", "--ttl", "2h")
+    assert isinstance(refused.exception, Refused)
+    assert run(url, "create", "user123", "--ttl", "2h", "--override").exit_code == 0
+
+
 def test_an_extension_as_far_as_possible_and_beyond(bench: Bench, url: str) -> None:
     run(url, "create", "user123")
     latest = live(bench, "user123")["max_expires_at"]
