@@ -32,7 +32,7 @@ _PER_PAGE = 50  # rows of a table alone
 def now() -> Response:
     """Show the map of the GPUs, what is free and when, and the caller's sessions."""
     at = services().gpus.clock().wall
-    gpus = [(gpu, list(segments(gpu, at))) for gpu in answer(gpus_api.list_gpus)["gpus"]]
+    gpus = [(gpu, list(segments(gpu, at))) for gpu in with_times(answer(gpus_api.list_gpus)["gpus"])]
     line = _line()  # before the sessions: a request that opens in between is shown twice, not never
     sessions = sorted(_sessions(at), key=lambda each: each["expires_at"])
     return page(
@@ -162,5 +162,5 @@ def _with_left(found: _Json, at: datetime) -> _Json:
 
 
 def _time(name: str, value: Any) -> Any:
-    is_time = isinstance(value, str) and (name in ("at", "wait_until") or name.endswith("_at"))
-    return datetime.fromisoformat(value).astimezone(UTC) if is_time else value
+    is_time = name in ("at", "wait_until", "cordoned_from") or name.endswith("_at")
+    return datetime.fromisoformat(value).astimezone(UTC) if is_time and isinstance(value, str) else value

@@ -1,6 +1,7 @@
 """The web pages: who may see and do what on them, and what a browser gets."""
 
 import re
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -327,6 +328,16 @@ def test_fields_that_were_left_empty_are_as_if_they_were_not_there(
 ) -> None:
     answer = bench.client.get(path)
     assert (answer.status_code, heading in answer.text) == (200, True)
+
+
+def test_a_maintenance_that_is_announced_is_on_the_map(bench: Bench, tokens: Tokens) -> None:
+    begins = bench.clock.now + timedelta(hours=5)
+    bench.client.put("/gpus/0/cordon", json={"from": f"{begins:%Y-%m-%dT%H:%M:%SZ}"})
+    for client in (as_operator(bench, tokens), as_user(bench, tokens)):
+        answer = client.get("/ui/")
+        assert answer.status_code == 200
+        assert "cordoned from" in answer.text
+        assert client.get("/ui/gpus/0/cordon").status_code in (200, 403)
 
 
 def test_the_usage_page_draws_what_the_api_reports(bench: Bench, tokens: Tokens) -> None:
