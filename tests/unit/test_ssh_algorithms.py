@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gateway.router.ssh.algorithms import KEY_EXCHANGES, MACS, Choice, Offer
+from gateway.router.ssh.algorithms import EXT_INFO, KEY_EXCHANGES, MACS, STRICT, Choice, Offer
 from gateway.router.ssh.wire import SshError
 
 SERVER = Offer.make("server", ("ssh-ed25519", "rsa-sha2-512"))
@@ -50,6 +50,13 @@ def test_a_guess_is_right_only_if_both_prefer_the_same(
 def test_nothing_in_common_is_an_error_that_shows_both_lists(place: str, what: str) -> None:
     with pytest.raises(SshError, match=f"no common {what}.*'mine'.*the server '"):
         Choice.of(client(**{place: ("mine",)}), SERVER)
+
+
+@pytest.mark.parametrize("mark", [*EXT_INFO.values(), *STRICT.values()])
+def test_a_mark_in_the_list_of_key_exchanges_is_not_chosen(mark: str) -> None:
+    assert Choice.of(client(_0=(mark, "curve25519-sha256")), SERVER).key_exchange == "curve25519-sha256"
+    with pytest.raises(SshError, match="no common key exchange"):
+        Choice.of(client(_0=(mark,)), SERVER)
 
 
 def test_a_mac_is_needed_only_by_ciphers_without_one() -> None:

@@ -53,6 +53,8 @@ MACS = (
 
 EXT_INFO = {"client": "ext-info-c", "server": "ext-info-s"}
 STRICT = {"client": "kex-strict-c-v00@openssh.com", "server": "kex-strict-s-v00@openssh.com"}
+# These stand in the list of key exchanges, and are none.
+_MARKS = frozenset((*EXT_INFO.values(), *STRICT.values()))
 
 _WHAT = ("key exchange", "host key algorithm", *2 * ("cipher",), *2 * ("MAC",), *2 * ("compression",))
 _WITH_OWN_INTEGRITY = ("chacha20-poly1305@openssh.com", "aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
@@ -115,7 +117,7 @@ class Choice:
 
 
 def _agreed(what: str, clients: Sequence[str], servers: Sequence[str]) -> str:
-    found = first_common(clients, servers)
+    found = first_common([name for name in clients if name not in _MARKS], servers)
     if found is None and what != "MAC":
         raise _nothing_in_common(what, clients, servers)
     return found or ""
