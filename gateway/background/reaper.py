@@ -1,4 +1,4 @@
-"""The thread that closes sessions when their lease ends, and that runs the reconciler.
+"""The thread that closes sessions when their lease ends. The reconciler runs beside it.
 
 Every process of the gateway has a reaper. Only the one in the leading process works; if it stops, another
 process becomes the leader.
@@ -8,9 +8,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from datetime import datetime
+from functools import partial
 from typing import TypeVar
 
 from gateway.background.idler import Idler
@@ -19,11 +19,11 @@ from gateway.background.memory import return_free_memory
 from gateway.background.opener import Opener
 from gateway.background.prober import Prober
 from gateway.background.reconciler import Reconciler
-from gateway.background.rounds import repeating
+from gateway.background.rounds import repeating, side_by_side
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
 from gateway.background.watch import Watch
-from gateway.domain.audit import REAPER, acting, actor
+from gateway.domain.audit import REAPER, acting
 from gateway.domain.models import Session
 from gateway.errors import GatewayError
 from gateway.services.disk_use import DiskUse
@@ -38,7 +38,8 @@ _MEASURE_SECONDS = 15.0
 _PROBE_SECONDS = 60.0
 _TICK_SECONDS = 1.0  # the longest delay until the reaper sees an expiry that another process has written
 _TRY_SECONDS = 0.25  # how often the other processes try to become the leader
-_CLOSERS = 8  # sessions that are closed at the same time
+_CLOSING_SECONDS = 2.0  # the longest delay that a closing that hangs causes for other sessions
+_END_SECONDS = 5.0
 _FAILED = "a step of the reaper failed and is tried again"
 
 T = TypeVar("T")
@@ -72,6 +73,7 @@ class Reaper:
         self._leadership = leadership
         self._stop = threading.Event()
         self._wake = threading.Event()  # reconcile now, before the next regular time
+        self._reconciled_at: float | None = None
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -94,10 +96,8 @@ class Reaper:
             if go_on():
                 self._reconciler.reap(session)
 
-        expired = self._reconciler.expired()
-        if expired:
-            with ThreadPoolExecutor(_CLOSERS, "reap", actor.set, (REAPER,)) as pool:
-                list(pool.map(close, expired))
+        closings = [partial(close, session) for session in self._reconciler.expired()]
+        side_by_side("reap", closings, _CLOSING_SECONDS)
 
     def reconcile(self) -> None:
         with acting(REAPER):
@@ -117,19 +117,47 @@ class Reaper:
 
     def _work(self) -> None:
         leads = self._leadership.held
-        reconcile_at = time.monotonic()
-        while leads() and not self._stop.is_set():
-            self._guarded(lambda: self.reap(leads))
-            self._guarded(self._reconciler.follow_routes)
-            if leads() and (self._wake.is_set() or time.monotonic() >= reconcile_at):
-                self._wake.clear()
-                self._guarded(self.reconcile)
-                return_free_memory()
-                reconcile_at = time.monotonic() + RECONCILE_SECONDS
-            self._guarded(self._leadership.tick)
-            self._wake.wait(self._pause())
+        self._reconciled_at = None
+        self._guarded(lambda: self.reap(leads))  # first, so that a lease that is over ends for that reason
+        with self._reconciling(leads):
+            while leads() and not self._stop.is_set():
+                self._guarded(lambda: self.reap(leads))
+                self._guarded(self._reconciler.follow_routes)
+                if self._reconciles():
+                    self._guarded(self._leadership.tick)
+                self._stop.wait(self._pause())
         if not self._stop.is_set():
             log.warning("reaper leads no more")
+
+    @contextmanager
+    def _reconciling(self, leads: Callable[[], bool]) -> Iterator[None]:
+        """Run the reconciler until the end of the block, in a thread of its own: a part of the host that
+        hangs must not delay the ends of leases."""
+        over = threading.Event()
+
+        def run() -> None:
+            while leads():
+                self._wake.clear()
+                if over.is_set():
+                    return
+                self._guarded(self.reconcile)
+                return_free_memory()
+                self._reconciled_at = time.monotonic()
+                self._wake.wait(RECONCILE_SECONDS)
+
+        thread = threading.Thread(target=run, name="reconciler", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            self._wake.set()
+            thread.join(_END_SECONDS)
+
+    def _reconciles(self) -> bool:
+        """Whether the reconciler has done its work, and not too long ago."""
+        at = self._reconciled_at
+        return at is not None and time.monotonic() - at < 2 * RECONCILE_SECONDS
 
     @contextmanager
     def _helpers(self) -> Iterator[None]:

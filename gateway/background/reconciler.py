@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
+from gateway.background.rounds import side_by_side
 from gateway.domain import reconcile
 from gateway.domain.audit import Action
 from gateway.domain.clock import JUMP, Clock, Moment
@@ -23,6 +24,7 @@ from gateway.services.routing import Routing
 
 log = logging.getLogger(__name__)
 
+_CLOSING_SECONDS = 5.0  # the longest delay of all other repairs by a closing that hangs
 _NAMED = 10  # sessions in one line of the log
 
 
@@ -72,9 +74,12 @@ class Reconciler:
                 row.follow_wall_clock(now)
         sessions, plan = self.plan()
         self.closing.note(plan.problems)
-        for session in sessions:
-            if reason := plan.close.get(session.id):
-                _attempt("a session could not be closed", partial(self._close, session, reason))
+        closings = [
+            partial(self._close, session, reason)
+            for session in sessions
+            if (reason := plan.close.get(session.id)) and not self.closing.is_finishing(session.id)
+        ]
+        side_by_side("reconcile", closings, _CLOSING_SECONDS)
         if plan.unknown:
             self._refuse_to_sweep(plan.unknown)
         for session_id in plan.repairs:

@@ -3,8 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 
@@ -13,6 +13,7 @@ from gateway.errors import GatewayError
 
 log = logging.getLogger(__name__)
 
+_AT_ONCE = 8
 _REST, _LONGEST_REST_SECONDS = 20, 60.0  # work is repeated after so many times what it took
 
 Round = Callable[[ThreadPoolExecutor, threading.Event], None]
@@ -66,6 +67,25 @@ def repeating(
         return max(seconds, min(_LONGEST_REST_SECONDS, _REST * took))
 
     return rounds(name, 1, once, pause, failure)
+
+
+def side_by_side(name: str, acts: Sequence[Callable[[], None]], seconds: float) -> None:
+    """Do all `acts`, eight at the same time. Return when they are done, or after `seconds`: then those that a
+    part of the host holds up go on by themselves."""
+    if not acts:
+        return
+    pool = ThreadPoolExecutor(_AT_ONCE, name, actor.set, (REAPER,))
+    wait([pool.submit(_guarded, act) for act in acts], seconds)
+    pool.shutdown(wait=False)
+
+
+def _guarded(act: Callable[[], None]) -> None:
+    try:
+        act()
+    except GatewayError as error:
+        log.warning("a step failed and is tried again", extra={"error": str(error)})
+    except Exception:  # noqa: BLE001
+        log.exception("internal error in a background job")
 
 
 @dataclass

@@ -16,6 +16,8 @@ from gateway.simulation.machine import Fault
 from tests.conftest import NOTHING, Bench, BenchMaker
 from tests.fakes.driver import simulated_driver
 from tests.fakes.faults import Faults
+from tests.fakes.gpus import FakeGpus
+from tests.whole_gateway import eventually
 
 CREATE = "nvmlDeviceCreateGpuInstanceWithPlacement"
 LIMIT, HANGS = 0.8, 2.0  # seconds: a thread in a C call knows no other clock
@@ -97,3 +99,35 @@ def test_the_number_of_waiting_threads_is_limited(gpus: TimeLimitedGpus, faults:
 def _list(gpus: TimeLimitedGpus) -> None:
     with pytest.raises(DriverUnavailable):
         gpus.list()
+
+
+@pytest.mark.parametrize("verb", ["destroy", "list"])  # in a closing, and in the reconciler
+def test_a_driver_that_hangs_delays_no_end_of_another_lease(
+    bench_of: BenchMaker, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """The session on a whole GPU needs nothing of the driver for its end."""
+    bench = bench_of(FakeGpus(["A100-40GB", "L4"], whole_gpus=True), whole_gpus=True)
+    for user_id, profile, minutes in (("ann", "1g.5gb", 1), ("ben", "1g.5gb", 1), ("carl", "full", 2)):
+        wanted = {"user_id": user_id, "mig_profile": profile, "ttl_minutes": minutes}
+        assert bench.client.post("/sessions", json=wanted).status_code == 201
+    hangs, works, real = threading.Event(), threading.Event(), getattr(bench.gpus, verb)
+
+    def hang(*arguments: Any) -> Any:
+        if "full" not in arguments:
+            hangs.set()
+            assert works.wait(30)
+        return real(*arguments)
+
+    monkeypatch.setattr(bench.gpus, verb, hang)
+    reaper = bench.gateway.reaper
+    reaper.start()
+    try:
+        bench.clock.advance(minutes=1)
+        assert hangs.wait(10)
+        bench.clock.advance(minutes=1)
+        eventually(lambda: "carl" not in [session.user_id for session in bench.sessions.list()], 10)
+    finally:
+        works.set()
+        reaper.stop()
+    bench.reconciler.reconcile()
+    assert bench.leftovers() == NOTHING
