@@ -134,7 +134,8 @@ class Worker:
             self._take(number, connection)
             self._ledger.arrived(number, message["address"])
         elif command == "verdict" and number in self._verdicts:
-            self._verdicts[number].set_result(message["refusal"])
+            if not self._verdicts[number].done():  # cancelled: the client has just left
+                self._verdicts[number].set_result(message["refusal"])
         elif command == "end" and number in self._logins:
             self._logins[number].end(message["reason"])
         elif command == "end all":
