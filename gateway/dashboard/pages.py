@@ -19,7 +19,7 @@ from gateway.dashboard.chart import HEIGHT, WIDTH, columns
 from gateway.dashboard.polling import polled
 from gateway.dashboard.rendering import page
 from gateway.dashboard.slice_map import segments
-from gateway.errors import GpuNotFound, SessionWaits
+from gateway.errors import GpuNotFound, SessionWaits, Unavailable
 
 _Json = dict[str, Any]
 _HOUR = 3600  # seconds
@@ -32,13 +32,20 @@ _PER_PAGE = 50  # rows of a table alone
 def now() -> Response:
     """Show the map of the GPUs, what is free and when, and the caller's sessions."""
     at = services().gpus.clock().wall
-    gpus = [(gpu, list(segments(gpu, at))) for gpu in with_times(answer(gpus_api.list_gpus)["gpus"])]
+    free: list[_Json] = []
+    gpus, unknown = [], None
+    try:
+        gpus = [(gpu, list(segments(gpu, at))) for gpu in with_times(answer(gpus_api.list_gpus)["gpus"])]
+        free = profiles()
+    except Unavailable as error:  # the sessions are in the database, and go on
+        unknown = str(error)
     line = _line()  # before the sessions: a request that opens in between is shown twice, not never
     sessions = sorted(_sessions(at), key=lambda each: each["expires_at"])
     return page(
         "now.html",
         gpus=gpus,
-        profiles=profiles(),
+        unknown=unknown,
+        profiles=free,
         sessions=sessions[:_MOST],
         more=len(sessions[_MOST:]),
         line=line,

@@ -11,6 +11,7 @@ from werkzeug.test import TestResponse
 from gateway.database_url import DatabaseUrl
 from gateway.domain.models import Event
 from gateway.domain.permissions import Role
+from gateway.errors import DriverUnavailable
 from gateway.services.sign_ins import LIFETIME
 from gateway.services.tokens import Tokens
 from tests.client import Answer, ApiClient
@@ -328,6 +329,16 @@ def test_fields_that_were_left_empty_are_as_if_they_were_not_there(
 ) -> None:
     answer = bench.client.get(path)
     assert (answer.status_code, heading in answer.text) == (200, True)
+
+
+def test_the_first_page_shows_the_sessions_although_the_driver_does_not_answer(bench: Bench) -> None:
+    opened(bench)
+    bench.gpus.fail("list", DriverUnavailable("The driver hangs."))
+    answer = bench.client.get("/ui/")
+    assert answer.status_code == 200
+    assert "The driver hangs." in answer.text
+    assert "ssh user123@ssh.gw" in answer.text
+    assert "This host has no GPUs" not in answer.text
 
 
 def test_a_maintenance_that_is_announced_is_on_the_map(bench: Bench, tokens: Tokens) -> None:
