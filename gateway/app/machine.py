@@ -7,6 +7,7 @@ from gateway import simulation
 from gateway.app.parts import Parts
 from gateway.domain import addresses
 from gateway.domain.mig import MigPolicy
+from gateway.errors import PipesUnavailable
 from gateway.repositories.dcgm import DcgmExporter
 from gateway.repositories.docker.client import Docker
 from gateway.repositories.docker.containers import DockerContainers
@@ -135,7 +136,12 @@ def _deployment_id(database: Database) -> str:
 def _router_uids(pipe_file: Path) -> set[int]:
     """The uids of root and of the pipe file's owner. Only the owner can read the file, so the router runs as
     that user."""
-    return {0, pipe_file.stat().st_uid} if pipe_file.exists() else {0}
+    try:
+        return {0, pipe_file.stat().st_uid}
+    except FileNotFoundError:
+        return {0}
+    except OSError as error:
+        raise PipesUnavailable(f"The pipe file cannot be read ({error.strerror}).") from error
 
 
 def _egress_proxy(settings: Settings) -> EgressProxy | None:

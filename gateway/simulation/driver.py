@@ -52,6 +52,12 @@ class Library:
     def _call(self, name: str, *arguments: Any) -> int:
         if not self._initialised():
             return int(pynvml.NVML_ERROR_UNINITIALIZED)
+        try:
+            return self._answer(name, *arguments)
+        except OSError:  # the disk with the state of the hardware is lost
+            return int(pynvml.NVML_ERROR_DRIVER_NOT_LOADED)
+
+    def _answer(self, name: str, *arguments: Any) -> int:
         fault = self._fault(name)
         if fault and fault.code is not None and not fault.effect and not fault.late:
             return fault.code

@@ -1,4 +1,4 @@
-"""Each disk that the gateway writes to, really full: a clear answer, nothing left behind, and on it goes."""
+"""Each disk that the gateway writes to, really full, or lost: a clear answer, and nothing stays behind."""
 
 import shutil
 import subprocess
@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from tests import own
+from tests.failing_disks import CAN_MOUNT, lost
 from tests.whole_gateway import Gateway, eventually, take_away
 
 ANN, BEN = own.user("ann"), own.user("ben")
@@ -61,6 +62,30 @@ def test_a_full_disk_is_told_and_nothing_is_lost(gateway: Gateway, place: str) -
     session = requests.post(f"{gateway.url}/sessions", json={"user_id": own.user(f"in-{place}")}, timeout=60)
     assert session.status_code == 201, session.text
     assert gateway.delete(session.json()["session_id"]).status_code == 204
+
+
+@pytest.mark.may_be_skipped
+@pytest.mark.skipif(not CAN_MOUNT, reason="needs FUSE")
+@pytest.mark.parametrize("place", PLACES)
+def test_a_lost_disk_is_told_by_everybody_and_nothing_stays_when_it_is_back(
+    gateway: Gateway, place: str
+) -> None:
+    wanted = {"user_id": own.user(f"on-{place}")}
+    session = requests.post(f"{gateway.url}/sessions", json=wanted, timeout=60).json()
+    with lost(gateway.directory / place):
+        ready = requests.get(f"{gateway.url}/readyz", timeout=60)
+        assert ready.status_code == 503
+        assert "Internal error" not in ready.text
+        answer = requests.post(f"{gateway.url}/sessions", json={"user_id": own.user("lost")}, timeout=60)
+        assert answer.status_code == 503, answer.text
+        assert gateway.delete(session["session_id"]).status_code in (202, 204, 503)
+        diagnosis = gateway.run("doctor")
+        assert diagnosis.returncode == 1
+        assert diagnosis.stdout.startswith("CHECK"), diagnosis
+    gateway.delete(session["session_id"])
+    eventually(lambda: gateway.get("/sessions")["sessions"] == [], seconds=75)
+    assert gateway.leftovers(session["session_id"]) == []
+    assert "internal error" not in gateway.log("serve")
 
 
 def test_the_gateway_measures_by_itself_who_is_above_the_quota(gateway: Gateway) -> None:

@@ -68,9 +68,11 @@ class LoginSocket:
         """Give the socket to the owner of the pipe file, which may be made or given away later."""
         try:
             found = self._path.stat()
+            with suppress(FileNotFoundError, PermissionError):
+                owner = self._pipe_file.stat()
+                if (owner.st_uid, owner.st_gid) != (found.st_uid, found.st_gid):
+                    os.chown(self._path, owner.st_uid, owner.st_gid)
         except FileNotFoundError:
             raise PipesUnavailable(f"{self._path} was removed.") from None
-        with suppress(FileNotFoundError, PermissionError):
-            owner = self._pipe_file.stat()
-            if (owner.st_uid, owner.st_gid) != (found.st_uid, found.st_gid):
-                os.chown(self._path, owner.st_uid, owner.st_gid)
+        except OSError as error:
+            raise PipesUnavailable(f"{self._path} cannot be used: {error.strerror}") from error

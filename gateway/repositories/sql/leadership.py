@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -17,12 +18,18 @@ from sqlalchemy import ColumnElement, func, not_, or_, select, update
 from gateway.database_url import DatabaseUrl
 from gateway.domain.models import Deployment
 from gateway.errors import DatabaseUnavailable
+from gateway.repositories import storage
 from gateway.repositories.lock import keep_private
 from gateway.repositories.sql.database import make_engine, translated_errors, without_transactions
 
 TERM_SECONDS = 1.5
 _RENEW_SECONDS = 0.3
 _TERM = timedelta(seconds=TERM_SECONDS)
+_translated_file_errors = partial(
+    storage.translated_errors,
+    "The disk of the gateway's state",
+    "The lock file of the leading process cannot be read or written",
+)
 
 
 class FileLeadership:
@@ -33,9 +40,11 @@ class FileLeadership:
         self._file: IO[str] | None = None
 
     def acquire(self) -> bool:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        keep_private(self._path)
-        file = open(os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "a")  # noqa: SIM115
+        with _translated_file_errors():
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            keep_private(self._path)
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        file = open(descriptor, "a")  # noqa: SIM115
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -53,13 +62,15 @@ class FileLeadership:
             self._file = None
 
     def tick(self) -> None:
-        os.utime(self._path)
+        with _translated_file_errors():
+            os.utime(self._path)
 
     def last_tick(self) -> datetime | None:
-        try:
-            return datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
-        except FileNotFoundError:
-            return None
+        with _translated_file_errors():
+            try:
+                return datetime.fromtimestamp(self._path.stat().st_mtime, UTC)
+            except FileNotFoundError:
+                return None
 
     def leader(self) -> str | None:
         """Return the process that leads, None if there is none.
