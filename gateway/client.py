@@ -58,6 +58,10 @@ class Client:
             proxies = request.ProxyHandler({}) if _is_loopback(self._url) else request.ProxyHandler()
             self._opener = request.build_opener(proxies, _NoRedirects)
 
+    def at(self, url: str | None, token: str | None) -> "Client":
+        """Return a client with this token of the gateway at `url`, or of the same one."""
+        return Client(url or self._given_url, token, self._timeout)
+
     def ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> Any:
         """Send a request and return the JSON of the response, None if it is empty.
 

@@ -7,7 +7,7 @@ import click
 
 from gateway.cli import slice_map
 from gateway.cli.durations import TimeOfDay
-from gateway.cli.options import client_options
+from gateway.cli.options import client_options, subcommand
 from gateway.cli.output import print_json, print_lines
 from gateway.client import Client
 
@@ -33,7 +33,7 @@ def gpus(context: click.Context, client: Client, as_json: bool, node: str | None
 @click.argument("gpu", metavar="GPU")
 @click.option("--reason", default="", help="Show this reason to everyone who lists the GPUs.")
 @click.option("--from", "begin", type=TimeOfDay(), metavar="TIME", help="Begin at this time, such as 18:00.")
-@click.pass_obj
+@subcommand
 def cordon(client: Client, gpu: str, reason: str, begin: datetime | None) -> None:
     """Keep new sessions off the GPU.
 
@@ -50,7 +50,7 @@ def cordon(client: Client, gpu: str, reason: str, begin: datetime | None) -> Non
 
 @gpus.command()
 @click.argument("gpu", metavar="GPU")
-@click.pass_obj
+@subcommand
 def uncordon(client: Client, gpu: str) -> None:
     """Allow new sessions on the GPU again."""
     client.ask("DELETE", f"/gpus/{quote(gpu)}/cordon")

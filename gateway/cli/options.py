@@ -60,6 +60,29 @@ def client_options(command: Command) -> Command:
     return with_client
 
 
+def subcommand(command: Command) -> Command:
+    """Pass the command the `Client` of its group. The options of the group may stand here, too."""
+
+    @click.option("--url", "gateway_url", metavar="URL", help="Call this gateway.")
+    @click.option(
+        "--token-file",
+        "token_path",
+        type=click.Path(path_type=Path),
+        metavar="PATH",
+        help="Read the API token from this file.",
+    )
+    @click.pass_obj
+    @functools.wraps(command)
+    def with_client(
+        client: Client, /, *arguments: Any, gateway_url: str | None, token_path: Path | None, **others: Any
+    ) -> None:
+        token = read_token(token_path) if token_path else client.token
+        chosen = client.at(gateway_url, token) if gateway_url or token_path else client
+        command(chosen, *arguments, **others)
+
+    return with_client
+
+
 def client_of(url: str | None, token_file: Path | None, timeout_seconds: float = 60) -> Client:
     """Return the client for the values of `client_options`."""
     return Client(url or _api_url(), read_token(token_file), timeout_seconds)

@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from gateway.cli.durations import Duration, minutes
-from gateway.cli.options import as_json_option, client_options
+from gateway.cli.options import as_json_option, client_options, subcommand
 from gateway.cli.output import print_json, print_lines
 from gateway.cli.table import Table
 from gateway.client import Client, Refused
@@ -52,7 +52,7 @@ def policy(context: click.Context, client: Client) -> None:
 @click.option(
     "--unset", type=click.Choice([rule.value for rule in Rule]), multiple=True, help="Take this rule away."
 )
-@click.pass_obj
+@subcommand
 def set_one(client: Client, /, name: str, unset: tuple[str, ...], **given: Any) -> None:
     """Set rules of the policy NAME.
 
@@ -65,7 +65,7 @@ def set_one(client: Client, /, name: str, unset: tuple[str, ...], **given: Any) 
 
 @policy.command("list")
 @as_json_option
-@click.pass_obj
+@subcommand
 def list_all(client: Client, as_json: bool) -> None:
     """List the policies with their rules."""
     response = client.ask("GET", "/policies")
@@ -82,7 +82,7 @@ def list_all(client: Client, as_json: bool) -> None:
 @policy.command()
 @click.argument("user")
 @as_json_option
-@click.pass_obj
+@subcommand
 def show(client: Client, user: str, as_json: bool) -> None:
     """Show the rules that hold for USER, and where each comes from."""
     response = client.ask("GET", f"/users/{quote(user, safe='')}/policy")
@@ -98,7 +98,7 @@ def show(client: Client, user: str, as_json: bool) -> None:
 
 @policy.command()
 @click.argument("name")
-@click.pass_obj
+@subcommand
 def remove(client: Client, name: str) -> None:
     """Remove the policy NAME."""
     client.ask("DELETE", _path(name))
@@ -107,7 +107,7 @@ def remove(client: Client, name: str) -> None:
 @policy.command()
 @click.argument("file", type=click.File())
 @click.option("--prune", is_flag=True, help="Remove the policies that the file does not have.")
-@click.pass_obj
+@subcommand
 def apply(client: Client, file: TextIO, prune: bool) -> None:
     """Set all policies and groups that a YAML FILE has."""
     wanted = _document(file)

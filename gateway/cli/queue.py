@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from gateway.cli.lookup import find, whose_argument
-from gateway.cli.options import as_json_option, client_options
+from gateway.cli.options import as_json_option, client_options, subcommand
 from gateway.cli.output import print_json, print_lines
 from gateway.cli.session_text import time
 from gateway.cli.table import Table
@@ -38,7 +38,7 @@ def queue(context: click.Context, client: Client, as_json: bool) -> None:
 @queue.command()
 @whose_argument
 @click.option("--priority", type=click.INT, required=True, help="Serve it before those of a lower priority.")
-@click.pass_obj
+@subcommand
 def move(client: Client, whose: str, priority: int) -> None:
     """Set the priority of a waiting request; 0 is that of a new one."""
     session_id = find(client, whose)["session_id"]

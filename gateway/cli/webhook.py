@@ -6,7 +6,7 @@ from urllib.parse import quote
 
 import click
 
-from gateway.cli.options import as_json_option, client_options
+from gateway.cli.options import as_json_option, client_options, subcommand
 from gateway.cli.output import print_json, print_lines
 from gateway.cli.table import Table
 from gateway.client import Client
@@ -28,7 +28,7 @@ def webhook(context: click.Context, client: Client) -> None:
 @click.argument("url")
 @click.option("--events", default=EVERY, help="Send these types, such as session.*,gpu.unhealthy [*].")
 @click.option("--slack", is_flag=True, help="Send each event as a text for Slack or Mattermost.")
-@click.pass_obj
+@subcommand
 def set_one(client: Client, name: str, url: str, events: str, slack: bool) -> None:
     """Create or change the webhook NAME, which posts to URL.
 
@@ -45,7 +45,7 @@ def set_one(client: Client, name: str, url: str, events: str, slack: bool) -> No
 
 @webhook.command("list")
 @as_json_option
-@click.pass_obj
+@subcommand
 def list_all(client: Client, as_json: bool) -> None:
     """List the webhooks."""
     response = client.ask("GET", "/webhooks")
@@ -58,7 +58,7 @@ def list_all(client: Client, as_json: bool) -> None:
 
 @webhook.command()
 @click.argument("name")
-@click.pass_obj
+@subcommand
 def remove(client: Client, name: str) -> None:
     """Remove the webhook NAME with what was not delivered yet."""
     client.ask("DELETE", _path(name))
@@ -66,7 +66,7 @@ def remove(client: Client, name: str) -> None:
 
 @webhook.command()
 @click.argument("name")
-@click.pass_obj
+@subcommand
 def test(client: Client, name: str) -> None:
     """Send a test event to the webhook NAME."""
     made = client.ask("POST", f"{_path(name)}/test")
@@ -76,7 +76,7 @@ def test(client: Client, name: str) -> None:
 @webhook.command()
 @click.argument("name")
 @as_json_option
-@click.pass_obj
+@subcommand
 def deliveries(client: Client, name: str, as_json: bool) -> None:
     """Show the latest deliveries to the webhook NAME, newest last."""
     response = client.ask("GET", f"{_path(name)}/deliveries")
@@ -92,7 +92,7 @@ def deliveries(client: Client, name: str, as_json: bool) -> None:
 @webhook.command()
 @click.argument("name")
 @click.argument("delivery_id", metavar="ID", type=click.IntRange(0))
-@click.pass_obj
+@subcommand
 def retry(client: Client, name: str, delivery_id: int) -> None:
     """Send the delivery ID to the webhook NAME again."""
     client.ask("POST", f"{_path(name)}/deliveries/{delivery_id}/retry")

@@ -18,7 +18,9 @@ from click.testing import CliRunner, Result
 
 from gateway.cli import gateway
 from gateway.client import Client, Refused
+from gateway.domain.permissions import Role
 from gateway.errors import GatewayError, Unavailable
+from gateway.services.tokens import Tokens
 from tests.conftest import Bench
 from tests.fakes.containers import FakeInside
 
@@ -517,3 +519,25 @@ def test_an_output_that_cannot_be_written_is_a_failure_in_one_line(url: str) -> 
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, "gateway: [Errno 28] No space left on device\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["policy", "list"],
+        ["webhook", "list"],
+        ["gpus", "cordon", "0"],
+        ["queue", "move", "ben", "--priority=3"],
+    ],
+)
+def test_the_gateway_to_call_is_named_before_or_behind_the_subcommand(
+    bench: Bench, url: str, arguments: list[str], tmp_path: Path
+) -> None:
+    full(bench)
+    bench.client.post("/sessions", json={"user_id": "ben", "mig_profile": "7g.40gb", "wait_minutes": 60})
+    (tmp_path / "token").write_text(Tokens(bench.database, bench.clock).create("admin", Role.ADMIN))
+    given = ["--url", url, "--token-file", str(tmp_path / "token")]
+    elsewhere = {"GATEWAY_URL": "http://127.0.0.1:1"}
+    for command in ([arguments[0], *given, *arguments[1:]], [*arguments, *given]):
+        done = CliRunner(env=elsewhere).invoke(gateway, command)
+        assert done.exit_code == 0, done.exception
