@@ -20,6 +20,7 @@ from gateway.repositories.files.notices import NoticeFiles as NoticesOnDisk
 from gateway.repositories.files.pipes import Pipes as PipesOnDisk
 from gateway.repositories.files.session_contents import EgressProxy
 from gateway.repositories.files.session_files import HostSessionFiles
+from gateway.repositories.files.time_limit import TimeLimitedWorkspaces
 from gateway.repositories.files.workspaces import HostWorkspaces
 from gateway.repositories.host import LocalHost
 from gateway.repositories.nvml.gpus import Gpus
@@ -67,10 +68,12 @@ def parts_of_this_machine(settings: Settings, door: Path | None = None) -> Parts
             settings.state_dir / "egress",
             settings.egress_private_subnets,
         ),
-        workspaces=HostWorkspaces(
-            settings.workspace_root,
-            settings.workspace_quota_bytes,
-            record=settings.state_dir / "workspace-root-is-marked",
+        workspaces=TimeLimitedWorkspaces(
+            HostWorkspaces(
+                settings.workspace_root,
+                settings.workspace_quota_bytes,
+                record=settings.state_dir / "workspace-root-is-marked",
+            )
         ),
         files=HostSessionFiles(
             settings.state_dir / "sessions", _egress_proxy(settings), door, settings.language

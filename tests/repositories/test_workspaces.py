@@ -1,10 +1,15 @@
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from gateway.errors import DiskFull, WorkspaceRefused
+from gateway.repositories.files.time_limit import TimeLimitedWorkspaces
 from gateway.repositories.files.workspaces import HostWorkspaces
+from tests.failing_disks import CAN_MOUNT, silent
 
 UID = 20003
 
@@ -79,3 +84,26 @@ def test_a_full_disk_is_told_and_leaves_nothing_half_made(
     with pytest.raises(DiskFull):
         HostWorkspaces(tmp_path).ensure("user123", UID)
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.may_be_skipped
+@pytest.mark.skipif(not CAN_MOUNT, reason="needs root and FUSE")
+def test_a_disk_that_does_not_answer_is_told_in_time_however_many_ask(tmp_path: Path) -> None:
+    root = tmp_path / "workspaces"
+    workspaces = TimeLimitedWorkspaces(HostWorkspaces(root), seconds=0.3)
+    workspaces.ensure("ann", UID)
+    calls: list[Callable[[], object]] = [
+        lambda: workspaces.ensure("ann", UID),
+        workspaces.owners,
+        workspaces.check,
+        workspaces.has_quotas,
+    ]
+    with silent(root), ThreadPoolExecutor(24) as pool:
+        for outcome in [pool.submit(call) for call in calls * 6]:
+            with pytest.raises(WorkspaceRefused, match="did not answer"):
+                outcome.result(timeout=10)
+        waiting = [thread for thread in threading.enumerate() if thread.name == "workspaces"]
+        assert len(waiting) == 16
+    for thread in waiting:
+        thread.join(timeout=10)
+    assert workspaces.owners() == {"ann": UID}

@@ -1,18 +1,12 @@
 """A time limit for calls to the driver, which may hang."""
 
 import builtins
-import threading
-import time
-from collections.abc import Callable
-from concurrent.futures import Future
 from functools import partial
-from typing import TypeVar
 
 from gateway.domain.mig import Gpu, Instance, Placement
 from gateway.errors import DriverUnavailable
 from gateway.repositories import host_parts
-
-T = TypeVar("T")
+from gateway.repositories.time_limit import TimeLimit
 
 SECONDS = 30.0
 _AT_ONCE = 32
@@ -21,15 +15,25 @@ _AT_ONCE = 32
 class TimeLimitedGpus:
     """Calls `gpus`, and raises `DriverUnavailable` after `seconds`.
 
-    NVML has no time limits, and a thread that waits in the kernel cannot be stopped, so the call continues in
-    its thread. It still holds the lock of its GPU, and the next call for this GPU waits for that lock. A
-    destroy therefore finds the instance of a create that succeeded late.
+    NVML has no time limits. A call that is late still holds the lock of its GPU, and the next call for this
+    GPU waits for that lock. A destroy therefore finds the instance of a create that succeeded late.
     """
 
     def __init__(self, gpus: host_parts.Gpus, seconds: float = SECONDS) -> None:
         self._gpus = gpus
-        self._seconds = seconds
-        self._threads = threading.BoundedSemaphore(_AT_ONCE)
+        self._in_time = TimeLimit(
+            "driver",
+            seconds,
+            _AT_ONCE,
+            lambda: DriverUnavailable(
+                f"The NVIDIA driver did not answer within {seconds:g} s; see whether nvidia-smi does, and "
+                "dmesg."
+            ),
+            lambda: DriverUnavailable(
+                f"{_AT_ONCE} calls to the NVIDIA driver have not returned; see dmesg, and reboot the host if "
+                "nvidia-smi hangs too."
+            ),
+        )
 
     def list(self) -> builtins.list[Gpu]:
         return self._in_time(self._gpus.list)
@@ -53,28 +57,3 @@ class TimeLimitedGpus:
 
     def check(self) -> None:
         self._in_time(self._gpus.check)
-
-    def _in_time(self, call: Callable[[], T]) -> T:
-        deadline = time.monotonic() + self._seconds
-        if not self._threads.acquire(timeout=self._seconds):
-            raise DriverUnavailable(
-                f"{_AT_ONCE} calls to the NVIDIA driver have not returned; see dmesg, and reboot the host if "
-                "nvidia-smi hangs too."
-            )
-        outcome: Future[T] = Future()
-        threading.Thread(target=self._run, args=(call, outcome), name="driver", daemon=True).start()
-        try:
-            return outcome.result(timeout=max(0.0, deadline - time.monotonic()))
-        except TimeoutError as error:
-            raise DriverUnavailable(
-                f"The NVIDIA driver did not answer within {self._seconds:g} s; see whether nvidia-smi does, "
-                "and dmesg."
-            ) from error
-
-    def _run(self, call: Callable[[], T], outcome: "Future[T]") -> None:
-        try:
-            outcome.set_result(call())
-        except BaseException as error:  # noqa: BLE001
-            outcome.set_exception(error)
-        finally:
-            self._threads.release()
