@@ -29,7 +29,7 @@ def for_own_user(view: View) -> View:
     @functools.wraps(view)
     def check_and_call(user_id: str, **others: Any) -> ResponseReturnValue:
         if problem := users.problem_with(user_id):
-            raise InvalidRequest(problem, {"user_id": [problem]})
+            raise InvalidRequest(f"{user_id[:100]!r} cannot be a user id. {problem}", {"user_id": [problem]})
         require_own(user_id)
         return view(user_id=user_id, **others)
 

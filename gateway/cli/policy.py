@@ -59,6 +59,8 @@ def set_one(client: Client, /, name: str, unset: tuple[str, ...], **given: Any) 
     NAME is a group, user:USER for one user, or default for everyone. Rules that are not named stay as they
     are. The policy of a user decides before that of the group, and this one before default.
     """
+    if given["no_wait"] and given["max_wait"]:
+        raise click.UsageError("Give --max-wait or --no-wait, not both.")
     rules = {**_existing(client, name), **dict(_rules(**given))}
     client.ask("PUT", _path(name), {rule: value for rule, value in rules.items() if rule not in unset})
 

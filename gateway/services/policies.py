@@ -69,7 +69,9 @@ class Policies:
     def set(self, name: str, rules: Rules) -> Rules:
         """Make these the rules of the policy, and of live sessions. Raises `InvalidRequest`."""
         if problem := policies.problem_with_name(name):
-            raise InvalidRequest(problem, {"name": [problem]})
+            raise InvalidRequest(
+                f"{name[:100]!r} cannot be the name of a policy. {problem}", {"name": [problem]}
+            )
         given = {rule: value for rule, value in rules.items() if value is not None}
         with self.database.begin() as rows:
             if rows.policies().get(name) != given:

@@ -278,6 +278,17 @@ def test_a_file_sets_policies_and_groups(bench: Bench, url: str, tmp_path: Path)
     assert run(url, "apply", str(file), "--prune").exit_code == 0
 
 
+def test_a_name_that_is_none_is_named(bench: Bench, url: str) -> None:
+    for arguments, name in (
+        (["set", "user:a b", "--priority", "5"], "'user:a b'"),
+        (["show", "a b"], "'a b'"),
+    ):
+        refused = str(run(url, *arguments).exception)
+        assert refused.startswith(f"{name} cannot be ")
+        assert "Use 1 to 32 characters" in refused
+    assert run(url, "set", "a", "--no-wait", "--max-wait", "2h").exit_code == 2
+
+
 def test_names_in_a_file_are_those_that_are_written(bench: Bench, url: str, tmp_path: Path) -> None:
     """YAML reads numbers and dates, where users and groups have such names."""
     file = tmp_path / "policies.yaml"
