@@ -107,8 +107,8 @@ class Login:
             return self._reason_of_the_end()
         if not self._context.admits(route, self.user, self._key):
             return KEY_REMOVED
-        is_same = self._upstream is None or _upstream(route, self.user) == self._upstream.upstream
-        return None if is_same else SESSION_REPLACED
+        chosen = self._upstream.upstream if self._upstream else _upstream(self._route, self.user)
+        return None if _upstream(route, self.user) == chosen else SESSION_REPLACED
 
     def _reason_of_the_end(self) -> str:
         """The first sentence of the notice about this session, or what is true of every end."""

@@ -4,24 +4,36 @@ import asyncio
 from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from gateway.domain.notice import Notice, NoticeState
+from gateway.repositories.files.pipes import Pipes
 from gateway.router import host_key
 from gateway.router.limits import LEFT_LATER, REFUSED
-from gateway.router.login import EXCHANGE_SECONDS, LOGIN_SECONDS, Login
+from gateway.router.login import (
+    EXCHANGE_SECONDS,
+    KEY_REMOVED,
+    LOGIN_SECONDS,
+    SESSION_ENDED,
+    SESSION_REPLACED,
+    Login,
+)
+from gateway.router.route import Route
+from gateway.router.routes import Routes
 from gateway.router.ssh import wire
 from gateway.router.ssh.algorithms import Offer
 from gateway.router.ssh.keys import PrivateKey, load_private_key
 from gateway.router.ssh.transport import Transport
 from gateway.router.ssh.wire import plain_packet, string
-from tests.fakes.pipe_parts import key_pair
+from tests.fakes.pipe_parts import key_pair, pipe
 from tests.fakes.raw_ssh import RawClient
 
 USER = "user123"
 KEY = load_private_key(key_pair()[0].encode())
+PUBLIC_KEY = f"ssh-ed25519 {b64encode(KEY.blob).decode()}"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +42,7 @@ def host_keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]
 
 
 class Office:
-    """Of a user who waits in line."""
+    """Of a user who waits in line, until there is a `route`. No login is counted before `counts` is set."""
 
     is_lobby = False
 
@@ -38,22 +50,25 @@ class Office:
         self.host_keys = host_keys
         self.reports: list[dict[str, Any]] = []
         self.is_empty = asyncio.Event()
+        self.route: Route | None = None
+        self.is_asked, self.counts = asyncio.Event(), asyncio.Event()
 
-    def find(self, _user: str) -> None:
-        return None
+    def find(self, _user: str) -> Route | None:
+        return self.route
 
-    def admits(self, *_: object) -> bool:
-        raise AssertionError("there is no route")
+    def admits(self, route: Route, user: str, key: bytes) -> bool:
+        return route.admits(user, key)
 
     def notice(self, user: str) -> Notice | None:
-        public_keys = (f"ssh-ed25519 {b64encode(KEY.blob).decode()}",)
-        return Notice("request-1", NoticeState.WAITING, public_keys, "You wait.") if user == USER else None
+        notice = Notice("request-1", NoticeState.WAITING, (PUBLIC_KEY,), "You wait.")
+        return notice if user == USER else None
 
     def may_read(self, notice: Notice, key: bytes) -> bool:
         return notice.admits(key)
 
     async def log_in(self, *_: object, **__: object) -> None:
-        return None
+        self.is_asked.set()
+        await self.counts.wait()
 
     def release(self, _number: int) -> None:
         pass
@@ -194,12 +209,49 @@ def test_a_client_that_proves_its_key_and_leaves_before_the_session_opens_costs_
             await found.client.connect("127.0.0.1", found.port)
             await found.client.secure()
             login = asyncio.ensure_future(found.client.log_in(USER, KEY))
-            await asyncio.sleep(0.1)
+            await found.office.is_asked.wait()
             await found.client.leave()
             with pytest.raises(wire.SshError):
                 await login
             reported = await found.reported()
             assert reported["reason"] == "the client left before it got into the session"
             assert reported["points"] == 0
+
+    run(test)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({}, None),
+        ({"public_keys": (PUBLIC_KEY, key_pair()[1])}, None),
+        ({"public_keys": (key_pair()[1],)}, KEY_REMOVED),
+        ({"host": "10.211.0.9"}, SESSION_REPLACED),
+        (None, SESSION_ENDED),
+    ],
+)
+def test_a_login_that_is_not_counted_yet_loses_its_route_as_any_other(
+    host_keys: dict[str, PrivateKey],
+    tmp_path: Path,
+    changes: dict[str, Any] | None,
+    reason: str | None,
+) -> None:
+    def route(**changes: Any) -> Route | None:
+        path = tmp_path / "pipe.yaml"
+        Pipes(path).replace(lambda: [pipe(username=USER, **{"public_keys": (PUBLIC_KEY,), **changes})])
+        return Routes(path).find(USER)
+
+    async def test() -> None:
+        async with bench(host_keys) as found:
+            found.office.route = route()
+            await found.client.connect("127.0.0.1", found.port)
+            await found.client.secure()
+            login = asyncio.ensure_future(found.client.log_in(USER, KEY))
+            await found.office.is_asked.wait()
+            found.office.route = None if changes is None else route(**changes)
+            assert found.login.lost_route() == reason
+            await found.client.leave()
+            with pytest.raises(wire.SshError):
+                await login
 
     run(test)
