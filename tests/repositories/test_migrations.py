@@ -45,6 +45,7 @@ OF_THE_FIRST_SCHEMA = {
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> DatabaseUrl:
     """An empty database."""
     if request.param == "sqlite":
+        (tmp_path / "sessions.db").touch()
         return DatabaseUrl(tmp_path / "sessions.db")
     server: PostgresServer = request.getfixturevalue("postgresql")
     return DatabaseUrl(server.create())

@@ -176,6 +176,22 @@ def test_nothing_is_written_into_a_file_that_was_removed_or_replaced(
     database.engine.dispose()
 
 
+def test_no_command_makes_a_database_but_migrate(tmp_path: Path) -> None:
+    """Such as the doctor, which would make an empty one that others can read."""
+    path = tmp_path / "sessions.db"
+    database = SqlDatabase(DatabaseUrl(path))
+    for attempt in (database.check, lambda: add(database, session("a"))):
+        with pytest.raises(DatabaseUnavailable, match="does not exist"):
+            attempt()
+    with pytest.raises(DatabaseUnavailable, match="does not exist"), database.read() as rows:
+        rows.list()
+    assert not path.exists()
+    schema.upgrade(DatabaseUrl(path))
+    assert path.stat().st_mode & 0o777 == 0o600
+    add(database, session("a"))
+    database.engine.dispose()
+
+
 @pytest.mark.parametrize("intact", [0, 4096])
 def test_a_database_that_is_damaged_says_so_and_how_to_put_a_backup_back(path: Path, intact: int) -> None:
     path.write_bytes(path.read_bytes()[:intact] + b"\xff" * (path.stat().st_size - intact))

@@ -59,8 +59,9 @@ def upgrade(db: DatabaseUrl) -> Path | None:
         copy = db.path.with_name(f"{db.path.name}.{found}.{datetime.now(UTC):%Y%m%dT%H%M%S}.backup")
         if found:
             sqlite.back_up(db.path, copy)
-        _migrate(db)
+        os.close(os.open(db.path, os.O_WRONLY | os.O_CREAT, 0o600))
         os.chmod(db.path, 0o600)  # it holds the router's private keys to the sessions
+        _migrate(db)
         return copy if found else None
 
 

@@ -21,7 +21,8 @@ _CACHE_KIB = 256  # of each connection; by default 2 MiB, which a change by anot
 
 
 def make_engine(path: Path) -> Engine:
-    """Return an engine with WAL, FULL sync and IMMEDIATE transactions, except `read_only` ones.
+    """Return an engine with WAL, FULL sync and IMMEDIATE transactions, except `read_only` ones. It creates no
+    file.
 
     A deferred transaction that reads and then writes fails or loses updates under concurrency. The driver's
     implicit BEGIN is therefore off, and the engine sends its own.
@@ -69,6 +70,11 @@ class _File:
 
     def require_same(self) -> None:
         """Raises `DatabaseUnavailable` if there is another file at the path now, or none."""
+        if self._opened is None and self._identity() is None:
+            raise DatabaseUnavailable(
+                f"The file {self._path.name} of the session database does not exist: see whether its disk is "
+                "mounted."
+            )
         if self._opened is not None and self._identity() != self._opened:
             raise DatabaseUnavailable(
                 f"The file {self._path.name} of the session database was removed or replaced while the "
