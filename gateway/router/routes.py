@@ -23,7 +23,8 @@ Named = tuple[str, Route | None]  # None: the user's pipe must not be served, an
 
 
 class Routes:
-    """`version` counts the readings; `readable` is False while it is unknown who has a route."""
+    """`version` counts the readings; `readable` is False while it is unknown who has a route. A file that is
+    missing or empty is one that the gateway is about to write: with no route it would have a list of none."""
 
     def __init__(self, path: Path, report: Report = log.log) -> None:
         self._path = path
@@ -51,7 +52,7 @@ class Routes:
         try:
             self._signature, text = _read(self._path)
             self._arrange(self._named(PipeFile.parse(text)))
-            self.readable = True
+            self.readable = bool(text.strip())
         except (OSError, PipesUnavailable) as error:
             self._signature = _signature(self._path)
             self._arrange(())

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import pytest
 
 from gateway.errors import StartRefused
 from gateway.router import serve
+from gateway.router.worker import WATCH_SECONDS
 from tests.fakes.pipe_parts import key_pair
 from tests.routes.ground import (
     USER,
@@ -125,6 +126,23 @@ def test_a_broken_file_cuts_nobody_for_it_is_unknown_who_should_be(client: Clien
         write(client.router, good + "# mended\n")
         assert client.output("echo there") == "there\n"
         assert ssh.poll() is None
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_text("")])
+def test_a_file_that_is_lost_cuts_nobody_for_the_gateway_writes_it_again(
+    client: Client, damage: Callable[[Path], object]
+) -> None:
+    good = client.router.config.read_text()
+    with connected(client) as ssh:
+        damage(client.router.config)
+        with pytest.raises(subprocess.TimeoutExpired):
+            ssh.wait(timeout=3 * WATCH_SECONDS)
+        assert refused(client)
+        write(client.router, good)
+        assert client.output("echo there") == "there\n"
+        assert ssh.poll() is None
+        client.router.pipes.replace(list)
+        assert "the session has ended" in cut(ssh)
 
 
 def test_an_unreachable_session_is_told_to_the_client(client: Client) -> None:

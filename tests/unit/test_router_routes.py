@@ -153,10 +153,16 @@ def test_a_file_that_cannot_be_read_has_no_routes(path: Path) -> None:
         assert routes.readable == readable
 
 
-def test_no_file_has_no_routes_and_that_is_certain(path: Path) -> None:
+def test_no_file_or_an_empty_one_has_no_routes_and_a_list_of_none_is_certain(path: Path) -> None:
     routes = Routes(path)
     assert routes.find("user123") is None
-    assert routes.readable
+    assert not routes.readable
+    publish(path, pipe("s1", "user123"))
+    assert routes.find("user123") is not None
+    for text, readable in (("", False), ("\n", False), ('version: "1.0"\npipes: []\n', True)):
+        path.write_text(text)
+        assert routes.find("user123") is None
+        assert routes.readable == readable
 
 
 def test_what_is_wrong_is_told_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
