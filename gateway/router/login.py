@@ -40,6 +40,10 @@ class LoginContext(Protocol):
     host_keys: Mapping[str, PrivateKey]
     is_lobby: bool
 
+    @property
+    def knows_routes(self) -> bool:
+        """False while the pipe file cannot be used, so that nobody has a route."""
+
     def find(self, user: str) -> Route | None:
         """The user's route as the pipe file is now."""
 
@@ -104,7 +108,7 @@ class Login:
             return None
         route = self._context.find(self.user)
         if route is None:
-            return self._reason_of_the_end()
+            return self._reason_of_the_end() if self._context.knows_routes else None
         if not self._context.admits(route, self.user, self._key):
             return KEY_REMOVED
         chosen = self._upstream.upstream if self._upstream else _upstream(self._route, self.user)
@@ -269,6 +273,8 @@ class Login:
             return "the client left before it got into the session", error.detail, 0.0
         if self._authentication.awaits_proof:
             return "the client left before it proved its key", error.detail, limits.LEFT_LATER
+        if not self._context.knows_routes:
+            return "the pipe file cannot be used", self._authentication.summary, 0.0
         return "no key fits", self._authentication.summary, limits.REFUSED
 
 

@@ -68,6 +68,10 @@ class Worker:
 
     # What logins call.
 
+    @property
+    def knows_routes(self) -> bool:
+        return self._routes.readable
+
     def find(self, user: str) -> Route | None:
         return self._routes.find(user)
 
@@ -175,7 +179,7 @@ class Worker:
             await asyncio.sleep(WATCH_SECONDS)
             if self._logins:
                 self._routes.refresh()
-            if self._routes.readable and self._routes.version != seen:
+            if self.knows_routes and self._routes.version != seen:
                 seen = self._routes.version
                 for login in list(self._logins.values()):
                     if reason := login.lost_route():

@@ -45,6 +45,7 @@ class Office:
     """Of a user who waits in line, until there is a `route`. No login is counted before `counts` is set."""
 
     is_lobby = False
+    knows_routes = True
 
     def __init__(self, host_keys: Mapping[str, PrivateKey]) -> None:
         self.host_keys = host_keys
@@ -197,6 +198,21 @@ def test_a_client_without_a_key_that_fits_is_said_so(host_keys: dict[str, Privat
             await found.client.leave()
             reported = await found.reported()
             assert (reported["reason"], reported["points"]) == ("no key fits", REFUSED)
+
+    run(test)
+
+
+def test_a_pipe_file_that_cannot_be_used_counts_against_nobody(host_keys: dict[str, PrivateKey]) -> None:
+    async def test() -> None:
+        async with bench(host_keys) as found:
+            found.office.knows_routes = False
+            await found.client.connect("127.0.0.1", found.port)
+            await found.client.secure()
+            found.ask("nobody")
+            await asyncio.sleep(0.05)
+            await found.client.leave()
+            reported = await found.reported()
+            assert (reported["reason"], reported["points"]) == ("the pipe file cannot be used", 0)
 
     run(test)
 
