@@ -24,5 +24,8 @@ given = context.config.attributes.get("connection")
 if given is not None:
     migrate(given)
 else:
-    with make_engine(DatabaseUrl(context.get_x_argument(as_dictionary=True)["db"])).begin() as opened:
+    db = DatabaseUrl(context.get_x_argument(as_dictionary=True)["db"])
+    if db.path is not None:
+        db.path.touch(mode=0o600)  # the engine makes no file
+    with make_engine(db).begin() as opened:
         migrate(opened)
