@@ -115,11 +115,13 @@ class Records:
     def forget(self, made: Made) -> None:
         """Remove the record of an instance that is gone, and keep that of a newer one at its placement. After
         a time-out the record stays, because another create at the same placement may have timed out, too."""
+        found = self._read(self._path(made.start))
         if made.late:
             if made.mig_uuid:
                 self._remove(self._late(made))
+            if made.mig_uuid and found and found.mig_uuid == made.mig_uuid:  # from the destroy
+                self._remove(self._path(made.start))
             return
-        found = self._read(self._path(made.start))
         if found is None or made.mig_uuid in (None, found.mig_uuid) or found.mig_uuid is None:
             self._remove(self._path(made.start))
 

@@ -327,6 +327,17 @@ def test_a_gpu_that_is_lost_during_a_destroy_keeps_what_is_left_on_record(bench:
     assert bench.standing() == 1  # without a compute instance
     bench.gpus.tidy()
     assert bench.standing() == 0
+    assert list(bench.lock_dir.glob("*.late")) == list(bench.lock_dir.glob("*.json")) == []
+
+
+def test_no_record_stays_of_an_instance_that_came_back_with_a_lost_gpu(bench: Bench) -> None:
+    made = bench.create()
+    bench.faults.lose(0, pynvml.NVML_ERROR_GPU_IS_LOST)
+    bench.gpus.destroy(made.gpu_uuid, made.profile, made.placement, made.mig_uuid)
+    bench.faults.clear()
+    bench.gpus.tidy()
+    assert bench.standing() == 0
+    assert list(bench.lock_dir.glob("*.late")) == list(bench.lock_dir.glob("*.json")) == []
 
 
 def test_a_gpu_that_was_lost_before_the_start_is_listed_with_its_fault(bench: Bench) -> None:
