@@ -19,7 +19,7 @@ from gateway.background.memory import return_free_memory
 from gateway.background.opener import Opener
 from gateway.background.prober import Prober
 from gateway.background.reconciler import Reconciler
-from gateway.background.rounds import repeating, side_by_side
+from gateway.background.rounds import SideBySide, repeating
 from gateway.background.sender import Sender
 from gateway.background.warner import Warner
 from gateway.background.watch import Watch
@@ -74,6 +74,7 @@ class Reaper:
         self._stop = threading.Event()
         self._wake = threading.Event()  # reconcile now, before the next regular time
         self._reconciled_at: float | None = None
+        self._closers = SideBySide("reap")
         self._thread: threading.Thread | None = None
 
     def start(self) -> None:
@@ -96,8 +97,8 @@ class Reaper:
             if go_on():
                 self._reconciler.reap(session)
 
-        closings = [partial(close, session) for session in self._reconciler.expired()]
-        side_by_side("reap", closings, _CLOSING_SECONDS)
+        closings = {session.id: partial(close, session) for session in self._reconciler.expired()}
+        self._closers.do(closings, _CLOSING_SECONDS)
 
     def reconcile(self) -> None:
         with acting(REAPER):

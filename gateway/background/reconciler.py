@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 
-from gateway.background.rounds import side_by_side
+from gateway.background.rounds import SideBySide
 from gateway.domain import reconcile
 from gateway.domain.audit import Action
 from gateway.domain.clock import JUMP, Clock, Moment
@@ -41,6 +41,7 @@ class Reconciler:
     history: timedelta
     clock: Clock
     _last_run: Moment = field(init=False)
+    _closers: SideBySide = field(default_factory=lambda: SideBySide("reconcile"), init=False)
     _routes: Hashable = field(default=None, init=False)  # the version that was last compared with the rows
 
     def __post_init__(self) -> None:
@@ -74,12 +75,12 @@ class Reconciler:
                 row.follow_wall_clock(now)
         sessions, plan = self.plan()
         self.closing.note(plan.problems)
-        closings = [
-            partial(self._close, session, reason)
+        closings = {
+            session.id: partial(self._close, session, reason)
             for session in sessions
             if (reason := plan.close.get(session.id)) and not self.closing.is_finishing(session.id)
-        ]
-        side_by_side("reconcile", closings, _CLOSING_SECONDS)
+        }
+        self._closers.do(closings, _CLOSING_SECONDS)
         if plan.unknown:
             self._refuse_to_sweep(plan.unknown)
         for session_id in plan.repairs:

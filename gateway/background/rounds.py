@@ -3,7 +3,7 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -69,14 +69,32 @@ def repeating(
     return rounds(name, 1, once, pause, failure)
 
 
-def side_by_side(name: str, acts: Sequence[Callable[[], None]], seconds: float) -> None:
-    """Do all `acts`, eight at the same time. Return when they are done, or after `seconds`: then those that a
-    part of the host holds up go on by themselves."""
-    if not acts:
-        return
-    pool = ThreadPoolExecutor(_AT_ONCE, name, actor.set, (REAPER,))
-    wait([pool.submit(_guarded, act) for act in acts], seconds)
-    pool.shutdown(wait=False)
+@dataclass
+class SideBySide:
+    """Does several things at the same time, each of them once at a time."""
+
+    name: str
+    _running: set[str] = field(default_factory=set, init=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+
+    def do(self, acts: Mapping[str, Callable[[], None]], seconds: float) -> None:
+        """Do the acts that do not run or wait already, eight at the same time. Return when they are done, or
+        after `seconds`: then those that a part of the host holds up go on by themselves."""
+        with self._lock:
+            new = {key: act for key, act in acts.items() if key not in self._running}
+            self._running |= new.keys()
+        if not new:
+            return
+        pool = ThreadPoolExecutor(_AT_ONCE, self.name, actor.set, (REAPER,))
+        wait([pool.submit(self._do, key, act) for key, act in new.items()], seconds)
+        pool.shutdown(wait=False)
+
+    def _do(self, key: str, act: Callable[[], None]) -> None:
+        try:
+            _guarded(act)
+        finally:
+            with self._lock:
+                self._running.discard(key)
 
 
 def _guarded(act: Callable[[], None]) -> None:
