@@ -190,7 +190,7 @@ class SessionWaits(SessionNotFound):
         super().__init__(
             session_id,
             f"{user_id} still waits in line, and the session {session_id} is not open: try again when it is. "
-            "GET /sessions/{id} says what was promised.",
+            f"GET /sessions/{session_id} says what was promised.",
         )
 
 

@@ -86,9 +86,9 @@ def main() -> None:
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(_WRONG)
-    except click.UsageError as error:
+    except click.ClickException as error:
         print(f"gateway: {_in_one_line(error)}", file=sys.stderr)
-        sys.exit(_WRONG)
+        sys.exit(error.exit_code)
     except click.Abort:
         print("gateway: Aborted.", file=sys.stderr)
         sys.exit(_FAILED)
@@ -104,9 +104,10 @@ def main() -> None:
         sys.exit(_TRY_LATER if _is_temporary(error) else _FAILED)
 
 
-def _in_one_line(error: click.UsageError) -> str:
+def _in_one_line(error: click.ClickException) -> str:
     """What was wrong, and which command explains how it is right."""
-    command = error.ctx.command_path if error.ctx else "gateway"
+    context = error.ctx if isinstance(error, click.UsageError) else None
+    command = context.command_path if context else "gateway"
     what = " ".join(error.format_message().split())
     return f"{what if what.endswith(('.', '?', ')')) else f'{what}.'} See `{command} --help`."
 

@@ -136,10 +136,10 @@ def test_who_follows_is_told_of_a_container_that_ends(containers: Containers, sp
 
 
 def test_following_ends_when_another_thread_closes_it(containers: Containers) -> None:
-    endings, told = containers.endings(), list[str]()
-    follower = threading.Thread(target=lambda: told.extend(endings))
+    endings, reported = containers.endings(), list[str]()
+    follower = threading.Thread(target=lambda: reported.extend(endings))
     follower.start()
     endings.close()
     follower.join(timeout=5)
-    assert (told, follower.is_alive()) == ([], False)
+    assert (reported, follower.is_alive()) == ([], False)
     endings.close()
