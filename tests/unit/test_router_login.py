@@ -41,7 +41,7 @@ def host_keys(tmp_path_factory: pytest.TempPathFactory) -> dict[str, PrivateKey]
     return host_key.load_all([tmp_path_factory.mktemp("keys") / "ssh_host_ed25519_key"])
 
 
-class Office:
+class Context:
     """Of a user who waits in line, until there is a `route`. No login is counted before `counts` is set."""
 
     is_lobby = False
@@ -84,14 +84,14 @@ class Office:
 class Bench:
     """A client in front of one login. `passes` moves the clock of the event loop."""
 
-    def __init__(self, office: Office, client: RawClient) -> None:
-        self.office = office
+    def __init__(self, context: Context, client: RawClient) -> None:
+        self.context = context
         self.client = client
         self.port = 0
         self._loop = asyncio.get_running_loop()
 
     def arrived(self) -> Transport:
-        self.login = Login(self.office, 1)
+        self.login = Login(self.context, 1)
         return self.login.transport
 
     async def passes(self, seconds: float) -> None:
@@ -100,8 +100,8 @@ class Bench:
         await asyncio.sleep(0.05)
 
     async def reported(self) -> dict[str, Any]:
-        await self.client.until(lambda: self.office.reports)
-        return self.office.reports[0]
+        await self.client.until(lambda: self.context.reports)
+        return self.context.reports[0]
 
     def ask(self, user: str) -> None:
         """Name a user and ask about the key, as clients do before they want a passphrase."""
@@ -110,11 +110,20 @@ class Bench:
         request += string("ssh-ed25519") + string(KEY.blob)
         self.client.send(bytes((wire.USERAUTH_REQUEST,)) + request)
 
+    async def asked_and_left(self, user: str) -> dict[str, Any]:
+        """What is reported of a client that leaves after the answer about its key."""
+        await self.client.connect("127.0.0.1", self.port)
+        await self.client.secure()
+        self.ask(user)
+        await self.client.until(lambda: self.login.user == user)
+        await self.client.leave()
+        return await self.reported()
+
 
 @asynccontextmanager
 async def bench(host_keys: Mapping[str, PrivateKey]) -> AsyncIterator[Bench]:
     public_key = b64encode(host_keys["ssh-ed25519"].blob).decode()
-    found = Bench(Office(host_keys), RawClient(f"ssh-ed25519 {public_key}"))
+    found = Bench(Context(host_keys), RawClient(f"ssh-ed25519 {public_key}"))
     async with await asyncio.get_running_loop().create_server(found.arrived, "127.0.0.1", 0) as listener:
         found.port = listener.sockets[0].getsockname()[1]
         try:
@@ -123,7 +132,7 @@ async def bench(host_keys: Mapping[str, PrivateKey]) -> AsyncIterator[Bench]:
             if stream := found.client.transport._stream:
                 stream.abort()
                 await found.client.over()
-        await found.office.is_empty.wait()
+        await found.context.is_empty.wait()
 
 
 def run(test: Callable[[], Awaitable[None]]) -> None:
@@ -176,12 +185,7 @@ def test_a_client_that_leaves_before_it_signs_is_not_said_to_have_the_wrong_key(
 
     async def test() -> None:
         async with bench(host_keys) as found:
-            await found.client.connect("127.0.0.1", found.port)
-            await found.client.secure()
-            found.ask(USER)
-            await asyncio.sleep(0.05)
-            await found.client.leave()
-            reported = await found.reported()
+            reported = await found.asked_and_left(USER)
             assert reported["reason"] == "the client left before it proved its key"
             assert reported["points"] == LEFT_LATER
 
@@ -191,12 +195,7 @@ def test_a_client_that_leaves_before_it_signs_is_not_said_to_have_the_wrong_key(
 def test_a_client_without_a_key_that_fits_is_said_so(host_keys: dict[str, PrivateKey]) -> None:
     async def test() -> None:
         async with bench(host_keys) as found:
-            await found.client.connect("127.0.0.1", found.port)
-            await found.client.secure()
-            found.ask("nobody")
-            await asyncio.sleep(0.05)
-            await found.client.leave()
-            reported = await found.reported()
+            reported = await found.asked_and_left("nobody")
             assert (reported["reason"], reported["points"]) == ("no key fits", REFUSED)
 
     run(test)
@@ -205,13 +204,8 @@ def test_a_client_without_a_key_that_fits_is_said_so(host_keys: dict[str, Privat
 def test_a_pipe_file_that_cannot_be_used_counts_against_nobody(host_keys: dict[str, PrivateKey]) -> None:
     async def test() -> None:
         async with bench(host_keys) as found:
-            found.office.knows_routes = False
-            await found.client.connect("127.0.0.1", found.port)
-            await found.client.secure()
-            found.ask("nobody")
-            await asyncio.sleep(0.05)
-            await found.client.leave()
-            reported = await found.reported()
+            found.context.knows_routes = False
+            reported = await found.asked_and_left("nobody")
             assert (reported["reason"], reported["points"]) == ("the pipe file cannot be used", 0)
 
     run(test)
@@ -225,7 +219,7 @@ def test_a_client_that_proves_its_key_and_leaves_before_the_session_opens_costs_
             await found.client.connect("127.0.0.1", found.port)
             await found.client.secure()
             login = asyncio.ensure_future(found.client.log_in(USER, KEY))
-            await found.office.is_asked.wait()
+            await found.context.is_asked.wait()
             await found.client.leave()
             with pytest.raises(wire.SshError):
                 await login
@@ -259,12 +253,12 @@ def test_a_login_that_is_not_counted_yet_loses_its_route_as_any_other(
 
     async def test() -> None:
         async with bench(host_keys) as found:
-            found.office.route = route()
+            found.context.route = route()
             await found.client.connect("127.0.0.1", found.port)
             await found.client.secure()
             login = asyncio.ensure_future(found.client.log_in(USER, KEY))
-            await found.office.is_asked.wait()
-            found.office.route = None if changes is None else route(**changes)
+            await found.context.is_asked.wait()
+            found.context.route = None if changes is None else route(**changes)
             assert found.login.lost_route() == reason
             await found.client.leave()
             with pytest.raises(wire.SshError):
